@@ -1,0 +1,282 @@
+/* The training engine: hand it the shapes of your model and a ds_config, and it keeps parameters,
+ * gradients and optimizer state where the config says, reduces gradients over ranks, and updates.
+ *
+ * In one picture, for a caller that keeps its own loop:
+ *
+ *     zds_model *model = zds_model_create();
+ *     zds_model_add_module(model, "h.0", &module);                         once for each layer, in
+ * forward order zds_model_add_param(model, module, &(zds_param_desc){...}, &param);
+ *     zds_engine_create(config, model, &options, &engine, &error);
+ *     zds_set_values(engine, read_weights, file);                           rank 0's values, on
+ * every rank for each micro step: zds_micro_begin(engine, ZDS_BOUNDARY_AUTO); forward, for each
+ * module:                zds_acquire(FORWARD) .. compute .. zds_release backward, for each module,
+ * last first:   zds_acquire(BACKWARD) .. write gradients .. zds_grad_ready zds_step(engine,
+ * &result);                                        updates at the accumulation boundary
+ *
+ * or, with callbacks, zds_train_batch does the loop. An evaluation is acquire(FORWARD) and release
+ * without micro_begin.
+ *
+ * Gradients. What backward leaves for a parameter of dtype T is T(zds_loss_scale(engine) * g),
+ * where g is the gradient of this micro step's mean loss: multiply the loss's own gradient by
+ * zds_loss_scale and all the rest follows. Do not average over micro steps or ranks: the scale
+ * holds 1/accumulation, the reduction 1/world_size.
+ *
+ * Streams. Where parameters live on a device, acquire makes the caller's stream wait for the
+ * parameters, and release and grad_ready make the engine wait for what was put on it so far. On the
+ * host the stream is NULL and what was computed is what is there.
+ *
+ * Threads and processes. One thread at a time calls an engine; every rank makes the same calls in
+ * the same order. In a process forked after zds_engine_create, every call returns ZDS_ERR_INVALID.
+ *
+ * Errors. Each function returns a status; zds_engine_error gives the text of the last one that was
+ * not ZDS_OK. After ZDS_ERR_PEER or ZDS_ERR_DIVERGED only zds_engine_destroy may be called. */
+#ifndef ZDS_ENGINE_H
+#define ZDS_ENGINE_H
+
+#include <stdbool.h>
+
+#include "zds/config.h"
+#include "zds/plugin.h"
+
+ZDS_BEGIN_DECLS
+
+/* === model === */
+
+typedef struct zds_model zds_model;
+typedef struct zds_engine zds_engine;
+
+typedef struct zds_param_desc {
+    size_t struct_size;
+    const char *name; /* unique; copied */
+    const int64_t
+        *shape;    /* [ndim]; every extent >= 0 (a parameter without elements is legal); copied */
+    uint32_t ndim; /* 0 to 8; 0 is a scalar */
+    int32_t role;  /* ZDS_ROLE_...; optimizers may treat roles differently */
+    bool frozen;   /* not trainable: no gradient, no state, never updated */
+    uint8_t reserved[3];
+    uint32_t group;    /* 0 with an optimizer of ds_config; see zds_group_desc */
+    double width_mult; /* 0 is taken as 1 */
+} zds_param_desc;
+
+zds_model *zds_model_create(void); /* NULL if there is no memory */
+void zds_model_destroy(zds_model *model);
+
+/* Modules are numbered from 0 in the order of these calls, which must be the order of the forward
+ * pass: backward reports them last first. Frozen-only and empty modules are legal. */
+zds_status zds_model_add_module(zds_model *model, const char *name, uint32_t *module);
+/* A parameter whose home is `module`. Parameters are numbered from 0 over the whole model.
+ * ZDS_ERR_INVALID: no such module, bad shape, a name that exists. */
+zds_status zds_model_add_param(zds_model *model, uint32_t module, const zds_param_desc *desc,
+                               uint32_t *param);
+/* A further use of a parameter by a module that comes after its home (tied weights). In that
+ * module's view it follows the module's own parameters, in the order of these calls. */
+zds_status zds_model_add_use(zds_model *model, uint32_t module, uint32_t param);
+/* The last of these calls that failed. */
+const char *zds_model_error(const zds_model *model);
+
+/* === engine === */
+
+/* Hyperparameters of a parameter group that differ from the optimizer's options: fields that are
+ * NaN are the options'. */
+typedef struct zds_group_desc {
+    size_t struct_size;
+    zds_hyper hyper;
+} zds_group_desc;
+
+typedef struct zds_engine_options {
+    size_t struct_size;
+    /* Where this process stands. world_size 0: read from the environment that launchers set (RANK,
+     * WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT; or Open MPI's, PMI's,
+     * Slurm's); alone if there is none. */
+    int32_t rank, world_size, local_rank, local_world_size;
+    const char *master_addr;
+    int32_t master_port;
+    int32_t threads;  /* of this rank's pool; 0: this rank's cores */
+    const char *comm; /* name or path of a comm plugin; NULL: "zds": {"comm": ..} of the config,
+                         else what suits best */
+    /* The program's own choices, used where ds_config has no such section. `*_params` is JSON text
+     * of the plugin's options, or NULL. optimizer NULL and none in the config is an error.
+     * scheduler NULL and none in the config: a constant rate. */
+    const char *optimizer, *optimizer_params;
+    const char *scheduler, *scheduler_params;
+    /* Groups of the program's own optimizer: zds_param_desc.group indexes them. NULL: one group.
+     * With an optimizer of ds_config there is one group and the param's `group` is not used, as in
+     * DeepSpeed. */
+    const zds_group_desc *groups;
+    size_t group_count, group_stride;
+    /* Plugins linked into the program; looked at before any file. NULL-ended, or NULL. Kept by the
+     * engine. */
+    const zds_plugin *const *plugins;
+    uint64_t seed;
+    int64_t total_steps, warmup_steps; /* of the run, for schedules that ask; -1 or 0: not known */
+} zds_engine_options;
+
+/* Collective. Opens the plugins that the config names and lays out all memory. `config` must stay
+ * until the engine is destroyed; `model` may be destroyed at once. ZDS_ERR_CONFIG: problems of the
+ * config (its text lists them all), or a key that is not implemented; ZDS_ERR_DIVERGED: ranks
+ * differ in config or model; ZDS_ERR_PLUGIN, ZDS_ERR_NOT_FOUND, ZDS_ERR_UNSUPPORTED,
+ * ZDS_ERR_MEMORY, ZDS_ERR_PEER. */
+zds_status zds_engine_create(const zds_config *config, const zds_model *model,
+                             const zds_engine_options *options, zds_engine **engine,
+                             zds_error *error);
+void zds_engine_destroy(zds_engine *engine);
+const char *zds_engine_error(const zds_engine *engine);
+
+/* === values === */
+
+/* Fills out[0..count) with elements [first, first + count) of a parameter, row-major, in fp32. */
+typedef zds_status (*zds_read_fn)(void *user, uint32_t param, uint64_t first, uint64_t count,
+                                  float *out);
+/* Receives them. */
+typedef zds_status (*zds_write_fn)(void *user, uint32_t param, uint64_t first, uint64_t count,
+                                   const float *values);
+
+/* Collective. Initial values of all parameters, from rank 0 (`read` is called there only). In
+ * 16-bit training they are rounded, and master weights start from the rounded values. Before this,
+ * zds_acquire is refused. `read`'s own error becomes the result on all ranks. */
+zds_status zds_set_values(zds_engine *engine, zds_read_fn read, void *user);
+
+/* Collective. The parameter as trained (`state` NULL: the master weight where one is kept) or an
+ * ELEMENT state by name ("exp_avg"), handed to `write` on rank 0, in ascending pieces. Frozen
+ * parameters have no state: ZDS_ERR_NOT_FOUND. */
+zds_status zds_get_values(zds_engine *engine, uint32_t param, const char *state, zds_write_fn write,
+                          void *user);
+/* Name of the i-th ELEMENT state of a parameter; NULL past the last. */
+const char *zds_state_name(const zds_engine *engine, uint32_t param, uint32_t i);
+
+/* === step === */
+
+enum { ZDS_FORWARD = 0, ZDS_BACKWARD = 1 };
+
+/* A parameter as one use in one module sees it. */
+typedef struct zds_slot {
+    uint32_t param;
+    zds_dtype dtype;  /* of data and grad */
+    uint64_t count;   /* elements */
+    const void *data; /* read only; at stage >= 1 the pages are not writable */
+    void *grad;       /* BACKWARD of a trainable parameter; else NULL */
+    bool accumulate;  /* add to grad; false: overwrite it (what is there is undefined) */
+    uint8_t reserved[7];
+} zds_slot;
+
+typedef struct zds_view {
+    size_t count;
+    const zds_slot *slots; /* home parameters in the order they were added, then uses; valid until
+                              the module's release or grad_ready */
+} zds_view;
+
+enum {
+    ZDS_BOUNDARY_AUTO = 0, /* every gradient_accumulation_steps-th micro step is a boundary */
+    ZDS_BOUNDARY_NO = 1,   /* the caller decides: this one is not */
+    ZDS_BOUNDARY_YES = 2   /* this one is */
+};
+
+/* Starts a micro step. Whether it is the boundary is announced here, before its backward.
+ * ZDS_ERR_INVALID: AUTO with managed_gradient_accumulation false, a micro step in progress, values
+ * not set. */
+zds_status zds_micro_begin(zds_engine *engine, int32_t boundary);
+/* Parameters (and with BACKWARD, gradient buffers) of a module. Pointers are the same in every step
+ * at stages 0 to 2, but those of gradients at stage 2 change. BACKWARD must come in descending
+ * order of modules. */
+zds_status zds_acquire(zds_engine *engine, uint32_t module, int32_t pass, const zds_stream *stream,
+                       zds_view *view);
+/* The end of a FORWARD use. */
+zds_status zds_release(zds_engine *engine, uint32_t module, const zds_stream *stream);
+/* Before grad_ready: the slot's parameter gets no gradient from this use; what is in its buffer is
+ * ignored. */
+zds_status zds_grad_none(zds_engine *engine, uint32_t module, uint32_t slot);
+/* The gradients of the module are written; its pages may be reused. May reduce, and may move other
+ * reductions forward. ZDS_ERR_INVALID: not acquired for BACKWARD in this micro step. Modules that a
+ * rank does not report count as zeros; a parameter that no rank has a gradient for is left alone in
+ * this step. */
+zds_status zds_grad_ready(zds_engine *engine, uint32_t module, const zds_stream *stream);
+
+typedef struct zds_step_result {
+    size_t struct_size;
+    int32_t applied;   /* 1: parameters were updated */
+    int32_t skipped;   /* 1: a boundary, but a gradient was not finite: nothing changed */
+    int64_t steps;     /* applied so far */
+    int64_t skips;     /* skipped so far */
+    double grad_norm;  /* over all parameters and ranks, unscaled, before clipping; NaN if not a
+                          boundary; Inf or NaN if skipped */
+    double loss_scale; /* that the next step will use */
+    double lr;         /* rate of group 0 that this step used, or would have used */
+    double next_lr;    /* after the scheduler moved */
+    double loss;       /* zds_train_batch only: mean over micro steps and ranks; else NaN */
+} zds_step_result;
+
+/* The end of a micro step. At the boundary: finish reductions, norm, clip, update, publish, move
+ * the scheduler. Collective at the boundary. `result` may be NULL. ZDS_ERR_OVERFLOW: fp16 overflow
+ * at the minimal loss scale. */
+zds_status zds_step(zds_engine *engine, zds_step_result *result);
+
+/* Stages 0 and 1: micro steps between (true) and (false) accumulate without being a boundary,
+ * whatever the count says, and end with zds_step not being called. Stage >= 2: ZDS_ERR_UNSUPPORTED,
+ * since gradients are reduced in every micro step. */
+zds_status zds_no_sync(zds_engine *engine, bool on);
+
+/* Changes gradient_accumulation_steps so that micro batch x accumulation x world size is
+ * `train_batch_size`; between steps only. ZDS_ERR_INVALID if it does not divide. */
+zds_status zds_set_train_batch_size(zds_engine *engine, int64_t train_batch_size);
+
+/* Callbacks of zds_train_batch. */
+typedef struct zds_model_ops {
+    size_t struct_size;
+    /* Forward and loss of micro step `micro` (0 to accumulation-1), acquiring and releasing
+     * modules. *loss: its mean loss. */
+    zds_status (*forward)(void *user, zds_engine *engine, int64_t micro, double *loss);
+    /* Backward of the same, starting from loss_scale x the gradient of the loss, last module first.
+     */
+    zds_status (*backward)(void *user, zds_engine *engine, int64_t micro, double loss_scale);
+} zds_model_ops;
+
+/* Collective. All micro steps of one optimizer step, and the step. An error of a callback ends it,
+ * on every rank, with that error. */
+zds_status zds_train_batch(zds_engine *engine, const zds_model_ops *ops, void *user,
+                           zds_step_result *result);
+
+/* === facts === */
+
+double zds_loss_scale(const zds_engine *engine); /* loss scale / gradient_accumulation_steps */
+int32_t zds_rank(const zds_engine *engine);
+int32_t zds_world_size(const zds_engine *engine);
+int32_t zds_threads(const zds_engine *engine);
+int64_t zds_accumulation_steps(const zds_engine *engine);
+int64_t zds_micro_batch_size(const zds_engine *engine);
+zds_dtype zds_param_dtype(const zds_engine *engine);
+bool zds_is_boundary(const zds_engine *engine); /* of the micro step in progress */
+
+/* Runs body(arg, i) for i < n on the engine's bound threads; returns when all are done. body must
+ * not call the engine. */
+void zds_parallel_for(zds_engine *engine, size_t n, void (*body)(void *arg, size_t i), void *arg);
+
+/* Collective. The values of all ranks are added in rank order; the same bits everywhere. count at
+ * most 64. */
+zds_status zds_sum_over_ranks(zds_engine *engine, double *values, size_t count);
+zds_status zds_barrier(zds_engine *engine);
+
+/* Every allocation of the engine and its plugins by purpose. */
+typedef struct zds_memory_row {
+    const char *purpose; /* "parameters", "gradients", "master weights", "optimizer states", "reduce
+                            buffers", ... */
+    const char *tier;    /* "host", "cuda", "file" */
+    uint64_t bytes;      /* this rank's */
+    uint64_t shared; /* of these, bytes of pages that ranks of the node share: counted whole here,
+                        held once a node */
+    uint64_t peak;
+} zds_memory_row;
+/* Row i; false past the last. Strings live as long as the engine. */
+bool zds_memory_report(const zds_engine *engine, size_t i, zds_memory_row *row);
+
+/* Time by phase since the last call, in ms; what wall_clock_breakdown prints. */
+typedef struct zds_step_times {
+    size_t struct_size;
+    double grad_ready_ms; /* inside zds_grad_ready */
+    double reduce_ms;     /* of the boundary: waiting for reductions, norm */
+    double update_ms;     /* optimizer and publishing */
+    double step_ms;       /* inside zds_step */
+} zds_step_times;
+void zds_take_times(zds_engine *engine, zds_step_times *times);
+
+ZDS_END_DECLS
+#endif

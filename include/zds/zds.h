@@ -1,0 +1,52 @@
+/* All of zds for those who link the core, and what belongs to no part: version, log, the list of
+ * plugins. */
+#ifndef ZDS_H
+#define ZDS_H
+
+#include "zds/config.h"
+#include "zds/engine.h"
+#include "zds/status.h"
+
+ZDS_BEGIN_DECLS
+
+const char *zds_version(void); /* "MAJOR.MINOR.PATCH" */
+
+/* The lines of the core and of plugins go to `sink`, or to stderr if it is NULL (the default).
+ * `level`: ZDS_LOG_...; lines above it are dropped (default ZDS_LOG_WARNING, or ZDS_LOG of the
+ * environment: error, warning, info, debug). Call before creating engines. */
+typedef void (*zds_log_fn)(void *user, int32_t level, const char *line);
+void zds_log_to(zds_log_fn sink, void *user);
+void zds_log_level(int32_t level);
+
+/* === the list of plugins === */
+
+typedef struct zds_plugin_list zds_plugin_list;
+
+typedef struct zds_plugin_entry {
+    const char *kind; /* "optim", "sched", "offload", "comm"; "" for a file that could not be read
+                         that far */
+    const char *name; /* "" likewise */
+    const char *aliases; /* comma separated; "" */
+    const char *version;
+    const char *doc;
+    const char *abi;    /* "1.0" */
+    const char *file;   /* "" for one linked into the program */
+    const char *status; /* "ok", "shadowed", "rejected", "not built" */
+    const char *reason; /* why, for all but "ok" */
+    const zds_plugin
+        *plugin; /* its descriptor while the list lives; NULL unless this process has loaded it */
+} zds_plugin_entry;
+
+/* Looks through `path` (folders separated by ':', may be NULL), ZDS_PLUGIN_PATH and the install's
+ * plugin folder, in this order. Files are opened in a child process, so that one that crashes is an
+ * entry with a reason. */
+zds_status zds_plugin_list_create(const char *path, zds_plugin_list **list, zds_error *error);
+void zds_plugin_list_destroy(zds_plugin_list *list);
+bool zds_plugin_list_entry(const zds_plugin_list *list, size_t i, zds_plugin_entry *entry);
+/* The options table of a plugin (name, alias or path of a .so) as JSON text: name, kind, doc,
+ * version, file, options [{name, type, default, min, max, choices, auto_from, required, doc}]. The
+ * caller frees it. ZDS_ERR_NOT_FOUND lists the nearest names. */
+zds_status zds_plugin_info(const char *path, const char *name, char **json, zds_error *error);
+
+ZDS_END_DECLS
+#endif
