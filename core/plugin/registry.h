@@ -1,0 +1,41 @@
+/* The registry: finds plugins by name in the search path, refuses what does not fit, keeps loaded
+ * what is used. */
+#ifndef CORE_PLUGIN_REGISTRY_H
+#define CORE_PLUGIN_REGISTRY_H
+
+#include "zds/plugin.h"
+
+typedef struct registry registry;
+
+/* `path`: folders separated by ':' that are searched first (the config's zds.plugin_path), or NULL;
+ * then ZDS_PLUGIN_PATH, then the install's plugin folder. `linked`: NULL-ended array of plugins in
+ * the program, looked at before any file; or NULL. Nothing is opened yet. */
+zds_status registry_create(const char *path, const zds_plugin *const *linked, registry **out,
+                           zds_error *error);
+void registry_destroy(registry *reg); /* unloads; instances must be gone */
+
+/* What an optimizer must accept; ignored for other kinds. */
+typedef struct registry_match {
+    zds_space space;
+    zds_dtype grad_dtype, master_dtype, output_dtype;
+} registry_match;
+
+/* The first plugin of `kind` with this name or alias (without case), or the one in the .so that
+ * `name` is a path to (path.so, or path.so:NAME if it holds several of the kind), that accepts
+ * `match` (NULL: anything). *file: where it came from, "" if linked; it lives as long as the
+ * registry. The error names the nearest names, the rejected files with their reasons, or those of
+ * the name that do not match and why. */
+zds_status registry_find(registry *reg, int32_t kind, const char *name, const registry_match *match,
+                         const zds_plugin **plugin, const char **file, zds_error *error);
+
+/* Calls visit for every usable plugin of a kind in search order (one a name), until it returns
+ * false. */
+zds_status registry_each(registry *reg, int32_t kind,
+                         bool (*visit)(void *user, const zds_plugin *plugin, const char *file),
+                         void *user, zds_error *error);
+
+/* The vtable of a plugin, copied into `ops` (size bytes, of the kind's type) with what an older
+ * plugin does not have as zero. */
+void plugin_ops(const zds_plugin *plugin, void *ops, size_t size);
+
+#endif
