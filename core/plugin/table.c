@@ -1,0 +1,207 @@
+/* A plugin's table of options as such: whether it makes sense, and what it says. */
+#include "plugin/table.h"
+
+#include <cjson/cJSON.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "host/error.h"
+#include "plugin/options.h"
+
+enum { MOST_OPTIONS = 1000, MOST_BYTES = 1 << 20 };
+
+/* What a value of each type takes in the options struct. */
+static const struct {
+    const char *name;
+    size_t size, align;
+} types[] = {
+    [ZDS_OPTION_BOOL] = {"bool", sizeof(bool), _Alignof(bool)},
+    [ZDS_OPTION_INT] = {"int", sizeof(int64_t), _Alignof(int64_t)},
+    [ZDS_OPTION_FLOAT] = {"float", sizeof(double), _Alignof(double)},
+    [ZDS_OPTION_STRING] = {"string", sizeof(char *), _Alignof(char *)},
+    [ZDS_OPTION_ENUM] = {"enum", sizeof(int64_t), _Alignof(int64_t)},
+    [ZDS_OPTION_FLOATS] = {"floats", sizeof(double), _Alignof(double)},
+    [ZDS_OPTION_FLOAT_LIST] = {"float_list", sizeof(zds_float_list), _Alignof(zds_float_list)},
+};
+
+const char *table_type_name(int32_t type)
+{
+    return type > 0 && (size_t)type < sizeof types / sizeof *types ? types[type].name : NULL;
+}
+
+static size_t size_of(const zds_option *option)
+{
+    size_t elements = option->type == ZDS_OPTION_FLOATS ? option->count : 1;
+    return types[option->type].size * elements;
+}
+
+static char *default_fault(const zds_option *option)
+{
+    if (option->flags & ZDS_OPTION_REQUIRED)
+        return option->default_value ? text_format("is required and has a default") : NULL;
+    if (!option->default_value)
+        return text_format("has no default; set ZDS_OPTION_REQUIRED if that is meant");
+    cJSON *value = cJSON_ParseWithOpts(option->default_value, NULL, true);
+    if (!value)
+        return text_format("has a default that is not JSON: %s", option->default_value);
+    char *wrong = option_read(option, value, NULL);
+    cJSON_Delete(value);
+    if (!wrong)
+        return NULL;
+    char *text = text_format("has a default that does not fit: it %s", wrong);
+    free(wrong);
+    return text;
+}
+
+/* What is wrong with one row; offsets and sizes first, since the rest relies on the type. */
+static char *row_fault(const zds_plugin *plugin, const zds_option *option)
+{
+    if (!table_type_name(option->type))
+        return text_format("has the unknown type %d", option->type);
+    if (option->type == ZDS_OPTION_FLOATS &&
+        (option->count == 0 || option->count > MOST_BYTES / sizeof(double)))
+        return text_format("has %u elements", option->count);
+    if (option->offset > plugin->options_size ||
+        size_of(option) > plugin->options_size - option->offset)
+        return text_format("lies at offset %zu with %zu bytes, outside the options struct of %zu",
+                           option->offset, size_of(option), plugin->options_size);
+    if (option->offset % types[option->type].align)
+        return text_format("lies at offset %zu, which is not aligned for a %s", option->offset,
+                           types[option->type].name);
+    if (option->type == ZDS_OPTION_ENUM && (!option->choices || !*option->choices))
+        return text_format("has no choices");
+    if (option->type == ZDS_OPTION_BOOL && option->flags & ZDS_OPTION_NULLABLE)
+        return text_format("is a bool and nullable: a bool has no value for null");
+    if (!(option->min <= option->max))
+        return text_format("has the range %g to %g; write -INFINITY, INFINITY for none",
+                           option->min, option->max);
+    return default_fault(option);
+}
+
+static char *pair_fault(const zds_option *a, const zds_option *b)
+{
+    if (strcmp(a->name, b->name) == 0)
+        return text_format("is there twice");
+    if (a->offset < b->offset + size_of(b) && b->offset < a->offset + size_of(a))
+        return text_format("shares bytes of the options struct with \"%s\"", b->name);
+    return NULL;
+}
+
+/* The engine reads these four by name: see the comment of options in plugin.h. */
+static char *special_fault(const zds_plugin *plugin)
+{
+    static const struct {
+        const char *name;
+        uint32_t count;
+    } special[] = {{"lr", 1}, {"momentum", 1}, {"weight_decay", 1}, {"betas", 2}};
+    for (size_t i = 0; i < sizeof special / sizeof *special; i++) {
+        const zds_option *option = options_find(plugin, special[i].name);
+        if (!option || plugin->kind != ZDS_KIND_OPTIM)
+            continue;
+        if (special[i].count == 1 && option->type != ZDS_OPTION_FLOAT)
+            return text_format("option \"%s\" of an optimizer must be a float", option->name);
+        if (special[i].count > 1 &&
+            (option->type != ZDS_OPTION_FLOATS || option->count != special[i].count))
+            return text_format("option \"%s\" of an optimizer must be %u floats", option->name,
+                               special[i].count);
+    }
+    return NULL;
+}
+
+/* Takes over `fault`. */
+static char *name_fault(const zds_option *option, char *fault)
+{
+    char *text = text_format("option \"%s\" %s", option->name, fault);
+    free(fault);
+    return text;
+}
+
+char *table_fault(const zds_plugin *plugin)
+{
+    if (plugin->option_count == 0)
+        return NULL;
+    if (!plugin->options)
+        return text_format("option_count is %zu, but options is NULL", plugin->option_count);
+    if (plugin->option_count > MOST_OPTIONS || plugin->options_size > MOST_BYTES)
+        return text_format("%zu options in %zu bytes are more than the %d in %d that a plugin may "
+                           "have",
+                           plugin->option_count, plugin->options_size, MOST_OPTIONS, MOST_BYTES);
+    if (plugin->option_stride < sizeof(zds_option) ||
+        plugin->option_stride % _Alignof(zds_option) != 0)
+        return text_format("option_stride is %zu; it must be sizeof(zds_option), at least %zu",
+                           plugin->option_stride, sizeof(zds_option));
+    for (size_t i = 0; i < plugin->option_count; i++) {
+        const zds_option *option = table_row(plugin, i);
+        if (!option->name || !*option->name)
+            return text_format("option %zu has no name", i);
+        char *fault = row_fault(plugin, option);
+        for (size_t k = 0; k < i && !fault; k++)
+            fault = pair_fault(option, table_row(plugin, k));
+        if (fault)
+            return name_fault(option, fault);
+    }
+    return special_fault(plugin);
+}
+
+static void add_text(cJSON *object, const char *name, const char *text)
+{
+    if (text)
+        cJSON_AddStringToObject(object, name, text);
+    else
+        cJSON_AddNullToObject(object, name);
+}
+
+static void add_bound(cJSON *object, const char *name, double bound)
+{
+    if (isfinite(bound))
+        cJSON_AddNumberToObject(object, name, bound);
+    else
+        cJSON_AddNullToObject(object, name);
+}
+
+static cJSON *choices_array(const char *choices)
+{
+    cJSON *array = cJSON_CreateArray();
+    while (choices) {
+        size_t length = strcspn(choices, "|");
+        char *choice = strndup(choices, length);
+        cJSON_AddItemToArray(array, cJSON_CreateString(choice ? choice : ""));
+        free(choice);
+        choices = choices[length] ? choices + length + 1 : NULL;
+    }
+    return array;
+}
+
+static cJSON *describe_row(const zds_option *option)
+{
+    cJSON *row = cJSON_CreateObject();
+    bool is_enum = option->type == ZDS_OPTION_ENUM;
+    add_text(row, "name", option->name);
+    add_text(row, "type", table_type_name(option->type));
+    cJSON_AddItemToObject(row, "default",
+                          option->default_value ? cJSON_Parse(option->default_value)
+                                                : cJSON_CreateNull());
+    add_bound(row, "min", option->min);
+    add_bound(row, "max", option->max);
+    cJSON_AddBoolToObject(row, "above_min", option->flags & ZDS_OPTION_ABOVE_MIN);
+    cJSON_AddBoolToObject(row, "below_max", option->flags & ZDS_OPTION_BELOW_MAX);
+    cJSON_AddItemToObject(row, "choices",
+                          is_enum ? choices_array(option->choices) : cJSON_CreateNull());
+    if (option->type == ZDS_OPTION_FLOATS)
+        cJSON_AddNumberToObject(row, "count", option->count);
+    add_text(row, "auto_from", option->auto_from);
+    cJSON_AddBoolToObject(row, "required", option->flags & ZDS_OPTION_REQUIRED);
+    cJSON_AddBoolToObject(row, "nullable", option->flags & ZDS_OPTION_NULLABLE);
+    cJSON_AddBoolToObject(row, "no_effect", option->flags & ZDS_OPTION_NO_EFFECT);
+    add_text(row, "doc", option->doc ? option->doc : "");
+    return row;
+}
+
+cJSON *options_describe(const zds_plugin *plugin)
+{
+    cJSON *rows = cJSON_CreateArray();
+    for (size_t i = 0; rows && i < plugin->option_count; i++)
+        cJSON_AddItemToArray(rows, describe_row(table_row(plugin, i)));
+    return rows;
+}
