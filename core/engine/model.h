@@ -1,0 +1,39 @@
+/* The caller's description of a model: modules in forward order, parameters at home in one of them,
+ * further uses. */
+#ifndef CORE_ENGINE_MODEL_H
+#define CORE_ENGINE_MODEL_H
+
+#include "zds/engine.h"
+
+enum { MODEL_MAX_NDIM = 8 };
+
+typedef struct model_param {
+    char *name;
+    int64_t shape[MODEL_MAX_NDIM];
+    uint32_t ndim;
+    int32_t role;
+    bool frozen;
+    uint32_t group;
+    double width_mult;
+    uint64_t numel;
+    uint32_t home;     /* module */
+    uint32_t last_use; /* the highest module that uses it: in backward the first */
+} model_param;
+
+typedef struct model_module {
+    char *name;
+    uint32_t *params; /* [home_count] at home, then [use_count] uses */
+    uint32_t home_count, use_count;
+} model_module;
+
+struct zds_model {
+    model_module *modules;
+    uint32_t module_count;
+    model_param *params;
+    uint32_t param_count;
+    char *error;
+};
+
+zds_model *model_copy(const zds_model *model); /* NULL without memory */
+
+#endif

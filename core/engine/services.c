@@ -1,0 +1,101 @@
+/* What the engine offers to a plugin's instance: log, errors, memory, threads, under the instance's
+ * name. */
+#include "engine/services.h"
+
+#include <stdlib.h>
+
+#include "host/error.h"
+#include "host/log.h"
+
+static services *of(const zds_host *host)
+{
+    return host->context;
+}
+
+static void say(const zds_host *host, int32_t level, const char *format, ...) ZDS_PRINTF(3, 4);
+static zds_status fail(const zds_host *host, zds_status status, const char *format, ...)
+    ZDS_PRINTF(3, 4);
+
+static void say(const zds_host *host, int32_t level, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    log_linev(level, of(host)->rank, of(host)->name, format, args);
+    va_end(args);
+}
+
+static zds_status fail(const zds_host *host, zds_status status, const char *format, ...)
+{
+    services *s = of(host);
+    va_list args;
+    va_start(args, format);
+    pthread_mutex_lock(&s->lock);
+    if (!s->error)
+        s->error = text_formatv(format, args);
+    pthread_mutex_unlock(&s->lock);
+    va_end(args);
+    return status;
+}
+
+static void *give(const zds_host *host, size_t bytes, size_t align)
+{
+    return memory_alloc(of(host)->ledger, of(host)->name, bytes, align);
+}
+
+static void take(const zds_host *host, void *pointer)
+{
+    memory_free(of(host)->ledger, pointer);
+}
+
+typedef struct job {
+    void (*body)(void *, size_t);
+    void *arg;
+} job;
+
+static void run_one(void *arg, size_t i, int32_t thread)
+{
+    (void)thread;
+    const job *j = arg;
+    j->body(j->arg, i);
+}
+
+static void parallel(const zds_host *host, size_t n, void (*body)(void *, size_t), void *arg)
+{
+    job j = {.body = body, .arg = arg};
+    pool_run(of(host)->threads, n, run_one, &j);
+}
+
+void services_init(services *s, const char *name, int32_t rank, memory *ledger, pool *threads)
+{
+    *s = (services){.name = name, .rank = rank, .ledger = ledger, .threads = threads};
+    pthread_mutex_init(&s->lock, NULL);
+    s->host = (zds_host){.struct_size = sizeof s->host,
+                         .abi_minor = ZDS_ABI_MINOR,
+                         .threads = pool_threads(threads),
+                         .context = s,
+                         .log = say,
+                         .fail = fail,
+                         .alloc = give,
+                         .free = take,
+                         .parallel_for = parallel};
+}
+
+void services_destroy(services *s)
+{
+    if (!s->host.context)
+        return;
+    free(s->error);
+    pthread_mutex_destroy(&s->lock);
+    *s = (services){0};
+}
+
+const char *services_error(services *s)
+{
+    return s->error ? s->error : "it gave no reason";
+}
+
+void services_clear(services *s)
+{
+    free(s->error);
+    s->error = NULL;
+}

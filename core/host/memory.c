@@ -1,0 +1,136 @@
+/* The ledger of an engine's memory: every allocation has a purpose and a tier, and the report adds
+ * them up. */
+#include "host/memory.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+enum { MAX_ROWS = 48, HUGE_PAGE = 2 << 20 };
+
+typedef struct block {
+    struct block *next;
+    void *pointer;
+    size_t bytes;
+    bool mapped;
+    const char *purpose;
+} block;
+
+struct memory {
+    pthread_mutex_t lock;
+    zds_memory_row rows[MAX_ROWS];
+    size_t row_count;
+    block *blocks;
+};
+
+memory *memory_create(void)
+{
+    memory *m = calloc(1, sizeof *m);
+    if (m)
+        pthread_mutex_init(&m->lock, NULL);
+    return m;
+}
+
+static void release(block *b)
+{
+    if (b->mapped)
+        munmap(b->pointer, b->bytes);
+    else
+        free(b->pointer);
+    free(b);
+}
+
+void memory_destroy(memory *m)
+{
+    if (!m)
+        return;
+    for (block *b = m->blocks; b;) {
+        block *next = b->next;
+        release(b);
+        b = next;
+    }
+    pthread_mutex_destroy(&m->lock);
+    free(m);
+}
+
+static void note(memory *m, const char *purpose, const char *tier, int64_t bytes, int64_t shared)
+{
+    size_t i = 0;
+    while (i < m->row_count &&
+           (strcmp(m->rows[i].purpose, purpose) != 0 || strcmp(m->rows[i].tier, tier) != 0))
+        i++;
+    if (i == MAX_ROWS)
+        i--; /* the last row takes what has no room of its own */
+    else if (i == m->row_count)
+        m->rows[m->row_count++] = (zds_memory_row){.purpose = purpose, .tier = tier};
+    zds_memory_row *row = &m->rows[i];
+    row->bytes += (uint64_t)bytes;
+    row->shared += (uint64_t)shared;
+    if (row->bytes > row->peak)
+        row->peak = row->bytes;
+}
+
+void memory_note(memory *m, const char *purpose, const char *tier, int64_t bytes, int64_t shared)
+{
+    pthread_mutex_lock(&m->lock);
+    note(m, purpose, tier, bytes, shared);
+    pthread_mutex_unlock(&m->lock);
+}
+
+void *memory_alloc(memory *m, const char *purpose, size_t bytes, size_t align)
+{
+    align = align < 64 ? 64 : align;
+    size_t size = bytes ? (bytes + align - 1) & ~(align - 1) : align;
+    block *b = calloc(1, sizeof *b);
+    if (size < bytes || !b) {
+        free(b);
+        return NULL;
+    }
+    *b = (block){.bytes = size, .purpose = purpose, .mapped = size >= HUGE_PAGE && align <= 4096};
+    if (b->mapped) {
+        b->pointer = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (b->pointer == MAP_FAILED)
+            b->pointer = NULL;
+        else
+            madvise(b->pointer, size, MADV_HUGEPAGE);
+    } else {
+        b->pointer = aligned_alloc(align, size);
+        if (b->pointer)
+            memset(b->pointer, 0, size);
+    }
+    if (!b->pointer) {
+        free(b);
+        return NULL;
+    }
+    pthread_mutex_lock(&m->lock);
+    b->next = m->blocks;
+    m->blocks = b;
+    note(m, purpose, "host", (int64_t)size, 0);
+    pthread_mutex_unlock(&m->lock);
+    return b->pointer;
+}
+
+void memory_free(memory *m, void *pointer)
+{
+    if (!pointer)
+        return;
+    pthread_mutex_lock(&m->lock);
+    for (block **link = &m->blocks; *link; link = &(*link)->next)
+        if ((*link)->pointer == pointer) {
+            block *b = *link;
+            *link = b->next;
+            note(m, b->purpose, "host", -(int64_t)b->bytes, 0);
+            release(b);
+            break;
+        }
+    pthread_mutex_unlock(&m->lock);
+}
+
+bool memory_row(const memory *m, size_t i, zds_memory_row *row)
+{
+    if (i >= m->row_count)
+        return false;
+    *row = m->rows[i];
+    return true;
+}

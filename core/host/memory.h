@@ -1,0 +1,24 @@
+/* The ledger of an engine's memory: every allocation has a purpose and a tier, and the report adds
+ * them up. */
+#ifndef CORE_HOST_MEMORY_H
+#define CORE_HOST_MEMORY_H
+
+#include "zds/engine.h"
+
+typedef struct memory memory;
+
+memory *memory_create(void);
+void memory_destroy(memory *m); /* frees what memory_alloc gave and nobody freed */
+
+/* Zeroed bytes, in huge pages where they are large; NULL if there are none. `align`: a power of
+ * two, or 0 for 64. `purpose` must outlive the ledger. Thread-safe. */
+void *memory_alloc(memory *m, const char *purpose, size_t bytes, size_t align);
+void memory_free(memory *m, void *pointer);
+
+/* Counts bytes that somebody else allocated; `shared` of them are in pages common to the node's
+ * ranks. Negative numbers take away. */
+void memory_note(memory *m, const char *purpose, const char *tier, int64_t bytes, int64_t shared);
+
+bool memory_row(const memory *m, size_t i, zds_memory_row *row);
+
+#endif

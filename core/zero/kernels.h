@@ -1,0 +1,22 @@
+/* The passes over gradients and parameters that the core makes itself: where a comm plugin is not
+ * FUSED, where micro steps accumulate in another type than backward leaves, and when values go in
+ * and out. */
+#ifndef CORE_ZERO_KERNELS_H
+#define CORE_ZERO_KERNELS_H
+
+#include "zds/plugin.h"
+
+/* to[i] = from[i] in the other type, rounded to nearest even. Types F32, BF16, F16. May be in place
+ * if both types are equal in size. */
+void kernel_convert(void *to, zds_dtype to_dtype, const void *from, zds_dtype from_dtype,
+                    uint64_t count);
+
+/* to[i] = round(accumulate ? to[i] + scale * from[i] : scale * from[i]), in fp32. */
+void kernel_accumulate(void *to, zds_dtype to_dtype, const void *from, zds_dtype from_dtype,
+                       double scale, bool accumulate, uint64_t count);
+
+/* Sum of squares of up to 1024 elements, in sixteen partial sums as zds_fused says; adds to
+ * *non_finite. */
+double kernel_chunk_sum(const void *from, zds_dtype dtype, uint64_t count, uint64_t *non_finite);
+
+#endif
