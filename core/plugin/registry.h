@@ -28,8 +28,8 @@ typedef struct registry_match {
 zds_status registry_find(registry *reg, int32_t kind, const char *name, const registry_match *match,
                          const zds_plugin **plugin, const char **file, zds_error *error);
 
-/* Calls visit for every usable plugin of a kind in search order (one a name), until it returns
- * false. */
+/* Calls visit for every usable plugin of a kind in search order, but for shadowed ones, until it
+ * returns false. */
 zds_status registry_each(registry *reg, int32_t kind,
                          bool (*visit)(void *user, const zds_plugin *plugin, const char *file),
                          void *user, zds_error *error);

@@ -1,0 +1,17 @@
+/* Runs a program with a time limit and takes what it prints, for work that may crash or hang. */
+#ifndef CORE_PLUGIN_CHILD_H
+#define CORE_PLUGIN_CHILD_H
+
+#include <stdbool.h>
+
+/* A program that ends its output with an empty line has done its work; what it still does then is
+ * cut off. */
+#define CHILD_DONE "\n\n"
+
+/* Runs argv[0] by fork and exec, in a process group of its own, which is killed in the end.
+ * *output: what it printed, never NULL unless memory ends; the caller frees it. Returns NULL if the
+ * output ended with CHILD_DONE; else how it ended instead ("crashed: Segmentation fault"), as
+ * malloc'ed text. `quiet`: its stderr is dropped. */
+char *child_run(char *const argv[], int limit_ms, bool quiet, char **output);
+
+#endif

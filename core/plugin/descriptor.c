@@ -1,0 +1,344 @@
+/* What a plugin says of itself: whether it fits this host, and the facts as JSON. */
+#include "plugin/descriptor.h"
+
+#include <cjson/cJSON.h>
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "host/error.h"
+#include "plugin/options.h"
+#include "plugin/registry.h"
+#include "plugin/table.h"
+
+enum { LONGEST_NAME = 63, NEWEST_MAJOR_ASKED = 9 };
+
+static const char *const kinds[] = {[ZDS_KIND_OPTIM] = "optim",
+                                    [ZDS_KIND_SCHED] = "sched",
+                                    [ZDS_KIND_OFFLOAD] = "offload",
+                                    [ZDS_KIND_COMM] = "comm"};
+static const char *const spaces[] = {[ZDS_SPACE_HOST] = "host",
+                                     [ZDS_SPACE_HOST_PINNED] = "host_pinned",
+                                     [ZDS_SPACE_CUDA] = "cuda",
+                                     [ZDS_SPACE_FILE] = "file"};
+static const char *const dtypes[ZDS_DTYPE_COUNT] = {
+    [ZDS_F32] = "f32", [ZDS_F16] = "f16", [ZDS_BF16] = "bf16", [ZDS_F64] = "f64",
+    [ZDS_I8] = "i8",   [ZDS_U8] = "u8",   [ZDS_I32] = "i32",   [ZDS_I64] = "i64"};
+
+#define COUNT(array) (sizeof(array) / sizeof *(array))
+
+static const char *name_at(const char *const *names, size_t count, int64_t i)
+{
+    return i >= 0 && (size_t)i < count ? names[i] : NULL;
+}
+
+const char *kind_name(int64_t kind)
+{
+    return name_at(kinds, COUNT(kinds), kind);
+}
+
+int32_t kind_number(const char *name)
+{
+    for (size_t i = 1; i < COUNT(kinds); i++)
+        if (strcmp(kinds[i], name) == 0)
+            return (int32_t)i;
+    return 0;
+}
+
+const char *space_name(int64_t space)
+{
+    return name_at(spaces, COUNT(spaces), space);
+}
+
+const char *dtype_name(int64_t dtype)
+{
+    return name_at(dtypes, COUNT(dtypes), dtype);
+}
+
+char *descriptor_symbol(void *(*find)(void *handle, const char *symbol), void *handle,
+                        const zds_plugin *const **plugins)
+{
+    char name[32];
+    snprintf(name, sizeof name, "zds_plugin_v%d", ZDS_ABI_MAJOR);
+    const void *symbol = find(handle, name);
+    *plugins = symbol;
+    if (symbol)
+        return NULL;
+    for (int major = 1; major <= NEWEST_MAJOR_ASKED; major++) {
+        snprintf(name, sizeof name, "zds_plugin_v%d", major);
+        if (find(handle, name))
+            return text_format("is made for plugin ABI %d, and this zds has ABI %d.%d; build it "
+                               "against this zds's zds/plugin.h",
+                               major, ZDS_ABI_MAJOR, ZDS_ABI_MINOR);
+    }
+    return text_format("has no symbol zds_plugin_v%d; a plugin defines it with ZDS_PLUGINS(...)",
+                       ZDS_ABI_MAJOR);
+}
+
+/* === the vtable === */
+
+/* One row of a vtable's checks: a function that must be there, if what `when` says holds. */
+typedef struct operation {
+    const char *name;
+    size_t offset;
+    bool (*when)(const void *ops); /* NULL: always */
+} operation;
+
+#define OPERATION(type, field, when)                                                               \
+    {                                                                                              \
+#field, offsetof(type, field), when                                                        \
+    }
+
+typedef void (*any_function)(void);
+
+static bool has(const void *ops, size_t offset)
+{
+    any_function function;
+    memcpy(&function, (const char *)ops + offset, sizeof function);
+    return function != NULL;
+}
+
+static bool reduces_itself(const void *ops)
+{
+    return has(ops, offsetof(zds_optim_ops, reduction_mode));
+}
+
+static bool keeps_state(const void *ops)
+{
+    return has(ops, offsetof(zds_sched_ops, state_bytes));
+}
+
+static bool not_direct(const void *ops)
+{
+    return !(((const zds_offload_ops *)ops)->flags & ZDS_OFFLOAD_DIRECT);
+}
+
+static bool makes_streams(const void *ops)
+{
+    return has(ops, offsetof(zds_offload_ops, stream_create));
+}
+
+static bool registers(const void *ops)
+{
+    return has(ops, offsetof(zds_comm_ops, mem_register));
+}
+
+static bool groups(const void *ops)
+{
+    return has(ops, offsetof(zds_comm_ops, group_begin));
+}
+
+static bool needs_pushing(const void *ops)
+{
+    return !(((const zds_comm_ops *)ops)->flags & ZDS_COMM_AUTO_PROGRESS);
+}
+
+static const operation optim_operations[] = {
+    OPERATION(zds_optim_ops, create, NULL),
+    OPERATION(zds_optim_ops, destroy, NULL),
+    OPERATION(zds_optim_ops, describe, NULL),
+    OPERATION(zds_optim_ops, step, NULL),
+    OPERATION(zds_optim_ops, step_collective, reduces_itself),
+};
+static const operation sched_operations[] = {
+    OPERATION(zds_sched_ops, create, NULL),      OPERATION(zds_sched_ops, destroy, NULL),
+    OPERATION(zds_sched_ops, at, NULL),          OPERATION(zds_sched_ops, save, keeps_state),
+    OPERATION(zds_sched_ops, load, keeps_state),
+};
+static const operation offload_operations[] = {
+    OPERATION(zds_offload_ops, open, NULL),
+    OPERATION(zds_offload_ops, close, NULL),
+    OPERATION(zds_offload_ops, alloc, NULL),
+    OPERATION(zds_offload_ops, free, NULL),
+    OPERATION(zds_offload_ops, read, not_direct),
+    OPERATION(zds_offload_ops, write, not_direct),
+    OPERATION(zds_offload_ops, stream_destroy, makes_streams),
+};
+static const operation comm_operations[] = {
+    OPERATION(zds_comm_ops, suits, NULL),
+    OPERATION(zds_comm_ops, init, NULL),
+    OPERATION(zds_comm_ops, finalize, NULL),
+    OPERATION(zds_comm_ops, split, NULL),
+    OPERATION(zds_comm_ops, mem_alloc, NULL),
+    OPERATION(zds_comm_ops, mem_free, NULL),
+    OPERATION(zds_comm_ops, mem_unregister, registers),
+    OPERATION(zds_comm_ops, all_reduce, NULL),
+    OPERATION(zds_comm_ops, reduce, NULL),
+    OPERATION(zds_comm_ops, reduce_scatter, NULL),
+    OPERATION(zds_comm_ops, all_gather, NULL),
+    OPERATION(zds_comm_ops, broadcast, NULL),
+    OPERATION(zds_comm_ops, all_to_all, NULL),
+    OPERATION(zds_comm_ops, send, NULL),
+    OPERATION(zds_comm_ops, recv, NULL),
+    OPERATION(zds_comm_ops, barrier, NULL),
+    OPERATION(zds_comm_ops, group_end, groups),
+    OPERATION(zds_comm_ops, progress, needs_pushing),
+    OPERATION(zds_comm_ops, abort, NULL),
+};
+
+/* By kind. `size`: of the vtable in ABI 1.0, which every plugin fills at least. */
+static const struct {
+    const operation *operations;
+    size_t count, size;
+} vtables[] = {
+    [ZDS_KIND_OPTIM] = {optim_operations, COUNT(optim_operations), sizeof(zds_optim_ops)},
+    [ZDS_KIND_SCHED] = {sched_operations, COUNT(sched_operations), sizeof(zds_sched_ops)},
+    [ZDS_KIND_OFFLOAD] = {offload_operations, COUNT(offload_operations), sizeof(zds_offload_ops)},
+    [ZDS_KIND_COMM] = {comm_operations, COUNT(comm_operations), sizeof(zds_comm_ops)},
+};
+
+void plugin_ops(const zds_plugin *plugin, void *ops, size_t size)
+{
+    size_t theirs;
+    memcpy(&theirs, plugin->ops, sizeof theirs);
+    size_t common = theirs < size ? theirs : size;
+    memcpy(ops, plugin->ops, common);
+    memset((char *)ops + common, 0, size - common);
+    memcpy(ops, &common, sizeof common); /* fields past it are zero, not the plugin's */
+}
+
+static char *ability_fault(const zds_plugin *plugin)
+{
+    if (plugin->kind == ZDS_KIND_OPTIM) {
+        const zds_optim_ops *ops = plugin->ops;
+        const struct {
+            const char *name;
+            uint32_t mask;
+        } masks[] = {{"spaces", ops->spaces},
+                     {"grad_dtypes", ops->grad_dtypes},
+                     {"master_dtypes", ops->master_dtypes},
+                     {"output_dtypes", ops->output_dtypes}};
+        for (size_t i = 0; i < COUNT(masks); i++)
+            if (!masks[i].mask)
+                return text_format("%s of its zds_optim_ops is 0: it could never be used",
+                                   masks[i].name);
+    } else if (plugin->kind == ZDS_KIND_OFFLOAD) {
+        const zds_offload_ops *ops = plugin->ops;
+        if (!space_name(ops->space))
+            return text_format("space of its zds_offload_ops is the unknown %d", ops->space);
+        if (!ops->alignment || ops->alignment & (ops->alignment - 1))
+            return text_format("alignment of its zds_offload_ops is %u, no power of two",
+                               ops->alignment);
+    } else if (plugin->kind == ZDS_KIND_COMM) {
+        const zds_comm_ops *ops = plugin->ops;
+        if (!ops->spaces)
+            return text_format("spaces of its zds_comm_ops is 0: it could never be used");
+    }
+    return NULL;
+}
+
+static char *vtable_fault(const zds_plugin *plugin)
+{
+    const char *kind = kind_name(plugin->kind);
+    if (!plugin->ops)
+        return text_format("ops is NULL");
+    size_t size;
+    memcpy(&size, plugin->ops, sizeof size);
+    if (size < vtables[plugin->kind].size)
+        return text_format("struct_size of its zds_%s_ops is %zu, less than the %zu of ABI %d.0",
+                           kind, size, vtables[plugin->kind].size, ZDS_ABI_MAJOR);
+    for (size_t i = 0; i < vtables[plugin->kind].count; i++) {
+        const operation *check = &vtables[plugin->kind].operations[i];
+        if ((!check->when || check->when(plugin->ops)) && !has(plugin->ops, check->offset))
+            return text_format("%s of its zds_%s_ops is NULL, and it is not optional%s",
+                               check->name, kind, check->when ? " here" : "");
+    }
+    return ability_fault(plugin);
+}
+
+/* === the descriptor === */
+
+static bool is_name(const char *name)
+{
+    size_t length = name ? strnlen(name, LONGEST_NAME + 1) : 0;
+    for (size_t i = 0; i < length; i++)
+        if (!isalnum((unsigned char)name[i]) && name[i] != '_' && name[i] != '-')
+            return false;
+    return length > 0 && length <= LONGEST_NAME;
+}
+
+static bool is_readable(const zds_plugin *plugin)
+{
+    return ZDS_HAS(plugin, ops);
+}
+
+char *descriptor_fault(const zds_plugin *plugin)
+{
+    if (!is_readable(plugin))
+        return text_format("struct_size of its zds_plugin is %zu, less than the %zu of ABI %d.0",
+                           plugin->struct_size, offsetof(zds_plugin, ops) + sizeof plugin->ops,
+                           ZDS_ABI_MAJOR);
+    if (!kind_name(plugin->kind))
+        return text_format("is of kind %u, which this zds does not know", plugin->kind);
+    if (!is_name(plugin->name))
+        return text_format("its name is not 1 to %d letters, digits, _ and -", LONGEST_NAME);
+    for (const char *const *alias = plugin->aliases; alias && *alias; alias++)
+        if (!is_name(*alias))
+            return text_format("an alias is not 1 to %d letters, digits, _ and -", LONGEST_NAME);
+    if (plugin->min_host_minor > ZDS_ABI_MINOR)
+        return text_format("needs a host of ABI %d.%u, and this zds has %d.%d; a newer zds is "
+                           "needed",
+                           ZDS_ABI_MAJOR, plugin->min_host_minor, ZDS_ABI_MAJOR, ZDS_ABI_MINOR);
+    if (plugin->required)
+        return text_format("requires features (bits %#llx) that this zds does not know; a newer "
+                           "zds is needed",
+                           (unsigned long long)plugin->required);
+    char *fault = vtable_fault(plugin);
+    return fault ? fault : table_fault(plugin);
+}
+
+static void add_mask(cJSON *object, const char *name, uint32_t mask,
+                     const char *(*name_of)(int64_t))
+{
+    cJSON *array = cJSON_AddArrayToObject(object, name);
+    for (int32_t i = 0; i < 32; i++)
+        if (mask >> i & 1 && name_of(i))
+            cJSON_AddItemToArray(array, cJSON_CreateString(name_of(i)));
+}
+
+static void add_text(cJSON *object, const char *name, const char *text)
+{
+    cJSON_AddStringToObject(object, name, text ? text : "");
+}
+
+static cJSON *facts_of(const zds_plugin *plugin)
+{
+    cJSON *facts = cJSON_CreateObject();
+    char *fault = descriptor_fault(plugin);
+    bool readable = is_readable(plugin);
+    const char *kind = readable ? kind_name(plugin->kind) : NULL;
+    bool named = kind && is_name(plugin->name);
+    char abi[32];
+    snprintf(abi, sizeof abi, "%d.%u", ZDS_ABI_MAJOR, readable ? plugin->abi_minor : 0);
+    add_text(facts, "kind", kind);
+    add_text(facts, "name", named ? plugin->name : NULL);
+    cJSON *aliases = cJSON_AddArrayToObject(facts, "aliases");
+    for (const char *const *alias = named ? plugin->aliases : NULL; alias && *alias; alias++)
+        cJSON_AddItemToArray(aliases, cJSON_CreateString(*alias));
+    add_text(facts, "version", named ? plugin->version : NULL);
+    add_text(facts, "doc", named ? plugin->doc : NULL);
+    add_text(facts, "abi", readable ? abi : NULL);
+    if (fault)
+        add_text(facts, "reason", fault);
+    else
+        cJSON_AddNullToObject(facts, "reason");
+    if (!fault && plugin->kind == ZDS_KIND_OPTIM) {
+        const zds_optim_ops *ops = plugin->ops;
+        add_mask(facts, "spaces", ops->spaces, space_name);
+        add_mask(facts, "grad_dtypes", ops->grad_dtypes, dtype_name);
+        add_mask(facts, "master_dtypes", ops->master_dtypes, dtype_name);
+        add_mask(facts, "output_dtypes", ops->output_dtypes, dtype_name);
+    }
+    cJSON_AddItemToObject(facts, "options", fault ? cJSON_CreateArray() : options_describe(plugin));
+    free(fault);
+    return facts;
+}
+
+cJSON *descriptor_facts(const zds_plugin *const *plugins)
+{
+    cJSON *all = cJSON_CreateArray();
+    for (; all && *plugins; plugins++)
+        cJSON_AddItemToArray(all, facts_of(*plugins));
+    return all;
+}

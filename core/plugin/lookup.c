@@ -1,0 +1,315 @@
+/* One plugin looked up by its name or by the path of its file. */
+#include "plugin/lookup.h"
+
+#include <cjson/cJSON.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <unistd.h>
+
+#include "host/error.h"
+#include "host/log.h"
+#include "plugin/descriptor.h"
+#include "plugin/nearest.h"
+
+/* What was passed over on the way, for the error. */
+typedef struct findings {
+    char *refused; /* files and plugins with their reasons */
+    char *unfit;   /* plugins of the name that do not accept the match */
+    bool by_name;  /* one of those refused has the name, or its file is called so */
+} findings;
+
+/* Appends to a list in words. Without memory the list stays as it is. */
+static void note(char **list, const char *separator, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+static void note(char **list, const char *separator, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    char *item = text_formatv(format, args);
+    va_end(args);
+    char *longer =
+        item ? text_format("%s%s%s", *list ? *list : "", *list ? separator : "", item) : NULL;
+    free(item);
+    if (longer) {
+        free(*list);
+        *list = longer;
+    }
+}
+
+static const char *shown_path(const plugin_file *file)
+{
+    return file->path[0] ? file->path : "(linked)";
+}
+
+static const char *kind_word(int32_t kind)
+{
+    return kind ? kind_name(kind) : "";
+}
+
+static bool accepts(const cJSON *fact, const registry_match *match)
+{
+    if (!match || strcmp(fact_text(fact, "kind"), kind_name(ZDS_KIND_OPTIM)) != 0)
+        return true;
+    const char *space = space_name(match->space), *grad = dtype_name(match->grad_dtype);
+    const char *master = dtype_name(match->master_dtype), *out = dtype_name(match->output_dtype);
+    return space && grad && master && out && fact_lists(fact, "spaces", space) &&
+           fact_lists(fact, "grad_dtypes", grad) && fact_lists(fact, "master_dtypes", master) &&
+           fact_lists(fact, "output_dtypes", out);
+}
+
+static char *join(const cJSON *fact, const char *key)
+{
+    char *list = NULL;
+    const cJSON *item, *array = cJSON_GetObjectItemCaseSensitive(fact, key);
+    cJSON_ArrayForEach(item, array)
+        note(&list, "|", "%s", cJSON_IsString(item) ? item->valuestring : "?");
+    return list;
+}
+
+static void note_unfit(findings *found, const plugin_file *file, const cJSON *fact)
+{
+    char *spaces = join(fact, "spaces"), *grad = join(fact, "grad_dtypes");
+    char *master = join(fact, "master_dtypes"), *out = join(fact, "output_dtypes");
+    note(&found->unfit, "; ",
+         "%s in %s computes on %s, with gradients in %s, master weights in %s, "
+         "output in %s",
+         fact_text(fact, "name"), shown_path(file), spaces, grad, master, out);
+    free(spaces);
+    free(grad);
+    free(master);
+    free(out);
+}
+
+static void note_refused_file(findings *found, const lookup *look, const char *name,
+                              const plugin_file *file)
+{
+    note(&found->refused, "; ", "%s: %s", shown_path(file), file->reason);
+    found->by_name = found->by_name || file_is_likely(file, look->kind, name);
+}
+
+/* True if the file has the plugin; look->file and index are set. */
+static bool try_file(lookup *look, const char *name, plugin_file *file, findings *found)
+{
+    file_open(look->files, file, false);
+    int count = file->facts ? cJSON_GetArraySize(file->facts) : 0;
+    for (int i = 0; i < count && !file->reason; i++) {
+        const cJSON *fact = cJSON_GetArrayItem(file->facts, i);
+        if (!fact_is(fact, look->kind, name))
+            continue;
+        if (!fact_reason(fact) && !accepts(fact, look->match)) {
+            note_unfit(found, file, fact);
+            continue;
+        }
+        if (!fact_reason(fact) && look->load) {
+            file_load(file); /* makes new facts */
+            fact = cJSON_GetArrayItem(file->facts, i);
+            if (file->reason)
+                break;
+            if (!fact || !fact_is(fact, look->kind, name)) {
+                note(&found->refused, "; ",
+                     "%s: holds other plugins in this process than in the "
+                     "child that tried it",
+                     shown_path(file));
+                found->by_name = true;
+                break;
+            }
+        }
+        if (!fact_reason(fact)) {
+            look->file = file;
+            look->index = (size_t)i;
+            return true;
+        }
+        note(&found->refused, "; ", "%s: %s", shown_path(file), fact_reason(fact));
+        found->by_name = true;
+    }
+    if (file->reason)
+        note_refused_file(found, look, name, file);
+    return false;
+}
+
+/* Where the run wanted something else than what the plugins of that name do. */
+static zds_status unfit_error(const lookup *look, const char *name, const char *unfit,
+                              zds_error *error)
+{
+    const registry_match *match = look->match;
+    const char *space = space_name(match->space), *grad = dtype_name(match->grad_dtype);
+    const char *master = dtype_name(match->master_dtype), *out = dtype_name(match->output_dtype);
+    return error_set(error, ZDS_ERR_UNSUPPORTED,
+                     "optimizer \"%s\" is there, but not for this run, which computes on %s, with "
+                     "gradients in %s, master weights in %s, output in %s: %s",
+                     name, space ? space : "an unknown space", grad ? grad : "an unknown type",
+                     master ? master : "an unknown type", out ? out : "an unknown type", unfit);
+}
+
+/* Names of usable plugins: those near `name`, or all. */
+static char *known_names(const lookup *look, const char *name, bool near_only)
+{
+    char *list = NULL;
+    for (size_t i = 0; i < look->files->count; i++) {
+        const cJSON *fact, *facts = look->files->file[i]->facts;
+        size_t index = 0;
+        cJSON_ArrayForEach(fact, facts)
+        {
+            const char *by, *known = fact_text(fact, "name");
+            if (!fact_reason(fact) && fact_is(fact, look->kind, known) &&
+                (!near_only || name_is_near(name, known)) &&
+                !files_shadowed(look->files, look->files->file[i], index, &by))
+                note(&list, near_only ? " or " : ", ", "%s", known);
+            index++;
+        }
+    }
+    return list;
+}
+
+static char *searched_folders(const plugin_files *files)
+{
+    char *list = NULL;
+    for (size_t i = 0; i < files->folder_count; i++)
+        note(&list, ", ", "%s", files->folder[i]);
+    return list;
+}
+
+static zds_status name_error(const lookup *look, const findings *found, zds_error *error)
+{
+    if (found->unfit)
+        return unfit_error(look, look->name, found->unfit, error);
+    if (found->by_name)
+        return error_set(error, ZDS_ERR_PLUGIN, "%s%splugin \"%s\" was refused: %s",
+                         kind_word(look->kind), look->kind ? " " : "", look->name, found->refused);
+    char *near = known_names(look, look->name, true), *all = known_names(look, look->name, false);
+    char *folders = searched_folders(look->files);
+    error_set(error, ZDS_ERR_NOT_FOUND, "there is no %s%splugin \"%s\"; %s%s (searched: %s)%s%s",
+              kind_word(look->kind), look->kind ? " " : "", look->name,
+              near  ? "did you mean "
+              : all ? "there are "
+                    : "there are none at all",
+              near  ? near
+              : all ? all
+                    : "",
+              folders ? folders : "no folder; set ZDS_PLUGIN_PATH",
+              found->refused ? "; refused: " : "", found->refused ? found->refused : "");
+    free(near);
+    free(all);
+    free(folders);
+    return ZDS_ERR_NOT_FOUND;
+}
+
+/* Tells once of files that could have come first but were refused. */
+static void warn_of_refused(plugin_file **order, const plugin_file *end, int32_t kind)
+{
+    for (; *order && *order != end; order++)
+        if ((*order)->reason && !(*order)->warned && file_may_hold(*order, kind)) {
+            (*order)->warned = true;
+            log_line(ZDS_LOG_WARNING, -1, NULL, "plugin refused: %s: %s", shown_path(*order),
+                     (*order)->reason);
+        }
+}
+
+static zds_status by_name(lookup *look, zds_error *error)
+{
+    findings found = {0};
+    plugin_file **order = files_order(look->files, look->kind, look->name);
+    if (!order)
+        return error_set(error, ZDS_ERR_MEMORY, "there is no memory to look up plugin \"%s\"",
+                         look->name);
+    for (size_t i = 0; order[i] && !look->file; i++)
+        if (file_may_hold(order[i], look->kind))
+            try_file(look, look->name, order[i], &found);
+    zds_status status = ZDS_OK;
+    if (look->file)
+        warn_of_refused(order, look->file, look->kind);
+    else
+        status = name_error(look, &found, error);
+    free(order);
+    free(found.refused);
+    free(found.unfit);
+    return status;
+}
+
+static bool is_path(const char *name)
+{
+    size_t length = strlen(name);
+    return strchr(name, '/') || strstr(name, ".so:") ||
+           (length > 3 && strcmp(name + length - 3, ".so") == 0);
+}
+
+/* The one name among the plugins of the kind in the file. NULL: there are several names, or none;
+ * `all` lists what there is. */
+static const char *only_name(const lookup *look, const plugin_file *file, char **all, size_t *names)
+{
+    const char *name = NULL;
+    const cJSON *fact;
+    *names = 0;
+    cJSON_ArrayForEach(fact, file->facts)
+    {
+        const char *own = fact_text(fact, "name");
+        note(all, ", ", "%s %s", fact_text(fact, "kind"), own);
+        if ((look->kind && kind_number(fact_text(fact, "kind")) != look->kind) ||
+            (name && strcasecmp(own, name) == 0))
+            continue;
+        name = own;
+        ++*names;
+    }
+    return *names == 1 ? name : NULL;
+}
+
+static zds_status in_file(lookup *look, plugin_file *file, const char *member, zds_error *error)
+{
+    file_open(look->files, file, false);
+    if (file->reason)
+        return error_set(error, ZDS_ERR_PLUGIN, "plugin %s was refused: %s", file->path,
+                         file->reason);
+    findings found = {0};
+    char *all = NULL, *name;
+    size_t names;
+    const char *only = only_name(look, file, &all, &names);
+    zds_status status = ZDS_OK;
+    name = strdup(member ? member : only ? only : ""); /* loading makes new facts */
+    if (!name) {
+        status = error_set(error, ZDS_ERR_MEMORY, "there is no memory to open %s", file->path);
+    } else if (!member && names > 1) {
+        status = error_set(error, ZDS_ERR_INVALID,
+                           "%s holds several plugins (%s); write %s:NAME to choose one", file->path,
+                           all, file->path);
+    } else if (!try_file(look, name, file, &found)) {
+        if (found.unfit)
+            status = unfit_error(look, look->name, found.unfit, error);
+        else if (found.refused)
+            status = error_set(error, ZDS_ERR_PLUGIN, "plugin %s was refused: %s", look->name,
+                               found.refused);
+        else
+            status = error_set(error, ZDS_ERR_NOT_FOUND, "%s holds no %s%splugin%s%s; it holds %s",
+                               file->path, kind_word(look->kind), look->kind ? " " : "",
+                               member ? " " : "", member ? member : "", all ? all : "none");
+    }
+    free(name);
+    free(all);
+    free(found.refused);
+    free(found.unfit);
+    return status;
+}
+
+static zds_status by_path(lookup *look, zds_error *error)
+{
+    const char *colon = strrchr(look->name, ':');
+    bool whole = !colon || access(look->name, F_OK) == 0;
+    char *path = whole ? strdup(look->name) : strndup(look->name, (size_t)(colon - look->name));
+    zds_status status;
+    plugin_file *file = path && access(path, F_OK) == 0 ? files_named(look->files, path) : NULL;
+    if (file)
+        status = in_file(look, file, whole ? NULL : colon + 1, error);
+    else if (!path || access(path, F_OK) == 0)
+        status = error_set(error, ZDS_ERR_MEMORY, "there is no memory to open %s", look->name);
+    else
+        status = error_set(error, ZDS_ERR_NOT_FOUND, "there is no plugin file %s", path);
+    free(path);
+    return status;
+}
+
+zds_status lookup_run(lookup *look, zds_error *error)
+{
+    look->file = NULL;
+    return is_path(look->name) ? by_path(look, error) : by_name(look, error);
+}

@@ -1,0 +1,105 @@
+/* Where this zds is installed, and which files may be opened at all. */
+#include "plugin/place.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <limits.h>
+#include <link.h>
+#include <pwd.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "host/error.h"
+
+/* The library or program that `code` is in. malloc'ed, or NULL. */
+static char *file_of(const void *code)
+{
+    Dl_info info;
+    struct link_map *map = NULL;
+    if (!dladdr1(code, &info, (void **)&map, RTLD_DL_LINKMAP) || !map)
+        return NULL;
+    /* Of the main program the loader knows only what argv[0] says. */
+    return realpath(map->l_name[0] ? map->l_name : "/proc/self/exe", NULL);
+}
+
+char *place_install(const void *code)
+{
+    static const char *const candidates[] = {"zds", "../lib/zds"};
+    char *file = file_of(code), *found = NULL;
+    if (!file)
+        return NULL;
+    *strrchr(file, '/') = '\0';
+    for (size_t i = 0; i < sizeof candidates / sizeof *candidates && !found; i++) {
+        char *folder = text_format("%s/%s/plugins", file, candidates[i]);
+        found = folder ? realpath(folder, NULL) : NULL;
+        free(folder);
+    }
+    free(file);
+    if (found)
+        *strrchr(found, '/') = '\0';
+    return found;
+}
+
+static char *mode_fault(const char *path, mode_t writers)
+{
+    const char *who = writers & S_IWOTH ? "everyone" : "its group";
+    const char *letters = !(writers & S_IWOTH) ? "g" : writers & S_IWGRP ? "go" : "o";
+    return text_format("%s can be written by %s, who could put anything into it; run "
+                       "chmod %s-w %s",
+                       path, who, letters, path);
+}
+
+/* Checks one file or folder. `yardstick`: what libzds.so allows, or NULL. */
+static char *fault_of(const char *path, const struct stat *yardstick)
+{
+    struct stat info;
+    if (stat(path, &info) != 0)
+        return text_format("%s cannot be looked at: %s", path, strerror(errno));
+    if (!S_ISREG(info.st_mode) && !S_ISDIR(info.st_mode))
+        return text_format("%s is neither a file nor a folder", path);
+    mode_t writers = info.st_mode & (S_IWGRP | S_IWOTH);
+    if (yardstick)
+        writers &= ~yardstick->st_mode;
+    if (writers)
+        return mode_fault(path, writers);
+    if (info.st_uid == 0 || info.st_uid == geteuid() ||
+        (yardstick && info.st_uid == yardstick->st_uid))
+        return NULL;
+    return text_format("%s belongs to user %u, neither to root nor to you (user %u); copy it to a "
+                       "folder of your own if you trust it",
+                       path, info.st_uid, geteuid());
+}
+
+/* Checks `path` and, if it is a file, its folder. */
+static char *fault_with_folder(const char *path, const struct stat *yardstick)
+{
+    struct stat info;
+    char *fault = fault_of(path, yardstick);
+    if (fault || (stat(path, &info) == 0 && S_ISDIR(info.st_mode)))
+        return fault;
+    const char *slash = strrchr(path, '/');
+    char *folder = slash == path ? strdup("/")
+                                 : strndup(slash ? path : ".", slash ? (size_t)(slash - path) : 1);
+    fault = folder ? fault_of(folder, yardstick) : text_format("there is no memory to check it");
+    free(folder);
+    return fault;
+}
+
+char *place_fault(const char *path, bool installed)
+{
+    static const char here;
+    struct stat own;
+    char *file = installed ? file_of(&here) : NULL;
+    bool measured = file && stat(file, &own) == 0;
+    free(file);
+    char *real = realpath(path, NULL);
+    if (!real)
+        return text_format("%s cannot be looked at: %s", path, strerror(errno));
+    char *fault = fault_with_folder(real, measured ? &own : NULL);
+    if (!fault && strcmp(real, path) != 0)
+        fault = fault_with_folder(path, measured ? &own : NULL);
+    free(real);
+    return fault;
+}

@@ -1,0 +1,43 @@
+/* Opens a plugin's file in a child process, so that one that crashes or hangs harms nobody. */
+#include "plugin/probe.h"
+
+#include <cjson/cJSON.h>
+#include <math.h>
+#include <stdlib.h>
+
+#include "host/error.h"
+#include "plugin/child.h"
+
+int probe_limit_ms(void)
+{
+    const char *text = getenv("ZDS_PLUGIN_TIMEOUT");
+    double seconds = text ? strtod(text, NULL) : 0;
+    return seconds > 0 && seconds < 86400 ? (int)ceil(seconds * 1000) : 10000;
+}
+
+cJSON *probe_file(const char *install, const char *path, char **reason)
+{
+    char *helper = install ? text_format("%s/zds-plugin-probe", install) : NULL;
+    if (!helper) {
+        *reason = text_format("cannot be tried in a child process, since zds/zds-plugin-probe is "
+                              "not beside libzds.so; install zds whole");
+        return NULL;
+    }
+    char *argv[] = {helper, (char *)path, NULL};
+    char *output;
+    char *ended = child_run(argv, probe_limit_ms(), true, &output);
+    cJSON *told = !ended && output ? cJSON_Parse(output) : NULL;
+    cJSON *plugins = cJSON_DetachItemFromObjectCaseSensitive(told, "plugins");
+    const char *why = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(told, "reason"));
+    if (plugins)
+        *reason = NULL;
+    else if (why)
+        *reason = text_format("%s", why);
+    else
+        *reason = text_format("%s while it was opened", ended ? ended : "told nothing");
+    cJSON_Delete(told);
+    free(ended);
+    free(output);
+    free(helper);
+    return plugins;
+}
