@@ -1,0 +1,90 @@
+/* The host's own memory as a tier: huge pages where they help, used in place. */
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "zds/plugin.h"
+
+enum { HUGE_PAGE = 2 << 20 };
+
+static zds_status open_tier(const zds_host *host, const void *options, const zds_offload_env *env,
+                            void **self)
+{
+    (void)options;
+    (void)env;
+    /* The host is all that an instance has to remember. */
+    const zds_host **tier = host->alloc(host, sizeof *tier, 0);
+    if (!tier)
+        return host->fail(host, ZDS_ERR_MEMORY, "no memory for a tier");
+    *tier = host;
+    *self = tier;
+    return ZDS_OK;
+}
+
+static void close_tier(void *self)
+{
+    const zds_host **tier = self;
+    (*tier)->free(*tier, tier);
+}
+
+/* Mapped bytes of a block: what was asked for in whole pages, and room to begin at a huge page. */
+static uint64_t mapped_bytes(uint64_t bytes)
+{
+    return bytes < HUGE_PAGE ? bytes : bytes + HUGE_PAGE;
+}
+
+/* Fresh pages are zero, and are placed where they are first touched, so nothing is written here. */
+static zds_status alloc_block(void *self, uint64_t bytes, zds_block *block)
+{
+    const zds_host *host = *(const zds_host **)self;
+    block->pointer = NULL;
+    block->handle = NULL;
+    block->bytes = bytes;
+    block->space = ZDS_SPACE_HOST;
+    if (bytes == 0)
+        return ZDS_OK;
+    if (bytes > SIZE_MAX - HUGE_PAGE)
+        return host->fail(host, ZDS_ERR_MEMORY, "%llu bytes are more than an address space holds",
+                          (unsigned long long)bytes);
+    void *base = mmap(NULL, (size_t)mapped_bytes(bytes), PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (base == MAP_FAILED)
+        return host->fail(host, ZDS_ERR_MEMORY, "the system gave no %llu bytes of memory: %s",
+                          (unsigned long long)bytes, strerror(errno));
+    uintptr_t start = (uintptr_t)base;
+    if (bytes >= HUGE_PAGE) {
+        start = (start + HUGE_PAGE - 1) & ~(uintptr_t)(HUGE_PAGE - 1);
+        (void)madvise((void *)start, (size_t)bytes, MADV_HUGEPAGE);
+    }
+    block->pointer = (void *)start;
+    block->handle = base;
+    return ZDS_OK;
+}
+
+static void free_block(void *self, zds_block *block)
+{
+    (void)self;
+    if (block->handle)
+        munmap(block->handle, (size_t)mapped_bytes(block->bytes));
+    block->pointer = NULL;
+    block->handle = NULL;
+}
+
+static const zds_offload_ops ops = {.struct_size = sizeof ops,
+                                    .flags = ZDS_OFFLOAD_DIRECT,
+                                    .space = ZDS_SPACE_HOST,
+                                    .alignment = 1,
+                                    .open = open_tier,
+                                    .close = close_tier,
+                                    .alloc = alloc_block,
+                                    .free = free_block};
+
+static const zds_plugin plugin = {.struct_size = sizeof plugin,
+                                  .kind = ZDS_KIND_OFFLOAD,
+                                  .abi_minor = ZDS_ABI_MINOR,
+                                  .name = "cpu",
+                                  .version = "1.0",
+                                  .doc = "the host's memory, used in place",
+                                  .ops = &ops};
+
+ZDS_PLUGINS(&plugin);

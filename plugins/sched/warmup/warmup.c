@@ -1,0 +1,254 @@
+/* WarmupLR, WarmupDecayLR and WarmupCosineLR: a rate that rises over the first steps, then stays,
+ * falls along a line, or falls along half a cosine. As DeepSpeed 0.19's runtime/lr_schedules.py
+ * computes them, off-by-one included. */
+#include <math.h>
+#include <stddef.h>
+
+#include "zds/plugin.h"
+
+enum { WARMUP_LOG = 0, WARMUP_LINEAR = 1 };
+enum after { AFTER_CONSTANT, AFTER_LINEAR, AFTER_COSINE };
+
+/* One struct for the three; each table has rows for the fields that its type reads. */
+typedef struct warmup_options {
+    zds_float_list warmup_min_lr, warmup_max_lr;
+    double warmup_min_ratio, cos_min_ratio;
+    int64_t warmup_num_steps, total_num_steps, warmup_type, last_batch_iteration;
+} warmup_options;
+
+typedef struct warmup_instance {
+    const zds_host *host;
+    const warmup_options *options;
+    size_t group_count, hyper_stride;
+    const zds_hyper *base;
+    enum after after;
+    int64_t warmup; /* steps */
+} warmup_instance;
+
+#define AT(field) offsetof(warmup_options, field)
+
+#define WARMUP_LR_ROWS(max_flags, max_default, max_doc)                                            \
+    {.name = "warmup_min_lr",                                                                      \
+     .type = ZDS_OPTION_FLOAT_LIST,                                                                \
+     .offset = AT(warmup_min_lr),                                                                  \
+     .default_value = "0",                                                                         \
+     .min = 0,                                                                                     \
+     .max = INFINITY,                                                                              \
+     .auto_from = "0",                                                                             \
+     .doc = "rate at the start; one for all groups, or a list of one a group"},                    \
+    {                                                                                              \
+        .name = "warmup_max_lr", .type = ZDS_OPTION_FLOAT_LIST, .flags = max_flags,                \
+        .offset = AT(warmup_max_lr), .default_value = max_default, .min = 0, .max = INFINITY,      \
+        .auto_from = "learning_rate", .doc = max_doc                                               \
+    }
+
+#define WARMUP_ROWS                                                                                \
+    {.name = "warmup_num_steps",                                                                   \
+     .type = ZDS_OPTION_INT,                                                                       \
+     .offset = AT(warmup_num_steps),                                                               \
+     .default_value = "1000",                                                                      \
+     .min = 1,                                                                                     \
+     .max = INFINITY,                                                                              \
+     .auto_from = "warmup_steps",                                                                  \
+     .doc = "steps over which the rate rises; 1 is taken as 2"},                                   \
+        {.name = "warmup_type",                                                                    \
+         .type = ZDS_OPTION_ENUM,                                                                  \
+         .offset = AT(warmup_type),                                                                \
+         .default_value = "\"log\"",                                                               \
+         .choices = "log|linear",                                                                  \
+         .doc = "how it rises: with the logarithm of the step, or along a line"},                  \
+    {                                                                                              \
+        .name = "last_batch_iteration", .type = ZDS_OPTION_INT,                                    \
+        .offset = AT(last_batch_iteration), .default_value = "-1", .min = -1, .max = INFINITY,     \
+        .doc = "steps done before, less one; other than -1, the first step keeps the optimizer's " \
+               "rate"                                                                              \
+    }
+
+#define TOTAL_ROW                                                                                  \
+    {                                                                                              \
+        .name = "total_num_steps", .type = ZDS_OPTION_INT, .flags = ZDS_OPTION_REQUIRED,           \
+        .offset = AT(total_num_steps), .min = -INFINITY, .max = INFINITY,                          \
+        .auto_from = "num_training_steps", .doc = "steps of the whole run"                         \
+    }
+
+static const zds_option warmup_table[] = {
+    WARMUP_LR_ROWS(ZDS_OPTION_NULLABLE, "null",
+                   "rate after the warm-up, one or a list; null: the optimizer's lr"),
+    WARMUP_ROWS,
+};
+
+static const zds_option decay_table[] = {
+    TOTAL_ROW,
+    WARMUP_LR_ROWS(0, "0.001", "rate after the warm-up, one or a list"),
+    WARMUP_ROWS,
+};
+
+static const zds_option cosine_table[] = {
+    TOTAL_ROW,
+    {.name = "warmup_min_ratio",
+     .type = ZDS_OPTION_FLOAT,
+     .offset = AT(warmup_min_ratio),
+     .default_value = "0",
+     .min = -INFINITY,
+     .max = INFINITY,
+     .doc = "rate at the start over the optimizer's lr"},
+    WARMUP_ROWS,
+    {.name = "cos_min_ratio",
+     .type = ZDS_OPTION_FLOAT,
+     .offset = AT(cos_min_ratio),
+     .default_value = "0.0001",
+     .min = -INFINITY,
+     .max = INFINITY,
+     .doc = "rate at the end over the optimizer's lr"},
+};
+
+static zds_status check_list(const zds_host *host, const char *name, const zds_float_list *list,
+                             size_t groups)
+{
+    if (list->count <= 1 || list->count == groups)
+        return ZDS_OK;
+    return host->fail(host, ZDS_ERR_CONFIG,
+                      "%s has %zu values for %zu parameter groups; write one value for all, or one "
+                      "a group",
+                      name, list->count, groups);
+}
+
+static zds_status create(const zds_host *host, const warmup_options *o, const zds_sched_env *env,
+                         enum after after, void **self)
+{
+    zds_status status = ZDS_OK;
+    if (after != AFTER_COSINE) {
+        status = check_list(host, "warmup_min_lr", &o->warmup_min_lr, env->group_count);
+        if (!status)
+            status = check_list(host, "warmup_max_lr", &o->warmup_max_lr, env->group_count);
+    }
+    if (status)
+        return status;
+    warmup_instance *w = host->alloc(host, sizeof *w, 0);
+    if (!w)
+        return host->fail(host, ZDS_ERR_MEMORY, "no memory for a schedule");
+    *w = (warmup_instance){.host = host,
+                           .options = o,
+                           .group_count = env->group_count,
+                           .hyper_stride = env->hyper_stride,
+                           .base = env->base,
+                           .after = after,
+                           .warmup = o->warmup_num_steps < 2 ? 2 : o->warmup_num_steps};
+    if (after != AFTER_CONSTANT && o->total_num_steps < w->warmup)
+        host->log(host, ZDS_LOG_WARNING, "total_num_steps %lld is less than warmup_num_steps %lld",
+                  (long long)o->total_num_steps, (long long)w->warmup);
+    *self = w;
+    return ZDS_OK;
+}
+
+static zds_status warmup_create(const zds_host *host, const void *options, const zds_sched_env *env,
+                                void **self)
+{
+    return create(host, options, env, AFTER_CONSTANT, self);
+}
+
+static zds_status decay_create(const zds_host *host, const void *options, const zds_sched_env *env,
+                               void **self)
+{
+    return create(host, options, env, AFTER_LINEAR, self);
+}
+
+static zds_status cosine_create(const zds_host *host, const void *options, const zds_sched_env *env,
+                                void **self)
+{
+    return create(host, options, env, AFTER_COSINE, self);
+}
+
+static void destroy(void *self)
+{
+    warmup_instance *w = self;
+    w->host->free(w->host, w);
+}
+
+/* How far the warm-up is, from 0 to 1. */
+static double rise(const warmup_instance *w, int64_t iteration)
+{
+    if (w->options->warmup_type == WARMUP_LINEAR)
+        return (double)iteration / (double)w->warmup;
+    return 1.0 / log((double)w->warmup) * log((double)iteration + 1);
+}
+
+/* The part of the way from the least to the largest rate. */
+static double gamma_of(const warmup_instance *w, int64_t iteration)
+{
+    double total = (double)w->options->total_num_steps, warmup = (double)w->warmup;
+    if (iteration < w->warmup)
+        return rise(w, iteration);
+    if (w->after == AFTER_CONSTANT)
+        return 1;
+    return fmax(0, (total - (double)iteration) / fmax(1, total - warmup));
+}
+
+/* The rate over the optimizer's, with a cosine. */
+static double cosine_ratio(const warmup_instance *w, int64_t iteration)
+{
+    const warmup_options *o = w->options;
+    if (iteration < w->warmup)
+        return o->warmup_min_ratio + rise(w, iteration) * (1 - o->warmup_min_ratio);
+    double done = (double)(iteration - w->warmup + 1);
+    double all = fmax(1, (double)(o->total_num_steps - w->warmup));
+    double half = (1 + cos(M_PI * fmin(1, done / all))) / 2;
+    return fmax(0, o->cos_min_ratio + (1 - o->cos_min_ratio) * half);
+}
+
+static double value_of(const zds_float_list *list, size_t group, double absent)
+{
+    if (list->count == 0)
+        return absent;
+    return list->values[list->count == 1 ? 0 : group];
+}
+
+static double rate_of(const warmup_instance *w, int64_t iteration, size_t group, double base)
+{
+    const warmup_options *o = w->options;
+    if (w->after == AFTER_COSINE)
+        return iteration < 0 ? 0 : base * cosine_ratio(w, iteration);
+    double least = value_of(&o->warmup_min_lr, group, 0);
+    double largest = value_of(&o->warmup_max_lr, group, base);
+    return iteration < 0 ? least : least + (largest - least) * gamma_of(w, iteration);
+}
+
+static zds_status at(void *self, int64_t moves, zds_sched_value *values, size_t value_stride)
+{
+    const warmup_instance *w = self;
+    int64_t start = w->options->last_batch_iteration;
+    for (size_t g = 0; g < w->group_count; g++) {
+        zds_sched_value *v = (zds_sched_value *)(void *)((char *)values + g * value_stride);
+        const zds_hyper *base =
+            (const zds_hyper *)(const void *)((const char *)w->base + g * w->hyper_stride);
+        v->mask = ZDS_SCHED_LR;
+        v->hyper.lr = moves == 0 && start != -1 ? base->lr : rate_of(w, start + moves, g, base->lr);
+    }
+    return ZDS_OK;
+}
+
+#define OPS(create_fn)                                                                             \
+    {                                                                                              \
+        .struct_size = sizeof(zds_sched_ops), .create = (create_fn), .destroy = destroy, .at = at  \
+    }
+
+static const zds_sched_ops warmup_ops = OPS(warmup_create);
+static const zds_sched_ops decay_ops = OPS(decay_create);
+static const zds_sched_ops cosine_ops = OPS(cosine_create);
+
+#define PLUGIN(type, table, vtable, text)                                                          \
+    {                                                                                              \
+        .struct_size = sizeof(zds_plugin), .kind = ZDS_KIND_SCHED, .abi_minor = ZDS_ABI_MINOR,     \
+        .name = type, .version = "1.0", .doc = text, .options = table,                             \
+        .option_stride = sizeof table[0], .option_count = sizeof table / sizeof table[0],          \
+        .options_size = sizeof(warmup_options), .ops = &vtable                                     \
+    }
+
+static const zds_plugin warmup_plugin =
+    PLUGIN("WarmupLR", warmup_table, warmup_ops, "the rate rises, then stays");
+static const zds_plugin decay_plugin =
+    PLUGIN("WarmupDecayLR", decay_table, decay_ops, "the rate rises, then falls along a line to 0");
+static const zds_plugin cosine_plugin = PLUGIN("WarmupCosineLR", cosine_table, cosine_ops,
+                                               "the rate rises, then falls along half a cosine");
+
+ZDS_PLUGINS(&warmup_plugin, &decay_plugin, &cosine_plugin);
