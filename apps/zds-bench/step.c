@@ -1,0 +1,259 @@
+/* zds-bench step: one optimizer step of the engine, from the gradients' report to published
+ * parameters, beside the time that its bytes need at the bandwidth of the same run. */
+#include <cjson/cJSON.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "common/args.h"
+#include "common/output.h"
+#include "zds-bench/bench.h"
+#include "zds-bench/stream.h"
+#include "zds/zds.h"
+
+enum {
+    BYTES_A_PARAMETER = 28
+}; /* fp32: p, m, v read and written, g read; 16 bits: the same with master, g and output of 2 bytes
+    */
+
+typedef struct bench {
+    zds_engine *engine;
+    int64_t params, tensors, steps;
+    double *ready, *step;
+} bench;
+
+static double now_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
+}
+
+static zds_status initial(void *user, uint32_t param, uint64_t first, uint64_t count, float *out)
+{
+    (void)user;
+    for (uint64_t i = 0; i < count; i++)
+        out[i] = 0.02f * (float)((int64_t)((first + i) * 2654435761u % 2001) - 1000) / 1000 +
+                 (float)param * 1e-6f;
+    return ZDS_OK;
+}
+
+typedef struct fill {
+    zds_slot slot;
+    uint64_t part, parts;
+    int64_t step;
+} fill;
+
+/* What a backward would leave: small numbers, other ones in every step. */
+static void fill_part(void *arg, size_t i)
+{
+    const fill *f = arg;
+    uint64_t begin = f->slot.count / f->parts * i,
+             end = i + 1 == f->parts ? f->slot.count : f->slot.count / f->parts * (i + 1);
+    uint32_t x = (uint32_t)(f->step * 7919 + (int64_t)i * 104729 + f->slot.param) * 2654435761u + 1;
+    for (uint64_t k = begin; k < end; k++) {
+        x = x * 1664525u + 1013904223u;
+        float g = ((float)(x >> 9) * 0x1p-23f - 0.5f) * 1e-3f;
+        if (f->slot.dtype == ZDS_F32) {
+            ((float *)f->slot.grad)[k] = g;
+        } else {
+            uint32_t bits;
+            memcpy(&bits, &g, sizeof bits);
+            ((uint16_t *)f->slot.grad)[k] = (uint16_t)(bits >> 16);
+        }
+    }
+}
+
+static zds_status one_step(bench *b, int64_t step)
+{
+    double ready = 0, start = 0;
+    zds_view view;
+    zds_status status = zds_micro_begin(b->engine, ZDS_BOUNDARY_YES);
+    for (int64_t m = b->tensors; !status && m-- > 0;) {
+        status = zds_acquire(b->engine, (uint32_t)m, ZDS_BACKWARD, NULL, &view);
+        if (status)
+            break;
+        fill f = {
+            .slot = view.slots[0], .parts = (uint64_t)zds_threads(b->engine) * 4, .step = step};
+        zds_parallel_for(b->engine, f.parts, fill_part, &f);
+        start = now_ms();
+        status = zds_grad_ready(b->engine, (uint32_t)m, NULL);
+        ready += now_ms() - start;
+    }
+    start = now_ms();
+    zds_step_result result = {.struct_size = sizeof result};
+    if (!status)
+        status = zds_step(b->engine, &result);
+    if (!status) /* returns when the parameters are published */
+        status = zds_acquire(b->engine, 0, ZDS_FORWARD, NULL, &view);
+    b->ready[step] = ready;
+    b->step[step] = now_ms() - start;
+    if (!status)
+        status = zds_release(b->engine, 0, NULL);
+    if (!status && !result.applied) {
+        fprintf(stderr, "zds-bench: error: step %lld was not applied\n", (long long)step);
+        return ZDS_ERR_INTERNAL;
+    }
+    return status;
+}
+
+static int ascending(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(double *values, int64_t n)
+{
+    qsort(values, (size_t)n, sizeof *values, ascending);
+    return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
+}
+
+static zds_model *make_model(int64_t params, int64_t tensors)
+{
+    zds_model *model = zds_model_create();
+    for (int64_t i = 0; model && i < tensors; i++) {
+        char name[32];
+        uint32_t module;
+        int64_t shape = params / tensors + (i < params % tensors);
+        snprintf(name, sizeof name, "tensor.%lld", (long long)i);
+        zds_param_desc desc = {.struct_size = sizeof desc,
+                               .name = name,
+                               .shape = &shape,
+                               .ndim = 1,
+                               .role = ZDS_ROLE_MATRIX};
+        if (zds_model_add_module(model, name, &module) ||
+            zds_model_add_param(model, module, &desc, NULL)) {
+            zds_model_destroy(model);
+            return NULL;
+        }
+    }
+    return model;
+}
+
+static int report(bench *b, const zds_config *config, bool json)
+{
+    int64_t n = b->steps - 2, stage = zds_config_int(config, "zero_optimization.stage");
+    int32_t threads = zds_threads(b->engine), world = zds_world_size(b->engine);
+    stream_result stream = {0};
+    zds_barrier(b->engine); /* all ranks measure at once, as they step at once */
+    int measured = stream_measure(threads, (size_t)(32 << 20) / (size_t)world, 7, &stream);
+    double sums[3] = {median(b->ready + 2, n), median(b->step + 2, n),
+                      measured ? stream.optimizer_gbs : NAN};
+    if (zds_sum_over_ranks(b->engine, sums, 3))
+        return output_error("%s", zds_engine_error(b->engine));
+    if (zds_rank(b->engine) != 0)
+        return EXIT_DONE;
+    double bytes = BYTES_A_PARAMETER * (double)b->params / (stage ? world : 1);
+    double gbs = sums[2] / world, bound = bytes / gbs * 1e-6;
+    double ready = sums[0] / world, step = sums[1] / world;
+    if (json) {
+        cJSON *tree = cJSON_CreateObject();
+        cJSON_AddNumberToObject(tree, "params", (double)b->params);
+        cJSON_AddNumberToObject(tree, "ranks", world);
+        cJSON_AddNumberToObject(tree, "threads", threads);
+        cJSON_AddNumberToObject(tree, "ready_ms", ready);
+        cJSON_AddNumberToObject(tree, "step_ms", step);
+        cJSON_AddNumberToObject(tree, "bytes", bytes);
+        cJSON_AddNumberToObject(tree, "optimizer_gbs", gbs);
+        cJSON_AddNumberToObject(tree, "bound_ms", bound);
+        return output_json(tree);
+    }
+    printf("parameters %lld, %d rank(s) x %d thread(s)\nready %8.2f ms\nstep  %8.2f ms\nbound "
+           "%8.2f ms (%.0f MB a rank at %.1f GB/s), step / "
+           "bound = %.2f\n",
+           (long long)b->params, world, threads, ready, step, bound, bytes * 1e-6, gbs,
+           step / bound);
+    return output_end();
+}
+
+static int run(bench *b, const char *path, int64_t threads, bool json)
+{
+    zds_error error = ZDS_ERROR_INIT;
+    zds_config *config = NULL;
+    const char *ranks = getenv("WORLD_SIZE");
+    zds_config_context context = {.struct_size = sizeof context,
+                                  .world_size = ranks ? atoi(ranks) : 1};
+    zds_model *model = make_model(b->params, b->tensors);
+    int code = EXIT_FAILED;
+    zds_status status = model ? zds_config_load(path, &context, &config, &error) : ZDS_ERR_MEMORY;
+    zds_engine_options options = {
+        .struct_size = sizeof options, .threads = (int32_t)threads, .optimizer = "AdamW"};
+    if (config && (!status || status == ZDS_ERR_CONFIG)) /* the engine tells all problems */
+        status = zds_engine_create(config, model, &options, &b->engine, &error);
+    if (!status)
+        status = zds_set_values(b->engine, initial, NULL);
+    for (int64_t i = 0; !status && i < b->steps; i++)
+        status = one_step(b, i);
+    if (status)
+        output_error("%s", b->engine    ? zds_engine_error(b->engine)
+                           : error.text ? error.text
+                                        : zds_status_name(status));
+    else
+        code = report(b, config, json);
+    zds_engine_destroy(b->engine);
+    zds_model_destroy(model);
+    zds_config_destroy(config);
+    zds_error_clear(&error);
+    return code;
+}
+
+int bench_step(int argc, char **argv)
+{
+    const char *config = NULL;
+    int64_t params = 64 << 20, tensors = 16, steps = 12, threads = 0;
+    bool json = false;
+    args_option options[] = {
+        {.name = "config",
+         .type = ARGS_STRING,
+         .value = &config,
+         .meta = "DS",
+         .doc = "the ds_config"},
+        {.name = "params",
+         .type = ARGS_COUNT,
+         .value = &params,
+         .meta = "P",
+         .doc = "parameters in all (default 64Mi)"},
+        {.name = "tensors",
+         .type = ARGS_COUNT,
+         .value = &tensors,
+         .meta = "N",
+         .doc = "in so many tensors, a module each (default 16)"},
+        {.name = "steps",
+         .type = ARGS_COUNT,
+         .value = &steps,
+         .meta = "S",
+         .doc = "steps; the first two are not counted (default 12)"},
+        {.name = "threads",
+         .type = ARGS_COUNT,
+         .value = &threads,
+         .meta = "T",
+         .doc = "threads of each rank (default: its cores)"},
+        {.name = "json", .type = ARGS_FLAG, .value = &json, .doc = "print JSON"}};
+    const args_program program = {
+        .usage = "step --config DS [options]",
+        .doc = "An optimizer step: ready_ms is inside all calls that report gradients, step_ms "
+               "from the last of "
+               "them to published parameters; medians. bound_ms: the bytes that must move at the "
+               "bandwidth "
+               "measured in the same run. Under zds-run with several ranks: means over ranks.",
+        .options = options,
+        .option_count = sizeof options / sizeof *options};
+    int code = args_parse(&program, argc, argv, NULL);
+    if (code != ARGS_GO)
+        return code;
+    if (!config)
+        return args_wrong("--config is missing");
+    if (params < 1 || tensors < 1 || tensors > params || tensors > 1 << 20 || steps < 3 ||
+        threads > 4096)
+        return args_wrong("need 1 <= tensors <= params, at least 3 steps, at most 4096 threads");
+    bench b = {.params = params, .tensors = tensors, .steps = steps};
+    b.ready = calloc((size_t)steps, sizeof *b.ready);
+    b.step = calloc((size_t)steps, sizeof *b.step);
+    code = b.ready && b.step ? run(&b, config, threads, json) : output_error("no memory");
+    free(b.ready);
+    free(b.step);
+    return code;
+}

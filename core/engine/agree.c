@@ -1,0 +1,100 @@
+/* Before anything is laid out: all ranks have the same config, model and options, or none starts.
+ */
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include <cjson/cJSON.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/internal.h"
+#include "host/error.h"
+
+enum { CONFIG = 0, MODEL = 1, OPTIONS = 2, TOPICS = 3 };
+static const char *const topics[TOPICS] = {
+    "ds_config", "model (names, shapes, order or roles of parameters and modules)",
+    "program's options (optimizer, scheduler, seed, groups)"};
+
+static uint64_t text_hash(const char *text, uint64_t seed)
+{
+    return text ? XXH64(text, strlen(text) + 1, seed) : seed + 1;
+}
+
+static uint64_t config_hash(const zds_config *config)
+{
+    char *text = cJSON_PrintUnformatted(zds_config_node(config, ""));
+    uint64_t hash = text_hash(text, 0);
+    free(text);
+    return hash;
+}
+
+static uint64_t model_hash(const zds_model *m)
+{
+    uint64_t hash = 0;
+    for (uint32_t i = 0; i < m->param_count; i++) {
+        const model_param *p = &m->params[i];
+        uint64_t row[] = {p->ndim, (uint64_t)p->role, p->frozen, p->group, p->home};
+        hash = text_hash(p->name, hash);
+        hash = XXH64(p->shape, p->ndim * sizeof *p->shape, hash);
+        hash = XXH64(row, sizeof row, hash);
+        hash = XXH64(&p->width_mult, sizeof p->width_mult, hash);
+    }
+    for (uint32_t i = 0; i < m->module_count; i++) {
+        const model_module *module = &m->modules[i];
+        hash = text_hash(module->name, hash);
+        hash = XXH64(module->params,
+                     (module->home_count + module->use_count) * sizeof *module->params, hash);
+    }
+    return hash;
+}
+
+static uint64_t options_hash(const zds_engine *e, const zds_engine_options *o)
+{
+    uint64_t hash = XXH64(&e->seed, sizeof e->seed, 0);
+    hash = text_hash(o->optimizer, hash);
+    hash = text_hash(o->optimizer_params, hash);
+    hash = text_hash(o->scheduler, hash);
+    hash = text_hash(o->scheduler_params, hash);
+    for (size_t i = 0; o->groups && i < o->group_count; i++) {
+        const zds_group_desc *g = (const void *)((const char *)o->groups + i * o->group_stride);
+        hash = XXH64(&g->hyper.lr, 5 * sizeof(double), hash);
+    }
+    return hash;
+}
+
+zds_status agree_on_start(zds_engine *e, const zds_engine_options *o, zds_error *error)
+{
+    if (e->place.world_size == 1)
+        return ZDS_OK;
+    uint64_t mine[TOPICS] = {config_hash(e->config), model_hash(e->model), options_hash(e, o)};
+    uint64_t *all = calloc((size_t)e->place.world_size, sizeof mine);
+    if (!all)
+        return error_set(error, ZDS_ERR_MEMORY, "no memory for the ranks' hashes");
+    zds_coll coll = {.struct_size = sizeof coll,
+                     .tag = 8,
+                     .src = mine,
+                     .dst = all,
+                     .count = sizeof mine,
+                     .src_dtype = ZDS_U8,
+                     .dst_dtype = ZDS_U8};
+    zds_event *event = NULL;
+    services_clear(&e->comm_services);
+    zds_status status = e->comm.all_gather(e->comm_self, &coll, &event);
+    if (status)
+        status = engine_comm_failed(e, status, "comparing config and model");
+    else
+        status = engine_wait(e, &event, "comparing config and model");
+    if (status)
+        error_set(error, status, "%s", zds_engine_error(e));
+    for (int32_t r = 1; !status && r < e->place.world_size; r++)
+        for (int t = 0; t < TOPICS; t++)
+            if (all[(size_t)r * TOPICS + (size_t)t] != all[t]) {
+                status =
+                    error_set(error, ZDS_ERR_DIVERGED,
+                              "rank %d and rank 0 have a different %s; give all ranks the same", r,
+                              topics[t]);
+                break;
+            }
+    free(all);
+    return status;
+}

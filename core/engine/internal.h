@@ -1,0 +1,196 @@
+/* The engine's own state, shared by the files of core/engine and core/zero. */
+#ifndef CORE_ENGINE_INTERNAL_H
+#define CORE_ENGINE_INTERNAL_H
+
+#include <sys/types.h>
+
+#include "engine/model.h"
+#include "engine/services.h"
+#include "host/launch.h"
+#include "plugin/options.h"
+#include "plugin/registry.h"
+#include "zero/layout.h"
+
+/* What the config says, read once. */
+typedef struct settings {
+    int32_t stage;
+    int64_t micro_batch, accumulation;
+    bool managed_accumulation;
+    zds_dtype param_dtype; /* of parameters and of what backward leaves */
+    zds_dtype accum_dtype; /* in which micro steps are added up */
+    zds_dtype comm_dtype;  /* in which gradients travel */
+    double clip;           /* 0: off */
+    bool check_overflow, compute_norm;
+    bool reduce_scatter, overlap;
+    bool ignore_unused;
+    double prescale, postscale; /* around the sum over ranks */
+    int64_t print_every;        /* 0: never */
+    bool breakdown;
+    uint64_t bucket;
+} settings;
+
+/* This rank's part of a parameter that it updates. */
+typedef struct owned_piece {
+    uint32_t param;
+    uint64_t param_first, count;
+    void *master;
+    const void *grad;
+    void *output;                 /* NULL in fp32 */
+    void *states[ZDS_MAX_STATES]; /* as in zds_tile */
+    uint32_t tile_first, tile_count;
+} owned_piece;
+
+typedef struct param_run {
+    zds_param desc;
+    zds_param_needs needs;
+    char *state_names[ZDS_MAX_STATES];
+    void *tensor_states[ZDS_MAX_STATES]; /* TENSOR and GLOBAL ones */
+    uint32_t hyper;                      /* index of its hyperparameters */
+    bool trainable;
+    bool written; /* its gradient buffer holds something of this micro step (pooled) or optimizer
+                     step (full) */
+    bool present; /* this rank has a gradient for it in this optimizer step */
+} param_run;
+
+typedef enum span_state { SPAN_IDLE, SPAN_OPEN, SPAN_REDUCING } span_state;
+
+typedef struct span_run {
+    span_state state;
+    uint32_t waiting;      /* modules that this micro step has not reported */
+    zds_event *event;      /* of the reduction in flight */
+    zds_fused fused;       /* its arguments */
+    zds_segment *segments; /* [segment_count] parameters in this rank's slice, for the norm */
+    size_t segment_count;
+    double *chunk_sums; /* [chunk_count] */
+    size_t chunk_count;
+    uint64_t non_finite;
+    bool accumulated; /* the slice holds micro steps of this optimizer step */
+} span_run;
+
+typedef struct module_run {
+    zds_slot *slots;
+    uint32_t slot_count;
+    bool acquired; /* for BACKWARD */
+    bool *none;    /* [slot_count] zds_grad_none said so */
+} module_run;
+
+typedef struct tile_batch {
+    uint32_t first, count;
+} tile_batch;
+
+/* Exchanged at the boundary, a row a rank, then one byte a parameter: has a gradient. */
+typedef struct exchange_row {
+    double sum_squares;
+    uint64_t non_finite;
+    double loss;
+} exchange_row;
+
+struct zds_engine {
+    pid_t process;
+    const zds_config *config;
+    settings set;
+    launch place;
+    memory *ledger;
+    pool *threads;
+    registry *plugins;
+    zds_model *model;
+    layout *lay;
+
+    services comm_services, optim_services, sched_services;
+    zds_comm_ops comm;
+    zds_optim_ops optim;
+    zds_sched_ops sched;
+    void *comm_self, *optim_self, *sched_self;
+    void *comm_options, *optim_options, *sched_options;
+    const zds_plugin *optim_plugin;
+    bool has_sched;
+
+    /* Memory. Offsets of `lay` count elements from each base. */
+    zds_region
+        params; /* param_dtype; SHARED at stage >= 1 where the comm plugin can, else SYMMETRIC */
+    bool params_shared;
+    zds_region grads; /* stages 0, 1: accum_dtype, all spans */
+    zds_region pool;  /* param_dtype: stage 2, or micro steps that accumulate in another type */
+    zds_region
+        travel; /* comm_dtype: a copy that travels where the plugin does not convert by itself */
+    zds_region control; /* exchange rows, small collectives */
+    bool pooled;        /* callers write into the pool */
+    bool staged;        /* gradients travel as a copy in comm_dtype */
+    bool fused;
+    char *slices;   /* stage 2: accum_dtype, [shard] */
+    float *master;  /* 16-bit training: [shard], or [trainable] at stage 0 */
+    float *staging; /* values in and out */
+
+    param_run *param_runs;
+    span_run *span_runs;
+    module_run *module_runs;
+    owned_piece *pieces;
+    uint32_t piece_count;
+    zds_tile *tiles;
+    uint32_t tile_count;
+    tile_batch *batches;
+    uint32_t batch_count;
+    zds_hyper *base_hypers, *hypers; /* [hyper_count]: of the options, and of this step */
+    uint32_t hyper_count;
+    zds_sched_value *sched_values;
+    void **scratch; /* [threads] */
+
+    /* Where the run stands. */
+    bool values_set, broken;
+    bool in_micro, boundary, no_sync;
+    int64_t micro;    /* since the last boundary */
+    uint32_t cursor;  /* backward: modules at and above it are reported */
+    int32_t acquired; /* module acquired for BACKWARD, or -1 */
+    int64_t steps, skips, sched_moves;
+    int32_t travelling; /* span whose copy is in `travel`, or -1 */
+    double pending_loss, mean_loss;
+    zds_event *publish; /* SHARED parameters: all owners have written */
+    uint64_t seed;
+    zds_step_times now, times; /* of this optimizer step; since zds_take_times */
+    char *error;
+};
+
+enum { TILE_ELEMENTS = 65536, STAGING_ELEMENTS = 1 << 20, CONTROL_DOUBLES = 64 };
+
+/* Sets the engine's error text; returns status. */
+zds_status engine_fail(zds_engine *e, zds_status status, const char *format, ...) ZDS_PRINTF(3, 4);
+/* Adds what a plugin said; marks the engine broken after a lost peer or a divergence. */
+zds_status engine_comm_failed(zds_engine *e, zds_status status, const char *doing);
+/* ZDS_ERR_INVALID in a forked child or after a lost peer. */
+zds_status engine_usable(zds_engine *e);
+
+double engine_now_ms(void);
+
+/* settings.c: what the config says; all that is not possible here is reported at once */
+zds_status settings_read(settings *set, const zds_config *config, int32_t world_size,
+                         zds_error *error);
+/* plugins.c: opens what the config or the program names */
+zds_status plugins_open_comm(zds_engine *e, const zds_engine_options *options, zds_error *error);
+zds_status plugins_open_optim(zds_engine *e, const zds_engine_options *options, zds_error *error);
+zds_status plugins_open_sched(zds_engine *e, const zds_engine_options *options, zds_error *error);
+/* groups.c: what the optimizer needs for each parameter, and groups of hyperparameters */
+zds_status groups_create(zds_engine *e, const zds_engine_options *options, zds_error *error);
+/* agree.c: all ranks have the same config, model and options, or none starts */
+zds_status agree_on_start(zds_engine *e, const zds_engine_options *options, zds_error *error);
+/* storage.c of core/zero: regions, slices, masters, states, tiles */
+zds_status storage_create(zds_engine *e, zds_error *error);
+void storage_destroy(zds_engine *e);
+
+/* Waits for an event of the comm plugin and releases it. */
+zds_status engine_wait(zds_engine *e, zds_event **event, const char *doing);
+/* Small collective: every rank's `bytes` (at most CONTROL_DOUBLES doubles or an exchange row) into
+ * all[world_size][bytes]. */
+zds_status engine_gather_small(zds_engine *e, const void *mine, size_t bytes, const void **all);
+zds_status engine_published(zds_engine *e);
+
+/* reduce.c of core/zero */
+zds_status reduce_open(zds_engine *e, uint32_t span);
+void *reduce_grad_pointer(zds_engine *e, uint32_t param);
+zds_status reduce_module_done(zds_engine *e, uint32_t module);
+zds_status reduce_finish_all(zds_engine *e);
+
+/* update.c of core/engine: norm, clip, optimizer, publish, schedule */
+zds_status update_boundary(zds_engine *e, zds_step_result *result);
+zds_status update_hypers(zds_engine *e, int64_t moves);
+
+#endif

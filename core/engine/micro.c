@@ -1,0 +1,262 @@
+/* Micro steps as the caller sees them: begin, acquire, release, gradients ready. */
+#include <math.h>
+#include <string.h>
+
+#include "engine/internal.h"
+
+zds_status zds_micro_begin(zds_engine *e, int32_t boundary)
+{
+    zds_status status = engine_usable(e);
+    if (status)
+        return status;
+    if (!e->values_set)
+        return engine_fail(
+            e, ZDS_ERR_INVALID,
+            "zds_micro_begin before zds_set_values: the parameters have no values yet");
+    if (e->in_micro && !e->no_sync)
+        return engine_fail(e, ZDS_ERR_INVALID,
+                           "zds_micro_begin within a micro step: call zds_step first");
+    if (boundary == ZDS_BOUNDARY_AUTO && !e->set.managed_accumulation && !e->no_sync)
+        return engine_fail(
+            e, ZDS_ERR_INVALID,
+            "managed_gradient_accumulation is false, so the program says which micro step is a "
+            "boundary: pass ZDS_BOUNDARY_NO or ZDS_BOUNDARY_YES to zds_micro_begin");
+    if (boundary < ZDS_BOUNDARY_AUTO || boundary > ZDS_BOUNDARY_YES)
+        return engine_fail(e, ZDS_ERR_INVALID, "zds_micro_begin: %d is not one of ZDS_BOUNDARY_...",
+                           boundary);
+    e->boundary = boundary == ZDS_BOUNDARY_YES ||
+                  (boundary == ZDS_BOUNDARY_AUTO && e->micro + 1 >= e->set.accumulation);
+    if (e->no_sync)
+        e->boundary = false;
+    e->in_micro = true;
+    e->cursor = e->model->module_count;
+    e->acquired = -1;
+    for (uint32_t k = 0; k < e->lay->span_count; k++)
+        e->span_runs[k].waiting = e->lay->spans[k].module_count;
+    return ZDS_OK;
+}
+
+static zds_status progress(zds_engine *e)
+{
+    if (!e->comm.progress)
+        return ZDS_OK;
+    services_clear(&e->comm_services);
+    zds_status status = e->comm.progress(e->comm_self);
+    return status ? engine_comm_failed(e, status, "moving data between ranks") : ZDS_OK;
+}
+
+static zds_status known_module(zds_engine *e, uint32_t module)
+{
+    return module < e->model->module_count
+               ? ZDS_OK
+               : engine_fail(e, ZDS_ERR_INVALID, "module %u: the model has %u", module,
+                             e->model->module_count);
+}
+
+/* Modules above `module` that this rank did not report have no gradients in this micro step. */
+static zds_status pass_over(zds_engine *e, uint32_t module)
+{
+    while (e->cursor > module) {
+        e->cursor--;
+        zds_status status = reduce_module_done(e, e->cursor);
+        if (status)
+            return status;
+    }
+    return ZDS_OK;
+}
+
+static zds_status acquire_backward(zds_engine *e, uint32_t module)
+{
+    const char *name = e->model->modules[module].name;
+    if (!e->in_micro)
+        return engine_fail(
+            e, ZDS_ERR_INVALID,
+            "module %s acquired for backward outside a micro step: call zds_micro_begin first",
+            name);
+    if (e->acquired >= 0)
+        return engine_fail(
+            e, ZDS_ERR_INVALID,
+            "module %s acquired for backward while %s has not been reported by zds_grad_ready",
+            name, e->model->modules[e->acquired].name);
+    if (module >= e->cursor)
+        return engine_fail(e, ZDS_ERR_INVALID,
+                           "module %s acquired for backward after module %s: backward goes from "
+                           "the last declared module to "
+                           "the first, once each in a micro step",
+                           name, e->model->modules[e->cursor].name);
+    zds_status status = pass_over(e, module + 1);
+    module_run *run = &e->module_runs[module];
+    for (uint32_t i = 0; !status && i < run->slot_count; i++) {
+        zds_slot *slot = &run->slots[i];
+        int32_t span = e->lay->places[slot->param].span;
+        run->none[i] = false;
+        if (span == LAYOUT_NONE)
+            continue;
+        status = reduce_open(e, (uint32_t)span);
+        slot->grad = reduce_grad_pointer(e, slot->param);
+        slot->accumulate = e->param_runs[slot->param].written;
+    }
+    if (!status)
+        e->acquired = (int32_t)module;
+    return status;
+}
+
+zds_status zds_acquire(zds_engine *e, uint32_t module, int32_t pass, const zds_stream *stream,
+                       zds_view *view)
+{
+    (void)stream; /* host parameters: nothing runs behind the caller's back */
+    zds_status status = engine_usable(e);
+    if (!status)
+        status = known_module(e, module);
+    if (status)
+        return status;
+    if (!e->values_set)
+        return engine_fail(e, ZDS_ERR_INVALID,
+                           "zds_acquire before zds_set_values: the parameters have no values yet");
+    status = engine_published(e);
+    if (!status)
+        status = progress(e);
+    if (!status && pass == ZDS_BACKWARD)
+        status = acquire_backward(e, module);
+    if (status)
+        return status;
+    module_run *run = &e->module_runs[module];
+    if (pass != ZDS_BACKWARD && e->acquired != (int32_t)module)
+        for (uint32_t i = 0; i < run->slot_count; i++) {
+            run->slots[i].grad = NULL;
+            run->slots[i].accumulate = false;
+        }
+    *view = (zds_view){.count = run->slot_count, .slots = run->slots};
+    return ZDS_OK;
+}
+
+zds_status zds_release(zds_engine *e, uint32_t module, const zds_stream *stream)
+{
+    (void)stream;
+    zds_status status = engine_usable(e);
+    if (!status)
+        status = known_module(e, module);
+    return status ? status : progress(e);
+}
+
+zds_status zds_grad_none(zds_engine *e, uint32_t module, uint32_t slot)
+{
+    zds_status status = engine_usable(e);
+    if (!status)
+        status = known_module(e, module);
+    if (status)
+        return status;
+    if (e->acquired != (int32_t)module || slot >= e->module_runs[module].slot_count)
+        return engine_fail(e, ZDS_ERR_INVALID,
+                           "zds_grad_none: slot %u of module %s is not acquired for backward", slot,
+                           e->model->modules[module].name);
+    e->module_runs[module].none[slot] = true;
+    return ZDS_OK;
+}
+
+zds_status zds_grad_ready(zds_engine *e, uint32_t module, const zds_stream *stream)
+{
+    (void)stream;
+    double start = engine_now_ms();
+    zds_status status = engine_usable(e);
+    if (!status)
+        status = known_module(e, module);
+    if (status)
+        return status;
+    if (e->acquired != (int32_t)module)
+        return engine_fail(e, ZDS_ERR_INVALID,
+                           "zds_grad_ready: module %s is not acquired for backward",
+                           e->model->modules[module].name);
+    module_run *run = &e->module_runs[module];
+    for (uint32_t i = 0; i < run->slot_count; i++) {
+        param_run *param = &e->param_runs[run->slots[i].param];
+        if (param->trainable && !run->none[i])
+            param->written = param->present = true;
+        run->slots[i].grad = NULL;
+    }
+    e->acquired = -1;
+    e->cursor = module;
+    status = reduce_module_done(e, module);
+    if (!status)
+        status = progress(e);
+    e->now.grad_ready_ms += engine_now_ms() - start;
+    return status;
+}
+
+zds_status zds_step(zds_engine *e, zds_step_result *result)
+{
+    double start = engine_now_ms();
+    zds_status status = engine_usable(e);
+    if (status)
+        return status;
+    if (!e->in_micro)
+        return engine_fail(e, ZDS_ERR_INVALID,
+                           "zds_step outside a micro step: call zds_micro_begin first");
+    if (e->no_sync)
+        return engine_fail(e, ZDS_ERR_INVALID, "zds_step between zds_no_sync(true) and (false)");
+    if (e->acquired >= 0)
+        return engine_fail(
+            e, ZDS_ERR_INVALID,
+            "zds_step while module %s is acquired for backward: report it by zds_grad_ready",
+            e->model->modules[e->acquired].name);
+    status = pass_over(e, 0);
+    if (status)
+        return status;
+    zds_step_result now = {.struct_size = sizeof now,
+                           .steps = e->steps,
+                           .skips = e->skips,
+                           .grad_norm = NAN,
+                           .loss_scale = 1,
+                           .loss = NAN};
+    now.lr = now.next_lr = e->hyper_count ? e->hypers[0].lr : NAN;
+    e->micro++;
+    e->in_micro = false;
+    if (e->boundary)
+        status = update_boundary(e, &now);
+    e->times.step_ms += engine_now_ms() - start;
+    if (result) {
+        size_t size = result->struct_size < sizeof now ? result->struct_size : sizeof now;
+        now.struct_size = result->struct_size;
+        memcpy(result, &now, size);
+    }
+    return status;
+}
+
+zds_status zds_no_sync(zds_engine *e, bool on)
+{
+    zds_status status = engine_usable(e);
+    if (status)
+        return status;
+    if (e->set.stage >= 2)
+        return engine_fail(
+            e, ZDS_ERR_UNSUPPORTED,
+            "zds_no_sync at zero_optimization.stage %d: gradients are reduced in every micro step, "
+            "since no rank holds all of them; use stage 0 or 1",
+            e->set.stage);
+    if (e->acquired >= 0 || (e->in_micro && !e->no_sync))
+        return engine_fail(e, ZDS_ERR_INVALID, "zds_no_sync within a micro step");
+    if (!on && e->no_sync && e->in_micro) {
+        status = pass_over(e, 0);
+        e->in_micro = false;
+    }
+    e->no_sync = on;
+    return status;
+}
+
+zds_status zds_set_train_batch_size(zds_engine *e, int64_t size)
+{
+    zds_status status = engine_usable(e);
+    if (status)
+        return status;
+    int64_t unit = e->set.micro_batch * e->place.world_size;
+    if (e->in_micro || e->micro)
+        return engine_fail(e, ZDS_ERR_INVALID,
+                           "zds_set_train_batch_size between micro steps of one optimizer step: "
+                           "call it after a boundary");
+    if (size <= 0 || size % unit)
+        return engine_fail(e, ZDS_ERR_INVALID,
+                           "train batch size %lld is not a multiple of micro batch %lld x %d ranks",
+                           (long long)size, (long long)e->set.micro_batch, e->place.world_size);
+    e->set.accumulation = size / unit;
+    return ZDS_OK;
+}

@@ -1,0 +1,219 @@
+/* Opens the plugins that the config names, or the program where the config is silent. */
+#include <cjson/cJSON.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/internal.h"
+#include "host/error.h"
+
+/* Problems of a `params` object, gathered with their places. */
+typedef struct problems {
+    const zds_config *config;
+    const char *section; /* "optimizer.params"; NULL: the program's own */
+    char *text;
+} problems;
+
+static void collect(void *user, const char *key, const char *message)
+{
+    problems *p = user;
+    char path[256];
+    snprintf(path, sizeof path, "%s%s%s", p->section ? p->section : "", p->section ? "." : "", key);
+    char *longer = text_format("%s%s%serror: %s: %s\n", p->text ? p->text : "",
+                               p->section ? zds_config_place(p->config, path) : "",
+                               p->section ? ": " : "", path, message);
+    if (longer) {
+        free(p->text);
+        p->text = longer;
+    }
+}
+
+/* The plugin's options from the config's object or the program's JSON text. */
+static zds_status read_options(const zds_engine *e, const zds_plugin *plugin, const char *section,
+                               const char *text, void **options, zds_error *error)
+{
+    problems p = {.config = e->config, .section = section};
+    cJSON *parsed = NULL;
+    const cJSON *params = section ? zds_config_node(e->config, section) : NULL;
+    if (!section && text) {
+        params = parsed = cJSON_Parse(text);
+        if (!cJSON_IsObject(parsed)) {
+            cJSON_Delete(parsed);
+            return error_set(error, ZDS_ERR_INVALID,
+                             "the program's params of %s are not a JSON object: %s", plugin->name,
+                             text);
+        }
+    }
+    *options = options_create(plugin, cJSON_IsNull(params) ? NULL : params, collect, &p);
+    cJSON_Delete(parsed);
+    if (*options)
+        return ZDS_OK;
+    zds_status status =
+        p.text ? error_set(error, ZDS_ERR_CONFIG, "%s has problems with its params:\n%s",
+                           plugin->name, p.text)
+               : error_set(error, ZDS_ERR_MEMORY, "no memory for the options of %s", plugin->name);
+    free(p.text);
+    return status;
+}
+
+typedef struct candidate {
+    const zds_comm_env *env;
+    const zds_plugin *best;
+    int32_t score;
+} candidate;
+
+static bool consider(void *user, const zds_plugin *plugin, const char *file)
+{
+    (void)file;
+    candidate *c = user;
+    zds_comm_ops ops;
+    plugin_ops(plugin, &ops, sizeof ops);
+    int32_t score = ops.suits(c->env);
+    if (score > c->score) {
+        c->score = score;
+        c->best = plugin;
+    }
+    return true;
+}
+
+zds_status plugins_open_comm(zds_engine *e, const zds_engine_options *o, zds_error *error)
+{
+    zds_comm_env env = {.struct_size = sizeof env,
+                        .rank = e->place.rank,
+                        .world_size = e->place.world_size,
+                        .local_rank = e->place.local_rank,
+                        .local_world_size = e->place.local_world_size,
+                        .master_addr = e->place.master_addr,
+                        .master_port = e->place.master_port,
+                        .timeout_ms = e->place.timeout_ms,
+                        .device = -1,
+                        .space = ZDS_SPACE_HOST};
+    const char *name = o->comm ? o->comm : zds_config_string(e->config, "zds.comm");
+    const zds_plugin *plugin = NULL;
+    const char *file;
+    zds_status status;
+    if (name) {
+        status = registry_find(e->plugins, ZDS_KIND_COMM, name, NULL, &plugin, &file, error);
+    } else {
+        candidate c = {.env = &env};
+        status = registry_each(e->plugins, ZDS_KIND_COMM, consider, &c, error);
+        plugin = c.best;
+    }
+    if (status)
+        return status;
+    if (!plugin)
+        return error_set(error, ZDS_ERR_NOT_FOUND,
+                         "no communication plugin can connect %d ranks (%d of them on this node); "
+                         "`zds-plugins --list --kind "
+                         "comm` shows those there are",
+                         env.world_size, env.local_world_size);
+    plugin_ops(plugin, &e->comm, sizeof e->comm);
+    services_init(&e->comm_services, plugin->name, e->place.rank, e->ledger, e->threads);
+    status = read_options(e, plugin, NULL, NULL, &e->comm_options, error);
+    if (!status && (status = e->comm.init(&e->comm_services.host, e->comm_options, &env,
+                                          &e->comm_self)) != ZDS_OK) {
+        e->comm_self = NULL;
+        error_set(error, status, "rank %d, comm plugin %s: %s", e->place.rank, plugin->name,
+                  services_error(&e->comm_services));
+    }
+    return status;
+}
+
+static zds_status check_optim(const zds_engine *e, const char *file, zds_error *error)
+{
+    const char *name = e->optim_plugin->name;
+    if (e->optim.reduction_mode)
+        return error_set(error, ZDS_ERR_UNSUPPORTED,
+                         "optimizer %s reduces gradients itself, which this version of the engine "
+                         "does not let it do",
+                         name);
+    if (zds_config_is_set(e->config, "zero_allow_untested_optimizer") &&
+        !zds_config_bool(e->config, "zero_allow_untested_optimizer") && e->set.stage >= 1 &&
+        !registry_is_own(e->plugins, file))
+        return error_set(error, ZDS_ERR_CONFIG,
+                         "%s: error: zero_allow_untested_optimizer: false, but optimizer %s at "
+                         "zero_optimization.stage %d does not "
+                         "come with zds (%s); set the key to true or remove it",
+                         zds_config_place(e->config, "zero_allow_untested_optimizer"), name,
+                         e->set.stage, *file ? file : "linked into the program");
+    return ZDS_OK;
+}
+
+zds_status plugins_open_optim(zds_engine *e, const zds_engine_options *o, zds_error *error)
+{
+    const char *name = zds_config_string(e->config, "optimizer.type");
+    const char *section = name ? "optimizer.params" : NULL;
+    if (!name)
+        name = o->optimizer;
+    if (!name)
+        return error_set(error, ZDS_ERR_CONFIG,
+                         "no optimizer: write an optimizer section into the config, or let the "
+                         "program name one");
+    zds_optim_env env = {.struct_size = sizeof env,
+                         .space = ZDS_SPACE_HOST,
+                         .master_dtype = ZDS_F32,
+                         .grad_dtype = e->set.accum_dtype,
+                         .output_dtype = e->set.param_dtype,
+                         .state_dtype = ZDS_F32,
+                         .world_size = e->place.world_size,
+                         .rank = e->place.rank,
+                         .seed = e->seed};
+    registry_match match = {.space = env.space,
+                            .grad_dtype = env.grad_dtype,
+                            .master_dtype = env.master_dtype,
+                            .output_dtype = env.output_dtype};
+    const char *file;
+    zds_status status =
+        registry_find(e->plugins, ZDS_KIND_OPTIM, name, &match, &e->optim_plugin, &file, error);
+    if (status)
+        return status;
+    plugin_ops(e->optim_plugin, &e->optim, sizeof e->optim);
+    services_init(&e->optim_services, e->optim_plugin->name, e->place.rank, e->ledger, e->threads);
+    status = check_optim(e, file, error);
+    if (!status)
+        status = read_options(e, e->optim_plugin, section, o->optimizer_params, &e->optim_options,
+                              error);
+    if (!status && (status = e->optim.create(&e->optim_services.host, e->optim_options, &env,
+                                             &e->optim_self)) != ZDS_OK) {
+        e->optim_self = NULL;
+        error_set(error, status, "%s%soptimizer %s: %s",
+                  section ? zds_config_place(e->config, section) : "", section ? ": error: " : "",
+                  e->optim_plugin->name, services_error(&e->optim_services));
+    }
+    return status;
+}
+
+zds_status plugins_open_sched(zds_engine *e, const zds_engine_options *o, zds_error *error)
+{
+    const char *name = zds_config_string(e->config, "scheduler.type");
+    const char *section = name ? "scheduler.params" : NULL;
+    if (!name)
+        name = o->scheduler;
+    if (!name)
+        return ZDS_OK;
+    zds_sched_env env = {.struct_size = sizeof env,
+                         .group_count = e->hyper_count,
+                         .hyper_stride = sizeof *e->base_hypers,
+                         .base = e->base_hypers,
+                         .total_steps = o->total_steps > 0 ? o->total_steps : -1,
+                         .warmup_steps =
+                             o->warmup_steps > 0 || o->total_steps > 0 ? o->warmup_steps : -1};
+    const zds_plugin *plugin;
+    const char *file;
+    zds_status status =
+        registry_find(e->plugins, ZDS_KIND_SCHED, name, NULL, &plugin, &file, error);
+    if (status)
+        return status;
+    plugin_ops(plugin, &e->sched, sizeof e->sched);
+    services_init(&e->sched_services, plugin->name, e->place.rank, e->ledger, e->threads);
+    status = read_options(e, plugin, section, o->scheduler_params, &e->sched_options, error);
+    if (!status && (status = e->sched.create(&e->sched_services.host, e->sched_options, &env,
+                                             &e->sched_self)) != ZDS_OK) {
+        e->sched_self = NULL;
+        error_set(error, status, "%s%sscheduler %s: %s",
+                  section ? zds_config_place(e->config, section) : "", section ? ": error: " : "",
+                  plugin->name, services_error(&e->sched_services));
+    }
+    e->has_sched = !status;
+    return status;
+}

@@ -1,0 +1,126 @@
+/* What the config says, in the engine's words; read once. */
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include "config/config_internal.h"
+#include "engine/internal.h"
+#include "host/error.h"
+
+/* "fp32", "torch.float32", "float", ... */
+static bool dtype_of(const char *name, zds_dtype *dtype)
+{
+    static const struct {
+        const char *name;
+        zds_dtype dtype;
+    } names[] = {{"fp32", ZDS_F32},  {"float32", ZDS_F32},  {"float", ZDS_F32},
+                 {"fp16", ZDS_F16},  {"float16", ZDS_F16},  {"half", ZDS_F16},
+                 {"bf16", ZDS_BF16}, {"bfloat16", ZDS_BF16}};
+    if (strncasecmp(name, "torch.", 6) == 0)
+        name += 6;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcasecmp(names[i].name, name) == 0) {
+            *dtype = names[i].dtype;
+            return true;
+        }
+    return false;
+}
+
+static zds_status read_dtype(const zds_config *c, const char *path, zds_dtype *dtype,
+                             zds_error *error)
+{
+    const char *name = zds_config_string(c, path);
+    if (!name || dtype_of(name, dtype))
+        return ZDS_OK;
+    return error_set(error, ZDS_ERR_CONFIG, "%s: error: %s: \"%s\" is not fp32, fp16 or bf16",
+                     zds_config_place(c, path), path, name);
+}
+
+typedef struct gathered {
+    const zds_config *config;
+    char *text;
+} gathered;
+
+static void collect(void *user, const char *path, const char *message)
+{
+    gathered *g = user;
+    char *longer = text_format("%s%s: error: %s: %s\n", g->text ? g->text : "",
+                               zds_config_place(g->config, path), path, message);
+    if (longer) {
+        free(g->text);
+        g->text = longer;
+    }
+}
+
+static zds_status check(const zds_config *c, zds_error *error)
+{
+    zds_problem problem;
+    for (size_t i = 0; zds_config_problem(c, i, &problem); i++)
+        if (problem.severity == ZDS_PROBLEM_ERROR) {
+            char *text = zds_config_problems_text(c);
+            zds_status status =
+                error_set(error, ZDS_ERR_CONFIG, "the config has problems:\n%s", text ? text : "");
+            free(text);
+            return status;
+        }
+    gathered g = {.config = c};
+    config_require_implemented(c, collect, &g);
+    if (!g.text)
+        return ZDS_OK;
+    zds_status status = error_set(error, ZDS_ERR_CONFIG,
+                                  "the config asks for what this version does not do:\n%s", g.text);
+    free(g.text);
+    return status;
+}
+
+static void read_scales(settings *set, const zds_config *c, int32_t world_size)
+{
+    double n = world_size;
+    const char *op = zds_config_string(c, "gradient_allreduce_op");
+    double factor = zds_config_float(c, "gradient_predivide_factor");
+    set->prescale = set->postscale = 1;
+    if (op && strcasecmp(op, "sum") == 0)
+        return;
+    if (zds_config_bool(c, "prescale_gradients")) {
+        set->prescale = 1 / n;
+    } else {
+        set->prescale = 1 / factor;
+        set->postscale = factor / n;
+    }
+}
+
+zds_status settings_read(settings *set, const zds_config *c, int32_t world_size, zds_error *error)
+{
+    zds_status status = check(c, error);
+    if (status)
+        return status;
+    *set = (settings){
+        .stage = (int32_t)zds_config_int(c, "zero_optimization.stage"),
+        .micro_batch = zds_config_int(c, "train_micro_batch_size_per_gpu"),
+        .accumulation = zds_config_int(c, "gradient_accumulation_steps"),
+        .managed_accumulation = zds_config_bool(c, "managed_gradient_accumulation"),
+        .clip = zds_config_float(c, "gradient_clipping"),
+        .compute_norm = zds_config_bool(c, "zero_optimization.compute_grad_norm"),
+        .reduce_scatter = stage == 0 || zds_config_bool(c, "zero_optimization.reduce_scatter"),
+        .ignore_unused = zds_config_bool(c, "zero_optimization.ignore_unused_parameters"),
+        .breakdown = zds_config_bool(c, "wall_clock_breakdown"),
+        .check_overflow = true};
+    bool bf16 = zds_config_bool(c, "bf16.enabled");
+    set->param_dtype = bf16 ? ZDS_BF16 : ZDS_F32;
+    if (bf16 && (set->stage == 1 || set->stage == 2))
+        set->check_overflow = zds_config_bool(c, "bf16.check_grad_overflow");
+    /* zds overlaps unless it is told not to: there is no second stream whose memory it would cost.
+     */
+    set->overlap = !zds_config_is_set(c, "zero_optimization.overlap_comm") ||
+                   zds_config_bool(c, "zero_optimization.overlap_comm");
+    set->bucket = (uint64_t)zds_config_int(c, "zero_optimization.reduce_bucket_size");
+    int64_t every = zds_config_int(c, "steps_per_print");
+    set->print_every = every > 0 ? every : 0;
+    read_scales(set, c, world_size);
+    set->accum_dtype = set->accumulation > 1 ? ZDS_F32 : set->param_dtype;
+    status = read_dtype(c, "data_types.grad_accum_dtype", &set->accum_dtype, error);
+    set->comm_dtype = set->stage >= 2 ? set->param_dtype : set->accum_dtype;
+    if (!status)
+        status = read_dtype(c, "communication_data_type", &set->comm_dtype, error);
+    return status;
+}

@@ -1,0 +1,346 @@
+/* The boundary: norm, overflow and clipping over all ranks, the optimizer's one pass over the
+ * tiles, publishing, the schedule. */
+#include <math.h>
+#include <string.h>
+
+#include "engine/internal.h"
+#include "host/log.h"
+
+/* This rank's part of the norm: chunk by chunk, span by span, so that the bits do not depend on
+ * threads. */
+static exchange_row local_sums(const zds_engine *e)
+{
+    exchange_row row = {.loss = e->pending_loss};
+    for (uint32_t k = 0; k < e->lay->span_count; k++) {
+        const span_run *run = &e->span_runs[k];
+        if (!e->lay->spans[k].count)
+            continue;
+        for (size_t i = 0; i < run->chunk_count; i++)
+            row.sum_squares += run->chunk_sums[i];
+        row.non_finite += run->non_finite;
+    }
+    return row;
+}
+
+/* One exchange of small rows: sums in rank order, and which parameters have a gradient anywhere. */
+static zds_status exchange(zds_engine *e, exchange_row *total)
+{
+    uint32_t params = e->model->param_count;
+    size_t bytes = sizeof(exchange_row) + params;
+    char *mine = e->control.base;
+    exchange_row row = local_sums(e);
+    memcpy(mine, &row, sizeof row);
+    for (uint32_t i = 0; i < params; i++)
+        mine[sizeof row + i] = e->param_runs[i].present;
+    const void *all;
+    zds_status status = engine_gather_small(e, mine, bytes, &all);
+    if (status)
+        return status;
+    *total = (exchange_row){0};
+    for (int32_t r = 0; r < e->place.world_size; r++) {
+        const char *theirs = (const char *)all + (size_t)r * bytes;
+        memcpy(&row, theirs, sizeof row);
+        total->sum_squares += row.sum_squares;
+        total->non_finite += row.non_finite;
+        total->loss += row.loss;
+        for (uint32_t i = 0; i < params; i++)
+            e->param_runs[i].present |= theirs[sizeof row + i] != 0;
+    }
+    total->loss /= e->place.world_size;
+    return ZDS_OK;
+}
+
+/* Tiles of parameters with a gradient, in batches of about one tile's size, so that small
+ * parameters do not cost a call each. */
+static void batch_tiles(zds_engine *e)
+{
+    e->batch_count = 0;
+    uint64_t size = TILE_ELEMENTS;
+    bool joined = false;
+    for (uint32_t k = 0; k < e->piece_count; k++) {
+        const owned_piece *p = &e->pieces[k];
+        if (!e->param_runs[p->param].present) {
+            joined = false;
+            continue;
+        }
+        for (uint32_t t = p->tile_first; t < p->tile_first + p->tile_count; t++) {
+            if (joined && size + e->tiles[t].count <= TILE_ELEMENTS) {
+                e->batches[e->batch_count - 1].count++;
+                size += e->tiles[t].count;
+            } else {
+                e->batches[e->batch_count++] = (tile_batch){.first = t, .count = 1};
+                size = e->tiles[t].count;
+                joined = true;
+            }
+        }
+    }
+}
+
+typedef struct update {
+    zds_engine *e;
+    double grad_scale;
+    _Atomic int32_t status;
+} update;
+
+static void step_batch(void *arg, size_t i, int32_t thread)
+{
+    update *u = arg;
+    zds_engine *e = u->e;
+    zds_tiles tiles = {.struct_size = sizeof tiles,
+                       .count = e->batches[i].count,
+                       .stride = sizeof(zds_tile),
+                       .first = &e->tiles[e->batches[i].first]};
+    zds_step_ctx ctx = {.struct_size = sizeof ctx,
+                        .step = e->steps + 1,
+                        .grad_scale = u->grad_scale,
+                        .seed = e->seed,
+                        .scratch = e->scratch[thread],
+                        .scratch_bytes = e->optim.scratch_bytes};
+    zds_status status = e->optim.step(e->optim_self, &tiles, &ctx);
+    if (status)
+        u->status = status;
+}
+
+static zds_status optimizer_failed(zds_engine *e, zds_status status, const char *what)
+{
+    e->broken = true; /* some tiles are updated and some are not */
+    return engine_fail(e, status, "optimizer %s failed in %s of step %lld: %s",
+                       e->optim_plugin->name, what, (long long)e->steps + 1,
+                       services_error(&e->optim_services));
+}
+
+static zds_status begin_step(zds_engine *e, const zds_step_ctx *ctx)
+{
+    if (!e->optim.begin_step)
+        return ZDS_OK;
+    uint32_t n = 0;
+    zds_param_step *list =
+        memory_alloc(e->ledger, "staging", (e->model->param_count + 1) * sizeof *list, 0);
+    if (!list)
+        return engine_fail(e, ZDS_ERR_MEMORY, "no memory for the optimizer's list of parameters");
+    for (uint32_t i = 0; i < e->model->param_count; i++) {
+        param_run *run = &e->param_runs[i];
+        if (!run->trainable)
+            continue;
+        list[n++] = (zds_param_step){.struct_size = sizeof *list,
+                                     .param = &run->desc,
+                                     .hyper = &e->hypers[run->hyper],
+                                     .states = run->tensor_states,
+                                     .master_dtype = ZDS_F32,
+                                     .grad_dtype = e->set.accum_dtype,
+                                     .output_dtype = e->set.param_dtype,
+                                     .has_grad = run->present};
+    }
+    zds_param_steps params = {
+        .struct_size = sizeof params, .count = n, .stride = sizeof *list, .first = list};
+    zds_status status = e->optim.begin_step(e->optim_self, &params, ctx);
+    memory_free(e->ledger, list);
+    return status ? optimizer_failed(e, status, "begin_step") : ZDS_OK;
+}
+
+/* Everybody may read the new parameters. */
+static zds_status publish(zds_engine *e)
+{
+    if (e->set.stage == 0 || e->place.world_size == 1)
+        return ZDS_OK;
+    services_clear(&e->comm_services);
+    zds_status status = ZDS_OK;
+    if (e->params_shared) {
+        zds_coll coll = {.struct_size = sizeof coll, .tag = 3};
+        status = e->comm.barrier(e->comm_self, &coll, &e->publish);
+        return status ? engine_comm_failed(e, status, "publishing parameters") : ZDS_OK;
+    }
+    size_t size = zds_dtype_size(e->set.param_dtype);
+    for (uint32_t k = 0; !status && k < e->lay->span_count; k++) {
+        const layout_span *span = &e->lay->spans[k];
+        char *base = (char *)e->params.base + span->first * size;
+        zds_coll coll = {.struct_size = sizeof coll,
+                         .tag = (uint64_t)k << 8 | 4,
+                         .src = base + (uint64_t)e->place.rank * span->slice * size,
+                         .dst = base,
+                         .count = span->slice,
+                         .src_dtype = e->set.param_dtype,
+                         .dst_dtype = e->set.param_dtype};
+        zds_event *event = NULL;
+        if (!span->count)
+            continue;
+        status = e->comm.all_gather(e->comm_self, &coll, &event);
+        if (status)
+            return engine_comm_failed(e, status, "publishing parameters");
+        status = engine_wait(e, &event, "publishing parameters");
+    }
+    return status;
+}
+
+static zds_status apply(zds_engine *e, double grad_scale)
+{
+    services_clear(&e->optim_services);
+    zds_step_ctx ctx = {.struct_size = sizeof ctx,
+                        .step = e->steps + 1,
+                        .grad_scale = grad_scale,
+                        .seed = e->seed,
+                        .scratch = e->scratch[0],
+                        .scratch_bytes = e->optim.scratch_bytes};
+    zds_status status = begin_step(e, &ctx);
+    if (status)
+        return status;
+    batch_tiles(e);
+    update u = {.e = e, .grad_scale = grad_scale};
+    pool_run(e->threads, e->batch_count, step_batch, &u);
+    if (u.status)
+        return optimizer_failed(e, u.status, "step");
+    if (e->optim.end_step && (status = e->optim.end_step(e->optim_self, &ctx)) != ZDS_OK)
+        return optimizer_failed(e, status, "end_step");
+    return publish(e);
+}
+
+zds_status update_hypers(zds_engine *e, int64_t moves)
+{
+    memcpy(e->hypers, e->base_hypers, e->hyper_count * sizeof *e->hypers);
+    if (!e->has_sched)
+        return ZDS_OK;
+    memset(e->sched_values, 0, e->hyper_count * sizeof *e->sched_values);
+    for (uint32_t g = 0; g < e->hyper_count; g++)
+        e->sched_values[g].struct_size = sizeof *e->sched_values;
+    services_clear(&e->sched_services);
+    zds_status status = e->sched.at(e->sched_self, moves, e->sched_values, sizeof *e->sched_values);
+    if (status)
+        return engine_fail(e, status, "the scheduler failed at move %lld: %s", (long long)moves,
+                           services_error(&e->sched_services));
+    for (uint32_t g = 0; g < e->hyper_count; g++) {
+        const zds_sched_value *v = &e->sched_values[g];
+        zds_hyper *h = &e->hypers[g];
+        h->lr = v->mask & ZDS_SCHED_LR ? v->hyper.lr : h->lr;
+        h->beta1 = v->mask & ZDS_SCHED_BETA1 ? v->hyper.beta1 : h->beta1;
+        h->beta2 = v->mask & ZDS_SCHED_BETA2 ? v->hyper.beta2 : h->beta2;
+        h->momentum = v->mask & ZDS_SCHED_MOMENTUM ? v->hyper.momentum : h->momentum;
+        h->weight_decay =
+            v->mask & ZDS_SCHED_WEIGHT_DECAY ? v->hyper.weight_decay : h->weight_decay;
+    }
+    return ZDS_OK;
+}
+
+/* Gradients of this optimizer step are used up. */
+static void reset(zds_engine *e)
+{
+    for (uint32_t i = 0; i < e->model->param_count; i++)
+        e->param_runs[i].written = e->param_runs[i].present = false;
+    for (uint32_t k = 0; k < e->lay->span_count; k++)
+        e->span_runs[k].accumulated = false;
+    e->micro = 0;
+    e->boundary = false;
+}
+
+static zds_status unused_parameter(zds_engine *e)
+{
+    for (uint32_t i = 0; i < e->model->param_count; i++)
+        if (e->param_runs[i].trainable && !e->param_runs[i].present && e->model->params[i].numel)
+            return engine_fail(e, ZDS_ERR_INVALID,
+                               "parameter %s got no gradient on any rank, and "
+                               "zero_optimization.ignore_unused_parameters "
+                               "is false: freeze it, use it, or set the key to true",
+                               e->model->params[i].name);
+    return ZDS_OK;
+}
+
+static void print_step(zds_engine *e, const zds_step_result *r)
+{
+    int64_t count = r->steps + r->skips;
+    if (e->place.rank != 0 || !e->set.print_every || count % e->set.print_every)
+        return;
+    log_line(ZDS_LOG_INFO, -1, NULL, "step=%lld, skipped=%lld, lr=%g, grad_norm=%g, loss_scale=%g",
+             (long long)count, (long long)r->skips, r->lr, r->grad_norm, r->loss_scale);
+    if (e->set.breakdown)
+        log_line(ZDS_LOG_INFO, -1, NULL,
+                 "time (ms) of this step | grad_ready: %.2f | reduce: %.2f | update: %.2f",
+                 e->now.grad_ready_ms, e->now.reduce_ms, e->now.update_ms);
+}
+
+zds_status update_boundary(zds_engine *e, zds_step_result *r)
+{
+    double start = engine_now_ms();
+    exchange_row total;
+    zds_status status = reduce_finish_all(e);
+    if (!status)
+        status = exchange(e, &total);
+    double reduced = engine_now_ms();
+    if (!status && e->set.stage == 2 && !e->set.ignore_unused)
+        status = unused_parameter(e);
+    if (status)
+        return status;
+    double norm = sqrt(total.sum_squares);
+    bool finite = total.non_finite == 0;
+    r->grad_norm = finite && !e->set.compute_norm ? NAN : norm;
+    e->mean_loss = total.loss;
+    if (finite || !e->set.check_overflow) {
+        double clip =
+            e->set.clip > 0 && norm + 1e-6 > e->set.clip ? e->set.clip / (norm + 1e-6) : 1;
+        status = apply(e, clip);
+        if (status)
+            return status;
+        e->steps++;
+        r->applied = 1;
+        status = update_hypers(e, ++e->sched_moves);
+    } else {
+        e->skips++;
+        r->skipped = 1;
+    }
+    reset(e);
+    r->steps = e->steps;
+    r->skips = e->skips;
+    r->next_lr = e->hyper_count ? e->hypers[0].lr : NAN;
+    e->now.reduce_ms = reduced - start;
+    e->now.update_ms = engine_now_ms() - reduced;
+    print_step(e, r);
+    e->times.grad_ready_ms += e->now.grad_ready_ms;
+    e->times.reduce_ms += e->now.reduce_ms;
+    e->times.update_ms += e->now.update_ms;
+    e->now.grad_ready_ms = 0;
+    return status;
+}
+
+zds_status zds_train_batch(zds_engine *e, const zds_model_ops *ops, void *user,
+                           zds_step_result *result)
+{
+    zds_status status = engine_usable(e);
+    if (status)
+        return status;
+    if (!ops || !ops->forward || !ops->backward)
+        return engine_fail(e, ZDS_ERR_INVALID,
+                           "zds_train_batch: forward and backward must be given");
+    if (e->micro || e->in_micro)
+        return engine_fail(e, ZDS_ERR_INVALID,
+                           "zds_train_batch in the middle of an optimizer step");
+    zds_step_result step = {.struct_size = sizeof step};
+    double sum = 0;
+    int64_t count = e->set.accumulation;
+    for (int64_t micro = 0; micro < count; micro++) {
+        status = zds_micro_begin(e, micro + 1 == count ? ZDS_BOUNDARY_YES : ZDS_BOUNDARY_NO);
+        if (status)
+            return status;
+        double loss = NAN;
+        status = ops->forward(user, e, micro, &loss);
+        if (!status)
+            status = ops->backward(user, e, micro, zds_loss_scale(e));
+        if (status) {
+            if (!e->broken && e->place.world_size > 1)
+                e->comm.abort(e->comm_self, "the model's forward or backward failed");
+            e->broken = true;
+            return e->error ? status
+                            : engine_fail(e, status, "the model's forward or backward failed");
+        }
+        sum += loss;
+        e->pending_loss = sum / (double)count;
+        status = zds_step(e, &step);
+        if (status)
+            return status;
+    }
+    e->pending_loss = NAN;
+    step.loss = e->mean_loss;
+    if (result) {
+        size_t size = result->struct_size < sizeof step ? result->struct_size : sizeof step;
+        step.struct_size = result->struct_size;
+        memcpy(result, &step, size);
+    }
+    return ZDS_OK;
+}

@@ -1,0 +1,348 @@
+/* The engine's memory: parameters, gradients, master weights and states where the stage puts them,
+ * and the tiles over them. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/internal.h"
+#include "host/error.h"
+
+static char *at(const void *base, uint64_t elements, zds_dtype dtype)
+{
+    return (char *)(uintptr_t)base + elements * zds_dtype_size(dtype);
+}
+
+static zds_status no_memory(zds_error *error, const char *what, uint64_t bytes)
+{
+    return error_set(error, ZDS_ERR_MEMORY,
+                     "no memory for %s (%llu bytes on this rank); a higher zero_optimization.stage "
+                     "or more ranks need less",
+                     what, (unsigned long long)bytes);
+}
+
+/* A region of the comm plugin, entered in the ledger. */
+static zds_status region(zds_engine *e, zds_region *r, const char *purpose, uint64_t elements,
+                         zds_dtype dtype, int32_t kind, zds_error *error)
+{
+    uint64_t bytes = elements * zds_dtype_size(dtype);
+    if (!bytes)
+        bytes = 64;
+    *r = (zds_region){.struct_size = sizeof *r};
+    services_clear(&e->comm_services);
+    zds_status status = e->comm.mem_alloc(e->comm_self, bytes, kind, r);
+    if (status)
+        return error_set(error, status, "no memory for %s (%llu bytes): %s", purpose,
+                         (unsigned long long)bytes, services_error(&e->comm_services));
+    memory_note(e->ledger, purpose, "host", (int64_t)bytes,
+                kind == ZDS_MEM_SHARED && e->place.world_size > 1 ? (int64_t)bytes : 0);
+    return ZDS_OK;
+}
+
+static zds_status regions(zds_engine *e, zds_error *error)
+{
+    const settings *set = &e->set;
+    const layout *l = e->lay;
+    e->pooled = set->stage >= 2 || set->accum_dtype != set->param_dtype;
+    e->fused = (e->comm.flags & ZDS_COMM_FUSED) && set->reduce_scatter;
+    zds_dtype source = set->stage >= 2 ? set->param_dtype : set->accum_dtype;
+    /* Whoever adds up in fp32 gains nothing from travelling as fp32. */
+    e->staged = set->comm_dtype != source && !(e->fused && set->comm_dtype == ZDS_F32);
+    e->params_shared = set->stage >= 1 && (e->comm.flags & ZDS_COMM_NODE_SHARED) &&
+                       e->place.local_world_size == e->place.world_size;
+    zds_status s = region(e, &e->params, "parameters", l->total, set->param_dtype,
+                          e->params_shared ? ZDS_MEM_SHARED : ZDS_MEM_SYMMETRIC, error);
+    if (!s && set->stage < 2)
+        s = region(e, &e->grads, "gradients", l->trainable, set->accum_dtype, ZDS_MEM_SYMMETRIC,
+                   error);
+    if (!s && e->pooled)
+        s = region(e, &e->pool, "reduce buffers", l->pool, set->param_dtype, ZDS_MEM_SYMMETRIC,
+                   error);
+    if (!s && e->staged)
+        s = region(e, &e->travel, "reduce buffers", l->largest, set->comm_dtype, ZDS_MEM_SYMMETRIC,
+                   error);
+    uint64_t row = sizeof(exchange_row) + e->model->param_count;
+    if (row < CONTROL_DOUBLES * sizeof(double))
+        row = CONTROL_DOUBLES * sizeof(double);
+    row = (row + 63) & ~(uint64_t)63;
+    if (!s)
+        s = region(e, &e->control, "control", row * ((uint64_t)e->place.world_size + 1), ZDS_U8,
+                   ZDS_MEM_SYMMETRIC, error);
+    return s;
+}
+
+static zds_status private_memory(zds_engine *e, zds_error *error)
+{
+    const settings *set = &e->set;
+    const layout *l = e->lay;
+    if (set->stage >= 2) {
+        uint64_t bytes = l->shard * zds_dtype_size(set->accum_dtype);
+        e->slices = memory_alloc(e->ledger, "gradients", bytes, 0);
+        if (!e->slices)
+            return no_memory(error, "gradients", bytes);
+    }
+    if (set->param_dtype != ZDS_F32) {
+        uint64_t bytes = (set->stage ? l->shard : l->trainable) * sizeof(float);
+        e->master = memory_alloc(e->ledger, "master weights", bytes, 0);
+        if (!e->master)
+            return no_memory(error, "master weights", bytes);
+    }
+    e->staging = memory_alloc(e->ledger, "staging", STAGING_ELEMENTS * sizeof(float), 0);
+    size_t threads = (size_t)pool_threads(e->threads);
+    e->scratch = calloc(threads, sizeof *e->scratch);
+    if (!e->staging || !e->scratch)
+        return no_memory(error, "staging", STAGING_ELEMENTS * sizeof(float));
+    for (size_t i = 0; i < threads && e->optim.scratch_bytes; i++) {
+        e->scratch[i] = memory_alloc(e->ledger, "optimizer scratch", e->optim.scratch_bytes, 0);
+        if (!e->scratch[i])
+            return no_memory(error, "optimizer scratch", e->optim.scratch_bytes);
+    }
+    return ZDS_OK;
+}
+
+/* What this rank updates of a parameter: all at stage 0, else its slice. */
+static layout_piece owned(const zds_engine *e, uint32_t param)
+{
+    if (e->set.stage == 0)
+        return (layout_piece){.param = param, .count = e->model->params[param].numel};
+    return layout_piece_of(e->lay, e->model, param, (uint32_t)e->place.rank);
+}
+
+static uint64_t state_bytes(const zds_state_spec *spec, const layout_piece *piece)
+{
+    if (spec->kind == ZDS_STATE_ELEMENT)
+        return piece->count * zds_dtype_size(spec->dtype);
+    if (spec->kind == ZDS_STATE_BLOCK)
+        return (piece->count + spec->block - 1) / spec->block * spec->bytes;
+    return 0;
+}
+
+static uint64_t padded(uint64_t bytes)
+{
+    return (bytes + 63) & ~(uint64_t)63;
+}
+
+/* All element and block states in one allocation, piece by piece. */
+static zds_status states(zds_engine *e, zds_error *error)
+{
+    uint64_t total = 0;
+    for (uint32_t k = 0; k < e->piece_count; k++) {
+        const owned_piece *p = &e->pieces[k];
+        layout_piece piece = {.param = p->param, .count = p->count};
+        const zds_param_needs *needs = &e->param_runs[p->param].needs;
+        for (uint32_t s = 0; s < needs->state_count; s++)
+            total += padded(state_bytes(&needs->states[s], &piece));
+    }
+    if (!total)
+        return ZDS_OK;
+    char *base = memory_alloc(e->ledger, "optimizer states", total, 0);
+    if (!base)
+        return no_memory(error, "optimizer states", total);
+    for (uint32_t k = 0; k < e->piece_count; k++) {
+        owned_piece *p = &e->pieces[k];
+        layout_piece piece = {.param = p->param, .count = p->count};
+        const zds_param_needs *needs = &e->param_runs[p->param].needs;
+        for (uint32_t s = 0; s < needs->state_count; s++) {
+            uint64_t bytes = state_bytes(&needs->states[s], &piece);
+            p->states[s] = bytes ? base : e->param_runs[p->param].tensor_states[s];
+            base += padded(bytes);
+        }
+    }
+    return ZDS_OK;
+}
+
+/* TENSOR states, one a parameter, and GLOBAL ones, one a name; the same on every rank. */
+static zds_status tensor_states(zds_engine *e, zds_error *error)
+{
+    for (uint32_t i = 0; i < e->model->param_count; i++) {
+        param_run *run = &e->param_runs[i];
+        for (uint32_t s = 0; s < run->needs.state_count; s++) {
+            const zds_state_spec *spec = &run->needs.states[s];
+            if (spec->kind == ZDS_STATE_GLOBAL)
+                for (uint32_t j = 0; j < i && !run->tensor_states[s]; j++)
+                    for (uint32_t t = 0; t < e->param_runs[j].needs.state_count; t++)
+                        if (e->param_runs[j].needs.states[t].kind == ZDS_STATE_GLOBAL &&
+                            strcmp(e->param_runs[j].state_names[t], run->state_names[s]) == 0)
+                            run->tensor_states[s] = e->param_runs[j].tensor_states[t];
+            if (spec->kind < ZDS_STATE_TENSOR || run->tensor_states[s])
+                continue;
+            run->tensor_states[s] = memory_alloc(e->ledger, "optimizer states", spec->bytes, 0);
+            if (!run->tensor_states[s])
+                return no_memory(error, "optimizer states", spec->bytes);
+        }
+    }
+    return ZDS_OK;
+}
+
+static zds_status pieces(zds_engine *e, zds_error *error)
+{
+    const settings *set = &e->set;
+    e->pieces = calloc(e->model->param_count + (size_t)1, sizeof *e->pieces);
+    if (!e->pieces)
+        return no_memory(error, "the list of pieces", 0);
+    for (uint32_t k = 0; k < e->lay->span_count; k++) {
+        const layout_span *span = &e->lay->spans[k];
+        for (uint32_t i = 0; i < span->param_count; i++) {
+            uint32_t param = span->params[i];
+            layout_piece piece = owned(e, param);
+            if (!piece.count)
+                continue;
+            uint64_t first = e->lay->places[param].first + piece.param_first;
+            uint64_t shard = set->stage ? span->shard_first + piece.slice_first : first;
+            owned_piece *p = &e->pieces[e->piece_count++];
+            *p = (owned_piece){
+                .param = param, .param_first = piece.param_first, .count = piece.count};
+            p->grad = set->stage >= 2 ? at(e->slices, shard, set->accum_dtype)
+                                      : at(e->grads.base, first, set->accum_dtype);
+            p->master =
+                e->master ? (void *)(e->master + shard) : at(e->params.base, first, ZDS_F32);
+            p->output = e->master ? at(e->params.base, first, set->param_dtype) : NULL;
+        }
+    }
+    return ZDS_OK;
+}
+
+/* Elements of a whole tile for a parameter: whole chunks of the norm and whole blocks. */
+static uint64_t tile_elements(const zds_engine *e, uint32_t param)
+{
+    uint64_t block = e->param_runs[param].needs.granularity;
+    uint64_t unit = LAYOUT_CHUNK;
+    while (block > 1 && unit % block)
+        unit += LAYOUT_CHUNK;
+    return unit >= TILE_ELEMENTS ? unit : TILE_ELEMENTS / unit * unit;
+}
+
+static zds_status tiles(zds_engine *e, zds_error *error)
+{
+    size_t count = 0;
+    for (uint32_t k = 0; k < e->piece_count; k++) {
+        uint64_t size = tile_elements(e, e->pieces[k].param);
+        count += (e->pieces[k].count + size - 1) / size;
+    }
+    e->tiles = calloc(count + 1, sizeof *e->tiles);
+    e->batches = calloc(count + 1, sizeof *e->batches);
+    if (!e->tiles || !e->batches || count > UINT32_MAX)
+        return no_memory(error, "the list of tiles", count * sizeof *e->tiles);
+    for (uint32_t k = 0; k < e->piece_count; k++) {
+        owned_piece *p = &e->pieces[k];
+        const param_run *run = &e->param_runs[p->param];
+        uint64_t size = tile_elements(e, p->param);
+        p->tile_first = e->tile_count;
+        for (uint64_t i = 0; i < p->count; i += size) {
+            zds_tile *t = &e->tiles[e->tile_count++];
+            *t = (zds_tile){.struct_size = sizeof *t,
+                            .param = &run->desc,
+                            .hyper = &e->hypers[run->hyper],
+                            .first = p->param_first + i,
+                            .count = p->count - i < size ? p->count - i : size,
+                            .master_dtype = ZDS_F32,
+                            .grad_dtype = e->set.accum_dtype,
+                            .output_dtype = e->set.param_dtype};
+            t->master = at(p->master, i, ZDS_F32);
+            t->grad = at(p->grad, i, e->set.accum_dtype);
+            t->output = p->output ? at(p->output, i, e->set.param_dtype) : NULL;
+            void **list = calloc(ZDS_MAX_STATES, sizeof *list);
+            if (!list)
+                return no_memory(error, "the list of tiles", 0);
+            t->states = list;
+            for (uint32_t s = 0; s < run->needs.state_count; s++) {
+                const zds_state_spec *spec = &run->needs.states[s];
+                uint64_t offset = spec->kind == ZDS_STATE_ELEMENT ? i * zds_dtype_size(spec->dtype)
+                                  : spec->kind == ZDS_STATE_BLOCK ? i / spec->block * spec->bytes
+                                                                  : 0;
+                list[s] = (char *)p->states[s] + offset;
+            }
+        }
+        p->tile_count = e->tile_count - p->tile_first;
+    }
+    return ZDS_OK;
+}
+
+/* The parameters of a span inside this rank's slice: what the norm counts. */
+static zds_status segments(zds_engine *e, uint32_t k, zds_error *error)
+{
+    const layout_span *span = &e->lay->spans[k];
+    span_run *run = &e->span_runs[k];
+    run->segments = calloc(span->param_count + (size_t)1, sizeof *run->segments);
+    if (!run->segments)
+        return no_memory(error, "the norm", 0);
+    for (uint32_t i = 0; i < span->param_count; i++) {
+        layout_piece piece =
+            layout_piece_of(e->lay, e->model, span->params[i], (uint32_t)e->place.rank);
+        if (!piece.count)
+            continue;
+        run->segments[run->segment_count++] =
+            (zds_segment){.first = piece.slice_first, .count = piece.count};
+        run->chunk_count += (piece.count + LAYOUT_CHUNK - 1) / LAYOUT_CHUNK;
+    }
+    run->chunk_sums = memory_alloc(e->ledger, "norm", run->chunk_count * sizeof(double), 0);
+    return run->chunk_sums ? ZDS_OK
+                           : no_memory(error, "the norm", run->chunk_count * sizeof(double));
+}
+
+static zds_status modules(zds_engine *e, zds_error *error)
+{
+    e->module_runs = calloc(e->model->module_count + (size_t)1, sizeof *e->module_runs);
+    if (!e->module_runs)
+        return no_memory(error, "modules", 0);
+    for (uint32_t m = 0; m < e->model->module_count; m++) {
+        const model_module *module = &e->model->modules[m];
+        module_run *run = &e->module_runs[m];
+        run->slot_count = module->home_count + module->use_count;
+        run->slots = calloc(run->slot_count + (size_t)1, sizeof *run->slots);
+        run->none = calloc(run->slot_count + (size_t)1, sizeof *run->none);
+        if (!run->slots || !run->none)
+            return no_memory(error, "modules", 0);
+        const void *base = e->set.stage ? e->params.read_only : e->params.base;
+        for (uint32_t i = 0; i < run->slot_count; i++) {
+            uint32_t param = module->params[i];
+            run->slots[i] =
+                (zds_slot){.param = param,
+                           .dtype = e->set.param_dtype,
+                           .count = e->model->params[param].numel,
+                           .data = at(base, e->lay->places[param].first, e->set.param_dtype)};
+        }
+    }
+    return ZDS_OK;
+}
+
+zds_status storage_create(zds_engine *e, zds_error *error)
+{
+    e->span_runs = calloc(e->lay->span_count + (size_t)1, sizeof *e->span_runs);
+    if (!e->span_runs)
+        return no_memory(error, "spans", 0);
+    zds_status s = regions(e, error);
+    if (!s)
+        s = private_memory(e, error);
+    if (!s)
+        s = tensor_states(e, error);
+    if (!s)
+        s = pieces(e, error);
+    if (!s)
+        s = states(e, error);
+    if (!s)
+        s = tiles(e, error);
+    for (uint32_t k = 0; !s && k < e->lay->span_count; k++)
+        s = segments(e, k, error);
+    return s ? s : modules(e, error);
+}
+
+void storage_destroy(zds_engine *e)
+{
+    zds_region *regions_held[] = {&e->control, &e->travel, &e->pool, &e->grads, &e->params};
+    for (size_t i = 0; i < sizeof regions_held / sizeof *regions_held; i++)
+        if (regions_held[i]->base)
+            e->comm.mem_free(e->comm_self, regions_held[i]);
+    for (uint32_t i = 0; e->tiles && i < e->tile_count; i++)
+        free((void *)(uintptr_t)e->tiles[i].states);
+    for (uint32_t k = 0; e->span_runs && k < e->lay->span_count; k++)
+        free(e->span_runs[k].segments);
+    for (uint32_t m = 0; e->module_runs && m < e->model->module_count; m++) {
+        free(e->module_runs[m].slots);
+        free(e->module_runs[m].none);
+    }
+    free(e->tiles);
+    free(e->batches);
+    free(e->pieces);
+    free(e->span_runs);
+    free(e->module_runs);
+    free(e->scratch);
+}
