@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
@@ -149,4 +150,11 @@ char *child_run(char *const argv[], int limit_ms, bool quiet, char **output)
                      : text_format("did not come to an end within %g s", (double)limit_ms / 1000);
     }
     return ended;
+}
+
+int child_limit_ms(void)
+{
+    const char *text = getenv("ZDS_PLUGIN_TIMEOUT");
+    double seconds = text ? strtod(text, NULL) : 0;
+    return seconds > 0 && seconds < 86400 ? (int)ceil(seconds * 1000) : 10000;
 }

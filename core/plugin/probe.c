@@ -2,18 +2,10 @@
 #include "plugin/probe.h"
 
 #include <cjson/cJSON.h>
-#include <math.h>
 #include <stdlib.h>
 
 #include "host/error.h"
 #include "plugin/child.h"
-
-int probe_limit_ms(void)
-{
-    const char *text = getenv("ZDS_PLUGIN_TIMEOUT");
-    double seconds = text ? strtod(text, NULL) : 0;
-    return seconds > 0 && seconds < 86400 ? (int)ceil(seconds * 1000) : 10000;
-}
 
 cJSON *probe_file(const char *install, const char *path, char **reason)
 {
@@ -25,7 +17,7 @@ cJSON *probe_file(const char *install, const char *path, char **reason)
     }
     char *argv[] = {helper, (char *)path, NULL};
     char *output;
-    char *ended = child_run(argv, probe_limit_ms(), true, &output);
+    char *ended = child_run(argv, child_limit_ms(), true, &output);
     cJSON *told = !ended && output ? cJSON_Parse(output) : NULL;
     cJSON *plugins = cJSON_DetachItemFromObjectCaseSensitive(told, "plugins");
     const char *why = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(told, "reason"));

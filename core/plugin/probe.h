@@ -7,9 +7,4 @@ struct cJSON;
 /* The file's facts, as descriptor_facts makes them; the caller deletes them. NULL if it cannot be
  * used: *reason says why, as malloc'ed text. `install`: what place_install says. */
 struct cJSON *probe_file(const char *install, const char *path, char **reason);
-/* How long a plugin may take to be opened: 10 s, or ZDS_PLUGIN_TIMEOUT (seconds) of the
- * environment.
- */
-int probe_limit_ms(void);
-
 #endif
