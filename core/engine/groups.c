@@ -89,10 +89,9 @@ static zds_status check_needs(const zds_engine *e, const char *name, const zds_p
         return refuse(e, name,
                       "it needs whole tensors, which this version of the engine does not give",
                       error);
-    if (n->tensor_norms)
-        return refuse(
-            e, name, "it needs norms of tensors, which this version of the engine does not compute",
-            error);
+    if (n->tensor_norms > 4 || (n->tensor_norms && !e->optim.norms))
+        return refuse(e, name, "it asks for more than 4 norms, or has no function that makes them",
+                      error);
     for (uint32_t s = 0; s < n->state_count; s++) {
         const zds_state_spec *spec = &n->states[s];
         if (!spec->name || !*spec->name || spec->kind < ZDS_STATE_ELEMENT ||

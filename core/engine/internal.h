@@ -38,6 +38,8 @@ typedef struct owned_piece {
     void *output;                 /* NULL in fp32 */
     void *states[ZDS_MAX_STATES]; /* as in zds_tile */
     uint32_t tile_first, tile_count;
+    double *chunk_sums; /* [tensor_norms][chunks] */
+    size_t chunks;
 } owned_piece;
 
 typedef struct param_run {
@@ -45,6 +47,7 @@ typedef struct param_run {
     zds_param_needs needs;
     char *state_names[ZDS_MAX_STATES];
     void *tensor_states[ZDS_MAX_STATES]; /* TENSOR and GLOBAL ones */
+    double *sums;                        /* [tensor_norms] over the whole tensor */
     uint32_t hyper;                      /* index of its hyperparameters */
     bool trainable;
     bool written; /* its gradient buffer holds something of this micro step (pooled) or optimizer
@@ -130,6 +133,8 @@ struct zds_engine {
     uint32_t tile_count;
     tile_batch *batches;
     uint32_t batch_count;
+    double *norm_sums; /* [norm_count]: all parameters' sums, one after another */
+    uint32_t norm_count;
     zds_hyper *base_hypers, *hypers; /* [hyper_count]: of the options, and of this step */
     uint32_t hyper_count;
     zds_sched_value *sched_values;

@@ -82,9 +82,9 @@ typedef struct update {
     _Atomic int32_t status;
 } update;
 
-static void step_batch(void *arg, size_t i, int32_t thread)
+static void run_batch(update *u, size_t i, int32_t thread,
+                      zds_status (*function)(void *, const zds_tiles *, const zds_step_ctx *))
 {
-    update *u = arg;
     zds_engine *e = u->e;
     zds_tiles tiles = {.struct_size = sizeof tiles,
                        .count = e->batches[i].count,
@@ -96,9 +96,46 @@ static void step_batch(void *arg, size_t i, int32_t thread)
                         .seed = e->seed,
                         .scratch = e->scratch[thread],
                         .scratch_bytes = e->optim.scratch_bytes};
-    zds_status status = e->optim.step(e->optim_self, &tiles, &ctx);
+    zds_status status = function(e->optim_self, &tiles, &ctx);
     if (status)
         u->status = status;
+}
+
+static void step_batch(void *arg, size_t i, int32_t thread)
+{
+    update *u = arg;
+    run_batch(u, i, thread, u->e->optim.step);
+}
+
+static void norms_batch(void *arg, size_t i, int32_t thread)
+{
+    update *u = arg;
+    run_batch(u, i, thread, u->e->optim.norms);
+}
+
+/* Sums over whole tensors: in chunk, then rank order. At stage 0 every rank has all of them. */
+static zds_status sum_norms(zds_engine *e)
+{
+    memset(e->norm_sums, 0, e->norm_count * sizeof *e->norm_sums);
+    for (uint32_t k = 0; k < e->piece_count; k++) {
+        const owned_piece *p = &e->pieces[k];
+        const param_run *run = &e->param_runs[p->param];
+        for (uint32_t q = 0; run->present && q < run->needs.tensor_norms; q++)
+            for (size_t c = 0; c < p->chunks; c++)
+                run->sums[q] += p->chunk_sums[q * p->chunks + c];
+    }
+    if (e->set.stage == 0 || e->place.world_size == 1)
+        return ZDS_OK;
+    const void *all;
+    zds_status status =
+        engine_gather_small(e, e->norm_sums, e->norm_count * sizeof *e->norm_sums, &all);
+    if (status)
+        return status;
+    memset(e->norm_sums, 0, e->norm_count * sizeof *e->norm_sums);
+    for (int32_t r = 0; r < e->place.world_size; r++)
+        for (uint32_t i = 0; i < e->norm_count; i++)
+            e->norm_sums[i] += ((const double *)all)[(size_t)r * e->norm_count + i];
+    return ZDS_OK;
 }
 
 static zds_status optimizer_failed(zds_engine *e, zds_status status, const char *what)
@@ -186,6 +223,14 @@ static zds_status apply(zds_engine *e, double grad_scale)
         return status;
     batch_tiles(e);
     update u = {.e = e, .grad_scale = grad_scale};
+    if (e->norm_count) {
+        pool_run(e->threads, e->batch_count, norms_batch, &u);
+        if (u.status)
+            return optimizer_failed(e, u.status, "norms");
+        status = sum_norms(e);
+        if (status)
+            return status;
+    }
     pool_run(e->threads, e->batch_count, step_batch, &u);
     if (u.status)
         return optimizer_failed(e, u.status, "step");

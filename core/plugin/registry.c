@@ -53,6 +53,20 @@ zds_status registry_find(registry *reg, int32_t kind, const char *name, const re
     return ZDS_OK;
 }
 
+static bool has_installed(plugin_file *const *files, size_t count, const char *path)
+{
+    for (size_t i = 0; i < count; i++)
+        if (files[i]->path == path)
+            return files[i]->installed;
+    return false;
+}
+
+bool registry_is_own(const registry *reg, const char *file)
+{
+    return has_installed(reg->files.file, reg->files.count, file) ||
+           has_installed(reg->files.named, reg->files.named_count, file);
+}
+
 /* Shows the plugins of one file; false if `visit` has had enough. */
 static bool visit_file(registry *reg, plugin_file *file, int32_t kind,
                        bool (*visit)(void *user, const zds_plugin *plugin, const char *file),

@@ -28,6 +28,9 @@ typedef struct registry_match {
 zds_status registry_find(registry *reg, int32_t kind, const char *name, const registry_match *match,
                          const zds_plugin **plugin, const char **file, zds_error *error);
 
+/* True if `file`, as registry_find gave it, came with this install. */
+bool registry_is_own(const registry *reg, const char *file);
+
 /* Calls visit for every usable plugin of a kind in search order, but for shadowed ones, until it
  * returns false. */
 zds_status registry_each(registry *reg, int32_t kind,

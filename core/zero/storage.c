@@ -60,6 +60,8 @@ static zds_status regions(zds_engine *e, zds_error *error)
         s = region(e, &e->travel, "reduce buffers", l->largest, set->comm_dtype, ZDS_MEM_SYMMETRIC,
                    error);
     uint64_t row = sizeof(exchange_row) + e->model->param_count;
+    if (row < e->norm_count * sizeof(double))
+        row = e->norm_count * sizeof(double);
     if (row < CONTROL_DOUBLES * sizeof(double))
         row = CONTROL_DOUBLES * sizeof(double);
     row = (row + 63) & ~(uint64_t)63;
@@ -94,6 +96,31 @@ static zds_status private_memory(zds_engine *e, zds_error *error)
         e->scratch[i] = memory_alloc(e->ledger, "optimizer scratch", e->optim.scratch_bytes, 0);
         if (!e->scratch[i])
             return no_memory(error, "optimizer scratch", e->optim.scratch_bytes);
+    }
+    return ZDS_OK;
+}
+
+/* Sums over whole tensors, for optimizers that scale by them. */
+static zds_status norm_sums(zds_engine *e, zds_error *error)
+{
+    e->norm_sums = memory_alloc(e->ledger, "norm", e->norm_count * sizeof(double), 0);
+    if (!e->norm_sums)
+        return no_memory(error, "norms of tensors", e->norm_count * sizeof(double));
+    double *next = e->norm_sums;
+    for (uint32_t i = 0; i < e->model->param_count; i++) {
+        e->param_runs[i].sums = next;
+        next += e->param_runs[i].needs.tensor_norms;
+    }
+    for (uint32_t k = 0; k < e->piece_count; k++) {
+        owned_piece *p = &e->pieces[k];
+        uint32_t norms = e->param_runs[p->param].needs.tensor_norms;
+        p->chunks = (p->count + LAYOUT_CHUNK - 1) / LAYOUT_CHUNK;
+        if (norms) {
+            uint64_t bytes = norms * p->chunks * sizeof(double);
+            p->chunk_sums = memory_alloc(e->ledger, "norm", bytes, 0);
+            if (!p->chunk_sums)
+                return no_memory(error, "norms of tensors", bytes);
+        }
     }
     return ZDS_OK;
 }
@@ -239,6 +266,9 @@ static zds_status tiles(zds_engine *e, zds_error *error)
             t->master = at(p->master, i, ZDS_F32);
             t->grad = at(p->grad, i, e->set.accum_dtype);
             t->output = p->output ? at(p->output, i, e->set.param_dtype) : NULL;
+            t->sums = run->sums;
+            t->chunk_sums = p->chunk_sums ? p->chunk_sums + i / LAYOUT_CHUNK : NULL;
+            t->chunk_stride = p->chunks;
             void **list = calloc(ZDS_MAX_STATES, sizeof *list);
             if (!list)
                 return no_memory(error, "the list of tiles", 0);
@@ -309,6 +339,8 @@ zds_status storage_create(zds_engine *e, zds_error *error)
     e->span_runs = calloc(e->lay->span_count + (size_t)1, sizeof *e->span_runs);
     if (!e->span_runs)
         return no_memory(error, "spans", 0);
+    for (uint32_t i = 0; i < e->model->param_count; i++)
+        e->norm_count += e->param_runs[i].needs.tensor_norms;
     zds_status s = regions(e, error);
     if (!s)
         s = private_memory(e, error);
@@ -316,6 +348,8 @@ zds_status storage_create(zds_engine *e, zds_error *error)
         s = tensor_states(e, error);
     if (!s)
         s = pieces(e, error);
+    if (!s)
+        s = norm_sums(e, error);
     if (!s)
         s = states(e, error);
     if (!s)
