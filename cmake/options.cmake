@@ -15,6 +15,7 @@ set(CMAKE_ARCHIVE_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/lib)
 
 option(ZDS_WERROR "Warnings are errors" OFF)
 set(ZDS_SANITIZE "" CACHE STRING "address, thread or empty")
+option(ZDS_FUZZ "Build tests/fuzz with libFuzzer, and all code with its instrumentation; needs clang" OFF)
 
 # No contraction: the scalar, AVX2 and AVX-512 variants of a kernel say themselves where they fuse.
 add_compile_options(-Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla
@@ -29,6 +30,12 @@ if(ZDS_SANITIZE STREQUAL "address")
 elseif(ZDS_SANITIZE STREQUAL "thread")
     add_compile_options(-fsanitize=thread)
     add_link_options(-fsanitize=thread)
+endif()
+
+if(ZDS_FUZZ)
+    add_compile_options(-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined
+                        -fno-omit-frame-pointer)
+    add_link_options(-fsanitize=address,undefined)
 endif()
 
 # Programs and the library find each other wherever the tree is moved.
