@@ -1,0 +1,180 @@
+/* Each optimizer against its formula, written here in float64 element by element. */
+#include "optim_harness.h"
+
+enum { COUNT = 257, STEPS = 20 };
+
+/* One element of the reference. */
+typedef struct element {
+    double p, s[4];
+} element;
+
+/* What a formula may ask. */
+typedef struct reference {
+    const optim *o;
+    int64_t step;
+} reference;
+
+static double option(const reference *r, const char *name)
+{
+    return optim_option(r->o, name, 1, 0);
+}
+
+static bool flag(const reference *r, const char *name)
+{
+    const zds_option *option = options_find(r->o->plugin, name);
+    cr_assert(option && option->type == ZDS_OPTION_BOOL);
+    return *(const bool *)((const char *)r->o->options + option->offset);
+}
+
+typedef void (*formula_fn)(const reference *r, element *e, double g);
+
+/* Runs plugin and formula side by side; `tolerance` is absolute, on weights. */
+static void compare(const char *file, const char *name, const char *options, formula_fn formula,
+                    double tolerance)
+{
+    optim_setup s = {.file = file,
+                     .name = name,
+                     .options = options,
+                     .count = COUNT,
+                     .master = ZDS_F32,
+                     .grad = ZDS_F32,
+                     .output = ZDS_F32,
+                     .state = ZDS_F32};
+    optim o;
+    optim_open(&o, &s);
+    element elements[COUNT];
+    for (uint64_t i = 0; i < COUNT; i++) {
+        elements[i] = (element){.p = optim_weight(&o, i)};
+        for (uint32_t k = 0; k < o.needs.state_count && k < 4; k++)
+            elements[i].s[k] = o.needs.states[k].initial;
+    }
+    for (int64_t step = 1; step <= STEPS; step++) {
+        o.grad_scale = 1 / (double)(1 + step % 3);
+        o.hyper.lr = optim_option(&o, "lr", 1, 0) * (step % 4 ? 1 : 0.5);
+        optim_random_grad(&o, (uint64_t)step);
+        reference r = {&o, step};
+        for (uint64_t i = 0; i < COUNT; i++)
+            formula(&r, &elements[i], read_at(o.grad.data, ZDS_F32, i) * o.grad_scale);
+        optim_step(&o, 100);
+    }
+    for (uint64_t i = 0; i < COUNT; i++)
+        cr_assert(fabs(optim_weight(&o, i) - elements[i].p) <= tolerance,
+                  "%s %s: weight %llu is %.9g, expected %.9g", name, options, (unsigned long long)i,
+                  optim_weight(&o, i), elements[i].p);
+    optim_close(&o);
+}
+
+/* === Adam === */
+
+static void adam(const reference *r, element *e, double g)
+{
+    const zds_hyper *h = &r->o->hyper;
+    bool adamw = strcmp(r->o->setup.name, "AdamW") == 0 || flag(r, "adam_w_mode");
+    double preset = flag(r, "torch_adam") && adamw ? 0.01 : 0;
+    double decay = isnan(h->weight_decay) ? preset : h->weight_decay;
+    if (flag(r, "maximize"))
+        g = -g;
+    if (adamw)
+        e->p -= h->lr * decay * e->p;
+    else
+        g += decay * e->p;
+    e->s[0] = h->beta1 * e->s[0] + (1 - h->beta1) * g;
+    e->s[1] = h->beta2 * e->s[1] + (1 - h->beta2) * g * g;
+    e->s[2] = fmax(e->s[2], e->s[1]);
+    double bias1 = 1 - pow(h->beta1, (double)r->step), bias2 = 1 - pow(h->beta2, (double)r->step);
+    if (!flag(r, "bias_correction"))
+        bias1 = bias2 = 1;
+    double square = flag(r, "amsgrad") ? e->s[2] : e->s[1];
+    e->p -= h->lr / bias1 * e->s[0] / (sqrt(square) / sqrt(bias2) + option(r, "eps"));
+}
+
+Test(optim_formula, adam)
+{
+    static const char *const options[] = {
+        "{}",
+        "{\"lr\": 0.01, \"betas\": [0.8, 0.95], \"eps\": 1e-6, \"weight_decay\": 0.1}",
+        "{\"adam_w_mode\": false, \"weight_decay\": 0.1}",
+        "{\"bias_correction\": false, \"weight_decay\": 0.1}",
+        "{\"torch_adam\": true}",
+        "{\"torch_adam\": true, \"amsgrad\": true, \"maximize\": true, \"betas\": [0.9, 0.5]}",
+        "{\"torch_adam\": true, \"adam_w_mode\": false, \"weight_decay\": 0.1}",
+        "{\"betas\": [0, 0]}",
+        "{\"fp32_optimizer_states\": false, \"set_grad_none\": false}",
+    };
+    for (size_t i = 0; i < sizeof options / sizeof *options; i++) {
+        compare("optim_adamw", "AdamW", options[i], adam, 2e-6);
+        compare("optim_adamw", "Adam", options[i], adam, 2e-6);
+    }
+}
+
+Test(optim_formula, adam_refuses)
+{
+    static const struct {
+        const char *options, *says;
+    } cases[] = {
+        {"{\"amsgrad\": true}", "torch_adam"},
+        {"{\"maximize\": true}", "torch_adam"},
+        {"{\"torch_adam\": true, \"bias_correction\": false}", "bias_correction"},
+        {"{\"max_grad_norm\": 1.0}", "gradient_clipping"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        optim o;
+        optim_setup s = {.file = "optim_adamw", .name = "AdamW", .options = cases[i].options};
+        cr_assert_eq(optim_try(&o, &s), ZDS_ERR_CONFIG);
+        cr_assert(strstr(o.h.error, cases[i].says), "\"%s\" lacks \"%s\"", o.h.error,
+                  cases[i].says);
+        optim_close(&o);
+    }
+}
+
+/* === SGD === */
+
+static void sgd(const reference *r, element *e, double g)
+{
+    const zds_hyper *h = &r->o->hyper;
+    if (flag(r, "maximize"))
+        g = -g;
+    g += h->weight_decay * e->p;
+    if (h->momentum != 0) {
+        e->s[0] = r->step == 1 ? g : h->momentum * e->s[0] + (1 - option(r, "dampening")) * g;
+        g = flag(r, "nesterov") ? g + h->momentum * e->s[0] : e->s[0];
+    }
+    e->p -= h->lr * g;
+}
+
+Test(optim_formula, sgd)
+{
+    static const char *const options[] = {
+        "{}",
+        "{\"lr\": 0.1, \"weight_decay\": 0.1}",
+        "{\"lr\": 0.1, \"momentum\": 0.9}",
+        "{\"lr\": 0.1, \"momentum\": 0.9, \"dampening\": 0.4, \"maximize\": true}",
+        "{\"lr\": 0.1, \"momentum\": 0.9, \"nesterov\": true, \"weight_decay\": 0.01}",
+    };
+    for (size_t i = 0; i < sizeof options / sizeof *options; i++)
+        compare("optim_sgd", "SGD", options[i], sgd, 4e-6);
+}
+
+Test(optim_formula, sgd_refuses)
+{
+    static const char *const options[] = {
+        "{\"nesterov\": true}", "{\"nesterov\": true, \"momentum\": 0.9, \"dampening\": 0.1}"};
+    for (size_t i = 0; i < 2; i++) {
+        optim o;
+        optim_setup s = {.file = "optim_sgd", .name = "SGD", .options = options[i]};
+        cr_assert_eq(optim_try(&o, &s), ZDS_ERR_CONFIG);
+        cr_assert(strstr(o.h.error, "nesterov"));
+        optim_close(&o);
+    }
+}
+
+/* === what all share === */
+
+Test(optim_formula, an_unknown_simd_level_is_refused)
+{
+    optim o;
+    optim_setup s = {.file = "optim_sgd", .name = "SGD", .options = "{}", .simd = "mmx"};
+    cr_assert_eq(optim_try(&o, &s), ZDS_ERR_INVALID);
+    cr_assert(strstr(o.h.error, "mmx"));
+    optim_close(&o);
+}
