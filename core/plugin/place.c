@@ -32,13 +32,14 @@ char *place_install(const void *code)
         return NULL;
     *strrchr(file, '/') = '\0';
     for (size_t i = 0; i < sizeof candidates / sizeof *candidates && !found; i++) {
-        char *folder = text_format("%s/%s/plugins", file, candidates[i]);
-        found = folder ? realpath(folder, NULL) : NULL;
-        free(folder);
+        char *helper = text_format("%s/%s/zds-plugin-probe", file, candidates[i]);
+        if (helper && access(helper, X_OK) == 0) {
+            *strrchr(helper, '/') = '\0';
+            found = realpath(helper, NULL);
+        }
+        free(helper);
     }
     free(file);
-    if (found)
-        *strrchr(found, '/') = '\0';
     return found;
 }
 

@@ -15,14 +15,16 @@ enum { MOST_OPTIONS = 1000, MOST_BYTES = 1 << 20 };
 static const struct {
     const char *name;
     size_t size, align;
+    bool ranged; /* min and max count */
 } types[] = {
-    [ZDS_OPTION_BOOL] = {"bool", sizeof(bool), _Alignof(bool)},
-    [ZDS_OPTION_INT] = {"int", sizeof(int64_t), _Alignof(int64_t)},
-    [ZDS_OPTION_FLOAT] = {"float", sizeof(double), _Alignof(double)},
-    [ZDS_OPTION_STRING] = {"string", sizeof(char *), _Alignof(char *)},
-    [ZDS_OPTION_ENUM] = {"enum", sizeof(int64_t), _Alignof(int64_t)},
-    [ZDS_OPTION_FLOATS] = {"floats", sizeof(double), _Alignof(double)},
-    [ZDS_OPTION_FLOAT_LIST] = {"float_list", sizeof(zds_float_list), _Alignof(zds_float_list)},
+    [ZDS_OPTION_BOOL] = {"bool", sizeof(bool), _Alignof(bool), false},
+    [ZDS_OPTION_INT] = {"int", sizeof(int64_t), _Alignof(int64_t), true},
+    [ZDS_OPTION_FLOAT] = {"float", sizeof(double), _Alignof(double), true},
+    [ZDS_OPTION_STRING] = {"string", sizeof(char *), _Alignof(char *), false},
+    [ZDS_OPTION_ENUM] = {"enum", sizeof(int64_t), _Alignof(int64_t), false},
+    [ZDS_OPTION_FLOATS] = {"floats", sizeof(double), _Alignof(double), true},
+    [ZDS_OPTION_FLOAT_LIST] = {"float_list", sizeof(zds_float_list), _Alignof(zds_float_list),
+                               true},
 };
 
 const char *table_type_name(int32_t type)
@@ -73,7 +75,7 @@ static char *row_fault(const zds_plugin *plugin, const zds_option *option)
         return text_format("has no choices");
     if (option->type == ZDS_OPTION_BOOL && option->flags & ZDS_OPTION_NULLABLE)
         return text_format("is a bool and nullable: a bool has no value for null");
-    if (!(option->min <= option->max))
+    if (types[option->type].ranged && !(option->min <= option->max))
         return text_format("has the range %g to %g; write -INFINITY, INFINITY for none",
                            option->min, option->max);
     return default_fault(option);
@@ -152,9 +154,9 @@ static void add_text(cJSON *object, const char *name, const char *text)
         cJSON_AddNullToObject(object, name);
 }
 
-static void add_bound(cJSON *object, const char *name, double bound)
+static void add_bound(cJSON *object, const char *name, const zds_option *option, double bound)
 {
-    if (isfinite(bound))
+    if (types[option->type].ranged && isfinite(bound))
         cJSON_AddNumberToObject(object, name, bound);
     else
         cJSON_AddNullToObject(object, name);
@@ -182,8 +184,8 @@ static cJSON *describe_row(const zds_option *option)
     cJSON_AddItemToObject(row, "default",
                           option->default_value ? cJSON_Parse(option->default_value)
                                                 : cJSON_CreateNull());
-    add_bound(row, "min", option->min);
-    add_bound(row, "max", option->max);
+    add_bound(row, "min", option, option->min);
+    add_bound(row, "max", option, option->max);
     cJSON_AddBoolToObject(row, "above_min", option->flags & ZDS_OPTION_ABOVE_MIN);
     cJSON_AddBoolToObject(row, "below_max", option->flags & ZDS_OPTION_BELOW_MAX);
     cJSON_AddItemToObject(row, "choices",

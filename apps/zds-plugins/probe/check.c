@@ -186,10 +186,11 @@ static void try_create(bench *b, const char *check, const cJSON *params, bool mu
 static double inner_number(const zds_option *option)
 {
     bool low = isfinite(option->min), high = isfinite(option->max);
+    double step = option->type == ZDS_OPTION_INT ? 1000 : 1;
     double number = low && high ? (option->min + option->max) / 2
-                    : low       ? option->min + 1
-                    : high      ? option->max - 1
-                                : 1;
+                    : low       ? option->min + step
+                    : high      ? option->max - step
+                                : step;
     return option->type == ZDS_OPTION_INT ? floor(number) : number;
 }
 

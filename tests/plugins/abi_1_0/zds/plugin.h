@@ -1,0 +1,638 @@
+/* The plugin ABI of zds: all that the author of an optimizer, a schedule, a memory tier or a
+ * communication backend includes. A plugin needs no library of zds: it exports one data symbol and
+ * is handed everything else.
+ *
+ *     static const zds_plugin my_optim = {
+ *         .struct_size = sizeof my_optim, .kind = ZDS_KIND_OPTIM, .abi_minor = ZDS_ABI_MINOR,
+ *         .name = "MyOptim", .version = "1.0", .doc = "plain gradient descent",
+ *         .options = my_options, .option_stride = sizeof my_options[0], .option_count = 1,
+ *         .options_size = sizeof(my_options_struct), .ops = &my_ops};
+ *     ZDS_PLUGINS(&my_optim);
+ *
+ * Rules of the border
+ *  - Structs. Each starts with `size_t struct_size`, set to sizeof by whoever fills it. Whoever
+ * reads a struct uses the smaller of that and its own size; fields past it are zero. Arrays of
+ * structs come with a stride in bytes. ZDS_HAS(p, field) asks whether a struct reaches that far.
+ * Structs only grow, at their end, within one ABI major.
+ *  - Optional functions may be NULL; each says so. All others must be there, or the plugin is
+ * refused.
+ *  - Errors. `return host->fail(host, ZDS_ERR_..., "text", ...)`. A plugin never exits, aborts or
+ * prints.
+ *  - No global state: one process may hold several instances of a plugin, used from different
+ * threads.
+ *  - No threads of its own but where a kind says so; host->parallel_for has the rank's threads.
+ *  - Ownership: pointers given to a function are valid until it returns, unless said otherwise.
+ * What `create`, `init` or `open` returns through `self` is the plugin's, and goes back to it with
+ * each call.
+ *  - Versions. A new major ABI is a new symbol name (zds_plugin_v2); one .so may export several.
+ * Within a major, an older plugin runs on a newer host, and a newer plugin on an older host unless
+ * it says `min_host_minor`. */
+#ifndef ZDS_PLUGIN_H
+#define ZDS_PLUGIN_H
+
+#include <stdbool.h>
+
+#include "zds/types.h"
+
+ZDS_BEGIN_DECLS
+
+#define ZDS_ABI_MAJOR 1
+#define ZDS_ABI_MINOR 0
+
+/* True if the struct at `p`, filled by the other side, is long enough to hold `field`. */
+#define ZDS_HAS(p, field)                                                                          \
+    ((p)->struct_size >= (size_t)((const char *)(&(p)->field + 1) - (const char *)(p)))
+
+/* === services of the host === */
+
+enum { ZDS_LOG_ERROR = 0, ZDS_LOG_WARNING = 1, ZDS_LOG_INFO = 2, ZDS_LOG_DEBUG = 3 };
+
+#if defined(__GNUC__)
+#define ZDS_PRINTF(text, args) __attribute__((format(printf, text, args)))
+#else
+#define ZDS_PRINTF(text, args)
+#endif
+
+/* Handed to create/init/open; valid until the instance is destroyed. Every function may be called
+ * from any thread in which the plugin is being called. */
+typedef struct zds_host zds_host;
+struct zds_host {
+    size_t struct_size;
+    uint32_t abi_minor; /* of the host */
+    int32_t threads;    /* how many threads parallel_for has, at least 1 */
+    void *context;      /* the host's own; not for plugins */
+
+    /* One line, without a newline at its end; the host adds plugin and rank. */
+    void (*log)(const zds_host *host, int32_t level, const char *format, ...) ZDS_PRINTF(3, 4);
+    /* Sets the error text of the call in progress and returns `status`. */
+    zds_status (*fail)(const zds_host *host, zds_status status, const char *format, ...)
+        ZDS_PRINTF(3, 4);
+    /* Zeroed bytes, counted in the memory report under the plugin's name. `align`: a power of two,
+     * or 0 for 64. NULL when there is no memory. Not for element states of an optimizer: describe()
+     * them, so that the host can place them. */
+    void *(*alloc)(const zds_host *host, size_t bytes, size_t align);
+    void (*free)(const zds_host *host, void *pointer);
+    /* Calls body(arg, i) once for each i < n, on the rank's threads, and returns when all are done.
+     * Inside a tile of `step` or `norms` it runs inline. `body` must not call parallel_for. */
+    void (*parallel_for)(const zds_host *host, size_t n, void (*body)(void *arg, size_t i),
+                         void *arg);
+};
+
+/* === options === */
+
+/* An option is a key of the plugin's `params` object in ds_config. The host checks the user's
+ * values against the table, fills in defaults, and hands `create` a struct of the plugin's own type
+ * with every option at its offset. The same table makes `zds-plugins --info`, the JSON Schema and
+ * the reference page.
+ *
+ * For an optimizer four names are special, because schedules and parameter groups change them from
+ * step to step: "lr", "betas" (2), "momentum" and "weight_decay". Their current values are in each
+ * tile's zds_hyper; the option holds what the config says. */
+enum {
+    ZDS_OPTION_BOOL = 1,      /* bool */
+    ZDS_OPTION_INT = 2,       /* int64_t; null or absent without a default: INT64_MIN */
+    ZDS_OPTION_FLOAT = 3,     /* double; null or absent without a default: NaN */
+    ZDS_OPTION_STRING = 4,    /* const char *; valid as long as the instance; null: NULL */
+    ZDS_OPTION_ENUM = 5,      /* int64_t index into `choices`, compared without case */
+    ZDS_OPTION_FLOATS = 6,    /* double[count]; a null element is NaN */
+    ZDS_OPTION_FLOAT_LIST = 7 /* zds_float_list: a number or an array of numbers */
+};
+typedef struct zds_float_list {
+    size_t count;
+    const double *values; /* valid as long as the instance */
+} zds_float_list;
+
+enum {
+    ZDS_OPTION_REQUIRED = 1u << 0,  /* no default: its absence is an error */
+    ZDS_OPTION_NULLABLE = 1u << 1,  /* null is a value */
+    ZDS_OPTION_ABOVE_MIN = 1u << 2, /* min itself is not allowed */
+    ZDS_OPTION_BELOW_MAX = 1u << 3, /* max itself is not allowed */
+    ZDS_OPTION_NO_EFFECT =
+        1u << 4 /* accepted for the reference's sake; the doc says why it changes nothing */
+};
+
+typedef struct zds_option {
+    const char *name;
+    int32_t type;
+    uint32_t flags;
+    size_t offset;             /* into the plugin's options struct: offsetof(struct, field) */
+    uint32_t count;            /* of FLOATS */
+    const char *default_value; /* as JSON text: "1e-3", "true", "[0.9, 0.999]", "\"gram\"", "null";
+                                  NULL if REQUIRED */
+    double min, max;           /* of numbers and of each element; -INFINITY, INFINITY for none */
+    const char *choices;       /* of ENUM: "log|linear" */
+    const char *auto_from;     /* the training argument that fills "auto" ("learning_rate"); NULL:
+                                  "auto" is an error */
+    const char *doc;           /* one line */
+} zds_option;
+
+/* === descriptor === */
+
+enum { ZDS_KIND_OPTIM = 1, ZDS_KIND_SCHED = 2, ZDS_KIND_OFFLOAD = 3, ZDS_KIND_COMM = 4 };
+
+/* Features that a plugin may demand of its host (`required`). A bit that the host does not know is
+ * a refusal. */
+enum { ZDS_REQUIRE_NONE = 0 };
+
+typedef struct zds_plugin {
+    size_t struct_size;
+    uint32_t kind;
+    uint32_t abi_minor;      /* ZDS_ABI_MINOR of the header it was built with */
+    uint32_t min_host_minor; /* the oldest host it can run on; 0 for any */
+    uint32_t reserved;
+    uint64_t required; /* ZDS_REQUIRE_... */
+    const char
+        *name; /* as ds_config's `type` says it; letters, digits, _ and -; compared without case */
+    const char *const *aliases; /* NULL-ended; or NULL */
+    const char *version;        /* of the plugin, free text */
+    const char *doc;            /* one line */
+    const zds_option *options;  /* NULL if there are none */
+    size_t option_stride;
+    size_t option_count;
+    size_t options_size; /* bytes of the struct that options are written into */
+    const void *ops; /* zds_optim_ops, zds_sched_ops, zds_offload_ops or zds_comm_ops, by kind */
+} zds_plugin;
+
+#if defined(_WIN32)
+#define ZDS_EXPORT __declspec(dllexport)
+#else
+#define ZDS_EXPORT __attribute__((visibility("default")))
+#endif
+
+/* The one exported symbol: a NULL-ended array, constant data that is read before any function of
+ * the plugin is called. */
+extern ZDS_EXPORT const zds_plugin *const zds_plugin_v1[];
+#define ZDS_PLUGINS(...) ZDS_EXPORT const zds_plugin *const zds_plugin_v1[] = {__VA_ARGS__, 0}
+
+/* === optimizer (ZDS_KIND_OPTIM) === */
+
+enum {
+    ZDS_ROLE_OTHER = 0,
+    ZDS_ROLE_MATRIX = 1,
+    ZDS_ROLE_BIAS = 2,
+    ZDS_ROLE_NORM = 3,
+    ZDS_ROLE_EMBEDDING = 4,
+    ZDS_ROLE_HEAD = 5
+};
+
+/* One trainable parameter of the model, whole. The host fills it; it stays valid and constant as
+ * long as the instance. */
+typedef struct zds_param {
+    size_t struct_size;
+    uint32_t index; /* counts all parameters of the model, in the order the program declared them */
+    int32_t role;   /* ZDS_ROLE_... */
+    const char *name;
+    uint32_t ndim;
+    uint32_t group;       /* which group of hyperparameters */
+    const int64_t *shape; /* [ndim] */
+    uint64_t numel;       /* product of shape */
+    double width_mult;    /* this width over the base model's width (muP); 1 where the program says
+                             nothing */
+} zds_param;
+
+/* Hyperparameters of a group of parameters. What an optimizer has no option for is NaN. */
+typedef struct zds_hyper {
+    size_t struct_size;
+    double lr;
+    double beta1, beta2;
+    double momentum;
+    double weight_decay;
+} zds_hyper;
+
+enum {
+    ZDS_STATE_ELEMENT = 0, /* one value an element */
+    ZDS_STATE_BLOCK =
+        1, /* `bytes` for each block of `block` elements, counted from the parameter's first; the
+              last block may be short in elements, its state has all its bytes */
+    ZDS_STATE_TENSOR = 2, /* `bytes` for the parameter */
+    ZDS_STATE_GLOBAL =
+        3 /* `bytes` for the optimizer; described with any parameter, allocated once by name */
+};
+enum { ZDS_SCOPE_SHARDED = 0, ZDS_SCOPE_RANK_LOCAL = 1 };
+
+#define ZDS_MAX_STATES 8
+
+typedef struct zds_state_spec {
+    const char *name; /* torch's name where torch has such a state: "exp_avg", "exp_avg_sq",
+                         "momentum_buffer" */
+    int32_t kind;     /* ZDS_STATE_... */
+    zds_dtype dtype;  /* of ELEMENT; else only a hint for printing */
+    uint32_t block;   /* elements a block */
+    int32_t scope;    /* RANK_LOCAL: each rank has the whole of it, with values of its own */
+    uint64_t bytes;   /* of BLOCK (a block), TENSOR, GLOBAL */
+    double initial;   /* every ELEMENT starts so; other kinds start as zero bytes */
+    uint64_t reserved[2];
+} zds_state_spec;
+
+/* What the optimizer needs for one parameter. */
+typedef struct zds_param_needs {
+    size_t struct_size;
+    uint32_t state_count;
+    uint32_t granularity;  /* no slice or tile boundary falls inside a block of so many elements,
+                              counted from the  parameter's first; 0 and 1 are the same */
+    int32_t whole_tensor;  /* 1: step gets this parameter in one tile, on one thread, with the pool
+                              idle */
+    uint32_t tensor_norms; /* how many sums over the whole tensor `norms` makes for this parameter;
+                              at most 4 */
+    zds_state_spec states[ZDS_MAX_STATES];
+    zds_hyper *hyper; /* in: the group's; out: may be changed (Muon's second rate); the host then
+                         splits the group */
+} zds_param_needs;
+
+/* A run of consecutive elements of one parameter. All pointers are at the tile's first element
+ * (ELEMENT states too; BLOCK states at the tile's first block; TENSOR and GLOBAL states at their
+ * beginning). No two tiles of a step overlap. */
+typedef struct zds_tile {
+    size_t struct_size;
+    const zds_param *param;
+    const zds_hyper *hyper; /* for this step, after the scheduler */
+    uint64_t first; /* index of the first element in the parameter; a multiple of the granularity,
+                       and of 1024 where the slice's own start is */
+    uint64_t count; /* elements */
+    zds_dtype master_dtype, grad_dtype, output_dtype;
+    int32_t reserved;
+    void *master;     /* in, out: master weights; in fp32 training the parameters themselves */
+    const void *grad; /* in: multiply by ctx->grad_scale before use */
+    void *output; /* out: the parameter in 16 bits, master rounded to nearest even; NULL if master
+                     is the parameter */
+    void *const *states; /* in, out: [state_count], in the order of describe */
+    const double *sums;  /* in `step`: [tensor_norms], each over the whole tensor on all ranks */
+    double
+        *chunk_sums; /* in `norms`, out: [tensor_norms][chunk_stride]; the sum of each
+                        1024-element chunk of this tile, counted  from the tile's first element */
+    size_t chunk_stride;
+} zds_tile;
+
+typedef struct zds_tiles {
+    size_t struct_size;
+    size_t count;
+    size_t stride;
+    const zds_tile *first;
+} zds_tiles;
+
+static inline const zds_tile *zds_tile_at(const zds_tiles *tiles, size_t i)
+{
+    return (const zds_tile *)(const void *)((const char *)tiles->first + i * tiles->stride);
+}
+
+/* One whole parameter for begin_step and step_collective. */
+typedef struct zds_param_step {
+    size_t struct_size;
+    const zds_param *param;
+    const zds_hyper *hyper;
+    void *const *states; /* [state_count]: TENSOR, GLOBAL and RANK_LOCAL ones; SHARDED ELEMENT and
+                            BLOCK ones are NULL */
+    void *master;        /* step_collective only, as are those below: the whole parameter */
+    const void *grad;    /* this rank's own gradient, not reduced; multiply by ctx->grad_scale */
+    void *output;
+    zds_dtype master_dtype, grad_dtype, output_dtype;
+    int32_t has_grad; /* 0: no rank has a gradient for it in this step */
+} zds_param_step;
+
+typedef struct zds_param_steps {
+    size_t struct_size;
+    size_t count;
+    size_t stride;
+    const zds_param_step *first;
+} zds_param_steps;
+
+static inline const zds_param_step *zds_param_step_at(const zds_param_steps *params, size_t i)
+{
+    return (const zds_param_step *)(const void *)((const char *)params->first + i * params->stride);
+}
+
+typedef struct zds_step_ctx {
+    size_t struct_size;
+    int64_t step;      /* applied steps, this one included: 1 for the first */
+    double grad_scale; /* clip factor / loss scale: what gradients must be multiplied by */
+    uint64_t
+        seed; /* randomness may depend on (seed, step, param->index, element) and nothing else */
+    void *scratch; /* scratch_bytes of this thread's own, 64-byte aligned; contents undefined */
+    size_t scratch_bytes;
+    const zds_stream *stream; /* NULL on the host */
+} zds_step_ctx;
+
+/* What the optimizer will work in; constant for an instance. */
+typedef struct zds_optim_env {
+    size_t struct_size;
+    zds_space space;
+    zds_dtype master_dtype;
+    zds_dtype grad_dtype;
+    zds_dtype output_dtype; /* equal to master_dtype when there is no separate output */
+    zds_dtype state_dtype;  /* in which element states should be kept: ZDS_F32, or the 16-bit type
+                               that the config asks for */
+    int32_t stochastic_rounding; /* 1: round 16-bit states stochastically */
+    int32_t world_size, rank;
+    uint64_t seed;
+} zds_optim_env;
+
+enum {
+    ZDS_REDUCE_MEAN = 0, /* the usual: gradients are averaged over ranks before `step` */
+    ZDS_REDUCE_LOCAL =
+        1 /* this step's gradients stay each rank's own, and `step_collective` replaces `step` */
+};
+enum {
+    ZDS_OPTIM_PARAMS_DIVERGE =
+        1u << 0 /* parameters differ between ranks for some steps: stage 0 and private pages only */
+};
+
+typedef struct zds_comm_ops zds_comm_ops;
+
+/* When: create once; describe once a parameter; then for each step that is applied (one that
+ * overflows or is skipped calls nothing): begin_step, norms on all tiles, step on all tiles,
+ * end_step. */
+typedef struct zds_optim_ops {
+    size_t struct_size;
+    uint64_t flags;       /* ZDS_OPTIM_... */
+    uint32_t spaces;      /* mask of ZDS_SPACE_BIT: where step computes */
+    uint32_t grad_dtypes; /* masks of ZDS_DTYPE_BIT */
+    uint32_t master_dtypes;
+    uint32_t output_dtypes;
+    uint64_t scratch_bytes; /* a thread, for ctx->scratch */
+
+    /* `options`: the plugin's own struct, filled; valid as long as the instance. */
+    zds_status (*create)(const zds_host *host, const void *options, const zds_optim_env *env,
+                         void **self);
+    void (*destroy)(void *self);
+    /* Which states and treatment a parameter needs. `needs` comes zeroed, with hyper set. The
+     * engine owns, places, streams and saves all state. Must be a pure function of the options and
+     * the parameter. */
+    zds_status (*describe)(void *self, const zds_param *param, zds_param_needs *needs);
+    /* Optional. One thread, the same on every rank, over all trainable parameters. The only writer
+     * of TENSOR and GLOBAL states, besides whole-tensor tiles and step_collective. */
+    zds_status (*begin_step)(void *self, const zds_param_steps *params, const zds_step_ctx *ctx);
+    /* Required if describe ever sets tensor_norms. Several threads at once, on disjoint tiles.
+     * Writes chunk_sums. */
+    zds_status (*norms)(void *self, const zds_tiles *tiles, const zds_step_ctx *ctx);
+    /* Several threads at once, on disjoint tiles; no state but the tile's may be written. The
+     * result must not depend on how a parameter is cut into tiles. */
+    zds_status (*step)(void *self, const zds_tiles *tiles, const zds_step_ctx *ctx);
+    /* Optional. One thread. */
+    zds_status (*end_step)(void *self, const zds_step_ctx *ctx);
+    /* Optional: ZDS_REDUCE_...; asked before the first backward of step `step` (from 1). The same
+     * on every rank. */
+    int32_t (*reduction_mode)(void *self, int64_t step);
+    /* Required with reduction_mode. One thread, the same order on all ranks; `comm` and `comm_self`
+     * for its own collectives. */
+    zds_status (*step_collective)(void *self, const zds_param_steps *params,
+                                  const zds_comm_ops *comm, void *comm_self,
+                                  const zds_step_ctx *ctx);
+} zds_optim_ops;
+
+/* === schedule (ZDS_KIND_SCHED) === */
+
+enum {
+    ZDS_SCHED_LR = 1u << 0,
+    ZDS_SCHED_BETA1 = 1u << 1,
+    ZDS_SCHED_BETA2 = 1u << 2,
+    ZDS_SCHED_MOMENTUM = 1u << 3,
+    ZDS_SCHED_WEIGHT_DECAY = 1u << 4
+};
+
+/* What a schedule sets in one group: the fields of `hyper` that `mask` names. */
+typedef struct zds_sched_value {
+    size_t struct_size;
+    uint64_t mask;
+    zds_hyper hyper;
+} zds_sched_value;
+
+typedef struct zds_sched_env {
+    size_t struct_size;
+    size_t group_count;
+    size_t hyper_stride;
+    const zds_hyper
+        *base; /* [group_count]: what the optimizer's options say; valid as long as the instance */
+    int64_t total_steps;  /* optimizer steps of the whole run, where the program knows; else -1 */
+    int64_t warmup_steps; /* likewise, from the training arguments; else -1 */
+} zds_sched_env;
+
+enum {
+    ZDS_SCHED_OBSERVES =
+        1u << 0 /* not a pure function of the step: `observe` changes what `at` returns */
+};
+
+/* One thread. */
+typedef struct zds_sched_ops {
+    size_t struct_size;
+    uint64_t flags;
+    zds_status (*create)(const zds_host *host, const void *options, const zds_sched_env *env,
+                         void **self);
+    void (*destroy)(void *self);
+    /* Values for all groups after `moves` moves of the scheduler: 0 is what creation sets and the
+     * first step uses; k is what holds after the k-th applied step. `values`: [group_count], zeroed
+     * by the host. */
+    zds_status (*at)(void *self, int64_t moves, zds_sched_value *values, size_t value_stride);
+    /* Optional. A metric of the run (an evaluation loss): rank 0's value, the same on every rank.
+     */
+    zds_status (*observe)(void *self, double metric);
+    /* Optional, with OBSERVES: the state that a checkpoint keeps. save writes state_bytes(self)
+     * bytes. */
+    uint64_t (*state_bytes)(void *self);
+    zds_status (*save)(void *self, void *bytes);
+    zds_status (*load)(void *self, const void *bytes, uint64_t count);
+} zds_sched_ops;
+
+/* ------------------------------------------------------------------------------------------ memory
+ * tier (ZDS_KIND_OFFLOAD) */
+
+typedef struct zds_offload_env {
+    size_t struct_size;
+    int32_t rank, local_rank;
+    int32_t device;         /* ordinal, for device spaces */
+    int32_t pin_memory;     /* as the offload section says */
+    const char *path;       /* nvme_path; NULL where the tier has none */
+    uint64_t capacity_hint; /* bytes that the engine is about to allocate; 0: unknown */
+} zds_offload_env;
+
+/* One allocation of a tier. */
+typedef struct zds_block {
+    size_t struct_size;
+    void *pointer; /* usable by code that computes in `space`; NULL for ZDS_SPACE_FILE */
+    uint64_t bytes;
+    zds_space space;
+    int32_t reserved;
+    void *handle; /* the plugin's */
+} zds_block;
+
+enum {
+    ZDS_OFFLOAD_DIRECT =
+        1u << 0 /* `pointer` can be used where the parameters are computed: no copies are made */
+};
+
+/* One asynchronous copy. Both ends are whole multiples of `alignment` apart from the last bytes of
+ * a block. */
+typedef struct zds_copy {
+    size_t struct_size;
+    const zds_block *block;
+    uint64_t offset; /* bytes into the block */
+    void *memory;    /* the other side */
+    zds_space memory_space;
+    int32_t reserved;
+    uint64_t bytes;
+    zds_event *const *waits; /* [wait_count]: start after these */
+    size_t wait_count;
+    const zds_stream *stream; /* NULL: the plugin's own order */
+} zds_copy;
+
+/* One thread at a time calls an instance. */
+typedef struct zds_offload_ops {
+    size_t struct_size;
+    uint64_t flags;
+    zds_space space;    /* of its blocks */
+    uint32_t alignment; /* of offsets, sizes and memory in read and write; a power of two */
+    zds_status (*open)(const zds_host *host, const void *options, const zds_offload_env *env,
+                       void **self);
+    void (*close)(void *self);
+    /* Zeroed bytes. */
+    zds_status (*alloc)(void *self, uint64_t bytes, zds_block *block);
+    void (*free)(void *self, zds_block *block);
+    /* read: block -> memory; write: memory -> block. Both optional with DIRECT. */
+    zds_status (*read)(void *self, const zds_copy *copy, zds_event **done);
+    zds_status (*write)(void *self, const zds_copy *copy, zds_event **done);
+    /* Optional, for device spaces: a queue to compute on. */
+    zds_status (*stream_create)(void *self, zds_stream *stream);
+    void (*stream_destroy)(void *self, zds_stream *stream);
+} zds_offload_ops;
+
+/* === communication (ZDS_KIND_COMM) === */
+
+typedef struct zds_comm_env {
+    size_t struct_size;
+    int32_t rank, world_size;
+    int32_t local_rank, local_world_size;
+    const char *master_addr; /* of rank 0; never NULL */
+    int32_t master_port;     /* 0 where world_size is 1 */
+    int32_t timeout_ms;      /* after which a silent peer is an error */
+    int32_t device;          /* ordinal, for device spaces; -1 */
+    zds_space space;         /* where the buffers will be */
+} zds_comm_env;
+
+enum { ZDS_SUM = 0, ZDS_AVG = 1, ZDS_MAX = 2 };
+
+enum {
+    ZDS_COMM_FUSED = 1u << 0,         /* reduce_scatter takes zds_fused */
+    ZDS_COMM_DETERMINISTIC = 1u << 1, /* same ranks, same input, same bits */
+    ZDS_COMM_NODE_SHARED =
+        1u << 2, /* mem_alloc can give all ranks the same pages (ZDS_MEM_SHARED) */
+    ZDS_COMM_AUTO_PROGRESS = 1u << 3 /* operations complete without calls to progress */
+};
+
+enum {
+    ZDS_MEM_SYMMETRIC =
+        0, /* each rank has bytes of its own, which operations of the peers may read directly */
+    ZDS_MEM_SHARED = 1 /* all ranks have the same bytes; only with NODE_SHARED */
+};
+
+/* Memory of a communicator. Zeroed; pages are touched by whoever uses them first. */
+typedef struct zds_region {
+    size_t struct_size;
+    void *base;            /* readable and writable */
+    const void *read_only; /* the same bytes mapped without the right to write; equals base where
+                              that is not possible */
+    uint64_t bytes;
+    int32_t kind; /* ZDS_MEM_... */
+    zds_space space;
+    void *handle; /* the plugin's */
+} zds_region;
+
+/* What a FUSED reduce_scatter does besides reducing. For every element i of this rank's part
+ *     r = postscale * sum over ranks, in rank order, of (prescale * src[i]), in fp32
+ *     dst[i] = round to dst_dtype (accumulate ? dst[i] + r : r)
+ * and, where statistics are asked for, over dst[i] as stored: for each segment, for each chunk of
+ * 1024 elements counted from the segment's first, the sum of squares (in double) and, over all, the
+ * number of non-finite elements. Elements outside every segment (padding) are stored but not
+ * counted. Within a chunk sixteen partial sums take elements 0, 16, 32.., 1, 17, 33.. and are added
+ * pairwise (8+8, 4+4, 2+2, 1+1), so that the bits do not depend on the width of vectors. */
+typedef struct zds_segment {
+    uint64_t first; /* element of dst */
+    uint64_t count;
+} zds_segment;
+
+typedef struct zds_fused {
+    size_t struct_size;
+    double prescale, postscale; /* 1/world_size as postscale makes a mean */
+    int32_t accumulate;
+    int32_t reserved;
+    const zds_segment *segments; /* ascending, disjoint; NULL: no statistics */
+    size_t segment_count;
+    double *chunk_sums;   /* out: one a chunk, segment after segment */
+    uint64_t *non_finite; /* out */
+} zds_fused;
+
+/* Arguments of a collective. All ranks call the same operations of a communicator in the same
+ * order. src and dst may be any memory of the communicator's space; regions of mem_alloc are read
+ * by peers directly, other memory costs a copy. */
+typedef struct zds_coll {
+    size_t struct_size;
+    uint64_t tag; /* says what the operation is for, the same on all ranks; a difference is
+                     ZDS_ERR_DIVERGED where it can be seen */
+    const void *src;
+    void *dst;
+    uint64_t count;                 /* elements, see each operation */
+    zds_dtype src_dtype, dst_dtype; /* may differ only in a fused reduce_scatter */
+    int32_t op;                     /* ZDS_SUM, ZDS_AVG, ZDS_MAX */
+    int32_t peer;            /* root of broadcast and reduce; the other side of send and recv */
+    const zds_fused *fused;  /* NULL, or reduce_scatter of a FUSED plugin: `op` is then not used */
+    zds_event *const *waits; /* [wait_count]: start after these */
+    size_t wait_count;
+    const zds_stream *stream;
+} zds_coll;
+
+/* One thread issues all operations of a communicator and waits for them, the same order on every
+ * rank. All collectives are asynchronous: `coll`'s pointers (not the struct) stay valid until the
+ * event is done. An operation is done when its result is ready and the peers have finished reading
+ * this rank's source. A peer that dies or is silent for timeout_ms is ZDS_ERR_PEER with its rank in
+ * the text, on every rank that waits for it; after an error only abort and finalize may be called.
+ */
+struct zds_comm_ops {
+    size_t struct_size;
+    uint64_t flags;         /* ZDS_COMM_... */
+    uint32_t spaces;        /* masks */
+    uint32_t reduce_dtypes; /* dtypes that are reduced natively */
+    /* How well it suits: 0 cannot; else the highest wins when the config names none. No side
+     * effects. */
+    int32_t (*suits)(const zds_comm_env *env);
+    /* Returns when all ranks are there, or with ZDS_ERR_PEER after the timeout, naming the missing
+     * ones. */
+    zds_status (*init)(const zds_host *host, const void *options, const zds_comm_env *env,
+                       void **self);
+    void (*finalize)(void *self);
+    /* Collective: a communicator of the ranks with the same color, ordered by key, then rank. */
+    zds_status (*split)(void *self, int32_t color, int32_t key, void **child);
+    /* Collective, same order and same bytes on all ranks. */
+    zds_status (*mem_alloc)(void *self, uint64_t bytes, int32_t kind, zds_region *region);
+    void (*mem_free)(void *self, zds_region *region);
+    /* Optional, collective: another plugin's memory, so that operations on it need no copy. */
+    zds_status (*mem_register)(void *self, void *base, uint64_t bytes, zds_region *region);
+    void (*mem_unregister)(void *self, zds_region *region);
+    /* count: elements of src and of dst. In place allowed. */
+    zds_status (*all_reduce)(void *self, const zds_coll *coll, zds_event **done);
+    /* count likewise; dst only on the root. */
+    zds_status (*reduce)(void *self, const zds_coll *coll, zds_event **done);
+    /* count: elements of dst; src has world_size times as many, rank r's part at r * count. In
+     * place allowed: dst = src + rank * count. */
+    zds_status (*reduce_scatter)(void *self, const zds_coll *coll, zds_event **done);
+    /* count: elements of src; dst has world_size times as many. In place allowed: src = dst + rank
+     * * count. Where dst lies in SHARED memory and is in place, nothing is copied: done means that
+     * every rank has issued it. */
+    zds_status (*all_gather)(void *self, const zds_coll *coll, zds_event **done);
+    /* count: elements. In place (src = dst) on the root; in SHARED memory nothing is copied. */
+    zds_status (*broadcast)(void *self, const zds_coll *coll, zds_event **done);
+    /* count: elements for each rank. Not in place. */
+    zds_status (*all_to_all)(void *self, const zds_coll *coll, zds_event **done);
+    zds_status (*send)(void *self, const zds_coll *coll, zds_event **done);
+    zds_status (*recv)(void *self, const zds_coll *coll, zds_event **done);
+    zds_status (*barrier)(void *self, const zds_coll *coll, zds_event **done); /* tag only */
+    /* Optional: operations between the two may be sent as one; their events are valid after
+     * group_end. */
+    zds_status (*group_begin)(void *self);
+    zds_status (*group_end)(void *self);
+    /* Moves operations in flight forward without blocking. Optional with AUTO_PROGRESS. */
+    zds_status (*progress)(void *self);
+    /* From any thread: makes waits of all ranks fail with ZDS_ERR_PEER. `reason` may reach the
+     * peers' messages. */
+    void (*abort)(void *self, const char *reason);
+};
+
+ZDS_END_DECLS
+#endif

@@ -1,0 +1,73 @@
+/* What both sides of every interface share: element types, memory spaces, streams and events. */
+#ifndef ZDS_TYPES_H
+#define ZDS_TYPES_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "zds/status.h"
+
+ZDS_BEGIN_DECLS
+
+/* Element types. Values are stored in the machine's (little) endianness. */
+typedef int32_t zds_dtype;
+enum {
+    ZDS_F32 = 0,  /* IEEE binary32 */
+    ZDS_F16 = 1,  /* IEEE binary16 */
+    ZDS_BF16 = 2, /* bfloat16: the upper half of a binary32, rounded to nearest even */
+    ZDS_F64 = 3,
+    ZDS_I8 = 4,
+    ZDS_U8 = 5,
+    ZDS_I32 = 6,
+    ZDS_I64 = 7,
+    ZDS_DTYPE_COUNT = 8
+};
+#define ZDS_DTYPE_BIT(dtype) (1u << (dtype)) /* in masks of dtypes */
+
+/* Bytes of one element; 0 for an unknown dtype. */
+static inline size_t zds_dtype_size(zds_dtype dtype)
+{
+    static const unsigned char size[ZDS_DTYPE_COUNT] = {4, 2, 2, 8, 1, 1, 4, 8};
+    return dtype >= 0 && dtype < ZDS_DTYPE_COUNT ? size[dtype] : 0;
+}
+
+/* Where bytes are. */
+typedef int32_t zds_space;
+enum {
+    ZDS_SPACE_HOST = 0,
+    ZDS_SPACE_HOST_PINNED = 1, /* host memory that a device reads and writes by itself */
+    ZDS_SPACE_CUDA = 2,
+    ZDS_SPACE_FILE = 3 /* no pointer: only read and write of an offload plugin reach it */
+};
+#define ZDS_SPACE_BIT(space) (1u << (space)) /* in masks of spaces */
+
+/* A queue of a device. Whoever made it destroys it; plugins may share it. NULL stands for the
+ * host's program order. */
+typedef struct zds_stream {
+    size_t struct_size;
+    zds_space space;
+    int32_t device; /* ordinal */
+    void *native;   /* cudaStream_t for ZDS_SPACE_CUDA */
+} zds_stream;
+
+/* The completion of one asynchronous call. The maker embeds this struct as the first member of its
+ * own. The receiver owns it: it waits or tests from the thread that made the call, then releases it
+ * once. Release of an event that is not done waits for it first. A NULL event means: done already.
+ */
+typedef struct zds_event zds_event;
+typedef struct zds_event_ops {
+    size_t struct_size;
+    zds_status (*test)(zds_event *event,
+                       int32_t *done); /* never blocks; may move the work forward */
+    zds_status (*wait)(
+        zds_event *event); /* sleeps until done; the call's own error is returned here */
+    zds_status (*stream_wait)(zds_event *event,
+                              const zds_stream *stream); /* NULL if `wait` is the only way */
+    void (*release)(zds_event *event);
+} zds_event_ops;
+struct zds_event {
+    const zds_event_ops *ops;
+};
+
+ZDS_END_DECLS
+#endif

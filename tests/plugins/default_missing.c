@@ -1,0 +1,10 @@
+/* An optional option without a default. */
+#include "sample.h"
+
+static const zds_option table[] = {{.name = "lr",
+                                    .type = ZDS_OPTION_FLOAT,
+                                    .offset = offsetof(sample_options, lr),
+                                    .max = 1,
+                                    .doc = "no default"}};
+static const zds_plugin plugin = {SAMPLE_PLUGIN, .options = table, .option_count = 1};
+ZDS_PLUGINS(&plugin);
