@@ -96,7 +96,8 @@ static bool try_file(lookup *look, const char *name, plugin_file *file, findings
     int count = file->facts ? cJSON_GetArraySize(file->facts) : 0;
     for (int i = 0; i < count && !file->reason; i++) {
         const cJSON *fact = cJSON_GetArrayItem(file->facts, i);
-        if (!fact_is(fact, look->kind, name))
+        bool nameless = fact_reason(fact) && !*fact_text(fact, "name");
+        if (!nameless && !fact_is(fact, look->kind, name))
             continue;
         if (!fact_reason(fact) && !accepts(fact, look->match)) {
             note_unfit(found, file, fact);
@@ -122,7 +123,7 @@ static bool try_file(lookup *look, const char *name, plugin_file *file, findings
             return true;
         }
         note(&found->refused, "; ", "%s: %s", shown_path(file), fact_reason(fact));
-        found->by_name = true;
+        found->by_name = found->by_name || !nameless || file_is_likely(file, look->kind, name);
     }
     if (file->reason)
         note_refused_file(found, look, name, file);
