@@ -1,0 +1,148 @@
+"""What bench/run.py measures. Each part yields (name, {side: function that measures it once},
+function from {side: medians} to the bars)."""
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import time
+
+import rivals
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+TEXT = os.path.join(os.path.dirname(HERE), "tests", "data", "e2e", "text.bin")
+
+
+def at_most(what, value, bar):
+    return {"what": what, "value": value, "bar": bar, "at_most": True}
+
+
+def at_least(what, value, bar):
+    return {"what": what, "value": value, "bar": bar, "at_most": False}
+
+
+def write_json(folder, name, value):
+    path = os.path.join(folder, name)
+    with open(path, "w") as file:
+        json.dump(value, file)
+    return path
+
+
+def ds_config(stage, bf16, micro=1, accumulation=1):
+    config = {
+        "train_micro_batch_size_per_gpu": micro, "gradient_accumulation_steps": accumulation,
+        "gradient_clipping": 1.0, "zero_optimization": {"stage": stage},
+        "optimizer": {"type": "AdamW",
+                      "params": {"lr": 1e-3, "betas": [0.9, 0.95], "weight_decay": 0.1}},
+        "steps_per_print": 1000000}
+    if bf16:
+        config["bf16"] = {"enabled": True}
+    return config
+
+
+# === step ===
+
+PARAMETERS, TENSORS, STEPS = 64 << 20, 16, 7
+
+
+def step(programs, python, folder):
+    for ranks, threads in ((1, 2), (2, 1)):
+        for label, stage, bf16 in (("ZeRO-1 fp32", 1, False), ("ZeRO-2 bf16", 2, True)):
+            config = write_json(folder, f"step{ranks}{stage}.json", ds_config(stage, bf16))
+            zds = [os.path.join(programs, "zds-run"), "-n", str(ranks),
+                   os.path.join(programs, "zds-bench"), "step", "--config", config,
+                   "--params", "64Mi", "--tensors", str(TENSORS), "--steps", str(STEPS),
+                   "--threads", str(threads), "--json"]
+            deepspeed = [python, os.path.join(HERE, "rival_step.py"), config, str(PARAMETERS),
+                         str(TENSORS), str(STEPS), str(threads)]
+
+            def run_zds(command=zds):
+                out = rivals.run_zds(command)
+                return {key: out[key] for key in ("ready_ms", "step_ms", "bound_ms")}
+
+            def run_deepspeed(command=deepspeed, ranks=ranks, threads=threads):
+                out = rivals.run_ranks(command, ranks, threads)[0][-1]
+                return {"step_ms": out["step_ms"], "backward_ms": out["backward_ms"]}
+
+            def bars(sides):
+                zds, theirs = sides["zds"], sides["DeepSpeed"]
+                return [at_most("step / bound", zds["step_ms"] / zds["bound_ms"], 1.3),
+                        at_least("DeepSpeed's step / (ready + step)",
+                                 theirs["step_ms"] / (zds["ready_ms"] + zds["step_ms"]), 4)]
+
+            yield (f"step, {label}, {ranks} rank{'s'[:ranks > 1]} x {threads} "
+                   f"thread{'s'[:threads > 1]}", {"zds": run_zds, "DeepSpeed": run_deepspeed}, bars)
+
+
+# === train ===
+
+MODEL = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "vocab_size": 256,
+         "n_positions": 256, "n_embd": 384, "n_layer": 6, "n_head": 6, "resid_pdrop": 0.0,
+         "embd_pdrop": 0.0, "attn_pdrop": 0.0, "bos_token_id": 0, "eos_token_id": 0,
+         "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "initializer_range": 0.02}
+TRAIN_STEPS = 12
+RANKS = 2
+
+
+def train_zds(programs, config, model, folder):
+    """One run of zds-train, watched from outside as the rivals are."""
+    out = os.path.join(folder, "out")
+    shutil.rmtree(out, ignore_errors=True)
+    metrics = os.path.join(out, "metrics.jsonl")
+    command = [os.path.join(programs, "zds-run"), "-n", str(RANKS),
+               os.path.join(programs, "zds-train"), "--config_name", model, "--train_file", TEXT,
+               "--deepspeed", config, "--output_dir", out, "--max_steps", str(TRAIN_STEPS),
+               "--data_order", "sequential", "--logging_steps", "1"]
+    start = time.time()
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.PIPE, text=True)
+    peak = rivals.Peak(lambda: rivals.children(process.pid))
+    first = None
+    while first is None and process.poll() is None:
+        time.sleep(0.005)
+        if os.path.exists(metrics) and os.path.getsize(metrics):
+            first = time.time() - start
+    err = process.communicate(timeout=1200)[1]
+    used = peak.stop()
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)}: exit {process.returncode}\n{err[-2000:]}")
+    with open(metrics) as file:
+        steps = [json.loads(line) for line in file]
+    times = sorted(step["step_time_ms"] for step in steps[2:])
+    median = times[len(times) // 2]
+    tokens = (RANKS * MODEL["n_positions"] * 4 * 2) / median * 1e3
+    return {"tokens_per_second": tokens, "step_ms": median, "first_step_s": first,
+            "pss_mib": used / 2**20}
+
+
+def train_rival(python, kind, config, model):
+    command = [python, os.path.join(HERE, "rival_train.py"), config, model, TEXT,
+               str(TRAIN_STEPS), kind]
+    (first, out), start, used = rivals.run_ranks(command, RANKS, 1)
+    return {"tokens_per_second": out["tokens_per_second"], "step_ms": out["step_ms"],
+            "first_step_s": first["first_step_done"] - start, "pss_mib": used / 2**20}
+
+
+def train(programs, python, folder):
+    model = write_json(folder, "gpt2.json", MODEL)
+    for label, stage, bf16, bar in (("ZeRO-0 fp32", 0, False, 1.5), ("ZeRO-2 bf16", 2, True, 2)):
+        config = write_json(folder, f"train{stage}.json", ds_config(stage, bf16, 4, 2))
+        sides = {"zds": lambda c=config: train_zds(programs, c, model, folder),
+                 "DeepSpeed": lambda c=config: train_rival(python, "deepspeed", c, model),
+                 "torch.compile": lambda c=config: train_rival(python, "torch", c, model)}
+
+        def bars(sides, bar=bar):
+            zds, theirs, compiled = sides["zds"], sides["DeepSpeed"], sides["torch.compile"]
+            return [
+                at_least("tokens/s / DeepSpeed's",
+                         zds["tokens_per_second"] / theirs["tokens_per_second"], bar),
+                at_least("tokens/s / torch.compile's",
+                         zds["tokens_per_second"] / compiled["tokens_per_second"], 1),
+                at_most("first step done, less one step, s",
+                        zds["first_step_s"] - zds["step_ms"] / 1e3, 0.3),
+                at_most("peak PSS a rank / DeepSpeed's", zds["pss_mib"] / theirs["pss_mib"], 0.25)]
+
+        yield f"train, {label}, 2 ranks x 1 thread", sides, bars
+
+
+PARTS = {"step": step, "train": train}
