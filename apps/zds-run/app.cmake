@@ -1,0 +1,1 @@
+target_link_libraries(zds-run PRIVATE PkgConfig::HWLOC)
