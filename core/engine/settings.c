@@ -3,7 +3,7 @@
 #include <string.h>
 #include <strings.h>
 
-#include "config/config_internal.h"
+#include "config/internal.h"
 #include "engine/internal.h"
 #include "host/error.h"
 
@@ -54,9 +54,9 @@ static void collect(void *user, const char *path, const char *message)
 
 static zds_status check(const zds_config *c, zds_error *error)
 {
-    zds_problem problem;
-    for (size_t i = 0; zds_config_problem(c, i, &problem); i++)
-        if (problem.severity == ZDS_PROBLEM_ERROR) {
+    zds_problem found;
+    for (size_t i = 0; zds_config_problem(c, i, &found); i++)
+        if (found.severity == ZDS_PROBLEM_ERROR) {
             char *text = zds_config_problems_text(c);
             zds_status status =
                 error_set(error, ZDS_ERR_CONFIG, "the config has problems:\n%s", text ? text : "");
@@ -94,8 +94,9 @@ zds_status settings_read(settings *set, const zds_config *c, int32_t world_size,
     zds_status status = check(c, error);
     if (status)
         return status;
+    int32_t stage = (int32_t)zds_config_int(c, "zero_optimization.stage");
     *set = (settings){
-        .stage = (int32_t)zds_config_int(c, "zero_optimization.stage"),
+        .stage = stage,
         .micro_batch = zds_config_int(c, "train_micro_batch_size_per_gpu"),
         .accumulation = zds_config_int(c, "gradient_accumulation_steps"),
         .managed_accumulation = zds_config_bool(c, "managed_gradient_accumulation"),
@@ -109,8 +110,7 @@ zds_status settings_read(settings *set, const zds_config *c, int32_t world_size,
     set->param_dtype = bf16 ? ZDS_BF16 : ZDS_F32;
     if (bf16 && (set->stage == 1 || set->stage == 2))
         set->check_overflow = zds_config_bool(c, "bf16.check_grad_overflow");
-    /* zds overlaps unless it is told not to: there is no second stream whose memory it would cost.
-     */
+    /* zds overlaps unless it is told not to: a bucket more is all it costs. */
     set->overlap = !zds_config_is_set(c, "zero_optimization.overlap_comm") ||
                    zds_config_bool(c, "zero_optimization.overlap_comm");
     set->bucket = (uint64_t)zds_config_int(c, "zero_optimization.reduce_bucket_size");
