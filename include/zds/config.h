@@ -30,12 +30,24 @@ typedef struct zds_config_context {
     const struct cJSON
         *arguments; /* TrainingArguments fields; NULL: none given. Not modified, not kept */
     bool auto_find_batch_size;
+    /* Also do what accelerate does between the Trainer and DeepSpeed: --bf16 and --fp16 turn the
+     * section on where the file has none; some leftover "auto" values get a default. Only with
+     * `arguments`. */
+    bool accelerate;
 } zds_config_context;
 
 /* One thing that is wrong, or unwise, with a config. */
 enum { ZDS_PROBLEM_ERROR = 0, ZDS_PROBLEM_WARNING = 1 };
+/* Who would notice. */
+enum {
+    ZDS_CHECK_SYNTAX = 0,    /* a reader of the file: duplicate keys */
+    ZDS_CHECK_ARGUMENTS = 1, /* transformers: the file and the training arguments disagree */
+    ZDS_CHECK_DEEPSPEED = 2, /* DeepSpeed's own reading of the config fails too */
+    ZDS_CHECK_ZDS = 3        /* DeepSpeed lets it pass, or fails only later */
+};
 typedef struct zds_problem {
     int32_t severity;
+    int32_t check;        /* ZDS_CHECK_... */
     const char *path;     /* "zero_optimization.stage" */
     const char *message;  /* what is wrong; what to write instead */
     const char *file;     /* as the user named the source; "<string>" for inline text */
@@ -45,8 +57,9 @@ typedef struct zds_problem {
 /* Loads a config from a path, JSON text (its first non-blank character is '{'), or URL-safe base64
  * of JSON text. Always returns an object in *config unless memory ends or the source cannot be read
  * or parsed at all; problems are listed by zds_config_problem, all at once. `context` may be NULL.
- * ZDS_ERR_CONFIG if there is at least one error (the object is made all the same and shows them).
- */
+ * ZDS_ERR_CONFIG if there is at least one error (the object is made all the same and shows them);
+ * ZDS_ERR_MISMATCH if all of them are ZDS_CHECK_ARGUMENTS; ZDS_ERR_FORMAT, ZDS_ERR_NOT_FOUND,
+ * ZDS_ERR_IO, ZDS_ERR_MEMORY without an object. */
 zds_status zds_config_load(const char *source, const zds_config_context *context,
                            zds_config **config, zds_error *error);
 /* The same from a tree in memory, which is neither modified nor kept. */

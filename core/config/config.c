@@ -1,0 +1,336 @@
+/* Loading a config, and reading its effective values. */
+#include <assert.h>
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "config/internal.h"
+#include "config/resolve.h"
+#include "host/error.h"
+
+/* Texts that zds_config_place handed out; the only part of a config that changes after loading. */
+struct mutable_places {
+    pthread_mutex_t lock;
+    struct place_text {
+        struct place_text *next;
+        char text[];
+    } * first;
+};
+
+/* === loading === */
+
+static int32_t world_size_of(const zds_config_context *context)
+{
+    return context && context->world_size > 0 ? context->world_size : 1;
+}
+
+static bool allocate(zds_config *c)
+{
+    c->values = calloc(field_count(), sizeof *c->values);
+    c->places = calloc(1, sizeof *c->places);
+    if (!c->values || !c->places)
+        return false;
+    pthread_mutex_init(&c->places->lock, NULL);
+    c->resolved = cJSON_Duplicate(c->raw, true);
+    return c->resolved;
+}
+
+static void report_duplicates(zds_config *c)
+{
+    size_t count = 0;
+    const source_duplicate *d = c->src ? source_duplicates(c->src, &count) : NULL;
+    for (size_t i = 0; i < count; i++) {
+        char message[160];
+        snprintf(message, sizeof message, "is there twice, first at %d:%d; delete one",
+                 d[i].first.line, d[i].first.column);
+        problem_add_at(c, ZDS_PROBLEM_ERROR, ZDS_CHECK_SYNTAX, d[i].path, d[i].second, message);
+    }
+}
+
+/* `c` has its raw tree; takes it over. */
+static zds_status finish(zds_config *c, const zds_config_context *context, zds_config **out,
+                         zds_error *error)
+{
+    if (!allocate(c)) {
+        zds_config_destroy(c);
+        return error_set(error, ZDS_ERR_MEMORY, "out of memory");
+    }
+    c->world_size = world_size_of(context);
+    c->has_arguments = context && context->arguments;
+    c->with_accelerate = c->has_arguments && context->accelerate;
+    field_index_fill(&c->index);
+    report_duplicates(c);
+    config_resolve(c, context);
+    effective_fill(c);
+    effective_rules(c);
+    problems_sort(c);
+    if (c->failed) {
+        zds_config_destroy(c);
+        return error_set(error, ZDS_ERR_MEMORY, "out of memory");
+    }
+    *out = c;
+    if (!config_has_errors(c, -1))
+        return ZDS_OK;
+    bool only_mismatch = !config_has_errors(c, ZDS_CHECK_SYNTAX) &&
+                         !config_has_errors(c, ZDS_CHECK_DEEPSPEED) &&
+                         !config_has_errors(c, ZDS_CHECK_ZDS);
+    char *text = zds_config_problems_text(c);
+    zds_status status = error_set(error, only_mismatch ? ZDS_ERR_MISMATCH : ZDS_ERR_CONFIG, "%s",
+                                  text ? text : "the config has problems");
+    free(text);
+    return status;
+}
+
+static zds_status load_text(const char *name, const char *text, size_t length,
+                            const zds_config_context *context, zds_config **config,
+                            zds_error *error)
+{
+    source *src;
+    zds_status status = source_parse(name, text, length, &src, error);
+    if (status != ZDS_OK)
+        return status;
+    zds_config *c = calloc(1, sizeof *c);
+    if (c)
+        c->name = strdup(name);
+    if (!c || !c->name) {
+        source_destroy(src);
+        free(c);
+        return error_set(error, ZDS_ERR_MEMORY, "out of memory");
+    }
+    c->src = src;
+    c->raw = source_tree(src);
+    return finish(c, context, config, error);
+}
+
+/* A whole file, or NULL with errno; EFBIG if it is longer than any config. */
+static char *read_file(const char *path, size_t *length)
+{
+    FILE *in = fopen(path, "rbe");
+    struct stat info;
+    char *text = NULL;
+    if (!in)
+        return NULL;
+    int why = 0;
+    if (fstat(fileno(in), &info) != 0) {
+        why = errno;
+    } else if (S_ISDIR(info.st_mode)) {
+        why = EISDIR;
+    } else if ((text = malloc(SOURCE_MAX_BYTES + 2)) == NULL) {
+        why = ENOMEM;
+    } else {
+        *length = fread(text, 1, SOURCE_MAX_BYTES + 1, in);
+        why = ferror(in) ? EIO : 0;
+    }
+    fclose(in);
+    if (why) {
+        free(text);
+        text = NULL;
+        errno = why;
+    }
+    return text;
+}
+
+/* Decodes URL-safe base64 (the plain alphabet and missing padding are taken too); NULL if it is
+ * none. */
+static char *decode_base64(const char *text, size_t *length)
+{
+    size_t n = strlen(text), bits = 0, used = 0;
+    char *out = malloc(n / 4 * 3 + 4);
+    uint32_t buffer = 0;
+    if (!out)
+        return NULL;
+    for (size_t i = 0; i < n; i++) {
+        char c = text[i];
+        int six = c >= 'A' && c <= 'Z'   ? c - 'A'
+                  : c >= 'a' && c <= 'z' ? c - 'a' + 26
+                  : c >= '0' && c <= '9' ? c - '0' + 52
+                  : c == '-' || c == '+' ? 62
+                  : c == '_' || c == '/' ? 63
+                                         : -1;
+        if (six < 0) {
+            if ((c == '=' && i + 2 >= n) || c == '\n')
+                continue;
+            free(out);
+            return NULL;
+        }
+        buffer = buffer << 6 | (uint32_t)six;
+        bits += 6;
+        if (bits >= 8) {
+            bits -= 8;
+            out[used++] = (char)(buffer >> bits);
+        }
+    }
+    *length = used;
+    return out;
+}
+
+static bool looks_inline(const char *text)
+{
+    return text[strspn(text, " \t\r\n")] == '{';
+}
+
+zds_status zds_config_load(const char *from, const zds_config_context *context, zds_config **config,
+                           zds_error *error)
+{
+    size_t length = 0;
+    zds_status status;
+    if (!from || !config)
+        return error_set(error, ZDS_ERR_INVALID, "zds_config_load: no source or no place for it");
+    *config = NULL;
+    if (looks_inline(from))
+        return load_text("<string>", from, strlen(from), context, config, error);
+    char *text = strlen(from) < 4096 ? read_file(from, &length) : NULL;
+    int why = errno;
+    if (text) {
+        status = load_text(from, text, length, context, config, error);
+    } else if ((text = decode_base64(from, &length)) != NULL && length > 0 &&
+               memchr(text, '{', length)) {
+        status = load_text("<base64>", text, length, context, config, error);
+    } else if (strlen(from) >= 4096 || why == ENAMETOOLONG) {
+        status = error_set(error, ZDS_ERR_NOT_FOUND,
+                           "%.60s...: neither a file, nor JSON, nor base64 of JSON", from);
+    } else {
+        status = error_set(error, why == ENOENT ? ZDS_ERR_NOT_FOUND : ZDS_ERR_IO,
+                           "%s: %s (a config is a file, JSON text or base64 of JSON text)", from,
+                           strerror(why));
+    }
+    free(text);
+    return status;
+}
+
+/* Levels of nesting, without recursion; at most `limit` + 1. */
+static size_t depth_of(const cJSON *tree, size_t limit)
+{
+    const cJSON *stack[SOURCE_MAX_DEPTH + 2];
+    size_t depth = 0, most = 0;
+    stack[0] = tree->child;
+    while (1) {
+        const cJSON *node = stack[depth];
+        if (!node) {
+            if (depth == 0)
+                return most;
+            depth--;
+            continue;
+        }
+        stack[depth] = node->next;
+        if (node->child) {
+            if (depth == limit)
+                return limit + 1;
+            stack[++depth] = node->child;
+            most = depth > most ? depth : most;
+        }
+    }
+}
+
+zds_status zds_config_from_json(const struct cJSON *tree, const zds_config_context *context,
+                                zds_config **config, zds_error *error)
+{
+    if (!tree || !config)
+        return error_set(error, ZDS_ERR_INVALID,
+                         "zds_config_from_json: no tree or no place for it");
+    *config = NULL;
+    if (!cJSON_IsObject(tree))
+        return error_set(error, ZDS_ERR_FORMAT, "a ds_config is an object");
+    if (depth_of(tree, SOURCE_MAX_DEPTH) > SOURCE_MAX_DEPTH)
+        return error_set(error, ZDS_ERR_FORMAT, "more than %d levels of nesting", SOURCE_MAX_DEPTH);
+    zds_config *c = calloc(1, sizeof *c);
+    if (!c || !(c->name = strdup("<json>")) || !(c->raw = cJSON_Duplicate(tree, true))) {
+        zds_config_destroy(c);
+        return error_set(error, ZDS_ERR_MEMORY, "out of memory");
+    }
+    return finish(c, context, config, error);
+}
+
+void zds_config_destroy(zds_config *c)
+{
+    if (!c)
+        return;
+    for (size_t i = 0; i < c->problem_count; i++) {
+        free((char *)c->problems[i].shown.path);
+        free((char *)c->problems[i].shown.message);
+    }
+    free(c->problems);
+    if (c->places) {
+        for (struct place_text *p = c->places->first, *next; p; p = next) {
+            next = p->next;
+            free(p);
+        }
+        pthread_mutex_destroy(&c->places->lock);
+        free(c->places);
+    }
+    cJSON_Delete(c->resolved);
+    cJSON_Delete(c->mismatches);
+    if (!c->src)
+        cJSON_Delete(c->raw);
+    source_destroy(c->src);
+    free(c->values);
+    free(c->name);
+    free(c);
+}
+
+/* === reading === */
+
+static const value *known(const zds_config *config, const char *path)
+{
+    int row = field_find_path(&config->index, path);
+    assert(row >= 0 && "no such key in ds_config");
+    return row < 0 ? NULL : &config->values[row];
+}
+
+bool zds_config_bool(const zds_config *config, const char *path)
+{
+    const value *v = known(config, path);
+    return v && !v->null && v->boolean;
+}
+
+int64_t zds_config_int(const zds_config *config, const char *path)
+{
+    const value *v = known(config, path);
+    return !v ? 0 : v->null ? INT64_MIN : v->integer;
+}
+
+double zds_config_float(const zds_config *config, const char *path)
+{
+    const value *v = known(config, path);
+    return !v || v->null ? (double)NAN : v->number;
+}
+
+const char *zds_config_string(const zds_config *config, const char *path)
+{
+    const value *v = known(config, path);
+    return !v || v->null ? NULL : v->string;
+}
+
+const struct cJSON *zds_config_node(const zds_config *config, const char *path)
+{
+    return tree_find(config->resolved, path);
+}
+
+bool zds_config_is_set(const zds_config *config, const char *path)
+{
+    const cJSON *node = tree_find(config->raw, path);
+    int row = node ? -1 : field_find_path(&config->index, path);
+    if (row >= 0)
+        node = config->values[row].node; /* another spelling */
+    return node && !cJSON_IsNull(node);
+}
+
+const char *zds_config_place(const zds_config *config, const char *path)
+{
+    if (!config->src)
+        return "";
+    source_place at = source_value_place(config->src, tree_nearest(config->raw, path));
+    size_t size = strlen(config->name) + 32;
+    struct place_text *p = malloc(sizeof *p + size);
+    if (!p)
+        return "";
+    snprintf(p->text, size, "%s:%d:%d", config->name, at.line, at.column);
+    pthread_mutex_lock(&config->places->lock);
+    p->next = config->places->first;
+    config->places->first = p;
+    pthread_mutex_unlock(&config->places->lock);
+    return p->text;
+}

@@ -1,0 +1,157 @@
+/* The effective form: the resolved tree read row by row, every value typed and defaulted. */
+#include <stdio.h>
+#include <string.h>
+
+#include "config/internal.h"
+
+enum { PATH_MAX_LENGTH = 320, NAME_SHOWN = 80 };
+
+/* "section.name", with a name that is too long cut short. */
+static void join(char *path, size_t size, const char *section, const char *name)
+{
+    snprintf(path, size, "%s%s%.*s", section, *section ? "." : "", NAME_SHOWN, name);
+}
+
+static void unknown_key(zds_config *c, const field *section, const char *path, const char *name)
+{
+    bool typed = section && section->flags & FIELD_TYPED;
+    int32_t check = typed ? ZDS_CHECK_DEEPSPEED : ZDS_CHECK_ZDS;
+    const char *near = c->problem_count < PROBLEMS_MAX ? field_nearest(section, name) : NULL;
+    if (near)
+        problem_add_key(c, ZDS_PROBLEM_ERROR, check, path, "unknown key; did you mean %s?", near);
+    else
+        problem_add_key(c, ZDS_PROBLEM_ERROR, check, path,
+                        "unknown key; delete it (zds-config schema lists all keys)");
+}
+
+static void wrong_value(zds_config *c, const field *f, const char *path, const cJSON *node,
+                        const char *wrong)
+{
+    char shown[128], expects[256];
+    tree_show(node, shown, sizeof shown);
+    field_expects(f, expects, sizeof expects);
+    const cJSON *raw = c->src ? tree_find(c->raw, path) : NULL;
+    problem_add(c, ZDS_PROBLEM_ERROR, f->flags & FIELD_TYPED ? ZDS_CHECK_DEEPSPEED : ZDS_CHECK_ZDS,
+                path, "%s %s; write %s%s", shown, wrong, expects,
+                source_is_quoteless(c->src, raw)
+                    ? " (without quotes a string runs to the end of its line, comma included)"
+                    : "");
+}
+
+/* "auto" that nothing filled: dropped by DeepSpeed in typed sections, kept as a string elsewhere.
+ */
+static void leftover_auto(zds_config *c, const field *f, const char *path)
+{
+    if (c->with_accelerate && f->auto_from && strstr(f->auto_from, "accelerate"))
+        return;
+    if (f->auto_from && !c->has_arguments)
+        problem_add(c, ZDS_PROBLEM_ERROR, ZDS_CHECK_ZDS, path,
+                    "\"auto\" is filled from training arguments (%s), and there are none here; "
+                    "write the value",
+                    f->auto_from);
+    else
+        problem_add(c, ZDS_PROBLEM_ERROR, ZDS_CHECK_ZDS, path,
+                    "nothing fills \"auto\" here; write the value, or delete the key for the "
+                    "default (%s)",
+                    f->fallback ? f->fallback : "null");
+}
+
+static void read_section(zds_config *c, const cJSON *object, int row, const char *path);
+
+static void read_section_key(zds_config *c, const cJSON *node, int row, const char *path)
+{
+    const field *f = field_at((size_t)row);
+    value *v = &c->values[row];
+    if (f->flags & FIELD_OR_BOOL && cJSON_IsBool(node)) {
+        v->boolean = cJSON_IsTrue(node); /* what it means is for effective_rules */
+        return;
+    }
+    if (!cJSON_IsObject(node)) {
+        v->bad = true;
+        char expects[256], shown[128];
+        field_expects(f, expects, sizeof expects);
+        tree_show(node, shown, sizeof shown);
+        problem_add(c, ZDS_PROBLEM_ERROR, ZDS_CHECK_DEEPSPEED, path,
+                    "%s is not a section; write %s, or delete the key", shown, expects);
+        return;
+    }
+    v->null = false;
+    if (!(f->flags & FIELD_OPEN))
+        read_section(c, node, row, path);
+}
+
+static void read_key(zds_config *c, const cJSON *node, int row, const char *path)
+{
+    const field *f = field_at((size_t)row);
+    value *v = &c->values[row];
+    bool in_map = strchr(f->path, '*') != NULL; /* such rows have no effective value */
+    value scratch = {0};
+    if (in_map) {
+        v = &scratch;
+    } else if (v->node) {
+        problem_add_key(
+            c, ZDS_PROBLEM_ERROR, f->flags & FIELD_TYPED ? ZDS_CHECK_DEEPSPEED : ZDS_CHECK_ZDS,
+            path, "is another spelling of %s, which is there too; delete one of them", f->path);
+        return;
+    }
+    v->node = node;
+    if (f->support == FIELD_REMOVED) {
+        problem_add_key(c, ZDS_PROBLEM_ERROR, ZDS_CHECK_DEEPSPEED, path, "%s",
+                        f->reason ? f->reason : "removed from DeepSpeed; delete the key");
+        return;
+    }
+    if (tree_is_auto(node) && !(f->flags & FIELD_OR_AUTO) && f->type != FIELD_STRING &&
+        f->type != FIELD_ANY) {
+        v->bad = true;
+        if (f->type == FIELD_OBJECT && !(f->flags & FIELD_TYPED))
+            wrong_value(c, f, path, node, "is not a section");
+        else
+            leftover_auto(c, f, path);
+        return;
+    }
+    if (cJSON_IsNull(node) && f->flags & FIELD_NULLABLE) {
+        v->null = true;
+        return;
+    }
+    if (f->type == FIELD_OBJECT) {
+        read_section_key(c, node, row, path);
+        return;
+    }
+    value read = {.node = node};
+    const char *wrong = value_read(f, node, &read);
+    if (wrong) {
+        v->bad = true;
+        wrong_value(c, f, path, node, wrong);
+        return;
+    }
+    *v = read;
+}
+
+static void read_section(zds_config *c, const cJSON *object, int row, const char *path)
+{
+    const field *section = row < 0 ? NULL : field_at((size_t)row);
+    const cJSON *item;
+    cJSON_ArrayForEach(item, object)
+    {
+        char child[PATH_MAX_LENGTH];
+        join(child, sizeof child, path, item->string);
+        int found = field_find(&c->index, section, item->string);
+        if (found < 0)
+            unknown_key(c, section, child, item->string);
+        else
+            read_key(c, item, found, child);
+    }
+}
+
+void effective_fill(zds_config *c)
+{
+    size_t count = field_count();
+    for (size_t i = 0; i < count; i++)
+        value_default(field_at(i), &c->values[i]);
+    read_section(c, c->resolved, -1, "");
+}
+
+const value *value_of(const zds_config *c, const char *path)
+{
+    return &c->values[field_find_path(&c->index, path)];
+}

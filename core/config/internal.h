@@ -1,0 +1,94 @@
+/* A config inside: the trees, the effective values, the problems. */
+#ifndef CORE_CONFIG_INTERNAL_H
+#define CORE_CONFIG_INTERNAL_H
+
+#include <pthread.h>
+
+#include "config/field.h"
+#include "config/source.h"
+#include "zds/plugin.h"
+
+/* The effective value of one row. Strings and nodes belong to the resolved tree or the table. */
+typedef struct value {
+    const cJSON *node;    /* what the user wrote, in the resolved tree; NULL: nothing */
+    bool null;            /* the effective value is null (a section: absent) */
+    bool bad;             /* a problem was reported; the default stands in */
+    bool boolean;         /* BOOL */
+    int64_t integer;      /* INT */
+    double number;        /* FLOAT, INT */
+    const char *string;   /* STRING, ENUM */
+    const cJSON *list;    /* STRINGS, INTS, ANY: the node, NULL: the default */
+    const cJSON *as_auto; /* FIELD_OR_AUTO: set when the value is the word */
+} value;
+
+typedef struct problem {
+    zds_problem shown; /* path, message and file are this struct's or the config's */
+    size_t order;      /* of being found */
+} problem;
+
+enum { PROBLEMS_MAX = 200 }; /* kept; the rest is counted */
+
+struct zds_config {
+    char *name;      /* of the source, for messages */
+    source *src;     /* NULL: the tree came from memory */
+    cJSON *raw;      /* as written; the source's, or our copy */
+    cJSON *resolved; /* "auto" filled */
+    field_index index;
+    value *values; /* [field_count()] */
+    problem *problems;
+    size_t problem_count, problem_space, problems_dropped;
+    bool failed;       /* no memory for a problem */
+    cJSON *mismatches; /* [{ds_key, ds_value, hf_key, hf_value}] in the order of being found */
+    int64_t world_size;
+    bool has_arguments, with_accelerate;
+    struct mutable_places *places; /* texts handed out by zds_config_place */
+};
+
+/* === problems === */
+
+/* Reports at the value of `path`, or, where the path is not in the file, at the nearest section. */
+void problem_add(zds_config *c, int32_t severity, int32_t check, const char *path,
+                 const char *format, ...) ZDS_PRINTF(5, 6);
+/* The same, at the key. */
+void problem_add_key(zds_config *c, int32_t severity, int32_t check, const char *path,
+                     const char *format, ...) ZDS_PRINTF(5, 6);
+void problem_add_at(zds_config *c, int32_t severity, int32_t check, const char *path,
+                    source_place at, const char *message);
+void problems_sort(zds_config *c);
+bool config_has_errors(const zds_config *c, int32_t check); /* check < 0: any */
+
+/* Notes that the file and the arguments disagree. */
+void config_mismatch(zds_config *c, const char *path, const cJSON *has, const char *name,
+                     const cJSON *wants);
+
+/* === trees === */
+
+/* The node at a dotted path below an object, or NULL. Keys may hold dots. */
+const cJSON *tree_find(const cJSON *root, const char *path);
+/* The deepest node on the way there that exists. */
+const cJSON *tree_nearest(const cJSON *root, const char *path);
+bool tree_is_auto(const cJSON *node);
+/* A number as shown in messages, without a locale: "1e-05", "3". A string in quotes, cut short. */
+void tree_show(const cJSON *node, char *text, size_t size);
+
+/* === effective values === */
+
+/* Reads a JSON value as a row wants it, with pydantic's lax rules. NULL, or what is wrong. */
+const char *value_read(const field *f, const cJSON *node, value *out);
+void value_default(const field *f, value *out);
+bool value_is_default(const field *f, const value *v);
+
+void effective_fill(zds_config *c);  /* values of all rows from the resolved tree, with problems */
+void effective_rules(zds_config *c); /* what rows say about each other */
+
+/* Row lookups that cannot fail: the path is in the table. */
+const value *value_of(const zds_config *c, const char *path);
+
+/* === for the engine === */
+
+/* Reports every key whose value zds knows but does not implement, or refuses. Values that equal
+ * the default are harmless. */
+typedef void (*config_problem_fn)(void *user, const char *path, const char *message);
+void config_require_implemented(const zds_config *c, config_problem_fn report, void *user);
+
+#endif

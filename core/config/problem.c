@@ -1,0 +1,148 @@
+/* The list of what is wrong with a config. */
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "config/internal.h"
+#include "host/error.h"
+
+void problem_add_at(zds_config *c, int32_t severity, int32_t check, const char *path,
+                    source_place at, const char *message)
+{
+    if (c->problem_count == PROBLEMS_MAX) {
+        c->problems_dropped++;
+        return;
+    }
+    if (c->problem_count == c->problem_space) {
+        size_t space = c->problem_space ? c->problem_space * 2 : 8;
+        problem *grown = realloc(c->problems, space * sizeof *grown);
+        if (!grown) {
+            c->failed = true;
+            return;
+        }
+        c->problems = grown;
+        c->problem_space = space;
+    }
+    char *own_path = strdup(path), *own_message = strdup(message);
+    if (!own_path || !own_message) {
+        free(own_path);
+        free(own_message);
+        c->failed = true;
+        return;
+    }
+    c->problems[c->problem_count] = (problem){
+        {severity, check, own_path, own_message, c->name, at.line, at.column}, c->problem_count};
+    c->problem_count++;
+}
+
+static void add(zds_config *c, int32_t severity, int32_t check, const char *path, bool at_key,
+                const char *format, va_list args)
+{
+    char *message = text_formatv(format, args);
+    if (!message) {
+        c->failed = true;
+        return;
+    }
+    const cJSON *node = c->src && *path ? tree_nearest(c->raw, path) : NULL;
+    source_place at = at_key ? source_key_place(c->src, node) : source_value_place(c->src, node);
+    problem_add_at(c, severity, check, path, at, message);
+    free(message);
+}
+
+void problem_add(zds_config *c, int32_t severity, int32_t check, const char *path,
+                 const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    add(c, severity, check, path, false, format, args);
+    va_end(args);
+}
+
+void problem_add_key(zds_config *c, int32_t severity, int32_t check, const char *path,
+                     const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    add(c, severity, check, path, true, format, args);
+    va_end(args);
+}
+
+void config_mismatch(zds_config *c, const char *path, const cJSON *has, const char *name,
+                     const cJSON *wants)
+{
+    cJSON *row = cJSON_CreateObject();
+    bool good = row && cJSON_AddStringToObject(row, "ds_key", path) &&
+                cJSON_AddItemToObject(row, "ds_value", cJSON_Duplicate(has, true)) &&
+                cJSON_AddStringToObject(row, "hf_key", name) &&
+                cJSON_AddItemToObject(row, "hf_value", cJSON_Duplicate(wants, true)) &&
+                (c->mismatches || (c->mismatches = cJSON_CreateArray()) != NULL) &&
+                cJSON_AddItemToArray(c->mismatches, row);
+    if (!good) {
+        cJSON_Delete(row);
+        c->failed = true;
+    }
+}
+
+/* By place; what has none comes last; else as found. */
+static int compare(const void *left, const void *right)
+{
+    const problem *a = left, *b = right;
+    bool a_placed = a->shown.line > 0, b_placed = b->shown.line > 0;
+    if (a_placed != b_placed)
+        return a_placed ? -1 : 1;
+    if (a->shown.line != b->shown.line)
+        return a->shown.line < b->shown.line ? -1 : 1;
+    if (a->shown.column != b->shown.column)
+        return a->shown.column < b->shown.column ? -1 : 1;
+    return a->order < b->order ? -1 : a->order > b->order;
+}
+
+void problems_sort(zds_config *c)
+{
+    if (c->problem_count)
+        qsort(c->problems, c->problem_count, sizeof *c->problems, compare);
+}
+
+bool config_has_errors(const zds_config *c, int32_t check)
+{
+    for (size_t i = 0; i < c->problem_count; i++)
+        if (c->problems[i].shown.severity == ZDS_PROBLEM_ERROR &&
+            (check < 0 || c->problems[i].shown.check == check))
+            return true;
+    return false;
+}
+
+bool zds_config_problem(const zds_config *config, size_t index, zds_problem *shown)
+{
+    if (!config || index >= config->problem_count)
+        return false;
+    *shown = config->problems[index].shown;
+    return true;
+}
+
+char *zds_config_problems_text(const zds_config *config)
+{
+    if (!config || !config->problem_count)
+        return NULL;
+    char *text = NULL;
+    size_t size = 0;
+    FILE *out = open_memstream(&text, &size);
+    if (!out)
+        return NULL;
+    for (size_t i = 0; i < config->problem_count; i++) {
+        const zds_problem *p = &config->problems[i].shown;
+        fputs(p->file, out);
+        if (p->line)
+            fprintf(out, ":%d:%d", p->line, p->column);
+        fprintf(out, ": %s: %s%s%s\n", p->severity == ZDS_PROBLEM_ERROR ? "error" : "warning",
+                p->path, *p->path ? ": " : "", p->message);
+    }
+    if (config->problems_dropped)
+        fprintf(out, "%s: error: %zu more problems\n", config->name, config->problems_dropped);
+    if (fclose(out) != 0) {
+        free(text);
+        return NULL;
+    }
+    return text;
+}
