@@ -361,8 +361,8 @@ typedef struct zds_optim_ops {
     /* Optional. One thread, the same on every rank, over all trainable parameters. The only writer
      * of TENSOR and GLOBAL states, besides whole-tensor tiles and step_collective. */
     zds_status (*begin_step)(void *self, const zds_param_steps *params, const zds_step_ctx *ctx);
-    /* Required if describe ever sets tensor_norms. Several threads at once, on disjoint tiles.
-     * Writes chunk_sums. */
+    /* Required if describe ever sets tensor_norms. Several threads at once, on disjoint tiles; may
+     * write the tiles' states. Writes chunk_sums, which are NULL for parameters without norms. */
     zds_status (*norms)(void *self, const zds_tiles *tiles, const zds_step_ctx *ctx);
     /* Several threads at once, on disjoint tiles; no state but the tile's may be written. The
      * result must not depend on how a parameter is cut into tiles. */
