@@ -1,0 +1,11 @@
+/* Filling in a zds_error from a program, as the library does it. */
+#ifndef APPS_COMMON_FAIL_H
+#define APPS_COMMON_FAIL_H
+
+#include "zds/status.h"
+
+/* Replaces the content of `error` (which may be NULL) and returns `status`. */
+zds_status fail(zds_error *error, zds_status status, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+#endif
