@@ -32,11 +32,11 @@ typedef enum args_type {
 
 typedef struct args_option {
     const char *name; /* without dashes; a one-letter name is given as -n */
-    args_type type;
     void *value;      /* left alone when the option is not given: it comes with the default */
     const char *meta; /* what --help calls the value; NULL for a flag */
     const char *doc;  /* one line; NULL keeps the row out of --help */
-    bool given;       /* out */
+    args_type type;
+    bool given; /* out */
 } args_option;
 
 typedef struct args_program {

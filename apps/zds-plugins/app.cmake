@@ -1,6 +1,6 @@
 # The helper that opens a plugin's file on behalf of libzds.so, which finds it beside itself. It holds
 # the few files of the core that judge a descriptor, so that it starts fast.
-set(probe_core descriptor nearest options table)
+set(probe_core descriptor fault nearest options table)
 list(TRANSFORM probe_core PREPEND ${PROJECT_SOURCE_DIR}/core/plugin/)
 list(TRANSFORM probe_core APPEND .c)
 file(GLOB probe_sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/probe/*.c)
@@ -13,7 +13,7 @@ install(TARGETS zds-plugin-probe RUNTIME DESTINATION ${CMAKE_INSTALL_LIBDIR}/zds
 add_dependencies(zds zds-plugin-probe)
 
 # --check runs the helper itself.
-target_sources(${app} PRIVATE ${PROJECT_SOURCE_DIR}/core/plugin/child.c ${PROJECT_SOURCE_DIR}/core/plugin/place.c
-    ${PROJECT_SOURCE_DIR}/core/host/error.c)
+target_sources(${app} PRIVATE ${PROJECT_SOURCE_DIR}/core/plugin/child.c
+    ${PROJECT_SOURCE_DIR}/core/plugin/fault.c ${PROJECT_SOURCE_DIR}/core/plugin/place.c ${PROJECT_SOURCE_DIR}/core/host/error.c)
 target_include_directories(${app} PRIVATE ${PROJECT_SOURCE_DIR}/core)
 target_link_libraries(${app} PRIVATE ${CMAKE_DL_LIBS})

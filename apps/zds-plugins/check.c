@@ -11,6 +11,7 @@
 #include "common/output.h"
 #include "host/error.h"
 #include "plugin/child.h"
+#include "plugin/fault.h"
 #include "plugin/place.h"
 
 static const char *text_of(const cJSON *object, const char *key)
@@ -67,7 +68,7 @@ static int run_helper(const char *path, cJSON *results)
     char *ended = child_run(argv, child_limit_ms(), false, &output);
     if (output)
         add_lines(results, output, ended);
-    free(ended);
+    fault_free(ended);
     free(output);
     free(helper);
     return EXIT_DONE;
@@ -108,7 +109,7 @@ int check_file(const char *path, bool json)
     add_result(results, "", "owner and permissions", fault ? "failed" : "ok", fault ? fault : "");
     if (!fault)
         code = run_helper(real, results);
-    free(fault);
+    fault_free(fault);
     free(real);
     if (code) {
         cJSON_Delete(results);

@@ -13,7 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "host/error.h"
+#include "plugin/fault.h"
 
 enum { MOST_OUTPUT = 16 << 20 };
 
@@ -105,10 +105,10 @@ static char *how_it_ended(pid_t pid)
         got = waitpid(pid, &status, 0);
     while (got < 0 && errno == EINTR);
     if (got < 0) /* the program ignores SIGCHLD or waits for every child itself */
-        return text_format("ended early");
+        return fault_format("ended early");
     if (WIFSIGNALED(status))
-        return text_format("crashed: %s", strsignal(WTERMSIG(status)));
-    return text_format("ended its process with exit code %d", WEXITSTATUS(status));
+        return fault_format("crashed: %s", strsignal(WTERMSIG(status)));
+    return fault_format("ended its process with exit code %d", WEXITSTATUS(status));
 }
 
 /* Lets the child end by itself for a moment after it has closed its output, so that its own way of
@@ -130,14 +130,14 @@ char *child_run(char *const argv[], int limit_ms, bool quiet, char **output)
     int ends[2];
     *output = NULL;
     if (pipe2(ends, O_CLOEXEC) != 0)
-        return text_format("could not be started: %s", strerror(errno));
+        return fault_format("could not be started: %s", strerror(errno));
     pid_t pid;
     int code = spawn(argv, ends[1], quiet, &pid);
     close(ends[1]);
     if (code) {
         close(ends[0]);
         *output = strdup("");
-        return text_format("could not be started: %s: %s", argv[0], strerror(code));
+        return fault_format("could not be started: %s: %s", argv[0], strerror(code));
     }
     bool late = false;
     *output = read_output(ends[0], limit_ms, &late);
@@ -145,9 +145,9 @@ char *child_run(char *const argv[], int limit_ms, bool quiet, char **output)
     bool done = *output && is_done(*output, strlen(*output));
     char *ended = finish(pid, !done && !late, limit_ms);
     if (done || late) {
-        free(ended);
+        fault_free(ended);
         ended = done ? NULL
-                     : text_format("did not come to an end within %g s", (double)limit_ms / 1000);
+                     : fault_format("did not come to an end within %g s", (double)limit_ms / 1000);
     }
     return ended;
 }

@@ -11,7 +11,7 @@
 /* Runs argv[0] by fork and exec, in a process group of its own, which is killed in the end.
  * *output: what it printed, never NULL unless memory ends; the caller frees it. Returns NULL if the
  * output ended with CHILD_DONE; else how it ended instead ("crashed: Segmentation fault"), as
- * malloc'ed text. `quiet`: its stderr is dropped. */
+ * a fault. `quiet`: its stderr is dropped. */
 char *child_run(char *const argv[], int limit_ms, bool quiet, char **output);
 
 /* How long a plugin may take in a child: 10 s, or ZDS_PLUGIN_TIMEOUT (seconds) of the environment.

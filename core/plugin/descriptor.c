@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "host/error.h"
+#include "plugin/fault.h"
 #include "plugin/options.h"
 #include "plugin/registry.h"
 #include "plugin/table.h"
@@ -68,12 +68,12 @@ char *descriptor_symbol(void *(*find)(void *handle, const char *symbol), void *h
     for (int major = 1; major <= NEWEST_MAJOR_ASKED; major++) {
         snprintf(name, sizeof name, "zds_plugin_v%d", major);
         if (find(handle, name))
-            return text_format("is made for plugin ABI %d, and this zds has ABI %d.%d; build it "
-                               "against this zds's zds/plugin.h",
-                               major, ZDS_ABI_MAJOR, ZDS_ABI_MINOR);
+            return fault_format("is made for plugin ABI %d, and this zds has ABI %d.%d; build it "
+                                "against this zds's zds/plugin.h",
+                                major, ZDS_ABI_MAJOR, ZDS_ABI_MINOR);
     }
-    return text_format("has no symbol zds_plugin_v%d; a plugin defines it with ZDS_PLUGINS(...)",
-                       ZDS_ABI_MAJOR);
+    return fault_format("has no symbol zds_plugin_v%d; a plugin defines it with ZDS_PLUGINS(...)",
+                        ZDS_ABI_MAJOR);
 }
 
 /* === the vtable === */
@@ -211,19 +211,19 @@ static char *ability_fault(const zds_plugin *plugin)
                      {"output_dtypes", ops->output_dtypes}};
         for (size_t i = 0; i < COUNT(masks); i++)
             if (!masks[i].mask)
-                return text_format("%s of its zds_optim_ops is 0: it could never be used",
-                                   masks[i].name);
+                return fault_format("%s of its zds_optim_ops is 0: it could never be used",
+                                    masks[i].name);
     } else if (plugin->kind == ZDS_KIND_OFFLOAD) {
         const zds_offload_ops *ops = plugin->ops;
         if (!space_name(ops->space))
-            return text_format("space of its zds_offload_ops is the unknown %d", ops->space);
+            return fault_format("space of its zds_offload_ops is the unknown %d", ops->space);
         if (!ops->alignment || ops->alignment & (ops->alignment - 1))
-            return text_format("alignment of its zds_offload_ops is %u, no power of two",
-                               ops->alignment);
+            return fault_format("alignment of its zds_offload_ops is %u, no power of two",
+                                ops->alignment);
     } else if (plugin->kind == ZDS_KIND_COMM) {
         const zds_comm_ops *ops = plugin->ops;
         if (!ops->spaces)
-            return text_format("spaces of its zds_comm_ops is 0: it could never be used");
+            return fault_format("spaces of its zds_comm_ops is 0: it could never be used");
     }
     return NULL;
 }
@@ -232,17 +232,17 @@ static char *vtable_fault(const zds_plugin *plugin)
 {
     const char *kind = kind_name(plugin->kind);
     if (!plugin->ops)
-        return text_format("ops is NULL");
+        return fault_format("ops is NULL");
     size_t size;
     memcpy(&size, plugin->ops, sizeof size);
     if (size < vtables[plugin->kind].size)
-        return text_format("struct_size of its zds_%s_ops is %zu, less than the %zu of ABI %d.0",
-                           kind, size, vtables[plugin->kind].size, ZDS_ABI_MAJOR);
+        return fault_format("struct_size of its zds_%s_ops is %zu, less than the %zu of ABI %d.0",
+                            kind, size, vtables[plugin->kind].size, ZDS_ABI_MAJOR);
     for (size_t i = 0; i < vtables[plugin->kind].count; i++) {
         const operation *check = &vtables[plugin->kind].operations[i];
         if ((!check->when || check->when(plugin->ops)) && !has(plugin->ops, check->offset))
-            return text_format("%s of its zds_%s_ops is NULL, and it is not optional%s",
-                               check->name, kind, check->when ? " here" : "");
+            return fault_format("%s of its zds_%s_ops is NULL, and it is not optional%s",
+                                check->name, kind, check->when ? " here" : "");
     }
     return ability_fault(plugin);
 }
@@ -266,24 +266,24 @@ static bool is_readable(const zds_plugin *plugin)
 char *descriptor_fault(const zds_plugin *plugin)
 {
     if (!is_readable(plugin))
-        return text_format("struct_size of its zds_plugin is %zu, less than the %zu of ABI %d.0",
-                           plugin->struct_size, offsetof(zds_plugin, ops) + sizeof plugin->ops,
-                           ZDS_ABI_MAJOR);
+        return fault_format("struct_size of its zds_plugin is %zu, less than the %zu of ABI %d.0",
+                            plugin->struct_size, offsetof(zds_plugin, ops) + sizeof plugin->ops,
+                            ZDS_ABI_MAJOR);
     if (!kind_name(plugin->kind))
-        return text_format("is of kind %u, which this zds does not know", plugin->kind);
+        return fault_format("is of kind %u, which this zds does not know", plugin->kind);
     if (!is_name(plugin->name))
-        return text_format("its name is not 1 to %d letters, digits, _ and -", LONGEST_NAME);
+        return fault_format("its name is not 1 to %d letters, digits, _ and -", LONGEST_NAME);
     for (const char *const *alias = plugin->aliases; alias && *alias; alias++)
         if (!is_name(*alias))
-            return text_format("an alias is not 1 to %d letters, digits, _ and -", LONGEST_NAME);
+            return fault_format("an alias is not 1 to %d letters, digits, _ and -", LONGEST_NAME);
     if (plugin->min_host_minor > ZDS_ABI_MINOR)
-        return text_format("needs a host of ABI %d.%u, and this zds has %d.%d; a newer zds is "
-                           "needed",
-                           ZDS_ABI_MAJOR, plugin->min_host_minor, ZDS_ABI_MAJOR, ZDS_ABI_MINOR);
+        return fault_format("needs a host of ABI %d.%u, and this zds has %d.%d; a newer zds is "
+                            "needed",
+                            ZDS_ABI_MAJOR, plugin->min_host_minor, ZDS_ABI_MAJOR, ZDS_ABI_MINOR);
     if (plugin->required)
-        return text_format("requires features (bits %#llx) that this zds does not know; a newer "
-                           "zds is needed",
-                           (unsigned long long)plugin->required);
+        return fault_format("requires features (bits %#llx) that this zds does not know; a newer "
+                            "zds is needed",
+                            (unsigned long long)plugin->required);
     char *fault = vtable_fault(plugin);
     return fault ? fault : table_fault(plugin);
 }
@@ -319,10 +319,8 @@ static cJSON *facts_of(const zds_plugin *plugin)
     add_text(facts, "version", named ? plugin->version : NULL);
     add_text(facts, "doc", named ? plugin->doc : NULL);
     add_text(facts, "abi", readable ? abi : NULL);
-    if (fault)
-        add_text(facts, "reason", fault);
-    else
-        cJSON_AddNullToObject(facts, "reason");
+    bool told = fault ? cJSON_AddStringToObject(facts, "reason", fault) != NULL
+                      : cJSON_AddNullToObject(facts, "reason") != NULL;
     if (!fault && plugin->kind == ZDS_KIND_OPTIM) {
         const zds_optim_ops *ops = plugin->ops;
         add_mask(facts, "spaces", ops->spaces, space_name);
@@ -331,14 +329,20 @@ static cJSON *facts_of(const zds_plugin *plugin)
         add_mask(facts, "output_dtypes", ops->output_dtypes, dtype_name);
     }
     cJSON_AddItemToObject(facts, "options", fault ? cJSON_CreateArray() : options_describe(plugin));
-    free(fault);
-    return facts;
+    fault_free(fault);
+    if (told)
+        return facts;
+    cJSON_Delete(facts); /* without a reason a faulty plugin would pass for a good one */
+    return NULL;
 }
 
 cJSON *descriptor_facts(const zds_plugin *const *plugins)
 {
     cJSON *all = cJSON_CreateArray();
     for (; all && *plugins; plugins++)
-        cJSON_AddItemToArray(all, facts_of(*plugins));
+        if (!cJSON_AddItemToArray(all, facts_of(*plugins))) {
+            cJSON_Delete(all);
+            return NULL;
+        }
     return all;
 }

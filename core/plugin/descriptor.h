@@ -11,12 +11,12 @@ int32_t kind_number(const char *name); /* 0 for an unknown one */
 const char *space_name(int64_t space); /* "host", ...; NULL */
 const char *dtype_name(int64_t dtype); /* "f32", ...; NULL */
 
-/* Finds zds_plugin_v1 with `find` (dlsym or its like). Returns why there is none, as malloc'ed
- * text; NULL if *plugins was set. */
+/* Finds zds_plugin_v1 with `find` (dlsym or its like). Returns why there is none, as a
+ * fault; NULL if *plugins was set. */
 char *descriptor_symbol(void *(*find)(void *handle, const char *symbol), void *handle,
                         const zds_plugin *const **plugins);
 
-/* Why the plugin cannot be used by this host, as malloc'ed text; NULL if it can. */
+/* Why the plugin cannot be used by this host, as a fault; NULL if it can. */
 char *descriptor_fault(const zds_plugin *plugin);
 
 /* An array with an object for each plugin: kind, name, aliases [..], version, doc, abi, reason

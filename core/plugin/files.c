@@ -11,6 +11,7 @@
 
 #include "host/error.h"
 #include "plugin/descriptor.h"
+#include "plugin/fault.h"
 #include "plugin/load.h"
 #include "plugin/place.h"
 #include "plugin/probe.h"
@@ -18,17 +19,17 @@
 static void refuse(plugin_file *file, char *reason)
 {
     cJSON_Delete(file->facts);
-    free(file->reason);
+    fault_free(file->reason);
     file->facts = NULL;
     file->known = true;
-    file->reason = reason ? reason : strdup("there is no memory to open it");
+    file->reason = reason ? reason : fault_format("cannot be opened: there is no memory");
 }
 
 static void file_destroy(plugin_file *file)
 {
     load_close(file->handle);
     cJSON_Delete(file->facts);
-    free(file->reason);
+    fault_free(file->reason);
     free(file->path);
     free(file);
 }
@@ -36,7 +37,7 @@ static void file_destroy(plugin_file *file)
 /* Takes over `path`. NULL without memory. */
 static plugin_file *add(plugin_file ***list, size_t *count, char *path)
 {
-    plugin_file **longer = path ? realloc(*list, (*count + 1) * sizeof **list) : NULL;
+    plugin_file **longer = path ? realloc(*list, (*count + 1) * sizeof(plugin_file *)) : NULL;
     plugin_file *file = longer ? calloc(1, sizeof *file) : NULL;
     if (longer)
         *list = longer;
@@ -75,7 +76,7 @@ static bool add_folder(plugin_files *files, const char *folder, bool installed)
         if (entry)
             refuse(entry, fault);
         else
-            free(fault);
+            fault_free(fault);
         if (entry)
             entry->folder = files->folder_count;
         return entry != NULL;
@@ -280,7 +281,7 @@ bool file_is_likely(const plugin_file *file, int32_t kind, const char *name)
 
 plugin_file **files_order(const plugin_files *files, int32_t kind, const char *name)
 {
-    plugin_file **order = malloc((files->count + 1) * sizeof *order);
+    plugin_file **order = malloc((files->count + 1) * sizeof(plugin_file *));
     size_t filled = 0;
     for (size_t first = 0, end; order && first < files->count; first = end) {
         size_t folder = files->file[first]->folder;

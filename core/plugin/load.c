@@ -6,8 +6,8 @@
 #include <pthread.h>
 #include <stdlib.h>
 
-#include "host/error.h"
 #include "plugin/descriptor.h"
+#include "plugin/fault.h"
 
 /* libltdl keeps its modules and last error in globals. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -20,7 +20,7 @@ static void *find_symbol(void *handle, const char *symbol)
 static char *trouble(void)
 {
     const char *text = lt_dlerror();
-    return text_format("cannot be loaded: %s", text ? text : "libltdl does not say why");
+    return fault_format("cannot be loaded: %s", text ? text : "libltdl does not say why");
 }
 
 /* lt_dlinit has been called. */
@@ -30,7 +30,7 @@ static char *open_module(const char *path, lt_dlhandle *module)
      * symbol is an error of the opening and not a crash in the middle of a step. */
     void *bound = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (!bound)
-        return text_format("cannot be loaded: %s", dlerror());
+        return fault_format("cannot be loaded: %s", dlerror());
     lt_dladvise advice;
     *module = NULL;
     if (lt_dladvise_init(&advice) == 0) {

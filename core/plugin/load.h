@@ -4,7 +4,7 @@
 
 #include "zds/plugin.h"
 
-/* Returns why it cannot be loaded, as malloc'ed text; NULL if *handle and *plugins were set. Any
+/* Returns why it cannot be loaded, as a fault; NULL if *handle and *plugins were set. Any
  * thread. */
 char *load_open(const char *path, void **handle, const zds_plugin *const **plugins);
 void load_close(void *handle);

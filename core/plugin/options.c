@@ -9,6 +9,7 @@
 #include <strings.h>
 
 #include "host/error.h"
+#include "plugin/fault.h"
 #include "plugin/nearest.h"
 #include "plugin/table.h"
 
@@ -40,15 +41,15 @@ static void *piece_add(option_store *store, size_t bytes)
 
 static char *out_of_memory(void)
 {
-    return text_format("there is no memory for its value");
+    return fault_format("there is no memory for its value");
 }
 
 /* "must be <wanted>, not <value as the user wrote it>" */
 static char *not_wanted(const char *wanted, const cJSON *value)
 {
     char *shown = cJSON_PrintUnformatted(value);
-    char *text = text_format("must be %s, not %.60s%s", wanted, shown ? shown : "this",
-                             shown && strlen(shown) > 60 ? "..." : "");
+    char *text = fault_format("must be %s, not %.60s%s", wanted, shown ? shown : "this",
+                              shown && strlen(shown) > 60 ? "..." : "");
     cJSON_free(shown);
     return text;
 }
@@ -201,10 +202,11 @@ char *option_read(const zds_option *option, const cJSON *value, option_store *st
 {
     if (is_leftover_auto(option, value))
         return option->auto_from
-                   ? text_format("\"auto\" takes the training argument %s, which this run does not "
-                                 "have; write the value here",
-                                 option->auto_from)
-                   : text_format("\"auto\" is not possible here; write the value");
+                   ? fault_format(
+                         "\"auto\" takes the training argument %s, which this run does not "
+                         "have; write the value here",
+                         option->auto_from)
+                   : fault_format("\"auto\" is not possible here; write the value");
     double number;
     char *wrong;
     switch (option->type) {
@@ -230,7 +232,7 @@ char *option_read(const zds_option *option, const cJSON *value, option_store *st
     case ZDS_OPTION_FLOAT_LIST:
         return read_float_list(option, value, store);
     default: /* table_fault has refused the plugin */
-        return text_format("has an unknown type (%d) in the plugin's table", option->type);
+        return fault_format("has an unknown type (%d) in the plugin's table", option->type);
     }
 }
 
@@ -241,13 +243,13 @@ typedef struct reporter {
     size_t count;
 } reporter;
 
-/* Takes over `text`; NULL means that there was no memory for it. */
+/* Takes over `text`. */
 static void report(reporter *to, const char *key, char *text)
 {
     to->count++;
     if (to->problem)
-        to->problem(to->user, key, text ? text : "is wrong, and there is no memory to say how");
-    free(text);
+        to->problem(to->user, key, text);
+    fault_free(text);
 }
 
 static void report_unknown(reporter *to, const zds_plugin *plugin, const char *key)
@@ -264,11 +266,12 @@ static void report_unknown(reporter *to, const zds_plugin *plugin, const char *k
         known = longer;
     }
     if (nearest)
-        report(to, key, text_format("is no option of %s; did you mean %s?", plugin->name, nearest));
+        report(to, key,
+               fault_format("is no option of %s; did you mean %s?", plugin->name, nearest));
     else if (plugin->option_count)
-        report(to, key, text_format("is no option of %s, which has %s", plugin->name, known));
+        report(to, key, fault_format("is no option of %s, which has %s", plugin->name, known));
     else
-        report(to, key, text_format("is no option of %s, which has none", plugin->name));
+        report(to, key, fault_format("is no option of %s, which has none", plugin->name));
     free(known);
 }
 
@@ -277,7 +280,7 @@ static void read_option(const zds_option *option, const cJSON *value, option_sto
 {
     cJSON *preset = NULL;
     if (!value && option->flags & ZDS_OPTION_REQUIRED) {
-        report(to, option->name, text_format("is missing, and has no default"));
+        report(to, option->name, fault_format("is missing, and has no default"));
         return;
     }
     if (!value)
@@ -312,7 +315,7 @@ void *options_create(const zds_plugin *plugin, const cJSON *params, options_prob
     size_t bytes = sizeof(option_store) + (plugin->options_size + align - 1) / align * align;
     option_store *store = aligned_alloc(align, bytes);
     if (!store) {
-        report(&to, "params", text_format("there is no memory for the options"));
+        report(&to, "params", fault_format("there is no memory for the options"));
         return NULL;
     }
     memset(store, 0, bytes);

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "host/error.h"
+#include "plugin/fault.h"
 
 /* The library or program that `code` is in. malloc'ed, or NULL. */
 static char *file_of(const void *code)
@@ -47,9 +48,9 @@ static char *mode_fault(const char *path, mode_t writers)
 {
     const char *who = writers & S_IWOTH ? "everyone" : "its group";
     const char *letters = !(writers & S_IWOTH) ? "g" : writers & S_IWGRP ? "go" : "o";
-    return text_format("%s can be written by %s, who could put anything into it; run "
-                       "chmod %s-w %s",
-                       path, who, letters, path);
+    return fault_format("%s can be written by %s, who could put anything into it; run "
+                        "chmod %s-w %s",
+                        path, who, letters, path);
 }
 
 /* Checks one file or folder. `yardstick`: what libzds.so allows, or NULL. */
@@ -57,9 +58,9 @@ static char *fault_of(const char *path, const struct stat *yardstick)
 {
     struct stat info;
     if (stat(path, &info) != 0)
-        return text_format("%s cannot be looked at: %s", path, strerror(errno));
+        return fault_format("%s cannot be looked at: %s", path, strerror(errno));
     if (!S_ISREG(info.st_mode) && !S_ISDIR(info.st_mode))
-        return text_format("%s is neither a file nor a folder", path);
+        return fault_format("%s is neither a file nor a folder", path);
     mode_t writers = info.st_mode & (S_IWGRP | S_IWOTH);
     if (yardstick)
         writers &= ~yardstick->st_mode;
@@ -68,9 +69,9 @@ static char *fault_of(const char *path, const struct stat *yardstick)
     if (info.st_uid == 0 || info.st_uid == geteuid() ||
         (yardstick && info.st_uid == yardstick->st_uid))
         return NULL;
-    return text_format("%s belongs to user %u, neither to root nor to you (user %u); copy it to a "
-                       "folder of your own if you trust it",
-                       path, info.st_uid, geteuid());
+    return fault_format("%s belongs to user %u, neither to root nor to you (user %u); copy it to a "
+                        "folder of your own if you trust it",
+                        path, info.st_uid, geteuid());
 }
 
 /* Checks `path` and, if it is a file, its folder. */
@@ -83,7 +84,7 @@ static char *fault_with_folder(const char *path, const struct stat *yardstick)
     const char *slash = strrchr(path, '/');
     char *folder = slash == path ? strdup("/")
                                  : strndup(slash ? path : ".", slash ? (size_t)(slash - path) : 1);
-    fault = folder ? fault_of(folder, yardstick) : text_format("there is no memory to check it");
+    fault = folder ? fault_of(folder, yardstick) : fault_format("there is no memory to check it");
     free(folder);
     return fault;
 }
@@ -97,7 +98,7 @@ char *place_fault(const char *path, bool installed)
     free(file);
     char *real = realpath(path, NULL);
     if (!real)
-        return text_format("%s cannot be looked at: %s", path, strerror(errno));
+        return fault_format("%s cannot be looked at: %s", path, strerror(errno));
     char *fault = fault_with_folder(real, measured ? &own : NULL);
     if (!fault && strcmp(real, path) != 0)
         fault = fault_with_folder(path, measured ? &own : NULL);

@@ -9,7 +9,7 @@
  * that or in ../lib. NULL if there is none, or no memory. The caller frees it. */
 char *place_install(const void *code);
 
-/* Why `path` (a file, or a folder of plugins) must not be used, as malloc'ed text; NULL if it may:
+/* Why `path` (a file, or a folder of plugins) must not be used, as a fault; NULL if it may:
  * it, what it links to and the folders of both belong to root or to this user, and nobody else can
  * write them. Of what the install itself holds (`installed`), whoever can write libzds.so may be
  * the owner or write too: that guards nothing. */

@@ -6,13 +6,14 @@
 
 #include "host/error.h"
 #include "plugin/child.h"
+#include "plugin/fault.h"
 
 cJSON *probe_file(const char *install, const char *path, char **reason)
 {
     char *helper = install ? text_format("%s/zds-plugin-probe", install) : NULL;
     if (!helper) {
-        *reason = text_format("cannot be tried in a child process, since zds/zds-plugin-probe is "
-                              "not beside libzds.so; install zds whole");
+        *reason = fault_format("cannot be tried in a child process, since zds/zds-plugin-probe is "
+                               "not beside libzds.so; install zds whole");
         return NULL;
     }
     char *argv[] = {helper, (char *)path, NULL};
@@ -24,11 +25,11 @@ cJSON *probe_file(const char *install, const char *path, char **reason)
     if (plugins)
         *reason = NULL;
     else if (why)
-        *reason = text_format("%s", why);
+        *reason = fault_format("%s", why);
     else
-        *reason = text_format("%s while it was opened", ended ? ended : "told nothing");
+        *reason = fault_format("%s while it was opened", ended ? ended : "told nothing");
     cJSON_Delete(told);
-    free(ended);
+    fault_free(ended);
     free(output);
     free(helper);
     return plugins;

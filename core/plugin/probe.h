@@ -5,6 +5,6 @@
 struct cJSON;
 
 /* The file's facts, as descriptor_facts makes them; the caller deletes them. NULL if it cannot be
- * used: *reason says why, as malloc'ed text. `install`: what place_install says. */
+ * used: *reason says why, as a fault. `install`: what place_install says. */
 struct cJSON *probe_file(const char *install, const char *path, char **reason);
 #endif

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "host/error.h"
+#include "plugin/fault.h"
 #include "plugin/options.h"
 
 enum { MOST_OPTIONS = 1000, MOST_BYTES = 1 << 20 };
@@ -41,18 +41,18 @@ static size_t size_of(const zds_option *option)
 static char *default_fault(const zds_option *option)
 {
     if (option->flags & ZDS_OPTION_REQUIRED)
-        return option->default_value ? text_format("is required and has a default") : NULL;
+        return option->default_value ? fault_format("is required and has a default") : NULL;
     if (!option->default_value)
-        return text_format("has no default; set ZDS_OPTION_REQUIRED if that is meant");
+        return fault_format("has no default; set ZDS_OPTION_REQUIRED if that is meant");
     cJSON *value = cJSON_ParseWithOpts(option->default_value, NULL, true);
     if (!value)
-        return text_format("has a default that is not JSON: %s", option->default_value);
+        return fault_format("has a default that is not JSON: %s", option->default_value);
     char *wrong = option_read(option, value, NULL);
     cJSON_Delete(value);
     if (!wrong)
         return NULL;
-    char *text = text_format("has a default that does not fit: it %s", wrong);
-    free(wrong);
+    char *text = fault_format("has a default that does not fit: it %s", wrong);
+    fault_free(wrong);
     return text;
 }
 
@@ -60,33 +60,33 @@ static char *default_fault(const zds_option *option)
 static char *row_fault(const zds_plugin *plugin, const zds_option *option)
 {
     if (!table_type_name(option->type))
-        return text_format("has the unknown type %d", option->type);
+        return fault_format("has the unknown type %d", option->type);
     if (option->type == ZDS_OPTION_FLOATS &&
         (option->count == 0 || option->count > MOST_BYTES / sizeof(double)))
-        return text_format("has %u elements", option->count);
+        return fault_format("has %u elements", option->count);
     if (option->offset > plugin->options_size ||
         size_of(option) > plugin->options_size - option->offset)
-        return text_format("lies at offset %zu with %zu bytes, outside the options struct of %zu",
-                           option->offset, size_of(option), plugin->options_size);
+        return fault_format("lies at offset %zu with %zu bytes, outside the options struct of %zu",
+                            option->offset, size_of(option), plugin->options_size);
     if (option->offset % types[option->type].align)
-        return text_format("lies at offset %zu, which is not aligned for a %s", option->offset,
-                           types[option->type].name);
+        return fault_format("lies at offset %zu, which is not aligned for a %s", option->offset,
+                            types[option->type].name);
     if (option->type == ZDS_OPTION_ENUM && (!option->choices || !*option->choices))
-        return text_format("has no choices");
+        return fault_format("has no choices");
     if (option->type == ZDS_OPTION_BOOL && option->flags & ZDS_OPTION_NULLABLE)
-        return text_format("is a bool and nullable: a bool has no value for null");
+        return fault_format("is a bool and nullable: a bool has no value for null");
     if (types[option->type].ranged && !(option->min <= option->max))
-        return text_format("has the range %g to %g; write -INFINITY, INFINITY for none",
-                           option->min, option->max);
+        return fault_format("has the range %g to %g; write -INFINITY, INFINITY for none",
+                            option->min, option->max);
     return default_fault(option);
 }
 
 static char *pair_fault(const zds_option *a, const zds_option *b)
 {
     if (strcmp(a->name, b->name) == 0)
-        return text_format("is there twice");
+        return fault_format("is there twice");
     if (a->offset < b->offset + size_of(b) && b->offset < a->offset + size_of(a))
-        return text_format("shares bytes of the options struct with \"%s\"", b->name);
+        return fault_format("shares bytes of the options struct with \"%s\"", b->name);
     return NULL;
 }
 
@@ -102,11 +102,11 @@ static char *special_fault(const zds_plugin *plugin)
         if (!option || plugin->kind != ZDS_KIND_OPTIM)
             continue;
         if (special[i].count == 1 && option->type != ZDS_OPTION_FLOAT)
-            return text_format("option \"%s\" of an optimizer must be a float", option->name);
+            return fault_format("option \"%s\" of an optimizer must be a float", option->name);
         if (special[i].count > 1 &&
             (option->type != ZDS_OPTION_FLOATS || option->count != special[i].count))
-            return text_format("option \"%s\" of an optimizer must be %u floats", option->name,
-                               special[i].count);
+            return fault_format("option \"%s\" of an optimizer must be %u floats", option->name,
+                                special[i].count);
     }
     return NULL;
 }
@@ -114,8 +114,8 @@ static char *special_fault(const zds_plugin *plugin)
 /* Takes over `fault`. */
 static char *name_fault(const zds_option *option, char *fault)
 {
-    char *text = text_format("option \"%s\" %s", option->name, fault);
-    free(fault);
+    char *text = fault_format("option \"%s\" %s", option->name, fault);
+    fault_free(fault);
     return text;
 }
 
@@ -124,19 +124,19 @@ char *table_fault(const zds_plugin *plugin)
     if (plugin->option_count == 0)
         return NULL;
     if (!plugin->options)
-        return text_format("option_count is %zu, but options is NULL", plugin->option_count);
+        return fault_format("option_count is %zu, but options is NULL", plugin->option_count);
     if (plugin->option_count > MOST_OPTIONS || plugin->options_size > MOST_BYTES)
-        return text_format("%zu options in %zu bytes are more than the %d in %d that a plugin may "
-                           "have",
-                           plugin->option_count, plugin->options_size, MOST_OPTIONS, MOST_BYTES);
+        return fault_format("%zu options in %zu bytes are more than the %d in %d that a plugin may "
+                            "have",
+                            plugin->option_count, plugin->options_size, MOST_OPTIONS, MOST_BYTES);
     if (plugin->option_stride < sizeof(zds_option) ||
         plugin->option_stride % _Alignof(zds_option) != 0)
-        return text_format("option_stride is %zu; it must be sizeof(zds_option), at least %zu",
-                           plugin->option_stride, sizeof(zds_option));
+        return fault_format("option_stride is %zu; it must be sizeof(zds_option), at least %zu",
+                            plugin->option_stride, sizeof(zds_option));
     for (size_t i = 0; i < plugin->option_count; i++) {
         const zds_option *option = table_row(plugin, i);
         if (!option->name || !*option->name)
-            return text_format("option %zu has no name", i);
+            return fault_format("option %zu has no name", i);
         char *fault = row_fault(plugin, option);
         for (size_t k = 0; k < i && !fault; k++)
             fault = pair_fault(option, table_row(plugin, k));

@@ -15,13 +15,13 @@ static inline const zds_option *table_row(const zds_plugin *plugin, size_t i)
 
 /* "float", "enum", ...; NULL for an unknown type. */
 const char *table_type_name(int32_t type);
-/* What is wrong with the table, as malloc'ed text; NULL if nothing is. */
+/* What is wrong with the table, as a fault; NULL if nothing is. */
 char *table_fault(const zds_plugin *plugin);
 
 /* Where the values of an options struct go, and who keeps what they point to. */
 typedef struct option_store option_store;
 /* Reads `value` into the option's place in `store`, or only checks it if `store` is NULL. Returns
- * what is wrong with it as malloc'ed text, NULL if nothing is. */
+ * what is wrong with it as a fault, NULL if nothing is. */
 char *option_read(const zds_option *option, const struct cJSON *value, option_store *store);
 
 #endif

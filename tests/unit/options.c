@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "plugin/fault.h"
 #include "plugin/nearest.h"
 #include "plugin/options.h"
 #include "plugin/table.h"
@@ -172,7 +173,7 @@ static void fault(const zds_option *rows, size_t count, size_t size, const char 
     char *text = table_fault(&other);
     cr_assert_eq(text == NULL, part == NULL, "%s", text ? text : part);
     cr_assert(!part || strstr(text, part), "\"%s\" is not in \"%s\"", part, text);
-    free(text);
+    fault_free(text);
 }
 
 Test(options, faults_of_a_table)

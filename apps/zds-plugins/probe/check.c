@@ -12,6 +12,7 @@
 
 #include "host/error.h"
 #include "plugin/descriptor.h"
+#include "plugin/fault.h"
 #include "plugin/options.h"
 #include "plugin/registry.h"
 #include "plugin/table.h"
@@ -21,6 +22,7 @@ typedef struct bench {
     FILE *out;
     const zds_plugin *plugin;
     const char *name; /* for the output: "" while the file as a whole is under check */
+    char label[32];   /* stands for the name while the descriptor is not known to be sound */
     zds_host host;
     char *error;        /* text of the last host->fail */
     size_t allocations; /* of host->alloc, not freed yet */
@@ -45,7 +47,7 @@ static bool conclude(bench *b, const char *check, char *fault)
 {
     bool ok = !fault;
     say(b, check, ok ? "ok" : "failed", ok ? "" : fault);
-    free(fault);
+    fault_free(fault);
     return ok;
 }
 
@@ -156,7 +158,8 @@ static void try_create(bench *b, const char *check, const cJSON *params, bool mu
     say(b, check, "begun", "");
     void *options = options_create(b->plugin, params, keep_problem, &problem);
     if (!options) {
-        conclude(b, check, problem ? problem : text_format("no memory for the options"));
+        conclude(b, check, fault_format("%s", problem ? problem : "there is no memory for it"));
+        free(problem);
         return;
     }
     void *self = NULL;
@@ -167,16 +170,16 @@ static void try_create(bench *b, const char *check, const cJSON *params, bool mu
     options_destroy(options);
     if (status && !b->error)
         conclude(b, check,
-                 text_format("create returned \"%s\" without calling host->fail",
-                             zds_status_name(status)));
+                 fault_format("create returned \"%s\" without calling host->fail",
+                              zds_status_name(status)));
     else if (status && must)
-        conclude(b, check, text_format("create refused what its own table says: %s", b->error));
+        conclude(b, check, fault_format("create refused what its own table says: %s", b->error));
     else if (status)
         say(b, check, "note", b->error);
     else if (b->allocations)
         conclude(
             b, check,
-            text_format("%zu pieces of host->alloc were not freed by destroy", b->allocations));
+            fault_format("%zu pieces of host->alloc were not freed by destroy", b->allocations));
     else
         conclude(b, check, NULL);
     b->allocations = 0; /* each check counts its own */
@@ -279,12 +282,11 @@ static void try_option(bench *b, const zds_option *option)
 
 static void check_plugin(bench *b, size_t index)
 {
-    char label[32];
-    snprintf(label, sizeof label, "plugin %zu of the file", index);
-    b->name = label;
+    snprintf(b->label, sizeof b->label, "plugin %zu of the file", index);
+    b->name = b->label;
     say(b, "descriptor", "begun", "");
     char *fault = descriptor_fault(b->plugin);
-    b->name = fault ? label : b->plugin->name;
+    b->name = fault ? b->label : b->plugin->name;
     bool sound = conclude(b, "descriptor", fault);
     if (!sound)
         return;
@@ -314,13 +316,13 @@ void check_file(const char *path, FILE *out)
                         .parallel_for = host_parallel_for}};
     say(&b, "open", "begun", "");
     void *handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    if (!conclude(&b, "open", handle ? NULL : text_format("%s", dlerror())))
+    if (!conclude(&b, "open", handle ? NULL : fault_format("%s", dlerror())))
         return;
     const zds_plugin *const *plugins = NULL;
     say(&b, "symbol", "begun", "");
     char *fault = descriptor_symbol(dlsym, handle, &plugins);
     if (!fault && !*plugins)
-        fault = text_format("its array of plugins is empty");
+        fault = fault_format("its array of plugins is empty");
     bool ok = conclude(&b, "symbol", fault);
     for (size_t i = 0; ok && plugins[i]; i++) {
         b.plugin = plugins[i];

@@ -14,6 +14,7 @@
 #include "check.h"
 #include "plugin/child.h"
 #include "plugin/descriptor.h"
+#include "plugin/fault.h"
 
 /* {"plugins": [..]}, or {"reason": why not}. */
 static cJSON *look_into(const char *path)
@@ -27,12 +28,12 @@ static cJSON *look_into(const char *path)
     const zds_plugin *const *plugins;
     char *fault = descriptor_symbol(dlsym, handle, &plugins);
     if (!fault && !*plugins)
-        fault = strdup("its zds_plugin_v1 holds no plugin");
+        fault = fault_format("its zds_plugin_v1 holds no plugin");
     if (fault)
         cJSON_AddStringToObject(answer, "reason", fault);
     else
         cJSON_AddItemToObject(answer, "plugins", descriptor_facts(plugins));
-    free(fault);
+    fault_free(fault);
     dlclose(handle); /* before the answer is given: a destructor may crash as well */
     return answer;
 }

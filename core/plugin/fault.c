@@ -1,0 +1,24 @@
+/* What is wrong with a plugin, as text. */
+#include "plugin/fault.h"
+
+#include <stdarg.h>
+#include <stdlib.h>
+
+#include "host/error.h"
+
+static char no_memory[] = "is wrong in a way that there is no memory to tell";
+
+char *fault_format(const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    char *text = text_formatv(format, args);
+    va_end(args);
+    return text ? text : no_memory;
+}
+
+void fault_free(char *fault)
+{
+    if (fault != no_memory)
+        free(fault);
+}

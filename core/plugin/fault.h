@@ -1,0 +1,12 @@
+/* What is wrong with a plugin, as text. A function that returns a fault returns NULL for "nothing
+ * is wrong", so that a lack of memory for the text must not look like that. */
+#ifndef CORE_PLUGIN_FAULT_H
+#define CORE_PLUGIN_FAULT_H
+
+#include "zds/plugin.h"
+
+/* The text; where there is no memory for it, a text that says so. Never NULL. */
+char *fault_format(const char *format, ...) ZDS_PRINTF(1, 2) __attribute__((returns_nonnull));
+void fault_free(char *fault); /* NULL is allowed */
+
+#endif

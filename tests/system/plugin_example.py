@@ -1,0 +1,55 @@
+"""The example plugin, built out of tree against an install, checked, named by path and by name, and
+held against DeepSpeed's Lion."""
+import json
+import os
+import shutil
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+import golden
+from installed import SOURCE, expect, prefix, run
+
+REPLAY = os.path.join(golden.DATA, "replay")
+
+
+def replay(root, folder, case, optimizer, **options):
+    """The tensors that the golden gradients leave, with this `type` in ds_config."""
+    config, out = os.path.join(folder, "ds_config.json"), os.path.join(folder, "out.safetensors")
+    tree = json.loads(json.dumps(case["ds_config"]))
+    tree["optimizer"]["type"] = optimizer
+    del tree["zero_optimization"]["offload_optimizer"]
+    with open(config, "w") as file:
+        json.dump(tree, file)
+    run([os.path.join(root, "bin", "zds-replay"), "--config", config,
+         "--params", os.path.join(REPLAY, "init.safetensors"),
+         "--grads", os.path.join(REPLAY, "grads", case["grads"]),
+         "--micro-steps", str(case["micro_steps"]), "--out", out], **options)
+    return golden.read_tensors(out)
+
+
+with prefix() as (folder, root):
+    # A copy, as a third party's own folder, that only its owner can write.
+    source, build = os.path.join(folder, "my_lion"), os.path.join(folder, "build")
+    shutil.copytree(os.path.join(SOURCE, "examples", "plugin"), source)
+    os.umask(0o022)
+    run(["cmake", "-S", source, "-B", build, f"-DCMAKE_PREFIX_PATH={root}",
+         "-DCMAKE_C_FLAGS=-Wall -Wextra -Wpedantic -Werror"])
+    run(["cmake", "--build", build])
+    plugin = os.path.join(os.path.realpath(build), "my_lion.so")
+    zds_plugins = os.path.join(root, "bin", "zds-plugins")
+    run([zds_plugins, "--check", plugin])
+    named = dict(os.environ, ZDS_PLUGIN_PATH=build)
+    info = json.loads(run([zds_plugins, "--info", "mylion", "--json"], env=named))
+    expect(info["file"] == plugin and [o["name"] for o in info["options"]] ==
+           ["lr", "betas", "weight_decay"], f"found by name: {info['file']}")
+
+    with open(os.path.join(REPLAY, "cases.json")) as file:
+        case = next(c for c in json.load(file)["cases"] if c["id"] == "lion_z2_w1")
+    expected = golden.read_tensors(os.path.join(REPLAY, "expect", case["id"] + ".safetensors"))
+    for what, got in (("a path", replay(root, folder, case, plugin)),
+                      ("a name", replay(root, folder, case, "MyLion", env=named))):
+        for state in ("param.", "exp_avg."):
+            gaps = golden.gaps(expected, got, state)
+            expect(gaps and golden.percentile99(gaps) <= case["tol"]["p99"] and
+                   gaps[-1] <= case["tol"]["max"],
+                   f"named by {what}: {state[:-1]} at most {gaps[-1]:.1e} from DeepSpeed's Lion")
