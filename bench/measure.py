@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import time
 
@@ -108,8 +109,7 @@ def train_zds(programs, config, model, folder):
         raise RuntimeError(f"{' '.join(command)}: exit {process.returncode}\n{err[-2000:]}")
     with open(metrics) as file:
         steps = [json.loads(line) for line in file]
-    times = sorted(step["step_time_ms"] for step in steps[2:])
-    median = times[len(times) // 2]
+    median = statistics.median(step["step_time_ms"] for step in steps[1:])
     tokens = (RANKS * MODEL["n_positions"] * 4 * 2) / median * 1e3
     return {"tokens_per_second": tokens, "step_ms": median, "first_step_s": first,
             "pss_mib": used / 2**20}

@@ -1,4 +1,5 @@
 """The examples, built out of tree against an install as a stranger would, and run."""
+import json
 import os
 import re
 import shutil
@@ -50,5 +51,40 @@ def check_program(folder, root, lib):
     expect(one[-1] < 0.05 * KNOWS_NOTHING, f"the loss falls from {one[0]} to {one[-1]}")
 
 
+def check_plugin_of_readme(folder, root, lib):
+    """The README's optimizer, copied from the page and built by the page's command."""
+    with open(os.path.join(SOURCE, "README.md")) as file:
+        readme = file.read()
+    code = next(block for block in re.findall(r"```c\n(.*?)```", readme, re.DOTALL)
+                if "ZDS_PLUGINS(" in block)
+    command = re.search(r"^cc -shared .*$", readme, re.MULTILINE).group()
+    plugins = os.path.join(folder, "plugins")
+    os.mkdir(plugins, 0o700)
+    with open(os.path.join(plugins, "my_descent.c"), "w") as file:
+        file.write(code)
+    run(["sh", "-c", command], cwd=plugins,
+        env=dict(os.environ, PKG_CONFIG_PATH=os.path.join(lib, "pkgconfig")))
+    program = os.path.join(folder, "build-program", "own_loop")
+    rate = 0.1
+    by_name = {"train_batch_size": 64, "gradient_clipping": 0.0,
+               "optimizer": {"type": "MyDescent", "params": {"lr": rate}},
+               "zero_optimization": {"stage": 1}, "zds": {"plugin_path": [plugins]}}
+    by_path = dict(by_name, optimizer={"type": os.path.join(plugins, "my_descent.so"),
+                                       "params": {"lr": rate}})
+    ours = dict(by_name, optimizer={"type": "SGD", "params": {"lr": rate}})
+    results = []
+    for config in (by_name, by_path, ours):
+        path = os.path.join(folder, "plugin.json")
+        with open(path, "w") as file:
+            json.dump(config, file)
+        results.append(losses(run([program, path, str(STEPS)])))
+    named, pathed, sgd = results
+    expect(named == pathed, "the README's plugin, by its name and by its path: the same")
+    expect(named[-1] < 0.5 * named[0] and all(abs(a - b) <= 1e-3 * b for a, b in zip(named, sgd)),
+           f"the README's plugin does what SGD does: {named} {sgd}")
+
+
 with prefix() as (folder, root):
-    check_program(folder, root, library_folder(root))
+    lib = library_folder(root)
+    check_program(folder, root, lib)
+    check_plugin_of_readme(folder, root, lib)
