@@ -14,8 +14,7 @@
  * a fault. `quiet`: its stderr is dropped. */
 char *child_run(char *const argv[], int limit_ms, bool quiet, char **output);
 
-/* How long a plugin may take in a child: 10 s, or ZDS_PLUGIN_TIMEOUT (seconds) of the environment.
- */
+/* How long a plugin may take in a child: 10 s, or ZDS_PLUGIN_TIMEOUT of the environment. */
 int child_limit_ms(void);
 
 #endif

@@ -87,7 +87,7 @@ static char *read_number(const zds_option *option, const cJSON *value, const cha
 
 static char *read_int(const zds_option *option, const cJSON *value, option_store *store)
 {
-    double number;
+    double number = NAN;
     char *wrong = read_number(option, value, "an integer", &number);
     if (wrong)
         return wrong;
@@ -207,7 +207,7 @@ char *option_read(const zds_option *option, const cJSON *value, option_store *st
                          "have; write the value here",
                          option->auto_from)
                    : fault_format("\"auto\" is not possible here; write the value");
-    double number;
+    double number = NAN;
     char *wrong;
     switch (option->type) {
     case ZDS_OPTION_BOOL:

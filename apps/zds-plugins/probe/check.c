@@ -316,7 +316,8 @@ void check_file(const char *path, FILE *out)
                         .parallel_for = host_parallel_for}};
     say(&b, "open", "begun", "");
     void *handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    if (!conclude(&b, "open", handle ? NULL : fault_format("%s", dlerror())))
+    conclude(&b, "open", handle ? NULL : fault_format("%s", dlerror()));
+    if (!handle)
         return;
     const zds_plugin *const *plugins = NULL;
     say(&b, "symbol", "begun", "");
