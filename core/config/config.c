@@ -7,8 +7,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "config/hf.h"
 #include "config/internal.h"
-#include "config/resolve.h"
 #include "host/error.h"
 
 /* Texts that zds_config_place handed out; the only part of a config that changes after loading. */
@@ -34,8 +34,13 @@ static bool allocate(zds_config *c)
     if (!c->values || !c->places)
         return false;
     pthread_mutex_init(&c->places->lock, NULL);
-    c->resolved = cJSON_Duplicate(c->raw, true);
-    return c->resolved;
+    cJSON *copy = cJSON_Duplicate(c->raw, true);
+    c->hf = hf_create(copy);
+    if (!c->hf)
+        cJSON_Delete(copy);
+    else
+        c->resolved = copy;
+    return c->hf;
 }
 
 static void report_duplicates(zds_config *c)
@@ -50,6 +55,35 @@ static void report_duplicates(zds_config *c)
     }
 }
 
+/* From raw to resolved: "auto" filled, and what contradicts the arguments told. */
+static void resolve(zds_config *c, const zds_config_context *context)
+{
+    const cJSON *row;
+    zds_hf_mismatch m;
+    if (!c->has_arguments)
+        return;
+    hf_process(c->hf, context);
+    if (context->accelerate)
+        hf_accelerate(c->hf, context);
+    hf_finalize(c->hf, context);
+    c->failed |= c->hf->failed;
+    cJSON_ArrayForEach(row, c->hf->errors)
+    {
+        problem_add(c, ZDS_PROBLEM_ERROR, ZDS_CHECK_ARGUMENTS,
+                    cJSON_GetObjectItemCaseSensitive(row, "path")->valuestring, "%s",
+                    cJSON_GetObjectItemCaseSensitive(row, "message")->valuestring);
+    }
+    for (size_t i = 0; zds_hf_config_mismatch(c->hf, i, &m); i++) {
+        char has[128], wants[128];
+        tree_show(m.ds_value, has, sizeof has);
+        tree_show(m.hf_value, wants, sizeof wants);
+        problem_add(c, ZDS_PROBLEM_ERROR, ZDS_CHECK_ARGUMENTS, m.ds_key,
+                    "%s, but the training arguments say %s=%s; write \"auto\", or change one of "
+                    "them",
+                    has, m.hf_key, wants);
+    }
+}
+
 /* `c` has its raw tree; takes it over. */
 static zds_status finish(zds_config *c, const zds_config_context *context, zds_config **out,
                          zds_error *error)
@@ -60,10 +94,9 @@ static zds_status finish(zds_config *c, const zds_config_context *context, zds_c
     }
     c->world_size = world_size_of(context);
     c->has_arguments = context && context->arguments;
-    c->with_accelerate = c->has_arguments && context->accelerate;
     field_index_fill(&c->index);
     report_duplicates(c);
-    config_resolve(c, context);
+    resolve(c, context);
     effective_fill(c);
     effective_rules(c);
     problems_sort(c);
@@ -261,8 +294,7 @@ void zds_config_destroy(zds_config *c)
         pthread_mutex_destroy(&c->places->lock);
         free(c->places);
     }
-    cJSON_Delete(c->resolved);
-    cJSON_Delete(c->mismatches);
+    zds_hf_config_destroy(c->hf);
     if (!c->src)
         cJSON_Delete(c->raw);
     source_destroy(c->src);
@@ -302,6 +334,11 @@ const char *zds_config_string(const zds_config *config, const char *path)
 {
     const value *v = known(config, path);
     return !v || v->null ? NULL : v->string;
+}
+
+const zds_hf_config *zds_config_hf(const zds_config *config)
+{
+    return config->hf;
 }
 
 const struct cJSON *zds_config_node(const zds_config *config, const char *path)

@@ -42,8 +42,6 @@ static void wrong_value(zds_config *c, const field *f, const char *path, const c
  */
 static void leftover_auto(zds_config *c, const field *f, const char *path)
 {
-    if (c->with_accelerate && f->auto_from && strstr(f->auto_from, "accelerate"))
-        return;
     if (f->auto_from && !c->has_arguments)
         problem_add(c, ZDS_PROBLEM_ERROR, ZDS_CHECK_ZDS, path,
                     "\"auto\" is filled from training arguments (%s), and there are none here; "

@@ -29,18 +29,18 @@ typedef struct problem {
 enum { PROBLEMS_MAX = 200 }; /* kept; the rest is counted */
 
 struct zds_config {
-    char *name;      /* of the source, for messages */
-    source *src;     /* NULL: the tree came from memory */
-    cJSON *raw;      /* as written; the source's, or our copy */
-    cJSON *resolved; /* "auto" filled */
+    char *name;               /* of the source, for messages */
+    source *src;              /* NULL: the tree came from memory */
+    cJSON *raw;               /* as written; the source's, or our copy */
+    struct zds_hf_config *hf; /* holds the resolved tree */
+    const cJSON *resolved;    /* "auto" filled */
     field_index index;
     value *values; /* [field_count()] */
     problem *problems;
     size_t problem_count, problem_space, problems_dropped;
-    bool failed;       /* no memory for a problem */
-    cJSON *mismatches; /* [{ds_key, ds_value, hf_key, hf_value}] in the order of being found */
+    bool failed; /* no memory for a problem */
     int64_t world_size;
-    bool has_arguments, with_accelerate;
+    bool has_arguments;
     struct mutable_places *places; /* texts handed out by zds_config_place */
 };
 
@@ -56,10 +56,6 @@ void problem_add_at(zds_config *c, int32_t severity, int32_t check, const char *
                     source_place at, const char *message);
 void problems_sort(zds_config *c);
 bool config_has_errors(const zds_config *c, int32_t check); /* check < 0: any */
-
-/* Notes that the file and the arguments disagree. */
-void config_mismatch(zds_config *c, const char *path, const cJSON *has, const char *name,
-                     const cJSON *wants);
 
 /* === trees === */
 

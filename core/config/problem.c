@@ -68,22 +68,6 @@ void problem_add_key(zds_config *c, int32_t severity, int32_t check, const char 
     va_end(args);
 }
 
-void config_mismatch(zds_config *c, const char *path, const cJSON *has, const char *name,
-                     const cJSON *wants)
-{
-    cJSON *row = cJSON_CreateObject();
-    bool good = row && cJSON_AddStringToObject(row, "ds_key", path) &&
-                cJSON_AddItemToObject(row, "ds_value", cJSON_Duplicate(has, true)) &&
-                cJSON_AddStringToObject(row, "hf_key", name) &&
-                cJSON_AddItemToObject(row, "hf_value", cJSON_Duplicate(wants, true)) &&
-                (c->mismatches || (c->mismatches = cJSON_CreateArray()) != NULL) &&
-                cJSON_AddItemToArray(c->mismatches, row);
-    if (!good) {
-        cJSON_Delete(row);
-        c->failed = true;
-    }
-}
-
 /* By place; what has none comes last; else as found. */
 static int compare(const void *left, const void *right)
 {

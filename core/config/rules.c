@@ -113,8 +113,8 @@ static void batch_triangle(zds_config *c)
     if (train->bad || micro->bad || gas->bad)
         return;
     if (train->null && micro->null) {
-        REFUSE("", "train_batch_size and train_micro_batch_size_per_gpu are missing; write one of "
-                   "them");
+        REFUSE("train_batch_size",
+               "is missing, and so is train_micro_batch_size_per_gpu; write one of them");
         return;
     }
     int64_t t = train->integer, m = micro->integer, g = gas->integer, w = c->world_size;

@@ -34,6 +34,9 @@ typedef struct zds_config_context {
      * section on where the file has none; some leftover "auto" values get a default. Only with
      * `arguments`. */
     bool accelerate;
+    /* Also hold optimizer.params and scheduler.params against the tables of the plugins that they
+     * name, and the names against the plugins that there are. */
+    bool check_plugins;
 } zds_config_context;
 
 /* One thing that is wrong, or unwise, with a config. */
@@ -90,6 +93,100 @@ bool zds_config_is_set(const zds_config *config, const char *path);
 /* "file:line:col" of the nearest enclosing node that the user wrote, for messages about a value;
  * belongs to the config, "" if none. */
 const char *zds_config_place(const zds_config *config, const char *path);
+
+/* The effective value of one key, or the resolved tree of one below optimizer.params and
+ * scheduler.params; NULL if there is no such key. The caller deletes it. */
+struct cJSON *zds_config_value(const zds_config *config, const char *path);
+/* Every effective value, under the names of DeepSpeedConfig's attributes. The caller deletes it. */
+struct cJSON *zds_config_effective(const zds_config *config);
+
+/* === the keys themselves === */
+
+typedef struct zds_config_key {
+    const char *path;     /* '*' stands for any name */
+    const char *type;     /* "bool", "int", "float", "string", "enum", "strings", "ints", "section",
+                             "any" */
+    const char *fallback; /* the default as JSON text; NULL: a section that is absent by default */
+    const char *expects;  /* what to write: "an integer > 0" */
+    const char *choices;  /* of an enum, '|' between them; else NULL */
+    const char *aliases;  /* other spellings of the last part; "" */
+    const char *successor; /* the path that replaces a deprecated key; NULL */
+    const char *auto_from; /* what fills "auto"; NULL: nothing */
+    const char *support;   /* "implemented", "planned", "without effect", "refused", "deprecated",
+                              "removed" */
+    const char *reason;    /* why, for refused and removed; else NULL */
+    const char *doc;       /* one line */
+    double min, max;       /* of numbers; -INFINITY, INFINITY: none */
+    bool above_min;        /* min itself is out of range */
+    bool nullable, open;   /* null is a value; a section whose keys are not in the table */
+} zds_config_key;
+
+/* Visits all keys in the order of the reference page until `visit` returns false. The texts live
+ * as long as the call. */
+void zds_config_keys(bool (*visit)(void *user, const zds_config_key *key), void *user);
+/* The known key that is nearest to a path, or NULL. */
+const char *zds_config_nearest_key(const char *path);
+/* The keys as JSON Schema 2020-12. The caller deletes it. */
+struct cJSON *zds_config_schema(void);
+
+/* === HfDeepSpeedConfig and HfTrainerDeepSpeedConfig of transformers === */
+
+/* A config whose "auto" values are filled step by step. One thread at a time. */
+typedef struct zds_hf_config zds_hf_config;
+
+/* From a path, JSON text or base64, as zds_config_load; or a tree, which is copied. */
+zds_status zds_hf_config_create(const char *source, zds_hf_config **hf, zds_error *error);
+zds_status zds_hf_config_from_json(const struct cJSON *tree, zds_hf_config **hf, zds_error *error);
+void zds_hf_config_destroy(zds_hf_config *hf);
+
+/* The tree as it is now; belongs to the object, valid until it changes. */
+const struct cJSON *zds_hf_config_json(const zds_hf_config *hf);
+/* find_config_node: the object that holds the last part of a dotted path, and that part (`key` may
+ * be NULL); NULL if a section on the way is missing. */
+const struct cJSON *zds_hf_config_find_node(const zds_hf_config *hf, const char *path,
+                                            const char **key);
+/* get_value */
+const struct cJSON *zds_hf_config_value(const zds_hf_config *hf, const char *path,
+                                        const struct cJSON *fallback);
+/* Both are false where the value is not set or null. Truth is Python's: "" and 0 are false. */
+bool zds_hf_config_is_true(const zds_hf_config *hf, const char *path);
+bool zds_hf_config_is_false(const zds_hf_config *hf, const char *path);
+bool zds_hf_config_is_auto(const zds_hf_config *hf, const char *path);
+/* del_config_sub_tree. ZDS_ERR_NOT_FOUND if it must exist and does not. */
+zds_status zds_hf_config_delete(zds_hf_config *hf, const char *path, bool must_exist,
+                                zds_error *error);
+bool zds_hf_config_is_zero1(const zds_hf_config *hf);
+bool zds_hf_config_is_zero2(const zds_hf_config *hf);
+bool zds_hf_config_is_zero3(const zds_hf_config *hf);
+bool zds_hf_config_is_offload(const zds_hf_config *hf); /* looks at stages 2 and 3 only */
+/* "float32", "float16" or "bfloat16"; NULL before zds_hf_config_process. */
+const char *zds_hf_config_dtype(const zds_hf_config *hf);
+
+/* Puts `value` in place of "auto"; if the key holds something else and `must_match`, notes a
+ * difference. `value` is copied. ZDS_ERR_MEMORY. */
+zds_status zds_hf_config_fill_match(zds_hf_config *hf, const char *path, const struct cJSON *value,
+                                    const char *hf_key, bool must_match);
+zds_status zds_hf_config_fill_only(zds_hf_config *hf, const char *path, const struct cJSON *value);
+
+/* trainer_config_process: all that follows from the arguments alone. ZDS_ERR_CONFIG: a section is
+ * no object. */
+zds_status zds_hf_config_process(zds_hf_config *hf, const zds_config_context *context,
+                                 zds_error *error);
+/* trainer_config_finalize: what needs the model's hidden size (the largest, where it has several)
+ * and the number of training steps. ZDS_ERR_MISMATCH: the text lists all differences;
+ * ZDS_ERR_CONFIG: an "auto" that nothing fills. */
+zds_status zds_hf_config_finalize(zds_hf_config *hf, const zds_config_context *context,
+                                  zds_error *error);
+
+typedef struct zds_hf_mismatch {
+    const char *ds_key, *hf_key;
+    const struct cJSON *ds_value, *hf_value;
+} zds_hf_mismatch;
+/* Differences so far, in transformers' order; false past the last. */
+bool zds_hf_config_mismatch(const zds_hf_config *hf, size_t index, zds_hf_mismatch *mismatch);
+
+/* The same view of a loaded config: its resolved form. Belongs to the config. */
+const zds_hf_config *zds_config_hf(const zds_config *config);
 
 ZDS_END_DECLS
 #endif

@@ -1,0 +1,44 @@
+/* The commands of zds-config, and the context that most of them share. */
+#ifndef APPS_ZDS_CONFIG_COMMAND_H
+#define APPS_ZDS_CONFIG_COMMAND_H
+
+#include <cjson/cJSON.h>
+#include <stdbool.h>
+
+#include "common/args.h"
+#include "zds/config.h"
+
+/* [ctx]: what a run knows beside the file. */
+typedef struct context_args {
+    const char *arguments; /* path of ARGS.json */
+    int64_t world_size, hidden_size, num_training_steps;
+    bool auto_find_batch_size;
+    cJSON *tree; /* of ARGS.json; {} if there is none */
+    zds_config_context context;
+} context_args;
+
+enum { CONTEXT_OPTIONS = 5 };
+
+/* Writes CONTEXT_OPTIONS rows that fill `args`. */
+void context_options(context_args *args, args_option *rows);
+/* After parsing. Returns ARGS_GO or an exit code. */
+int context_read(context_args *args);
+void context_release(context_args *args);
+
+/* Loads FILE with this context. NULL after telling stderr, where the file cannot be read; with
+ * `json` it is told on stdout as {"status": "error", ...}. */
+zds_config *load_config(const char *file, context_args *args, bool json);
+
+/* {"path", "message", "line", "column"} */
+cJSON *problem_json(const zds_problem *problem);
+
+/* One for each command: argv[0] is the command's name. */
+int command_check(int argc, char **argv);
+int command_resolve(int argc, char **argv);
+int command_effective(int argc, char **argv);
+int command_get(int argc, char **argv);
+int command_explain(int argc, char **argv);
+int command_schema(int argc, char **argv);
+int command_docs(int argc, char **argv);
+
+#endif

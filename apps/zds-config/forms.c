@@ -1,0 +1,194 @@
+/* zds-config resolve, effective and get: the three forms of a config. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "command.h"
+#include "common/output.h"
+
+/* === the command line that the three share === */
+
+typedef struct form {
+    context_args context;
+    args_option options[CONTEXT_OPTIONS + 1];
+    args_words words;
+    zds_config *config;
+    bool json;
+} form;
+
+static int form_open(form *f, const char *usage, const char *doc, size_t word_count, int argc,
+                     char **argv)
+{
+    *f = (form){0};
+    f->options[0] =
+        (args_option){.name = "json", .type = ARGS_FLAG, .value = &f->json, .doc = "print JSON"};
+    context_options(&f->context, f->options + 1);
+    const args_program program = {.usage = usage,
+                                  .doc = doc,
+                                  .options = f->options,
+                                  .option_count = CONTEXT_OPTIONS + 1,
+                                  .min_words = word_count,
+                                  .max_words = word_count};
+    int code = args_parse(&program, argc, argv, &f->words);
+    if (code != ARGS_GO || (code = context_read(&f->context)) != ARGS_GO)
+        return code;
+    f->config = load_config(f->words.word[0], &f->context, f->json);
+    return f->config ? ARGS_GO : EXIT_FAILED;
+}
+
+static void form_close(form *f)
+{
+    zds_config_destroy(f->config);
+    context_release(&f->context);
+}
+
+static void tell(const zds_problem *p)
+{
+    fprintf(stderr, "%s", p->file);
+    if (p->line)
+        fprintf(stderr, ":%d:%d", p->line, p->column);
+    fprintf(stderr, ": error: %s%s%s\n", p->path, *p->path ? ": " : "", p->message);
+}
+
+/* === resolve === */
+
+static bool is_mismatch(const zds_config *config, const zds_problem *p)
+{
+    zds_hf_mismatch m;
+    for (size_t i = 0; zds_hf_config_mismatch(zds_config_hf(config), i, &m); i++)
+        if (strcmp(m.ds_key, p->path) == 0)
+            return true;
+    return false;
+}
+
+/* Errors of the reading and filling, mismatches apart; those of DeepSpeed come later in a run. */
+static cJSON *resolve_errors(const zds_config *config)
+{
+    cJSON *errors = cJSON_CreateArray();
+    zds_problem p;
+    for (size_t i = 0; zds_config_problem(config, i, &p); i++)
+        if (p.severity == ZDS_PROBLEM_ERROR &&
+            (p.check == ZDS_CHECK_SYNTAX ||
+             (p.check == ZDS_CHECK_ARGUMENTS && !is_mismatch(config, &p))))
+            cJSON_AddItemToArray(errors, problem_json(&p));
+    return errors;
+}
+
+static cJSON *resolve_mismatches(const zds_hf_config *hf)
+{
+    cJSON *rows = cJSON_CreateArray();
+    zds_hf_mismatch m;
+    for (size_t i = 0; zds_hf_config_mismatch(hf, i, &m); i++) {
+        cJSON *row = cJSON_CreateObject();
+        cJSON_AddStringToObject(row, "ds_key", m.ds_key);
+        cJSON_AddItemToObject(row, "ds_value", cJSON_Duplicate(m.ds_value, true));
+        cJSON_AddStringToObject(row, "hf_key", m.hf_key);
+        cJSON_AddItemToObject(row, "hf_value", cJSON_Duplicate(m.hf_value, true));
+        cJSON_AddItemToArray(rows, row);
+    }
+    return rows;
+}
+
+int command_resolve(int argc, char **argv)
+{
+    form f;
+    int code = form_open(&f, "resolve FILE [ctx] [--json]",
+                         "Fills \"auto\" from the training arguments and says where the file "
+                         "contradicts them. Exit 0,\n1 (error) or 3 (mismatch).",
+                         1, argc, argv);
+    if (code == ARGS_GO) {
+        const zds_hf_config *hf = zds_config_hf(f.config);
+        cJSON *errors = resolve_errors(f.config), *mismatches = resolve_mismatches(hf);
+        int status = mismatches->child ? EXIT_MISMATCH : errors->child ? EXIT_FAILED : EXIT_DONE;
+        static const char *const names[] = {
+            [EXIT_DONE] = "ok", [EXIT_FAILED] = "error", [EXIT_MISMATCH] = "mismatch"};
+        zds_problem p;
+        for (size_t i = 0; !f.json && zds_config_problem(f.config, i, &p); i++)
+            if (p.severity == ZDS_PROBLEM_ERROR && p.check <= ZDS_CHECK_ARGUMENTS)
+                tell(&p);
+        cJSON *resolved = cJSON_Duplicate(zds_hf_config_json(hf), true);
+        if (f.json) {
+            cJSON *out = cJSON_CreateObject();
+            cJSON_AddStringToObject(out, "status", names[status]);
+            cJSON_AddStringToObject(out, "dtype", zds_hf_config_dtype(hf));
+            cJSON_AddBoolToObject(out, "is_zero2", zds_hf_config_is_zero2(hf));
+            cJSON_AddBoolToObject(out, "is_zero3", zds_hf_config_is_zero3(hf));
+            cJSON_AddBoolToObject(out, "is_offload", zds_hf_config_is_offload(hf));
+            cJSON_AddItemToObject(out, "resolved", resolved);
+            cJSON_AddItemToObject(out, "mismatches", mismatches);
+            cJSON_AddItemToObject(out, "errors", errors);
+            code = output_json(out);
+        } else {
+            cJSON_Delete(errors);
+            cJSON_Delete(mismatches);
+            code = output_json(resolved);
+        }
+        code = code == EXIT_DONE ? status : code;
+    }
+    form_close(&f);
+    return code;
+}
+
+/* === effective === */
+
+int command_effective(int argc, char **argv)
+{
+    form f;
+    int code = form_open(&f, "effective FILE [ctx] [--json]",
+                         "Prints every value that an engine reads, typed and defaulted. Exit 1 if "
+                         "DeepSpeed would fail.",
+                         1, argc, argv);
+    if (code == ARGS_GO) {
+        cJSON *errors = cJSON_CreateArray(), *problems = cJSON_CreateArray();
+        zds_problem p;
+        for (size_t i = 0; zds_config_problem(f.config, i, &p); i++) {
+            bool error = p.severity == ZDS_PROBLEM_ERROR && p.check != ZDS_CHECK_ZDS;
+            cJSON_AddItemToArray(error ? errors : problems, problem_json(&p));
+            if (error && !f.json)
+                tell(&p);
+        }
+        int status = errors->child ? EXIT_FAILED : EXIT_DONE;
+        cJSON *values = zds_config_effective(f.config);
+        if (f.json) {
+            cJSON *out = cJSON_CreateObject();
+            cJSON_AddStringToObject(out, "status", status == EXIT_DONE ? "ok" : "error");
+            cJSON_AddItemToObject(out, "values", values);
+            cJSON_AddItemToObject(out, "errors", errors);
+            cJSON_AddItemToObject(out, "problems", problems);
+            code = output_json(out);
+        } else {
+            cJSON_Delete(errors);
+            cJSON_Delete(problems);
+            code = output_json(values);
+        }
+        code = code == EXIT_DONE ? status : code;
+    }
+    form_close(&f);
+    return code;
+}
+
+/* === get === */
+
+int command_get(int argc, char **argv)
+{
+    form f;
+    int code = form_open(&f, "get FILE KEY [ctx]",
+                         "Prints the effective value of a key (zero_optimization.stage), or what "
+                         "the file has below it.",
+                         2, argc, argv);
+    if (code == ARGS_GO) {
+        cJSON *value = zds_config_value(f.config, f.words.word[1]);
+        if (!value) {
+            code =
+                output_error("there is no key %s; zds-config explain lists them", f.words.word[1]);
+        } else if (cJSON_IsString(value) && !f.json) {
+            puts(value->valuestring);
+            cJSON_Delete(value);
+            code = output_end();
+        } else {
+            code = output_json(value);
+        }
+    }
+    form_close(&f);
+    return code;
+}
