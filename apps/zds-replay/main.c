@@ -1,0 +1,338 @@
+/* zds-replay: golden gradients through the engine, so that an optimizer, a schedule or a ZeRO stage
+ * can be held against another implementation of it, value by value. */
+#include <cjson/cJSON.h>
+#include <errno.h>
+#include <limits.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/args.h"
+#include "common/fail.h"
+#include "common/floats.h"
+#include "common/output.h"
+#include "common/safetensors.h"
+#include "zds/zds.h"
+
+enum { PIECE = 4096 };
+
+typedef struct replay {
+    const char *config_path, *params_path, *grads_path, *out_path, *metrics_path;
+    int64_t micro_steps, threads;
+    zds_config *config;
+    zds_engine *engine;
+    safetensors *params, *grads; /* grads: of the micro step in progress */
+    safetensors_writer *writer;  /* rank 0 */
+    cJSON *metrics;
+    zds_error error;
+} replay;
+
+/* A module a tensor: each is reduced by itself, in the reverse order of names. */
+static zds_status describe(replay *r, zds_model *model)
+{
+    for (size_t i = 0; i < safetensors_count(r->params); i++) {
+        const safetensors_tensor *t = safetensors_at(r->params, i);
+        uint32_t module;
+        zds_param_desc desc = {.struct_size = sizeof desc,
+                               .name = t->name,
+                               .shape = t->shape,
+                               .ndim = t->ndim,
+                               .role = t->ndim > 1 ? ZDS_ROLE_MATRIX : ZDS_ROLE_OTHER};
+        zds_status status = zds_model_add_module(model, t->name, &module);
+        if (!status)
+            status = zds_model_add_param(model, module, &desc, NULL);
+        if (status)
+            return fail(&r->error, status, "%s: %s", r->params_path, zds_model_error(model));
+    }
+    return ZDS_OK;
+}
+
+static zds_status read_value(void *user, uint32_t param, uint64_t first, uint64_t count, float *out)
+{
+    replay *r = user;
+    return safetensors_read(safetensors_at(r->params, param), first, count, out, &r->error);
+}
+
+static zds_status open_engine(replay *r)
+{
+    const char *world = getenv("WORLD_SIZE");
+    zds_config_context context = {.struct_size = sizeof context,
+                                  .world_size = world ? atoi(world) : 1};
+    zds_status status = safetensors_open(r->params_path, &r->params, &r->error);
+    if (status)
+        return status;
+    status = zds_config_load(r->config_path, &context, &r->config, &r->error);
+    if (!r->config)
+        return status;
+    zds_model *model = zds_model_create();
+    status =
+        model ? describe(r, model) : fail(&r->error, ZDS_ERR_MEMORY, "no memory for the model");
+    zds_engine_options options = {
+        .struct_size = sizeof options, .threads = (int32_t)r->threads, .optimizer = "AdamW"};
+    if (!status) /* tells the config's problems, too */
+        status = zds_engine_create(r->config, model, &options, &r->engine, &r->error);
+    zds_model_destroy(model);
+    if (!status && (status = zds_set_values(r->engine, read_value, r)) != ZDS_OK && !r->error.text)
+        fail(&r->error, status, "%s", zds_engine_error(r->engine));
+    return status;
+}
+
+/* What backward leaves for a parameter of type T: T(fp32(loss_scale / gas) * g), added to what is
+ * there where the engine says so. */
+static zds_status put(replay *r, const zds_slot *slot, const safetensors_tensor *from)
+{
+    float values[PIECE], scale = (float)zds_loss_scale(r->engine);
+    for (uint64_t i = 0; i < slot->count; i += PIECE) {
+        uint64_t n = slot->count - i < PIECE ? slot->count - i : PIECE;
+        zds_status status = safetensors_read(from, i, n, values, &r->error);
+        if (status)
+            return status;
+        for (uint64_t k = 0; k < n; k++) {
+            float g = scale * values[k];
+            if (slot->dtype == ZDS_F32) {
+                float *to = (float *)slot->grad + i + k;
+                *to = slot->accumulate ? *to + g : g;
+            } else if (slot->dtype == ZDS_BF16) {
+                uint16_t *to = (uint16_t *)slot->grad + i + k;
+                g = float_from_bf16(bf16_from_float(g));
+                *to = bf16_from_float(slot->accumulate ? float_from_bf16(*to) + g : g);
+            } else {
+                uint16_t *to = (uint16_t *)slot->grad + i + k;
+                g = float_from_f16(f16_from_float(g));
+                *to = f16_from_float(slot->accumulate ? float_from_f16(*to) + g : g);
+            }
+        }
+    }
+    return ZDS_OK;
+}
+
+static bool same_shape(const safetensors_tensor *a, const safetensors_tensor *b)
+{
+    return a->ndim == b->ndim && memcmp(a->shape, b->shape, a->ndim * sizeof *a->shape) == 0;
+}
+
+static zds_status backward(replay *r, uint32_t module)
+{
+    const safetensors_tensor *param = safetensors_at(r->params, module);
+    const safetensors_tensor *grad = safetensors_find(r->grads, param->name);
+    zds_view view;
+    if (grad && !same_shape(grad, param))
+        return fail(&r->error, ZDS_ERR_FORMAT,
+                    "%s: the gradient of %s has another shape than the parameter in %s", grad->file,
+                    param->name, r->params_path);
+    zds_status status = zds_acquire(r->engine, module, ZDS_BACKWARD, NULL, &view);
+    if (!status && !grad)
+        status = zds_grad_none(r->engine, module, 0);
+    else if (!status && (status = put(r, &view.slots[0], grad)) != ZDS_OK)
+        return status;
+    if (!status)
+        status = zds_grad_ready(r->engine, module, NULL);
+    return status ? fail(&r->error, status, "%s", zds_engine_error(r->engine)) : ZDS_OK;
+}
+
+static void add_metrics(replay *r, const zds_step_result *s)
+{
+    cJSON *row = cJSON_CreateObject();
+    cJSON_AddNumberToObject(row, "lr", s->lr);
+    if (isfinite(s->grad_norm))
+        cJSON_AddNumberToObject(row, "grad_norm", s->grad_norm);
+    else
+        cJSON_AddNullToObject(row, "grad_norm");
+    cJSON_AddNumberToObject(row, "loss_scale", s->loss_scale);
+    cJSON_AddBoolToObject(row, "skipped", s->skipped);
+    cJSON_AddItemToArray(r->metrics, row);
+}
+
+static zds_status micro_step(replay *r, int64_t k)
+{
+    char path[PATH_MAX];
+    snprintf(path, sizeof path, "%s/m%03lld.r%d.safetensors", r->grads_path, (long long)k,
+             zds_rank(r->engine));
+    zds_status status = safetensors_open(path, &r->grads, &r->error);
+    if (status)
+        return status;
+    int32_t boundary = zds_config_bool(r->config, "managed_gradient_accumulation")
+                           ? ZDS_BOUNDARY_AUTO
+                           : ZDS_BOUNDARY_YES;
+    zds_step_result result = {.struct_size = sizeof result};
+    if ((status = zds_micro_begin(r->engine, boundary)) != ZDS_OK)
+        fail(&r->error, status, "%s", zds_engine_error(r->engine));
+    for (size_t m = safetensors_count(r->params); !status && m-- > 0;)
+        status = backward(r, (uint32_t)m);
+    if (!status && (status = zds_step(r->engine, &result)) != ZDS_OK)
+        fail(&r->error, status, "micro step %lld: %s", (long long)k, zds_engine_error(r->engine));
+    if (!status && (result.applied || result.skipped))
+        add_metrics(r, &result);
+    safetensors_close(r->grads);
+    r->grads = NULL;
+    return status;
+}
+
+static zds_status write_value(void *user, uint32_t param, uint64_t first, uint64_t count,
+                              const float *values)
+{
+    (void)param, (void)first; /* pieces come in the order of the file */
+    replay *r = user;
+    return safetensors_write(r->writer, values, count, &r->error);
+}
+
+/* param.NAME of every parameter, then STATE.NAME. */
+static size_t list_entries(replay *r, safetensors_entry **entries, char ***names)
+{
+    size_t params = safetensors_count(r->params), count = 0, room = params;
+    for (size_t p = 0; p < params; p++)
+        for (uint32_t s = 0; zds_state_name(r->engine, (uint32_t)p, s); s++)
+            room++;
+    *entries = calloc(room + 1, sizeof **entries);
+    *names = calloc(room + 1, sizeof **names);
+    for (size_t p = 0; *entries && *names && p < params; p++) {
+        const safetensors_tensor *t = safetensors_at(r->params, p);
+        const char *state = "param";
+        for (uint32_t s = 0; state; state = zds_state_name(r->engine, (uint32_t)p, s++)) {
+            size_t length = strlen(state) + strlen(t->name) + 2;
+            char *name = malloc(length);
+            if (!name)
+                return 0;
+            snprintf(name, length, "%s.%s", state, t->name);
+            (*names)[count] = name;
+            (*entries)[count] =
+                (safetensors_entry){.name = name, .dtype = ZDS_F32, .ndim = t->ndim};
+            memcpy((*entries)[count].shape, t->shape, sizeof t->shape);
+            count++;
+        }
+    }
+    return count;
+}
+
+static zds_status write_all(replay *r)
+{
+    for (size_t p = 0; p < safetensors_count(r->params); p++) {
+        const char *state = NULL;
+        uint32_t s = 0;
+        do {
+            zds_status status = zds_get_values(r->engine, (uint32_t)p, state, write_value, r);
+            if (status)
+                return r->error.text ? status
+                                     : fail(&r->error, status, "%s", zds_engine_error(r->engine));
+            state = zds_state_name(r->engine, (uint32_t)p, s++);
+        } while (state);
+    }
+    return ZDS_OK;
+}
+
+static zds_status write_out(replay *r)
+{
+    safetensors_entry *entries = NULL;
+    char **names = NULL;
+    zds_status status = ZDS_OK;
+    size_t count = list_entries(r, &entries, &names);
+    if (zds_rank(r->engine) == 0)
+        status = safetensors_create(r->out_path, entries, count, NULL, &r->writer, &r->error);
+    if (!status)
+        status = write_all(r);
+    if (!status && r->writer)
+        status = safetensors_commit(r->writer, &r->error);
+    safetensors_destroy(r->writer);
+    for (size_t i = 0; names && names[i]; i++)
+        free(names[i]);
+    free(names);
+    free(entries);
+    return status;
+}
+
+/* Whole or not at all. */
+static zds_status write_metrics(replay *r)
+{
+    char temporary[PATH_MAX];
+    char *text = cJSON_Print(r->metrics);
+    snprintf(temporary, sizeof temporary, "%s.tmp.%d", r->metrics_path, (int)getpid());
+    FILE *f = text ? fopen(temporary, "w") : NULL;
+    bool good = f && fprintf(f, "%s\n", text) > 0 && fflush(f) == 0 && fsync(fileno(f)) == 0;
+    if (f)
+        good &= fclose(f) == 0;
+    good = good && rename(temporary, r->metrics_path) == 0;
+    zds_status status = good ? ZDS_OK
+                             : fail(&r->error, ZDS_ERR_IO, "%s: cannot be written: %s",
+                                    r->metrics_path, strerror(errno));
+    if (!good && f)
+        unlink(temporary);
+    free(text);
+    return status;
+}
+
+static int run(replay *r)
+{
+    r->metrics = cJSON_CreateArray();
+    zds_status status = open_engine(r);
+    for (int64_t k = 0; !status && k < r->micro_steps; k++)
+        status = micro_step(r, k);
+    if (!status)
+        status = write_out(r);
+    if (!status && r->metrics_path && zds_rank(r->engine) == 0)
+        status = write_metrics(r);
+    if (status)
+        output_error("%s", r->error.text ? r->error.text : zds_status_name(status));
+    zds_engine_destroy(r->engine);
+    zds_config_destroy(r->config);
+    safetensors_close(r->params);
+    cJSON_Delete(r->metrics);
+    zds_error_clear(&r->error);
+    return status ? EXIT_FAILED : EXIT_DONE;
+}
+
+int main(int argc, char **argv)
+{
+    replay r = {.micro_steps = -1};
+    args_option options[] = {
+        {.name = "config",
+         .type = ARGS_STRING,
+         .value = &r.config_path,
+         .meta = "DS",
+         .doc = "the ds_config"},
+        {.name = "params",
+         .type = ARGS_STRING,
+         .value = &r.params_path,
+         .meta = "INIT.safetensors",
+         .doc = "initial parameters"},
+        {.name = "grads",
+         .type = ARGS_STRING,
+         .value = &r.grads_path,
+         .meta = "DIR",
+         .doc = "gradients: DIR/mKKK.rR.safetensors for micro step KKK (from 000) and rank R; a "
+                "parameter that is absent has none"},
+        {.name = "micro-steps",
+         .type = ARGS_COUNT,
+         .value = &r.micro_steps,
+         .meta = "N",
+         .doc = "how many micro steps"},
+        {.name = "out",
+         .type = ARGS_STRING,
+         .value = &r.out_path,
+         .meta = "OUT.safetensors",
+         .doc = "gets param.NAME (the fp32 master where there is one) and STATE.NAME, all F32"},
+        {.name = "metrics",
+         .type = ARGS_STRING,
+         .value = &r.metrics_path,
+         .meta = "M.json",
+         .doc = "gets an array: lr, grad_norm, loss_scale, skipped of each optimizer step"},
+        {.name = "threads",
+         .type = ARGS_COUNT,
+         .value = &r.threads,
+         .meta = "T",
+         .doc = "threads of each rank (default: its cores)"}};
+    const args_program program = {
+        .usage = "--config DS --params INIT --grads DIR --micro-steps N --out OUT [--metrics M]",
+        .doc = "Runs recorded gradients through the engine and writes parameters and optimizer "
+               "states. Several ranks: "
+               "under zds-run.",
+        .options = options,
+        .option_count = sizeof options / sizeof *options};
+    int code = args_parse(&program, argc, argv, NULL);
+    if (code != ARGS_GO)
+        return code;
+    if (!r.config_path || !r.params_path || !r.grads_path || !r.out_path || r.micro_steps < 0)
+        return args_wrong("--config, --params, --grads, --micro-steps and --out must be given");
+    return run(&r);
+}
