@@ -9,9 +9,9 @@ static const struct {
     const char *name;
     int (*run)(int argc, char **argv);
 } commands[] = {
-    {"check", command_check}, {"resolve", command_resolve}, {"effective", command_effective},
-    {"get", command_get},     {"explain", command_explain}, {"schema", command_schema},
-    {"docs", command_docs},
+    {"check", command_check}, {"resolve", command_resolve},   {"effective", command_effective},
+    {"get", command_get},     {"explain", command_explain},   {"schema", command_schema},
+    {"docs", command_docs},   {"schedule", command_schedule},
 };
 
 int main(int argc, char **argv)
@@ -22,6 +22,7 @@ int main(int argc, char **argv)
                  "effective FILE [ctx] [--json]\n"
                  "get FILE KEY [ctx]\n"
                  "explain KEY [FILE]\n"
+                 "schedule FILE [ctx] --steps N [--json | --plot] [--svg FILE]\n"
                  "schema\n"
                  "docs",
         .doc = "Checks, resolves and explains a ds_config. FILE is a path, JSON text, or base64 of "

@@ -9,6 +9,7 @@
 
 #include "config/hf.h"
 #include "config/internal.h"
+#include "config/plugins.h"
 #include "host/error.h"
 
 /* Texts that zds_config_place handed out; the only part of a config that changes after loading. */
@@ -99,6 +100,8 @@ static zds_status finish(zds_config *c, const zds_config_context *context, zds_c
     resolve(c, context);
     effective_fill(c);
     effective_rules(c);
+    if (context && context->check_plugins)
+        config_check_plugins(c);
     problems_sort(c);
     if (c->failed) {
         zds_config_destroy(c);

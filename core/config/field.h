@@ -45,6 +45,8 @@ enum {
     FIELD_OR_STRING = 1 << 11 /* one string stands for an array of one */
 };
 
+enum { STAGE_1_2 = 1 << 1 | 1 << 2, STAGE_2 = 1 << 2, STAGE_3 = 1 << 3 };
+
 typedef struct field {
     const char *path; /* dotted */
     field_type type;
@@ -60,6 +62,7 @@ typedef struct field {
     const char *auto_from; /* what fills "auto" */
     const char *planned;   /* values of a DONE key that are not done yet: "3" */
     const char *reason;    /* of REFUSED and REMOVED; inherited from the section where NULL */
+    uint32_t stages;       /* 1 << stage of ZeRO, for each at which the key is read; 0: all */
 } field;
 
 /* Rows are numbered from 0 in the order of the reference page. A section comes before its keys. */

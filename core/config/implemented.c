@@ -24,6 +24,12 @@ static bool switched_off(const zds_config *c, int row)
     return false;
 }
 
+/* Keys that this stage of ZeRO does not read change nothing, in DeepSpeed too. */
+static bool is_idle(const field *f, int64_t stage)
+{
+    return f->stages && !(f->stages & 1u << stage);
+}
+
 static bool is_planned(const field *f, const value *v)
 {
     char text[32];
@@ -36,6 +42,7 @@ static bool is_planned(const field *f, const value *v)
 void config_require_implemented(const zds_config *c, config_problem_fn report, void *user)
 {
     size_t count = field_count();
+    int64_t stage = value_of(c, "zero_optimization.stage")->integer;
     for (size_t i = 0; i < count; i++) {
         const field *f = field_at(i);
         const value *v = &c->values[i];
@@ -45,7 +52,8 @@ void config_require_implemented(const zds_config *c, config_problem_fn report, v
         bool refused = f->support == FIELD_REFUSED;
         bool planned =
             f->support == FIELD_PLANNED || (f->support == FIELD_DONE && is_planned(f, v));
-        if ((!refused && !planned) || value_is_default(f, v) || switched_off(c, (int)i))
+        if ((!refused && !planned) || value_is_default(f, v) || is_idle(f, stage) ||
+            switched_off(c, (int)i))
             continue;
         tree_show(v->node, shown, sizeof shown);
         if (refused)

@@ -1,5 +1,6 @@
 /* What keys say about each other: old spellings, the batch triangle, and the combinations that
  * DeepSpeed refuses when it reads a config or creates an engine. */
+#include <stdio.h>
 #include <string.h>
 
 #include "config/internal.h"
@@ -289,8 +290,27 @@ static void offload(zds_config *c)
 
 /* === optimizer and schedule === */
 
+/* "auto" among a plugin's options that nothing filled; DeepSpeed hands the word on. */
+static void left_over(zds_config *c, const char *section)
+{
+    const cJSON *item;
+    cJSON_ArrayForEach(item, tree_find(c->resolved, section))
+    {
+        char path[256];
+        if (!tree_is_auto(item))
+            continue;
+        snprintf(path, sizeof path, "%s.%.128s", section, item->string);
+        INSIST(path, c->has_arguments
+                         ? "nothing fills \"auto\" here; write the value, or delete the key"
+                         : "\"auto\" is filled from training arguments, and there are none here; "
+                           "write the value");
+    }
+}
+
 static void optimizer(zds_config *c)
 {
+    left_over(c, "optimizer.params");
+    left_over(c, "scheduler.params");
     const value *section = value_of(c, "optimizer"), *type = value_of(c, "optimizer.type");
     if (section->node && !section->bad && !type->bad && type->null)
         INSIST("optimizer", "has no type; write \"type\": \"AdamW\", or delete the section for the "

@@ -48,5 +48,20 @@ bool zds_plugin_list_entry(const zds_plugin_list *list, size_t i, zds_plugin_ent
  * caller frees it. ZDS_ERR_NOT_FOUND lists the nearest names. */
 zds_status zds_plugin_info(const char *path, const char *name, char **json, zds_error *error);
 
+/* === schedules === */
+
+/* What holds in one optimizer step. */
+typedef struct zds_schedule_point {
+    double lr;
+    double beta1, beta2; /* NaN where the optimizer has none */
+} zds_schedule_point;
+
+/* The first `count` steps of the schedule that an engine would run with this config and these
+ * options: the config's, else `options->scheduler` (both NULL: a constant rate). `points`: [count].
+ * *moves_betas: whether the schedule sets betas too. Errors as of zds_engine_create. */
+zds_status zds_schedule_points(const zds_config *config, const zds_engine_options *options,
+                               size_t count, zds_schedule_point *points, bool *moves_betas,
+                               zds_error *error);
+
 ZDS_END_DECLS
 #endif

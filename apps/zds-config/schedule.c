@@ -1,0 +1,210 @@
+/* zds-config schedule: the learning rate of every step, as a table, JSON, or a curve. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "command.h"
+#include "common/output.h"
+#include "zds/zds.h"
+
+typedef struct schedule {
+    size_t count;
+    zds_schedule_point *points; /* [count] */
+    bool moves_betas;
+} schedule;
+
+static double number_or(const cJSON *tree, const char *name, double fallback)
+{
+    const cJSON *node = cJSON_GetObjectItemCaseSensitive(tree, name);
+    return cJSON_IsNumber(node) ? node->valuedouble : fallback;
+}
+
+/* The optimizer of a program without one in its config: the Trainer's AdamW. */
+static char *own_optimizer(const cJSON *arguments)
+{
+    cJSON *params = cJSON_CreateObject();
+    const double betas[] = {number_or(arguments, "adam_beta1", 0.9),
+                            number_or(arguments, "adam_beta2", 0.999)};
+    cJSON_AddNumberToObject(params, "lr", number_or(arguments, "learning_rate", 5e-5));
+    cJSON_AddItemToObject(params, "betas", cJSON_CreateDoubleArray(betas, 2));
+    char *text = cJSON_PrintUnformatted(params);
+    cJSON_Delete(params);
+    return text;
+}
+
+/* A count from 1 on, a share of the steps below that. */
+static int64_t warmup_steps(const cJSON *arguments, int64_t steps)
+{
+    double w = number_or(arguments, "warmup_steps", 0);
+    if (w == 0)
+        w = number_or(arguments, "warmup_ratio", 0);
+    return (int64_t)(w >= 1 ? w : ceil((double)steps * w));
+}
+
+static zds_status compute(const zds_config *config, const context_args *context, schedule *s,
+                          zds_error *error)
+{
+    const cJSON *type = cJSON_GetObjectItemCaseSensitive(context->tree, "lr_scheduler_type"),
+                *kwargs = cJSON_GetObjectItemCaseSensitive(context->tree, "lr_scheduler_kwargs");
+    char *optimizer = own_optimizer(context->tree),
+         *params = cJSON_IsObject(kwargs) ? cJSON_PrintUnformatted(kwargs) : NULL;
+    zds_engine_options options = {
+        .struct_size = sizeof options,
+        .optimizer = "AdamW",
+        .optimizer_params = optimizer,
+        .scheduler = cJSON_IsString(type) ? type->valuestring : NULL,
+        .scheduler_params = params,
+        .total_steps = context->num_training_steps,
+        .warmup_steps = warmup_steps(context->tree, context->num_training_steps),
+    };
+    zds_status status =
+        zds_schedule_points(config, &options, s->count, s->points, &s->moves_betas, error);
+    cJSON_free(optimizer);
+    cJSON_free(params);
+    return status;
+}
+
+static cJSON *as_json(const schedule *s)
+{
+    cJSON *out = cJSON_CreateObject(), *lr = cJSON_AddArrayToObject(out, "lr"),
+          *betas = s->moves_betas ? cJSON_AddArrayToObject(out, "betas") : NULL;
+    for (size_t i = 0; i < s->count; i++) {
+        const double pair[] = {s->points[i].beta1, s->points[i].beta2};
+        cJSON_AddItemToArray(lr, cJSON_CreateNumber(s->points[i].lr));
+        if (betas)
+            cJSON_AddItemToArray(betas, cJSON_CreateDoubleArray(pair, 2));
+    }
+    if (!betas)
+        cJSON_AddNullToObject(out, "betas");
+    return out;
+}
+
+static void print_table(const schedule *s)
+{
+    puts(s->moves_betas ? "step\tlr\tbeta1\tbeta2" : "step\tlr");
+    for (size_t i = 0; i < s->count; i++) {
+        printf("%zu\t%.9g", i + 1, s->points[i].lr);
+        if (s->moves_betas)
+            printf("\t%.9g\t%.9g", s->points[i].beta1, s->points[i].beta2);
+        putchar('\n');
+    }
+}
+
+static double highest(const schedule *s)
+{
+    double most = 0;
+    for (size_t i = 0; i < s->count; i++)
+        most = fmax(most, s->points[i].lr);
+    return most > 0 ? most : 1;
+}
+
+/* 72 columns of 16 rows, each character a step of an eighth. */
+static void plot(const schedule *s)
+{
+    enum { ROWS = 16, COLUMNS = 72 };
+    static const char *const eighths[] = {" ", "▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"};
+    double most = highest(s);
+    size_t columns = s->count < COLUMNS ? s->count : COLUMNS;
+    for (int row = ROWS - 1; row >= 0; row--) {
+        if (row == ROWS - 1)
+            printf("%10.3g |", most);
+        else
+            printf("%10s |", row == 0 ? "0" : "");
+        for (size_t column = 0; column < columns; column++) {
+            size_t i = columns > 1 ? column * (s->count - 1) / (columns - 1) : 0;
+            int full = (int)lround(s->points[i].lr / most * ROWS * 8) - row * 8;
+            fputs(eighths[full < 0 ? 0 : full > 8 ? 8 : full], stdout);
+        }
+        putchar('\n');
+    }
+    printf("%10s +", "");
+    for (size_t column = 0; column < columns; column++)
+        putchar('-');
+    printf("\n%11s1%*zu  step\n", "", (int)columns, s->count);
+}
+
+static int write_svg(const schedule *s, const char *path)
+{
+    enum { WIDTH = 720, HEIGHT = 320, EDGE = 60 };
+    double most = highest(s), x_step = s->count > 1 ? (double)WIDTH / (double)(s->count - 1) : 0;
+    FILE *out = fopen(path, "we");
+    if (!out)
+        return output_error("%s: %m", path);
+    fprintf(out,
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" "
+            "font-family=\"sans-serif\" font-size=\"12\">\n"
+            "<path d=\"M%d %dV%dH%d\" fill=\"none\" stroke=\"#888\"/>\n"
+            "<text x=\"%d\" y=\"%d\" text-anchor=\"end\">%.3g</text>\n"
+            "<text x=\"%d\" y=\"%d\" text-anchor=\"end\">0</text>\n"
+            "<text x=\"%d\" y=\"%d\" text-anchor=\"end\">step %zu</text>\n"
+            "<polyline fill=\"none\" stroke=\"#06c\" stroke-width=\"2\" points=\"",
+            WIDTH + 2 * EDGE, HEIGHT + 2 * EDGE, EDGE, EDGE, HEIGHT + EDGE, WIDTH + EDGE, EDGE - 6,
+            EDGE + 4, most, EDGE - 6, HEIGHT + EDGE + 4, WIDTH + EDGE, HEIGHT + EDGE + 20,
+            s->count);
+    for (size_t i = 0; i < s->count; i++)
+        fprintf(out, "%.2f,%.2f ", EDGE + x_step * (double)i,
+                EDGE + HEIGHT * (1 - s->points[i].lr / most));
+    fputs("\"/>\n</svg>\n", out);
+    bool good = !ferror(out);
+    if (fclose(out) != 0 || !good)
+        return output_error("%s: cannot be written: %m", path);
+    return EXIT_DONE;
+}
+
+int command_schedule(int argc, char **argv)
+{
+    context_args context = {0};
+    int64_t steps = 0;
+    bool json = false, draw = false;
+    const char *svg = NULL;
+    args_option options[CONTEXT_OPTIONS + 4] = {
+        {.name = "steps",
+         .type = ARGS_INT,
+         .value = &steps,
+         .meta = "N",
+         .doc = "how many steps to show (--num-training-steps)"},
+        {.name = "json", .type = ARGS_FLAG, .value = &json, .doc = "print JSON"},
+        {.name = "plot", .type = ARGS_FLAG, .value = &draw, .doc = "draw the curve"},
+        {.name = "svg",
+         .type = ARGS_STRING,
+         .value = &svg,
+         .meta = "FILE",
+         .doc = "write the curve as a picture"}};
+    context_options(&context, options + 4);
+    const args_program program = {
+        .usage = "schedule FILE [ctx] --steps N [--json | --plot] [--svg FILE]",
+        .doc = "Shows the learning rate of every step: of the config's scheduler, else of "
+               "lr_scheduler_type among the\narguments, else a constant one.",
+        .options = options,
+        .option_count = CONTEXT_OPTIONS + 4,
+        .min_words = 1,
+        .max_words = 1};
+    args_words words;
+    int code = args_parse(&program, argc, argv, &words);
+    if (code != ARGS_GO || (code = context_read(&context)) != ARGS_GO)
+        return code;
+    steps = steps ? steps : context.num_training_steps;
+    if (steps < 1 || steps > 10000000)
+        return args_wrong("--steps must be from 1 to 10000000");
+    schedule s = {.count = (size_t)steps, .points = calloc((size_t)steps, sizeof *s.points)};
+    zds_config *config = s.points ? load_config(words.word[0], &context, false) : NULL;
+    zds_error error = ZDS_ERROR_INIT;
+    code = EXIT_FAILED;
+    if (config && compute(config, &context, &s, &error) != ZDS_OK) {
+        output_error("%s: %s", words.word[0], error.text ? error.text : "out of memory");
+    } else if (config) {
+        if (draw)
+            plot(&s);
+        else if (!json && !svg)
+            print_table(&s);
+        code = json ? output_json(as_json(&s)) : output_end();
+        if (svg && code == EXIT_DONE)
+            code = write_svg(&s, svg);
+    }
+    zds_error_clear(&error);
+    zds_config_destroy(config);
+    free(s.points);
+    context_release(&context);
+    return code;
+}

@@ -1,0 +1,73 @@
+/* The names and options of optimizer and scheduler, held against the plugins that there are. */
+#include "config/plugins.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "host/error.h"
+#include "plugin/options.h"
+#include "plugin/registry.h"
+
+char *config_plugin_path(const zds_config *c)
+{
+    const cJSON *list = value_of(c, "zds.plugin_path")->list, *item;
+    char *path = NULL;
+    cJSON_ArrayForEach(item, list)
+    {
+        char *longer = text_format("%s%s%s", path ? path : "", path ? ":" : "", item->valuestring);
+        free(path);
+        path = longer;
+    }
+    return path;
+}
+
+typedef struct reporter {
+    zds_config *c;
+    const char *section; /* "optimizer.params" */
+} reporter;
+
+static void report(void *user, const char *key, const char *message)
+{
+    reporter *r = user;
+    char path[256];
+    snprintf(path, sizeof path, "%s.%.128s", r->section, key);
+    const cJSON *node = tree_find(r->c->resolved, path);
+    if (strcmp(path, "optimizer.params.max_grad_norm") == 0 || tree_is_auto(node))
+        return; /* told by the rules, with what to write instead */
+    problem_add(r->c, ZDS_PROBLEM_ERROR, ZDS_CHECK_ZDS, path, "%s", message);
+}
+
+static void check_one(zds_config *c, registry *plugins, int32_t kind, const char *type,
+                      const char *section)
+{
+    const char *name = value_of(c, type)->string, *file;
+    const zds_plugin *plugin;
+    zds_error error = ZDS_ERROR_INIT;
+    reporter r = {c, section};
+    if (!name)
+        return;
+    if (registry_find(plugins, kind, name, NULL, &plugin, &file, &error) != ZDS_OK)
+        problem_add(c, ZDS_PROBLEM_ERROR, ZDS_CHECK_ZDS, type, "%s",
+                    error.text ? error.text : "there is no such plugin");
+    else if (!value_of(c, section)->bad)
+        options_check(plugin, value_of(c, section)->node, report, &r);
+    zds_error_clear(&error);
+}
+
+void config_check_plugins(zds_config *c)
+{
+    registry *plugins = NULL;
+    zds_error error = ZDS_ERROR_INIT;
+    char *path = config_plugin_path(c);
+    if (registry_create(path, NULL, &plugins, &error) != ZDS_OK) {
+        problem_add(c, ZDS_PROBLEM_ERROR, ZDS_CHECK_ZDS, "zds.plugin_path", "%s",
+                    error.text ? error.text : "plugins cannot be searched");
+    } else {
+        check_one(c, plugins, ZDS_KIND_OPTIM, "optimizer.type", "optimizer.params");
+        check_one(c, plugins, ZDS_KIND_SCHED, "scheduler.type", "scheduler.params");
+    }
+    registry_destroy(plugins);
+    zds_error_clear(&error);
+    free(path);
+}
