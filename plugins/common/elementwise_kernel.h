@@ -19,34 +19,66 @@ typedef struct lanes {
 
 typedef void (*lanes_fn)(lanes *x, const void *constants);
 
-SIMD_INLINE void elementwise_at(const elementwise *t, int states, lanes_fn formula, size_t i,
-                                size_t n, bool stream)
+/* Which part of a tile's types the compiler knows; the types themselves where it does. */
+typedef struct elementwise_types {
+    zds_dtype master, grad, state, output; /* output: -1 for none */
+    bool stream;
+} elementwise_types;
+
+SIMD_INLINE void elementwise_at(const elementwise *t, elementwise_types is, int states,
+                                lanes_fn formula, size_t i, size_t n)
 {
     lanes x;
-    x.p = vec_load(t->master, t->master_dtype, i, n);
-    x.g = vec_mul(vec_load(t->grad, t->grad_dtype, i, n), vec_all(t->grad_scale));
+    x.p = vec_load(t->master, is.master, i, n);
+    x.g = vec_mul(vec_load(t->grad, is.grad, i, n), vec_all(t->grad_scale));
     for (int s = 0; s < states; s++)
-        x.state[s] = vec_load(t->states[s], t->state_dtype, i, n);
+        x.state[s] = vec_load(t->states[s], is.state, i, n);
     formula(&x, t->constants);
-    vec_store(t->master, t->master_dtype, i, n, x.p, false);
+    vec_store(t->master, is.master, i, n, x.p, false);
     for (int s = 0; s < states; s++)
-        vec_store(t->states[s], t->state_dtype, i, n, x.state[s], false);
-    if (t->output)
-        vec_store(t->output, t->output_dtype, i, n, x.p, stream);
+        vec_store(t->states[s], is.state, i, n, x.state[s], false);
+    if (is.output >= 0)
+        vec_store(t->output, is.output, i, n, x.p, is.stream);
 }
 
-/* `states` and `formula` are constants of the call, so that the compiler makes one loop of it all;
- * the types are tested in the loop, which is free beside the memory's speed. */
+SIMD_INLINE void elementwise_loop(const elementwise *tile, elementwise_types is, int states,
+                                  lanes_fn formula)
+{
+    /* Copies, which the stores below cannot change. */
+    elementwise t = *tile;
+    void *pointers[ELEMENTWISE_MAX_STATES];
+    for (int s = 0; s < states; s++)
+        pointers[s] = tile->states[s];
+    t.states = pointers;
+    size_t i = 0;
+    for (; i + LANES <= t.count; i += LANES)
+        elementwise_at(&t, is, states, formula, i, LANES);
+    size_t rest = t.count % LANES;
+    if (rest)
+        elementwise_at(&t, is, states, formula, i, rest);
+}
+
+/* `states` and `formula` are constants of the call, so that the compiler makes one loop of it all:
+ * one for each of the usual combinations of types, and one that tests the types as it goes. */
 SIMD_INLINE void elementwise_run(const elementwise *t, int states, lanes_fn formula)
 {
-    bool stream = t->output && (uintptr_t)t->output % (LANES * sizeof(uint16_t)) == 0;
+    elementwise_types is = {t->master_dtype, t->grad_dtype, t->state_dtype,
+                            t->output ? t->output_dtype : -1,
+                            t->output && (uintptr_t)t->output % (LANES * sizeof(uint16_t)) == 0};
+    bool usual = is.master == ZDS_F32 && (states == 0 || is.state == ZDS_F32);
     unsigned mode = simd_mode_flush();
-    size_t i = 0;
-    for (; i + LANES <= t->count; i += LANES)
-        elementwise_at(t, states, formula, i, LANES, stream);
-    if (i < t->count)
-        elementwise_at(t, states, formula, i, t->count - i, stream);
-    if (stream)
+    if (usual && is.grad == ZDS_F32 && is.output < 0)
+        elementwise_loop(t, (elementwise_types){ZDS_F32, ZDS_F32, ZDS_F32, -1, false}, states,
+                         formula);
+    else if (usual && is.grad == ZDS_BF16 && is.output == ZDS_BF16 && is.stream)
+        elementwise_loop(t, (elementwise_types){ZDS_F32, ZDS_BF16, ZDS_F32, ZDS_BF16, true}, states,
+                         formula);
+    else if (usual && is.grad == ZDS_F32 && is.output == ZDS_BF16 && is.stream)
+        elementwise_loop(t, (elementwise_types){ZDS_F32, ZDS_F32, ZDS_F32, ZDS_BF16, true}, states,
+                         formula);
+    else
+        elementwise_loop(t, is, states, formula);
+    if (is.stream)
         simd_stream_end();
     simd_mode_restore(mode);
 }
