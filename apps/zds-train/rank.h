@@ -1,0 +1,25 @@
+/* Which rank this process is, before there is an engine to ask, and how ranks tell errors once. */
+#ifndef ZDS_TRAIN_RANK_H
+#define ZDS_TRAIN_RANK_H
+
+#include <stdint.h>
+
+#include "zds/status.h"
+
+/* From the launcher's environment, as the engine reads it; values that make no sense are the
+ * engine's to refuse. */
+int32_t rank_here(void);
+int32_t rank_count(void);
+
+/* Prints the error and returns the code to exit with: 3 for a mismatch, else 1. What fails on all
+ * ranks alike is printed once: ranks other than 0, and those that only saw another one fail, wait a
+ * moment before they speak, in which the launcher ends them if the first has spoken. Clears the
+ * error. */
+int rank_failed(zds_error *error);
+
+/* SIGINT and SIGTERM end the process as always, but between the two calls they wait, so that no
+ * half-written file is left. */
+void signals_hold(void);
+void signals_resume(void);
+
+#endif
