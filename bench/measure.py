@@ -1,6 +1,5 @@
 """What bench/run.py measures. Each part yields (name, {side: function that measures it once},
 function from {side: medians} to the bars)."""
-import itertools
 import json
 import os
 import shutil
@@ -11,6 +10,7 @@ import time
 import rivals
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+RANKS = 2  # of comm and train
 TEXT = os.path.join(os.path.dirname(HERE), "tests", "data", "e2e", "text.bin")
 
 
@@ -58,7 +58,7 @@ def step(programs, python, folder):
                          str(TENSORS), str(STEPS), str(threads)]
 
             def run_zds(command=zds):
-                out = rivals.run_zds(command)
+                out = rivals.run_json(command)
                 return {key: out[key] for key in ("ready_ms", "step_ms", "bound_ms")}
 
             def run_deepspeed(command=deepspeed, ranks=ranks, threads=threads):
@@ -75,6 +75,46 @@ def step(programs, python, folder):
                    f"thread{'s'[:threads > 1]}", {"zds": run_zds, "DeepSpeed": run_deepspeed}, bars)
 
 
+# === comm ===
+
+BYTES, REPEATS = 64 << 20, 15
+
+
+def mpi_program(folder):
+    """comm_mpi.c, compiled on the first call."""
+    binary = os.path.join(folder, "comm_mpi")
+    if not os.path.exists(binary):
+        subprocess.run(["mpicc", "-O3", os.path.join(HERE, "comm_mpi.c"), "-o", binary], check=True)
+    return ["mpirun", "--allow-run-as-root", "-n", str(RANKS), binary]
+
+
+def comm(programs, python, folder):
+    mpi = mpi_program(folder)
+    for op in ("reduce_scatter", "all_gather"):
+        zds = [os.path.join(programs, "zds-run"), "-n", str(RANKS),
+               os.path.join(programs, "zds-bench"), "comm", "--op", op, "--bytes", str(BYTES),
+               "--dtype", "f32", "--repeats", str(REPEATS), "--json"]
+        sizes = [op, str(BYTES), str(REPEATS)]
+
+        def run_zds(command=zds):
+            out = rivals.run_json(command)
+            return {"ms": out["ms"], "memcpy_ms": out["memcpy_ms"]}
+
+        def bars(sides, op=op):
+            ms = sides["zds"]["ms"]
+            if op == "all_gather":
+                return [at_most("ms / memcpy of the same bytes on both ranks",
+                                ms / sides["zds"]["memcpy_ms"], 1)]
+            return [at_least(f"{rival}'s ms / ms", sides[rival]["ms"] / ms, 6)
+                    for rival in ("Open MPI", "gloo")]
+
+        gloo = [python, os.path.join(HERE, "comm_gloo.py"), *sizes]
+        yield (f"comm, {op}, 64 MiB of fp32, 2 ranks",
+               {"zds": run_zds,
+                "Open MPI": lambda sizes=sizes: rivals.run_json([*mpi, *sizes]),
+                "gloo": lambda gloo=gloo: rivals.run_ranks(gloo, RANKS, 1)[0][-1]}, bars)
+
+
 # === train ===
 
 MODEL = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "vocab_size": 256,
@@ -82,7 +122,6 @@ MODEL = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "vocab_size
          "embd_pdrop": 0.0, "attn_pdrop": 0.0, "bos_token_id": 0, "eos_token_id": 0,
          "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "initializer_range": 0.02}
 TRAIN_STEPS = 12
-RANKS = 2
 
 
 def train_zds(programs, config, model, folder):
@@ -145,4 +184,4 @@ def train(programs, python, folder):
         yield f"train, {label}, 2 ranks x 1 thread", sides, bars
 
 
-PARTS = {"step": step, "train": train}
+PARTS = {"step": step, "comm": comm, "train": train}

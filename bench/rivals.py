@@ -92,8 +92,8 @@ def run_ranks(command, ranks, threads, timeout=1200):
     return [json.loads(line) for line in out.splitlines() if line.startswith("{")], start, used
 
 
-def run_zds(command, timeout=1200):
-    """JSON on stdout of one of zds's programs."""
+def run_json(command, timeout=1200):
+    """The JSON that a program prints."""
     result = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, text=True, timeout=timeout)
     if result.returncode:
