@@ -6,7 +6,7 @@ static bool fits(zds_dtype dtype)
     return dtype >= 0 && dtype < ZDS_DTYPE_COUNT && (ELEMENTWISE_DTYPES & ZDS_DTYPE_BIT(dtype));
 }
 
-zds_status elementwise_create(const zds_host *host, const zds_optim_env *env, int *level)
+static zds_status check(const zds_host *host, const zds_optim_env *env)
 {
     if (env->space != ZDS_SPACE_HOST)
         return host->fail(host, ZDS_ERR_UNSUPPORTED,
@@ -14,36 +14,75 @@ zds_status elementwise_create(const zds_host *host, const zds_optim_env *env, in
     if (!fits(env->master_dtype) || !fits(env->grad_dtype) || !fits(env->output_dtype) ||
         !fits(env->state_dtype))
         return host->fail(host, ZDS_ERR_UNSUPPORTED,
-                          "weights, gradients and states must be fp32, bf16 or fp16, not dtypes "
-                          "%d, %d, %d",
-                          env->master_dtype, env->grad_dtype, env->state_dtype);
+                          "weights, gradients, output and states must be fp32, bf16 or fp16, not "
+                          "dtypes %d, %d, %d and %d",
+                          env->master_dtype, env->grad_dtype, env->output_dtype, env->state_dtype);
     if (env->stochastic_rounding)
         return host->fail(host, ZDS_ERR_UNSUPPORTED,
                           "this optimizer rounds 16-bit states to nearest; remove "
                           "\"stochastic_rounding\"");
-    return simd_level(host, level);
+    return ZDS_OK;
 }
 
-void elementwise_describe(zds_param_needs *needs, zds_dtype dtype, int count,
-                          const char *const *names)
+zds_status elementwise_create(const zds_host *host, const zds_optim_env *env,
+                              const elementwise_optim *plan, const elementwise_fn *kernels,
+                              void **self)
 {
-    for (int i = 0; i < count; i++)
-        needs->states[i] = (zds_state_spec){
-            .name = names[i], .kind = ZDS_STATE_ELEMENT, .dtype = dtype, .initial = 0.0};
-    needs->state_count = (uint32_t)count;
+    int level = 0;
+    zds_status status = check(host, env);
+    if (!status)
+        status = simd_level(host, &level);
+    if (status)
+        return status;
+    elementwise_optim *o = host->alloc(host, sizeof *o, 0);
+    if (!o)
+        return host->fail(host, ZDS_ERR_MEMORY, "no memory for an optimizer");
+    *o = *plan;
+    o->host = host;
+    o->run = kernels[level];
+    o->state_dtype = env->state_dtype;
+    *self = o;
+    return ZDS_OK;
 }
 
-elementwise elementwise_tile(const zds_tile *tile, const zds_step_ctx *ctx)
+void elementwise_destroy(void *self)
 {
-    return (elementwise){
-        .count = tile->count,
-        .master = tile->master,
-        .grad = tile->grad,
-        .output = tile->output,
-        .states = tile->states,
-        .master_dtype = tile->master_dtype,
-        .grad_dtype = tile->grad_dtype,
-        .output_dtype = tile->output_dtype,
-        .grad_scale = (float)ctx->grad_scale,
-    };
+    elementwise_optim *o = self;
+    o->host->free(o->host, o);
+}
+
+zds_status elementwise_describe(void *self, const zds_param *param, zds_param_needs *needs)
+{
+    const elementwise_optim *o = self;
+    (void)param;
+    for (int i = 0; i < o->state_count; i++)
+        needs->states[i] = (zds_state_spec){.name = o->states[i],
+                                            .kind = ZDS_STATE_ELEMENT,
+                                            .dtype = o->state_dtype,
+                                            .initial = i == 0 ? o->initial : 0};
+    needs->state_count = (uint32_t)o->state_count;
+    return ZDS_OK;
+}
+
+zds_status elementwise_step(void *self, const zds_tiles *tiles, const zds_step_ctx *ctx)
+{
+    const elementwise_optim *o = self;
+    for (size_t i = 0; i < tiles->count; i++) {
+        const zds_tile *tile = zds_tile_at(tiles, i);
+        _Alignas(double) unsigned char constants[ELEMENTWISE_MAX_CONSTANTS];
+        o->constants(o, tile, ctx->step, constants);
+        float scale = (float)ctx->grad_scale;
+        o->run(&(elementwise){.count = (size_t)tile->count,
+                              .master = tile->master,
+                              .grad = tile->grad,
+                              .output = tile->output,
+                              .states = tile->states,
+                              .master_dtype = tile->master_dtype,
+                              .grad_dtype = tile->grad_dtype,
+                              .output_dtype = tile->output_dtype,
+                              .state_dtype = o->state_dtype,
+                              .grad_scale = o->maximize ? -scale : scale,
+                              .constants = constants});
+    }
+    return ZDS_OK;
 }

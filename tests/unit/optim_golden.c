@@ -171,6 +171,9 @@ static void compare_state(const run *r, const tensors *expect, const char *state
     uint64_t count = 0;
     snprintf(prefix, sizeof prefix, "%s.", state);
     const float *values = tensor(expect, prefix, r->name, &count);
+    /* DeepSpeed's Lion carries a second state of zeros that it never uses. */
+    if (strcmp(r->o.setup.name, "Lion") == 0 && strcmp(state, "exp_avg_sq") == 0)
+        return;
     for (uint64_t i = 0; values && i < count; i++)
         cr_assert(fabs(optim_state(&r->o, state, i) - (double)values[i]) <=
                       (r->type == ZDS_F32 ? 1e-5 : 3e-2),
@@ -236,6 +239,19 @@ static const struct {
     {"onecycle_z0_w1", "optim_adamw"},
     {"adamw_amsgrad_torch_z2_w1", "optim_adamw"},
     {"sgd_z0_w1", "optim_sgd"},
+    {"adagrad_z0_w1", "optim_adagrad"},
+    {"adagrad_z2_w1", "optim_adagrad"},
+    {"rmsprop_z0_w1", "optim_rmsprop"},
+    {"rmsprop_z2_w1", "optim_rmsprop"},
+    {"adamax_z0_w1", "optim_adamax"},
+    {"adamax_z2_w1", "optim_adamax"},
+    {"nadam_z0_w1", "optim_nadam"},
+    {"nadam_z2_w1", "optim_nadam"},
+    {"radam_z0_w1", "optim_radam"},
+    {"radam_z2_w1", "optim_radam"},
+    {"adadelta_z0_w1", "optim_adadelta"},
+    {"adadelta_z2_w1", "optim_adadelta"},
+    {"lion_z2_w1", "optim_lion"},
     {"sgd_z2_w1", "optim_sgd"},
 };
 

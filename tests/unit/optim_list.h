@@ -14,6 +14,17 @@ static const optim_case optim_cases[] = {
     {"optim_sgd", "SGD", "{\"weight_decay\": 0.1}"},
     {"optim_sgd", "SGD", "{\"momentum\": 0.9, \"nesterov\": true}"},
     {"optim_sgd", "SGD", "{\"momentum\": 0.9, \"dampening\": 0.5, \"maximize\": true}"},
+    {"optim_lion", "Lion", "{\"weight_decay\": 0.1}"},
+    {"optim_adagrad", "Adagrad", "{\"lr_decay\": 0.1}"},
+    {"optim_rmsprop", "RMSprop", "{}"},
+    {"optim_rmsprop", "RMSprop", "{\"momentum\": 0.5}"},
+    {"optim_rmsprop", "RMSprop", "{\"centered\": true}"},
+    {"optim_rmsprop", "RMSprop", "{\"momentum\": 0.5, \"centered\": true}"},
+    {"optim_adamax", "Adamax", "{}"},
+    {"optim_nadam", "NAdam", "{\"weight_decay\": 0.1, \"decoupled_weight_decay\": true}"},
+    {"optim_radam", "RAdam", "{\"betas\": [0.9, 0.9]}"},
+    {"optim_radam", "RAdam", "{\"betas\": [0.9, 0.2]}"},
+    {"optim_adadelta", "Adadelta", "{}"},
 };
 
 enum { OPTIM_CASES = sizeof optim_cases / sizeof optim_cases[0] };

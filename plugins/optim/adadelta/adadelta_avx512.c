@@ -1,0 +1,3 @@
+/* Adadelta for AVX-512 processors. */
+#define SIMD_LEVEL SIMD_AVX512
+#include "optim/adadelta/adadelta_kernel.h"

@@ -1,0 +1,3 @@
+/* Adagrad for AVX-512 processors. */
+#define SIMD_LEVEL SIMD_AVX512
+#include "optim/adagrad/adagrad_kernel.h"

@@ -1,0 +1,3 @@
+/* Lion for AVX-512 processors. */
+#define SIMD_LEVEL SIMD_AVX512
+#include "optim/lion/lion_kernel.h"

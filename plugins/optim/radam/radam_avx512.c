@@ -1,0 +1,3 @@
+/* RAdam for AVX-512 processors. */
+#define SIMD_LEVEL SIMD_AVX512
+#include "optim/radam/radam_kernel.h"
