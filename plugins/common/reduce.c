@@ -16,8 +16,7 @@ const reduce_kernels *reduce_kernels_at(size_t index)
     const reduce_kernels *sets[3];
     size_t count = 0;
     sets[count++] = &reduce_scalar;
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-        __builtin_cpu_supports("f16c"))
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) /* and so f16c */
         sets[count++] = &reduce_avx2;
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
