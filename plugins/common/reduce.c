@@ -1,6 +1,7 @@
 /* Fused reductions and copies: cuts them into pieces for the host's threads and runs each through
  * the kernels chunk by chunk, so that all steps of a chunk happen in the first-level cache. */
 #include "common/reduce.h"
+#include "common/simd_level.h"
 
 #include <stdatomic.h>
 #include <string.h>
@@ -10,29 +11,23 @@ enum {
     STREAM_FROM = 8 * 1024 * 1024 /* bytes; results larger than this bypass the caches */
 };
 
-const reduce_kernels *reduce_kernels_at(size_t index)
+const reduce_kernels *reduce_kernels_at(int level)
 {
 #if defined(__x86_64__)
-    const reduce_kernels *sets[3];
-    size_t count = 0;
-    sets[count++] = &reduce_scalar;
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) /* and so f16c */
-        sets[count++] = &reduce_avx2;
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
-        sets[count++] = &reduce_avx512;
-    return index < count ? sets[index] : NULL;
+    static const reduce_kernels *const levels[SIMD_LEVELS] = {&reduce_scalar, &reduce_avx2,
+                                                              &reduce_avx512};
+    return levels[level];
 #else
-    return index == 0 ? &reduce_scalar : NULL;
+    (void)level;
+    return &reduce_scalar;
 #endif
 }
 
-const reduce_kernels *reduce_kernels_best(void)
+const reduce_kernels *reduce_kernels_best(const zds_host *host)
 {
-    const reduce_kernels *best = NULL;
-    for (size_t i = 0; reduce_kernels_at(i); i++)
-        best = reduce_kernels_at(i);
-    return best;
+    int level = SIMD_SCALAR;
+    (void)simd_level(host, &level); /* a wrong ZDS_SIMD was refused at init, and means the best */
+    return reduce_kernels_at(level);
 }
 
 bool reduce_fusable(zds_dtype dtype)
@@ -204,7 +199,7 @@ static void fused_execute(const zds_host *host, fused_run *run)
 
 void reduce_statistics(const zds_host *host, const reduce_task *task)
 {
-    fused_run run = {.task = task, .kernels = reduce_kernels_best(), .only_read = true};
+    fused_run run = {.task = task, .kernels = reduce_kernels_best(host), .only_read = true};
     fused_execute(host, &run);
 }
 
@@ -222,7 +217,7 @@ void reduce_fused_with(const zds_host *host, const reduce_task *task, const redu
 
 void reduce_fused(const zds_host *host, const reduce_task *task)
 {
-    reduce_fused_with(host, task, reduce_kernels_best());
+    reduce_fused_with(host, task, reduce_kernels_best(host));
 }
 
 typedef struct copy_run {
@@ -251,7 +246,7 @@ void reduce_copy(const zds_host *host, void *dst, const void *src, uint64_t byte
         memcpy(dst, src, bytes);
         return;
     }
-    copy_run run = {reduce_kernels_best(), dst, src, bytes};
+    copy_run run = {reduce_kernels_best(host), dst, src, bytes};
     if (bytes < COPY_ITEM) {
         memcpy(dst, src, bytes);
         return;

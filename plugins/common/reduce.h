@@ -42,10 +42,9 @@ void reduce_plain(const zds_host *host, const void *const *sources, int32_t rank
 /* memcpy on the host's threads, past the caches where the copy is larger than they are. */
 void reduce_copy(const zds_host *host, void *dst, const void *src, uint64_t bytes);
 
-/* The kernels of one instruction set. All work on at most REDUCE_CHUNK elements in the first-level
- * cache; every set gives the same bits. */
+/* The kernels of one level. All work on at most REDUCE_CHUNK elements in the first-level
+ * cache; every level gives the same bits. */
 typedef struct reduce_kernels {
-    const char *name;
     /* acc[i] = (add ? acc[i] : 0) + scale * a[i], then + scale * b[i] where b is not NULL; without
      * `add` the first term stands alone, so that -0 stays -0. */
     void (*sum)(float *acc, const float *a, const float *b, size_t n, float scale, bool add);
@@ -62,11 +61,11 @@ typedef struct reduce_kernels {
 } reduce_kernels;
 
 extern const reduce_kernels reduce_scalar, reduce_avx2, reduce_avx512;
-/* The best set of this processor. */
-const reduce_kernels *reduce_kernels_best(void);
-/* The set at `index`, NULL past the last that this processor has: for tests. */
-const reduce_kernels *reduce_kernels_at(size_t index);
-/* As reduce_fused, with a given set: for tests. */
+/* Those of a level of simd_level.h. */
+const reduce_kernels *reduce_kernels_at(int level);
+/* Those of the level that simd_level chooses. */
+const reduce_kernels *reduce_kernels_best(const zds_host *host);
+/* As reduce_fused, with given kernels: for tests. */
 void reduce_fused_with(const zds_host *host, const reduce_task *task, const reduce_kernels *k);
 
 #endif

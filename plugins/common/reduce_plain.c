@@ -70,10 +70,10 @@ static void reduce_doubles(const void *const *sources, int32_t ranks, int32_t op
     }
 }
 
-static void max_floats(const void *const *sources, int32_t ranks, zds_dtype dtype, void *dst,
-                       uint64_t count)
+static void max_floats(const zds_host *host, const void *const *sources, int32_t ranks,
+                       zds_dtype dtype, void *dst, uint64_t count)
 {
-    const reduce_kernels *k = reduce_kernels_best();
+    const reduce_kernels *k = reduce_kernels_best(host);
     size_t size = zds_dtype_size(dtype);
     float best[REDUCE_CHUNK], next[REDUCE_CHUNK];
     for (uint64_t at = 0; at < count; at += REDUCE_CHUNK) {
@@ -110,7 +110,7 @@ void reduce_plain(const zds_host *host, const void *const *sources, int32_t rank
                             .postscale = op == ZDS_AVG ? 1.0 / ranks : 1};
         reduce_fused(host, &task);
     } else if (reduce_fusable(dtype)) {
-        max_floats(sources, ranks, dtype, dst, count);
+        max_floats(host, sources, ranks, dtype, dst, count);
     } else if (dtype == ZDS_F64) {
         reduce_doubles(sources, ranks, op, dst, count);
     } else {

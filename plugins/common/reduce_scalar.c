@@ -1,4 +1,5 @@
 /* Reduction kernels for any processor. */
-#define SET      reduce_scalar
-#define SET_NAME "scalar"
-#include "common/reduce_body.h"
+#include "common/simd_level.h"
+
+#define SIMD_LEVEL SIMD_SCALAR
+#include "common/reduce_kernel.h"

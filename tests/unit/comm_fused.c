@@ -4,6 +4,7 @@
 
 #include "comm_values.h"
 #include "common/reduce.h"
+#include "common/simd_level.h"
 
 enum { RANKS = 3, COUNT = 70003, SEGMENTS = 3 };
 
@@ -82,7 +83,14 @@ static bool statistics_right(const void *dst, zds_dtype dtype, const double *sum
 
 static const zds_dtype floats[] = {ZDS_F32, ZDS_BF16, ZDS_F16};
 
-static void check_kernels(const reduce_kernels *k, const wanted *w)
+static int best_level(void)
+{
+    int level = 0;
+    cr_assert_eq(simd_level(&test_host, &level), ZDS_OK);
+    return level;
+}
+
+static void check_kernels(int level, const wanted *w)
 {
     const void *sources[RANKS];
     size_t src_size = zds_dtype_size(w->src), dst_size = zds_dtype_size(w->dst);
@@ -113,13 +121,13 @@ static void check_kernels(const reduce_kernels *k, const wanted *w)
                         .segment_count = SEGMENTS,
                         .chunk_sums = sums,
                         .non_finite = &bad};
-    reduce_fused_with(&test_host, &task, k);
+    reduce_fused_with(&test_host, &task, reduce_kernels_at(level));
     uint64_t wrong = 0;
     for (uint64_t i = 0; i < COUNT; i++)
         wrong += get_value(dst, w->dst, i) != formula(w, RANKS, i, get_value(before, w->dst, i));
-    cr_expect_eq(wrong, 0, "%s %d to %d accumulate %d: %llu elements differ", k->name, (int)w->src,
-                 (int)w->dst, w->accumulate, (unsigned long long)wrong);
-    cr_expect(statistics_right(dst, w->dst, sums, COUNT), "%s %d to %d: chunk sums", k->name,
+    cr_expect_eq(wrong, 0, "level %d, %d to %d accumulate %d: %llu elements differ", level,
+                 (int)w->src, (int)w->dst, w->accumulate, (unsigned long long)wrong);
+    cr_expect(statistics_right(dst, w->dst, sums, COUNT), "level %d, %d to %d: chunk sums", level,
               (int)w->src, (int)w->dst);
     cr_expect_eq(bad, 0);
     for (int32_t r = 0; r < RANKS; r++)
@@ -131,11 +139,10 @@ static void check_kernels(const reduce_kernels *k, const wanted *w)
 
 Test(comm_fused, kernels, .timeout = 120)
 {
-    const reduce_kernels *k;
-    for (size_t set = 0; (k = reduce_kernels_at(set)); set++)
+    for (int level = 0; level <= best_level(); level++)
         for (int c = 0; c < 18; c++) {
             wanted w = {floats[c % 3], floats[c / 3 % 3], c >= 9, 0.25, 1.0 / RANKS};
-            check_kernels(k, &w);
+            check_kernels(level, &w);
         }
 }
 
@@ -144,14 +151,13 @@ Test(comm_fused, conversions)
 {
     static float wide[65536];
     static uint16_t in[65536], out[65536];
-    const reduce_kernels *k;
-    for (size_t set = 0; (k = reduce_kernels_at(set)); set++)
+    for (int level = 0; level <= best_level(); level++)
         for (int type = 1; type < 3; type++) {
             uint64_t wrong = 0;
             for (uint32_t i = 0; i < 65536; i++)
                 in[i] = (uint16_t)i;
-            k->widen(wide, in, 65536, floats[type]);
-            k->narrow(out, wide, 65536, floats[type]);
+            reduce_kernels_at(level)->widen(wide, in, 65536, floats[type]);
+            reduce_kernels_at(level)->narrow(out, wide, 65536, floats[type]);
             for (uint32_t i = 0; i < 65536; i++) {
                 double want = get_value(in, floats[type], i);
                 wrong += isnan(want) ? !isnan(wide[i]) || !isnan(get_value(out, floats[type], i))
@@ -159,10 +165,10 @@ Test(comm_fused, conversions)
             }
             for (uint32_t i = 0; i < 65536; i++)
                 wide[i] = (float)ldexp(noise(1, i), (int)(i % 50) - 30);
-            k->narrow(out, wide, 65536, floats[type]);
+            reduce_kernels_at(level)->narrow(out, wide, 65536, floats[type]);
             for (uint32_t i = 0; i < 65536; i++)
                 wrong += get_value(out, floats[type], i) != rounded(wide[i], floats[type]);
-            cr_expect_eq(wrong, 0, "%s, dtype %d: %llu", k->name, (int)floats[type],
+            cr_expect_eq(wrong, 0, "level %d, dtype %d: %llu", level, (int)floats[type],
                          (unsigned long long)wrong);
         }
 }
@@ -178,8 +184,7 @@ Test(comm_fused, counts_what_is_not_finite)
     x[1999] = NAN; /* outside the segment */
     zds_segment segment = {0, 1999};
     double sums[2];
-    const reduce_kernels *k;
-    for (size_t set = 0; (k = reduce_kernels_at(set)); set++) {
+    for (int level = 0; level <= best_level(); level++) {
         const void *source = x;
         uint64_t bad = 0;
         reduce_task task = {.sources = &source,
@@ -195,8 +200,8 @@ Test(comm_fused, counts_what_is_not_finite)
                             .segment_count = 1,
                             .chunk_sums = sums,
                             .non_finite = &bad};
-        reduce_fused_with(&test_host, &task, k);
-        cr_expect_eq(bad, 3, "%s", k->name);
+        reduce_fused_with(&test_host, &task, reduce_kernels_at(level));
+        cr_expect_eq(bad, 3, "level %d", level);
         cr_expect(isinf(sums[0]) && isnan(sums[1]));
     }
 }

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "common/coll.h"
+#include "common/simd_level.h"
 
 typedef struct world {
     const zds_host *host;
@@ -34,7 +35,9 @@ static zds_status init(const zds_host *host, const void *options, const zds_comm
         return host->fail(host, ZDS_ERR_UNSUPPORTED,
                           "a world of one rank, but WORLD_SIZE is %d: use shm, mpi or nccl",
                           (int)env->world_size);
-    return create(host, self);
+    int level;
+    zds_status status = simd_level(host, &level);
+    return status ? status : create(host, self);
 }
 
 static void finalize(void *self)

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "comm/shm/shm.h"
+#include "common/simd_level.h"
 
 static int32_t suits(const zds_comm_env *env)
 {
@@ -25,7 +26,8 @@ static zds_status check_env(const zds_host *host, const zds_comm_env *env)
                           "MASTER_ADDR and MASTER_PORT must be set and the same on all %d ranks:"
                           " start them with zds-run",
                           (int)env->world_size);
-    return ZDS_OK;
+    int level;
+    return simd_level(host, &level);
 }
 
 static zds_status open_job(const zds_host *host, const zds_comm_env *env, job **out)
