@@ -78,11 +78,11 @@ static bool cpu_has(const char *simd)
 #endif
 }
 
-/* Every combination of types, and lengths around the width of vectors. */
+/* Combinations of types (all where states are fp32), and lengths around the width of vectors. */
 static void compare_variant(size_t which, const char *simd)
 {
-    static const uint64_t counts[] = {1, 7, 8, 9, 15, 16, 17, 33, 100};
-    for (size_t t = 0; t < 81; t++)
+    static const uint64_t counts[] = {1, 8, 15, 16, 33, 100};
+    for (size_t t = 0; t < 81; t += t < 27 ? 1 : 5)
         for (size_t n = 0; n < sizeof counts / sizeof *counts; n++) {
             optim_setup scalar = setup_of(which, counts[n]);
             scalar.master = float_types[t % 3];
