@@ -6,7 +6,7 @@ static size_t pair_of(const comm *c, int32_t from, int32_t to)
     return (size_t)from * (size_t)c->size + (size_t)to;
 }
 
-static char *piece_at(const comm *c, size_t pair, uint64_t number)
+static char *message_piece(const comm *c, size_t pair, uint64_t number)
 {
     return c->message_data + (pair * PIPE_SLOTS + number % PIPE_SLOTS) * PIPE_BYTES;
 }
@@ -38,7 +38,7 @@ static bool send_step(comm *c, op *o)
         while (o->piece * PIPE_BYTES < bytes &&
                filled - atomic_load_explicit(&p->drained, memory_order_acquire) < PIPE_SLOTS) {
             uint64_t at = o->piece++ * PIPE_BYTES;
-            memcpy(piece_at(c, pair, filled), (const char *)o->coll.src + at,
+            memcpy(message_piece(c, pair, filled), (const char *)o->coll.src + at,
                    bytes - at < PIPE_BYTES ? bytes - at : PIPE_BYTES);
             atomic_store_explicit(&p->filled, ++filled, memory_order_release);
             moved = true;
@@ -72,7 +72,7 @@ static bool receive_pieces(comm *c, op *o, size_t pair, uint64_t bytes)
     while (o->piece * PIPE_BYTES < bytes &&
            atomic_load_explicit(&p->filled, memory_order_acquire) != drained) {
         uint64_t at = o->piece++ * PIPE_BYTES;
-        memcpy((char *)o->coll.dst + at, piece_at(c, pair, drained),
+        memcpy((char *)o->coll.dst + at, message_piece(c, pair, drained),
                bytes - at < PIPE_BYTES ? bytes - at : PIPE_BYTES);
         atomic_store_explicit(&p->drained, ++drained, memory_order_release);
         moved = true;
