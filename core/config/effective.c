@@ -56,6 +56,14 @@ static void leftover_auto(zds_config *c, const field *f, const char *path)
 
 static void read_section(zds_config *c, const cJSON *object, int row, const char *path);
 
+/* A section under its old name: read unless the new one is there. */
+static void read_old_section(zds_config *c, const cJSON *node, const field *f, const char *path)
+{
+    const cJSON *newer = tree_find(c->resolved, f->successor);
+    if (!newer || cJSON_IsNull(newer))
+        read_section(c, node, field_find_path(&c->index, f->successor), path);
+}
+
 static void read_section_key(zds_config *c, const cJSON *node, int row, const char *path)
 {
     const field *f = field_at((size_t)row);
@@ -74,7 +82,9 @@ static void read_section_key(zds_config *c, const cJSON *node, int row, const ch
         return;
     }
     v->null = false;
-    if (!(f->flags & FIELD_OPEN))
+    if (f->support == FIELD_DEPRECATED)
+        read_old_section(c, node, f, path);
+    else if (!(f->flags & FIELD_OPEN))
         read_section(c, node, row, path);
 }
 
@@ -108,7 +118,7 @@ static void read_key(zds_config *c, const cJSON *node, int row, const char *path
         return;
     }
     if (cJSON_IsNull(node) && f->flags & FIELD_NULLABLE) {
-        v->null = true;
+        v->null = f->type != FIELD_OBJECT || !f->fallback; /* a section: as if it were absent */
         return;
     }
     if (f->type == FIELD_OBJECT) {

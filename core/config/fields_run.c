@@ -94,7 +94,7 @@ static const field rows[] = {
      .reason = "it concerns buffers of PyTorch modules"},
 
     {"bf16", FIELD_OBJECT, FIELD_DONE, "{}", "Training in bfloat16 with an fp32 master copy.",
-     .flags = FIELD_TYPED},
+     .flags = FIELD_TYPED | FIELD_NULLABLE},
     {"bf16.enabled", FIELD_BOOL, FIELD_DONE, "false", "Parameters and gradients are bfloat16.",
      .flags = FIELD_TYPED, .auto_from = "bf16 or bf16_full_eval"},
     {"bf16.immediate_grad_update", FIELD_BOOL, FIELD_DONE, "false",

@@ -39,6 +39,10 @@ void problem_add_at(zds_config *c, int32_t severity, int32_t check, const char *
 static void add(zds_config *c, int32_t severity, int32_t check, const char *path, bool at_key,
                 const char *format, va_list args)
 {
+    if (c->problem_count == PROBLEMS_MAX) {
+        c->problems_dropped++; /* before anything that costs: there may be very many */
+        return;
+    }
     char *message = text_formatv(format, args);
     if (!message) {
         c->failed = true;

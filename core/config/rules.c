@@ -96,7 +96,8 @@ static void old_spellings(zds_config *c)
         !cJSON_IsBool(value_of(c, "zero_optimization")->node))
         INSIST("allgather_size", "is not read beside a zero_optimization section; write "
                                  "zero_optimization.allgather_bucket_size");
-    if (value_of(c, "bfloat16")->node && value_of(c, "bf16")->node)
+    const cJSON *bf16 = value_of(c, "bf16")->node;
+    if (value_of(c, "bfloat16")->node && bf16 && !cJSON_IsNull(bf16))
         INSIST("bfloat16", "is the old name of bf16, which is there too; delete bfloat16");
     else if (value_of(c, "bfloat16")->node)
         ADVISE("bfloat16", "is the old name of bf16");

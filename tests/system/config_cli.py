@@ -1,0 +1,218 @@
+"""zds-config as a user sees it: check with places and carets, get, explain, schedule, the reference
+page and the schema, and what it takes to refuse a hostile file."""
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.join(HERE, "..", "..")
+PROGRAM = os.path.join(os.path.abspath(sys.argv[1]), "zds-config")
+failed = 0
+
+
+def expect(good, what, seen=""):
+    global failed
+    print(f"{'ok  ' if good else 'FAIL'} {what}{'' if good else ': ' + str(seen)[:400]}")
+    failed += not good
+
+
+def run(*words, text=None):
+    """(exit code, stdout, stderr); `text` becomes the file that '@' stands for."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "ds.json")
+        if text is not None:
+            with open(path, "w") as file:
+                file.write(text)
+        line = [PROGRAM] + [path if word == "@" else word for word in words]
+        done = subprocess.run(line, capture_output=True, text=True, timeout=60)
+        return done.returncode, done.stdout.replace(path, "@"), done.stderr.replace(path, "@")
+
+
+def on_a_terminal(*words, text):
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "ds.json")
+        with open(path, "w") as file:
+            file.write(text)
+        parent, child = pty.openpty()
+        done = subprocess.Popen([PROGRAM] + [path if w == "@" else w for w in words], stdout=child)
+        os.close(child)
+        out = b""
+        try:
+            while data := os.read(parent, 4096):
+                out += data
+        except OSError:
+            pass  # the other side is closed
+        done.wait()
+        os.close(parent)
+        return re.sub(r"\033\[[0-9;]*m", "", out.decode()).replace("\r\n", "\n").replace(path, "@")
+
+
+BROKEN = """{
+  "train_batch_size": 32,
+  "zero_optimization": {"stage": 2, "overlap_com": true,
+                        "reduce_bucket_size": 1.5},
+  "optimizer": {"type": "AdamW", "params": {"lr": 1e-3, "beta": [0.9, 0.99]}},
+  "gradient_allreduce_op": "max", "fp16": {"enabled": true}, "bf16": {"enabled": true},
+  "elasticity": {}
+}
+"""
+
+
+def check_reports_all_at_once():
+    code, out, _ = run("check", "@", text=BROKEN)
+    expect(code == 1, "check: exit 1", code)
+    for line in ("@:3:37: error: zero_optimization.overlap_com: unknown key; did you mean "
+                 "overlap_comm?",
+                 "@:4:47: error: zero_optimization.reduce_bucket_size: 1.5 is not an integer; "
+                 "write an integer > 0",
+                 "@:5:57: error: optimizer.params.beta:", "did you mean betas?",
+                 "@:6:28: error: gradient_allreduce_op: \"max\"", "write one of mean, sum",
+                 "@:6:82: error: bf16.enabled: fp16.enabled and bf16.enabled are both true",
+                 "@:7:3: error: elasticity: elastic training was removed"):
+        expect(line in out, f"check says {line!r}", out)
+    places = [tuple(map(int, p)) for p in re.findall(r"^@:(\d+):(\d+):", out, re.M)]
+    expect(places == sorted(places), "check: in the order of the file", places)
+    code, out, _ = run("check", "@", "--json", text=BROKEN)
+    expect(code == 1 and len(json.loads(out)["errors"]) == 6, "check --json: six errors", out)
+
+
+def check_shows_the_line():
+    out = on_a_terminal("check", "@", text=BROKEN)
+    wanted = ('    "zero_optimization": {"stage": 2, "overlap_com": true,\n'
+              + " " * 4 + " " * 36 + "^\n")
+    expect(wanted.strip("\n") in out, "check on a terminal: line and caret", out)
+    out = on_a_terminal("check", "@", text='{\t"a\u00e9": 1, ' + '"x": "' + "y" * 300
+                        + '", "train_batch_size": "z"}')
+    expect(out.count("^") == 3, "check on a terminal: tabs, accents and long lines", out)
+
+
+def check_exit_codes():
+    good = '{"train_batch_size": 4, "optimizer": {"type": "AdamW", "params": {"lr": 1e-3}}}'
+    code, out, err = run("check", "@", text=good)
+    expect((code, out, err) == (0, "", ""), "check: silence is golden", (code, out, err))
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as arguments:
+        arguments.write('{"learning_rate": 1e-4}')
+        arguments.flush()
+        code, out, _ = run("check", "@", "--args", arguments.name, text=good)
+        expect(code == 3 and "learning_rate=0.0001" in out, "check: exit 3 on a mismatch", out)
+    expect(run("check", "/no/such/file")[0] == 1, "check: no such file is exit 1")
+    expect(run("check")[0] == 2, "check: no file is exit 2")
+    expect(run("chekc", "x")[0] == 2, "no such command is exit 2")
+    code, _, err = run("check", "@", text='{"a": 1,\n "b" 2}')
+    expect(code == 1 and "@:2:6: error:" in err, "a syntax error has its place", err)
+    code, out, _ = run("resolve", "@", "--json", text='{"a": 1,\n "b" 2}')
+    error = json.loads(out)["errors"][0]
+    expect((code, error["line"], error["column"]) == (1, 2, 6), "the same as JSON", out)
+
+
+def get_and_explain():
+    text = '{"train_batch_size": 8, "zero_optimization": {"stage": 2, "max_live_parameters": 7}}'
+    expect(run("get", "@", "zero_optimization.stage", text=text)[1] == "2\n", "get: a value")
+    expect(run("get", "@", "gradient_allreduce_op", text=text)[1] == "mean\n", "get: a default")
+    expect(run("get", "@", "train_micro_batch_size_per_gpu", "--world-size", "4",
+               text=text)[1] == "2\n", "get: what follows")
+    code, _, err = run("get", "@", "nothing.here", text=text)
+    expect(code == 1 and "nothing.here" in err, "get: an unknown key", err)
+    code, out, _ = run("explain", "zero_optimization.max_live_parameters", "@", text=text)
+    for part in ("stage3_max_live_parameters", "1000000000", "@:1:82", "value:    7"):
+        expect(code == 0 and part in out, f"explain: {part}", out)
+    code, _, err = run("explain", "zero_optimization.stag")
+    expect(code == 1 and "did you mean zero_optimization.stage?" in err, "explain: nearest", err)
+
+
+def schedule():
+    text = ('{"train_batch_size": 8, "optimizer": {"type": "AdamW", "params": {"lr": 0.5}},'
+            '"scheduler": {"type": "WarmupLR", "params": {"warmup_max_lr": 0.5, '
+            '"warmup_num_steps": 4, "warmup_type": "linear"}}}')
+    code, out, err = run("schedule", "@", "--steps", "6", "--json", text=text)
+    expect(code == 0 and json.loads(out)["lr"] == [0, 0.125, 0.25, 0.375, 0.5, 0.5],
+           "schedule: a linear warm-up", out + err)
+    expect(json.loads(out)["betas"] is None, "schedule: betas stay", out)
+    with tempfile.TemporaryDirectory() as folder:
+        svg = os.path.join(folder, "a.svg")
+        code, out, _ = run("schedule", "@", "--steps", "100", "--plot", "--svg", svg, text=text)
+        with open(svg) as file:
+            expect(code == 0 and "█" in out and "<polyline" in file.read(), "schedule: curves")
+    expect(run("schedule", "@", text=text)[0] == 2, "schedule: without steps is exit 2")
+    code, _, err = run("schedule", "@", "--steps", "3", text=text.replace("WarmupLR", "WarmLR"))
+    expect(code == 1 and "WarmupLR" in err, "schedule: an unknown name", err)
+
+
+def reference_page_is_current():
+    with open(os.path.join(ROOT, "docs", "config.md")) as file:
+        expect(run("docs")[1] == file.read(), "docs/config.md is what zds-config docs prints")
+
+
+def schema_agrees_with_check():
+    """A config validates exactly if zds-config finds no wrong key, type or range in it."""
+    schema = json.loads(run("schema")[1])
+    expect(schema["properties"]["zero_optimization"], "schema: has the keys")
+    try:
+        import jsonschema
+    except ImportError:
+        print("skip schema against the golden configs: no jsonschema here")
+        return
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    words = re.compile("unknown key|is not a|out of range|among the choices|removed|not finite"
+                       "|is not an|not a section|too large")
+    with open(os.path.join(HERE, "..", "data", "config", "golden.json")) as file:
+        cases = json.load(file)["cases"]
+    other = []
+    for case in cases:
+        out = json.loads(run("effective", "@", "--json", text=json.dumps(case["ds_config"]))[1])
+        wrong = [p["message"] for p in out["errors"] + out["problems"]
+                 if words.search(p["message"])]
+        faults = [e.message for e in validator.iter_errors(case["ds_config"])]
+        if bool(wrong) != bool(faults):
+            other.append((case["id"], wrong, faults))
+    expect(not other, f"schema: agrees with check on {len(cases)} golden configs", other[:3])
+
+
+def hostile_files():
+    """10 MB, 100,000 keys, 10,000 levels, and worse: an answer within a second and 200 MB."""
+    keys = "{" + ",".join(f'"key{i}": {i}' for i in range(100000)) + "}"
+    cases = {
+        "10 MB of keys": "{" + ",".join(f'"k{i:0100d}": 1' for i in range(90000)) + "}",
+        "10 MB of one string": '{"a": "' + "x" * 10000000 + '"}',
+        "10 MB of numbers": '{"a": [' + "1," * 5000000 + "]}",
+        "10 MB of comments": "/*" + "*" * 10000000 + "*/{}",
+        "10 MB of open brackets": '{"a":' + "[" * 10000000,
+        "100,000 keys": keys,
+        "100,000 times one key": "{" + ",".join('"k": 1' for _ in range(100000)) + "}",
+        "100,000 typed keys": '{"zero_optimization":' + keys + "}",
+        "10,000 levels": '{"a":' * 10000 + "1" + "}" * 10000,
+        "a word that never ends": "{a: tru" + ",}#" * 3000000,
+        "a number that never ends": "{a: " + "1" * 5000000 + "x" + "," * 5000000,
+        "many ''' strings on a line": "{a: [" + "''' ''' " * 300000,
+    }
+    for name, text in cases.items():
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+            file.write(text)
+            file.flush()
+            best = 9.0
+            for _ in range(3):  # the machine may be busy: the fastest of three counts
+                start = time.monotonic()
+                child = subprocess.Popen([PROGRAM, "check", file.name], stdout=subprocess.PIPE,
+                                         stderr=subprocess.PIPE)
+                out = child.stdout.read() + child.stderr.read()
+                _, status, usage = os.wait4(child.pid, 0)
+                child.returncode = os.waitstatus_to_exitcode(status)
+                child.stdout.close()
+                child.stderr.close()
+                best = min(best, time.monotonic() - start)
+            good = (child.returncode == 1 and best < 1 and usage.ru_maxrss < 200 * 1024
+                    and b"error" in out)
+            print(f"     {name}: {best:.2f} s, {usage.ru_maxrss // 1024} MB")
+            expect(good, f"hostile: {name}", (child.returncode, best, usage.ru_maxrss, out[:200]))
+
+
+for test in (check_reports_all_at_once, check_shows_the_line, check_exit_codes, get_and_explain,
+             schedule, reference_page_is_current, schema_agrees_with_check, hostile_files):
+    test()
+sys.exit(1 if failed else 0)

@@ -1,0 +1,184 @@
+/* HfDeepSpeedConfig and HfTrainerDeepSpeedConfig as a C API. Expected values are what the Python
+ * classes of accelerate 1.15 and transformers 5.23 do. */
+#include <cjson/cJSON.h>
+#include <criterion/criterion.h>
+#include <string.h>
+
+#include "zds/config.h"
+
+static zds_hf_config *make(const char *text)
+{
+    zds_hf_config *hf = NULL;
+    zds_error error = ZDS_ERROR_INIT;
+    cr_assert_eq(zds_hf_config_create(text, &hf, &error), ZDS_OK, "%s", error.text);
+    return hf;
+}
+
+static double number(const zds_hf_config *hf, const char *path)
+{
+    const cJSON *node = zds_hf_config_value(hf, path, NULL);
+    cr_assert(cJSON_IsNumber(node), "%s is no number", path);
+    return node->valuedouble;
+}
+
+Test(config_hf, looking)
+{
+    zds_hf_config *hf = make("{\"zero_optimization\":{\"stage\":3,\"offload_param\":{\"device\":"
+                             "\"cpu\"}},\"a\":{\"t\":1,\"f\":\"\",\"n\":null,\"x\":\"auto\"}}");
+    const char *key;
+    cr_expect(zds_hf_config_find_node(hf, "a.t", &key));
+    cr_expect_str_eq(key, "t");
+    cr_expect_null(zds_hf_config_find_node(hf, "b.t", &key));
+    cr_expect(zds_hf_config_is_true(hf, "a.t"));
+    cr_expect(zds_hf_config_is_false(hf, "a.f"));
+    cr_expect_not(zds_hf_config_is_true(hf, "a.n"));
+    cr_expect_not(zds_hf_config_is_false(hf, "a.n"));
+    cr_expect_not(zds_hf_config_is_false(hf, "a.missing"));
+    cr_expect(zds_hf_config_is_auto(hf, "a.x"));
+    cr_expect(zds_hf_config_is_zero3(hf));
+    cr_expect_not(zds_hf_config_is_zero2(hf));
+    cr_expect(zds_hf_config_is_offload(hf));
+    cr_expect_null(zds_hf_config_dtype(hf));
+    cr_expect_eq(zds_hf_config_delete(hf, "a", true, NULL), ZDS_OK);
+    cr_expect_eq(zds_hf_config_delete(hf, "a", false, NULL), ZDS_OK);
+    cr_expect_eq(zds_hf_config_delete(hf, "a", true, NULL), ZDS_ERR_NOT_FOUND);
+    cr_expect_null(zds_hf_config_value(hf, "a.t", NULL));
+    zds_hf_config_destroy(hf);
+    hf = make("{\"zero_optimization\":{\"stage\":1,\"offload_optimizer\":{\"device\":\"cpu\"}}}");
+    cr_expect(zds_hf_config_is_zero1(hf));
+    cr_expect_not(zds_hf_config_is_offload(hf));
+    zds_hf_config_destroy(hf);
+}
+
+Test(config_hf, fill)
+{
+    zds_hf_config *hf = make("{\"a\":\"auto\",\"b\":1,\"c\":true,\"s\":{\"d\":[1,2]}}");
+    cJSON *one = cJSON_CreateNumber(1), *two = cJSON_CreateNumber(2);
+    zds_hf_config_fill_match(hf, "a", two, "arg_a", true);
+    zds_hf_config_fill_match(hf, "b", one, "arg_b", true);
+    zds_hf_config_fill_match(hf, "c", one, "arg_c", true); /* True == 1 */
+    zds_hf_config_fill_match(hf, "missing.d", one, "arg_d", true);
+    zds_hf_config_fill_only(hf, "b", two);
+    zds_hf_mismatch m;
+    cr_expect_not(zds_hf_config_mismatch(hf, 0, &m));
+    zds_hf_config_fill_match(hf, "b", two, "arg_b", true);
+    cr_assert(zds_hf_config_mismatch(hf, 0, &m));
+    cr_expect_str_eq(m.ds_key, "b");
+    cr_expect_str_eq(m.hf_key, "arg_b");
+    cr_expect_eq(m.ds_value->valuedouble, 1);
+    cr_expect_eq(m.hf_value->valuedouble, 2);
+    cr_expect_eq(number(hf, "a"), 2);
+    cJSON_Delete(one);
+    cJSON_Delete(two);
+    zds_hf_config_destroy(hf);
+}
+
+static const char *const all_auto =
+    "{\"train_batch_size\":\"auto\",\"train_micro_batch_size_per_gpu\":\"auto\","
+    "\"gradient_accumulation_steps\":\"auto\",\"gradient_clipping\":\"auto\","
+    "\"bf16\":{\"enabled\":\"auto\"},\"optimizer\":{\"type\":\"AdamW\",\"params\":{\"lr\":\"auto\","
+    "\"betas\":\"auto\",\"eps\":\"auto\",\"weight_decay\":\"auto\"}},\"scheduler\":{\"type\":"
+    "\"WarmupDecayLR\",\"params\":{\"warmup_min_lr\":\"auto\",\"warmup_max_lr\":\"auto\","
+    "\"warmup_num_steps\":\"auto\",\"total_num_steps\":\"auto\"}},\"zero_optimization\":{\"stage\":"
+    "3,"
+    "\"reduce_bucket_size\":\"auto\",\"stage3_prefetch_bucket_size\":\"auto\","
+    "\"stage3_param_persistence_threshold\":\"auto\"}}";
+
+Test(config_hf, process_and_finalize)
+{
+    zds_hf_config *hf = make(all_auto);
+    cJSON *arguments = cJSON_Parse("{\"per_device_train_batch_size\":4,\"learning_rate\":1e-4,"
+                                   "\"bf16\":true,\"warmup_steps\":0.1,\"adam_beta2\":0.95}");
+    zds_config_context context = {.struct_size = sizeof context,
+                                  .world_size = 2,
+                                  .hidden_size = 100,
+                                  .num_training_steps = 205,
+                                  .arguments = arguments};
+    cr_expect_eq(zds_hf_config_process(hf, &context, NULL), ZDS_OK);
+    cr_expect_str_eq(zds_hf_config_dtype(hf), "bfloat16");
+    cr_expect_eq(zds_hf_config_finalize(hf, &context, NULL), ZDS_OK);
+    cr_expect_eq(number(hf, "train_batch_size"), 8);
+    cr_expect_eq(number(hf, "gradient_clipping"), 1.0);
+    cr_expect_eq(number(hf, "optimizer.params.lr"), 1e-4);
+    cr_expect_eq(number(hf, "optimizer.params.eps"), 1e-8);
+    cr_expect_eq(zds_hf_config_value(hf, "optimizer.params.betas", NULL)->child->valuedouble, 0.9);
+    cr_expect_eq(number(hf, "scheduler.params.warmup_min_lr"), 0);
+    cr_expect_eq(number(hf, "scheduler.params.warmup_max_lr"), 1e-4);
+    cr_expect_eq(number(hf, "scheduler.params.warmup_num_steps"), 21); /* ceil(20.5) */
+    cr_expect_eq(number(hf, "scheduler.params.total_num_steps"), 205);
+    cr_expect_eq(number(hf, "zero_optimization.reduce_bucket_size"), 10000);
+    cr_expect_eq(number(hf, "zero_optimization.stage3_prefetch_bucket_size"), 9000);
+    cr_expect_eq(number(hf, "zero_optimization.stage3_param_persistence_threshold"), 1000);
+    cJSON_Delete(arguments);
+    zds_hf_config_destroy(hf);
+}
+
+Test(config_hf, mismatches_only_where_arguments_were_given)
+{
+    zds_hf_config *hf = make("{\"train_micro_batch_size_per_gpu\":2,\"train_batch_size\":\"auto\","
+                             "\"gradient_clipping\":0.5,\"optimizer\":{\"type\":\"AdamW\","
+                             "\"params\":{\"lr\":1e-3}}}");
+    cJSON *arguments = cJSON_Parse("{\"learning_rate\":1e-4}");
+    zds_config_context context = {
+        .struct_size = sizeof context, .world_size = 2, .arguments = arguments};
+    zds_error error = ZDS_ERROR_INIT;
+    zds_hf_mismatch m;
+    cr_expect_eq(zds_hf_config_process(hf, &context, NULL), ZDS_OK);
+    cr_expect_eq(zds_hf_config_finalize(hf, &context, &error), ZDS_ERR_MISMATCH);
+    cr_expect(strstr(error.text, "learning_rate"), "%s", error.text);
+    cr_assert(zds_hf_config_mismatch(hf, 0, &m));
+    cr_expect_str_eq(m.ds_key, "optimizer.params.lr");
+    cr_expect_not(zds_hf_config_mismatch(hf, 1, &m));
+    cr_expect_eq(number(hf, "train_batch_size"), 4); /* the file's micro batch, 2 ranks */
+    zds_error_clear(&error);
+    cJSON_Delete(arguments);
+    zds_hf_config_destroy(hf);
+}
+
+Test(config_hf, an_auto_that_nothing_fills)
+{
+    zds_hf_config *hf = make(all_auto);
+    cJSON *arguments = cJSON_CreateObject();
+    zds_config_context context = {.struct_size = sizeof context, .arguments = arguments};
+    zds_error error = ZDS_ERROR_INIT;
+    cr_expect_eq(zds_hf_config_process(hf, &context, NULL), ZDS_OK);
+    cr_expect_eq(zds_hf_config_finalize(hf, &context, &error), ZDS_ERR_CONFIG);
+    cr_expect(strstr(error.text, "hidden size") && strstr(error.text, "training steps"), "%s",
+              error.text);
+    zds_error_clear(&error);
+    cJSON_Delete(arguments);
+    zds_hf_config_destroy(hf);
+}
+
+/* DeepSpeedPlugin of accelerate: --bf16 turns the section on, leftovers get its defaults. */
+Test(config_hf, accelerate)
+{
+    cJSON *arguments = cJSON_Parse("{\"bf16\":true,\"gradient_accumulation_steps\":3}");
+    zds_config_context context = {.struct_size = sizeof context,
+                                  .hidden_size = 10,
+                                  .arguments = arguments,
+                                  .accelerate = true};
+    zds_config *c = NULL;
+    zds_error error = ZDS_ERROR_INIT;
+    zds_status status = zds_config_load(
+        "{\"train_micro_batch_size_per_gpu\":1,\"zero_optimization\":{\"stage\":\"auto\","
+        "\"offload_optimizer\":{\"device\":\"auto\",\"nvme_path\":\"auto\"},"
+        "\"stage3_prefetch_bucket_size\":\"auto\","
+        "\"stage3_gather_16bit_weights_on_model_save\":\"auto\"}}",
+        &context, &c, &error);
+    cr_assert_eq(status, ZDS_OK, "%s", error.text);
+    cr_expect(zds_config_bool(c, "bf16.enabled"));
+    cr_expect_eq(zds_config_int(c, "zero_optimization.stage"), 2);
+    cr_expect_eq(zds_config_int(c, "zero_optimization.stage3_prefetch_bucket_size"), 90);
+    cr_expect_eq(zds_config_int(c, "train_batch_size"), 3);
+    cr_expect_str_eq(zds_config_string(c, "zero_optimization.offload_optimizer.device"), "none");
+    cr_expect(zds_hf_config_is_zero2(zds_config_hf(c)));
+    zds_config_destroy(c);
+    context.accelerate = false;
+    status = zds_config_load("{\"train_batch_size\":1,\"zero_optimization\":{\"stage\":\"auto\"}}",
+                             &context, &c, NULL);
+    cr_expect_eq(status, ZDS_ERR_CONFIG);
+    cr_expect_eq(zds_config_int(c, "zero_optimization.stage"), 0);
+    zds_config_destroy(c);
+    cJSON_Delete(arguments);
+}
