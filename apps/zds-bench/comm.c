@@ -108,9 +108,10 @@ static void read_env(zds_comm_env *env)
                           .world_size = variable("WORLD_SIZE", 1),
                           .master_addr = address ? address : "127.0.0.1",
                           .master_port = variable("MASTER_PORT", 0),
-                          .timeout_ms = 60000,
                           .device = -1,
                           .space = ZDS_SPACE_HOST};
+    int32_t seconds = variable("ZDS_TIMEOUT", 60);
+    env->timeout_ms = seconds < INT_MAX / 1000 ? seconds * 1000 : INT_MAX;
     env->local_rank = variable("LOCAL_RANK", env->rank);
     env->local_world_size = variable("LOCAL_WORLD_SIZE", env->world_size);
 }
