@@ -221,7 +221,7 @@ void reduce_fused(const zds_host *host, const reduce_task *task)
 }
 
 typedef struct copy_run {
-    const reduce_kernels *kernels;
+    const reduce_kernels *kernels; /* NULL: through the caches */
     char *dst;
     const char *src;
     uint64_t bytes;
@@ -234,6 +234,10 @@ static void copy_item(void *arg, size_t item)
     copy_run *run = arg;
     uint64_t at = (uint64_t)item * COPY_ITEM;
     uint64_t n = run->bytes - at < COPY_ITEM ? run->bytes - at : COPY_ITEM;
+    if (!run->kernels) {
+        memcpy(run->dst + at, run->src + at, n);
+        return;
+    }
     run->kernels->stream(run->dst + at, run->src + at, n);
     run->kernels->stream_end();
 }
@@ -242,14 +246,8 @@ void reduce_copy(const zds_host *host, void *dst, const void *src, uint64_t byte
 {
     if (dst == src || !bytes)
         return;
-    if (bytes < STREAM_FROM && host->threads == 1) {
-        memcpy(dst, src, bytes);
-        return;
-    }
-    copy_run run = {reduce_kernels_best(host), dst, src, bytes};
-    if (bytes < COPY_ITEM) {
-        memcpy(dst, src, bytes);
-        return;
-    }
+    copy_run run = {.dst = dst, .src = src, .bytes = bytes};
+    if (bytes >= STREAM_FROM)
+        run.kernels = reduce_kernels_best(host);
     each(host, (bytes + COPY_ITEM - 1) / COPY_ITEM, copy_item, &run);
 }
