@@ -41,7 +41,7 @@ static bool allocate(zds_config *c)
         cJSON_Delete(copy);
     else
         c->resolved = copy;
-    return c->hf;
+    return c->hf && (!c->src || source_adopt(c->src, copy));
 }
 
 static void report_duplicates(zds_config *c)

@@ -12,16 +12,18 @@ static void join(char *path, size_t size, const char *section, const char *name)
     snprintf(path, size, "%s%s%.*s", section, *section ? "." : "", NAME_SHOWN, name);
 }
 
-static void unknown_key(zds_config *c, const field *section, const char *path, const char *name)
+static void unknown_key(zds_config *c, const field *section, const char *path, const cJSON *node)
 {
     bool typed = section && section->flags & FIELD_TYPED;
     int32_t check = typed ? ZDS_CHECK_DEEPSPEED : ZDS_CHECK_ZDS;
-    const char *near = c->problem_count < PROBLEMS_MAX ? field_nearest(section, name) : NULL;
+    const char *near =
+        c->problem_count < PROBLEMS_MAX ? field_nearest(section, node->string) : NULL;
     if (near)
-        problem_add_key(c, ZDS_PROBLEM_ERROR, check, path, "unknown key; did you mean %s?", near);
+        problem_add_node(c, ZDS_PROBLEM_ERROR, check, path, node, true,
+                         "unknown key; did you mean %s?", near);
     else
-        problem_add_key(c, ZDS_PROBLEM_ERROR, check, path,
-                        "unknown key; delete it (zds-config schema lists all keys)");
+        problem_add_node(c, ZDS_PROBLEM_ERROR, check, path, node, true,
+                         "unknown key; delete it (zds-config schema lists all keys)");
 }
 
 static void wrong_value(zds_config *c, const field *f, const char *path, const cJSON *node,
@@ -30,12 +32,12 @@ static void wrong_value(zds_config *c, const field *f, const char *path, const c
     char shown[128], expects[256];
     tree_show(node, shown, sizeof shown);
     field_expects(f, expects, sizeof expects);
-    const cJSON *raw = c->src ? tree_find(c->raw, path) : NULL;
-    problem_add(c, ZDS_PROBLEM_ERROR, f->flags & FIELD_TYPED ? ZDS_CHECK_DEEPSPEED : ZDS_CHECK_ZDS,
-                path, "%s %s; write %s%s", shown, wrong, expects,
-                source_is_quoteless(c->src, raw)
-                    ? " (without quotes a string runs to the end of its line, comma included)"
-                    : "");
+    problem_add_node(c, ZDS_PROBLEM_ERROR,
+                     f->flags & FIELD_TYPED ? ZDS_CHECK_DEEPSPEED : ZDS_CHECK_ZDS, path, node,
+                     false, "%s %s; write %s%s", shown, wrong, expects,
+                     source_is_quoteless(c->src, node)
+                         ? " (without quotes a string runs to the end of its line, comma included)"
+                         : "");
 }
 
 /* "auto" that nothing filled: dropped by DeepSpeed in typed sections, kept as a string elsewhere.
@@ -77,8 +79,8 @@ static void read_section_key(zds_config *c, const cJSON *node, int row, const ch
         char expects[256], shown[128];
         field_expects(f, expects, sizeof expects);
         tree_show(node, shown, sizeof shown);
-        problem_add(c, ZDS_PROBLEM_ERROR, ZDS_CHECK_DEEPSPEED, path,
-                    "%s is not a section; write %s, or delete the key", shown, expects);
+        problem_add_node(c, ZDS_PROBLEM_ERROR, ZDS_CHECK_DEEPSPEED, path, node, false,
+                         "%s is not a section; write %s, or delete the key", shown, expects);
         return;
     }
     v->null = false;
@@ -104,8 +106,8 @@ static void read_key(zds_config *c, const cJSON *node, int row, const char *path
     }
     v->node = node;
     if (f->support == FIELD_REMOVED) {
-        problem_add_key(c, ZDS_PROBLEM_ERROR, ZDS_CHECK_DEEPSPEED, path, "%s",
-                        f->reason ? f->reason : "removed from DeepSpeed; delete the key");
+        problem_add_node(c, ZDS_PROBLEM_ERROR, ZDS_CHECK_DEEPSPEED, path, node, true, "%s",
+                         f->reason ? f->reason : "removed from DeepSpeed; delete the key");
         return;
     }
     if (tree_is_auto(node) && !(f->flags & FIELD_OR_AUTO) && f->type != FIELD_STRING &&
@@ -145,7 +147,7 @@ static void read_section(zds_config *c, const cJSON *object, int row, const char
         join(child, sizeof child, path, item->string);
         int found = field_find(&c->index, section, item->string);
         if (found < 0)
-            unknown_key(c, section, child, item->string);
+            unknown_key(c, section, child, item);
         else
             read_key(c, item, found, child);
     }

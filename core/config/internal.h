@@ -52,6 +52,9 @@ void problem_add(zds_config *c, int32_t severity, int32_t check, const char *pat
 /* The same, at the key. */
 void problem_add_key(zds_config *c, int32_t severity, int32_t check, const char *path,
                      const char *format, ...) ZDS_PRINTF(5, 6);
+/* The same, at a node of the resolved tree: its key, or its value. */
+void problem_add_node(zds_config *c, int32_t severity, int32_t check, const char *path,
+                      const cJSON *node, bool at_key, const char *format, ...) ZDS_PRINTF(7, 8);
 void problem_add_at(zds_config *c, int32_t severity, int32_t check, const char *path,
                     source_place at, const char *message);
 void problems_sort(zds_config *c);

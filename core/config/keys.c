@@ -113,7 +113,9 @@ const char *zds_config_nearest_key(const char *path)
 static const char *const bool_words =
     "^([tT]([rR][uU][eE])?|[fF]([aA][lL][sS][eE])?|[yY]([eE][sS])?|[nN][oO]?|[oO][nN]|"
     "[oO][fF][fF]|0|1)$";
-static const char *const number_words = "^\\s*[-+]?[0-9][0-9_]*(\\.[0-9]*)?([eE][-+]?[0-9]+)?\\s*$";
+static const char *const integer_words = "^\\s*[-+]?[0-9]+(_[0-9]+)*(\\.0*)?\\s*$";
+static const char *const number_words =
+    "^\\s*[-+]?[0-9]+(_[0-9]+)*(\\.[0-9]*)?([eE][-+]?[0-9]+)?\\s*$";
 
 static cJSON *typed(const char *type)
 {
@@ -207,7 +209,7 @@ static cJSON *forms(const field *f)
     case FIELD_INT:
     case FIELD_FLOAT:
         cJSON_AddItemToArray(any, number_schema(f));
-        cJSON_AddItemToArray(any, pattern(number_words));
+        cJSON_AddItemToArray(any, pattern(f->type == FIELD_INT ? integer_words : number_words));
         if (!(f->flags & FIELD_NO_BOOL) && f->flags & FIELD_TYPED)
             cJSON_AddItemToArray(any, typed("boolean"));
         break;

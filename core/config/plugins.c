@@ -25,6 +25,7 @@ char *config_plugin_path(const zds_config *c)
 typedef struct reporter {
     zds_config *c;
     const char *section; /* "optimizer.params" */
+    const zds_plugin *plugin;
 } reporter;
 
 static void report(void *user, const char *key, const char *message)
@@ -35,7 +36,8 @@ static void report(void *user, const char *key, const char *message)
     const cJSON *node = tree_find(r->c->resolved, path);
     if (strcmp(path, "optimizer.params.max_grad_norm") == 0 || tree_is_auto(node))
         return; /* told by the rules, with what to write instead */
-    problem_add(r->c, ZDS_PROBLEM_ERROR, ZDS_CHECK_ZDS, path, "%s", message);
+    problem_add_node(r->c, ZDS_PROBLEM_ERROR, ZDS_CHECK_ZDS, path, node,
+                     !options_find(r->plugin, key), "%s", message);
 }
 
 static void check_one(zds_config *c, registry *plugins, int32_t kind, const char *type,
@@ -44,14 +46,13 @@ static void check_one(zds_config *c, registry *plugins, int32_t kind, const char
     const char *name = value_of(c, type)->string, *file;
     const zds_plugin *plugin;
     zds_error error = ZDS_ERROR_INIT;
-    reporter r = {c, section};
     if (!name)
         return;
     if (registry_find(plugins, kind, name, NULL, &plugin, &file, &error) != ZDS_OK)
         problem_add(c, ZDS_PROBLEM_ERROR, ZDS_CHECK_ZDS, type, "%s",
                     error.text ? error.text : "there is no such plugin");
     else if (!value_of(c, section)->bad)
-        options_check(plugin, value_of(c, section)->node, report, &r);
+        options_check(plugin, value_of(c, section)->node, report, &(reporter){c, section, plugin});
     zds_error_clear(&error);
 }
 

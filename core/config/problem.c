@@ -36,30 +36,35 @@ void problem_add_at(zds_config *c, int32_t severity, int32_t check, const char *
     c->problem_count++;
 }
 
-static void add(zds_config *c, int32_t severity, int32_t check, const char *path, bool at_key,
+static void add(zds_config *c, int32_t severity, int32_t check, const char *path, source_place at,
                 const char *format, va_list args)
 {
-    if (c->problem_count == PROBLEMS_MAX) {
-        c->problems_dropped++; /* before anything that costs: there may be very many */
-        return;
-    }
     char *message = text_formatv(format, args);
-    if (!message) {
+    if (message)
+        problem_add_at(c, severity, check, path, at, message);
+    else
         c->failed = true;
-        return;
-    }
-    const cJSON *node = c->src && *path ? tree_nearest(c->raw, path) : NULL;
-    source_place at = at_key ? source_key_place(c->src, node) : source_value_place(c->src, node);
-    problem_add_at(c, severity, check, path, at, message);
     free(message);
+}
+
+/* Before anything that costs: there may be very many. */
+static bool is_full(zds_config *c)
+{
+    if (c->problem_count < PROBLEMS_MAX)
+        return false;
+    c->problems_dropped++;
+    return true;
 }
 
 void problem_add(zds_config *c, int32_t severity, int32_t check, const char *path,
                  const char *format, ...)
 {
     va_list args;
+    if (is_full(c))
+        return;
     va_start(args, format);
-    add(c, severity, check, path, false, format, args);
+    add(c, severity, check, path, source_value_place(c->src, tree_nearest(c->raw, path)), format,
+        args);
     va_end(args);
 }
 
@@ -67,8 +72,25 @@ void problem_add_key(zds_config *c, int32_t severity, int32_t check, const char 
                      const char *format, ...)
 {
     va_list args;
+    if (is_full(c))
+        return;
     va_start(args, format);
-    add(c, severity, check, path, true, format, args);
+    add(c, severity, check, path, source_key_place(c->src, tree_nearest(c->raw, path)), format,
+        args);
+    va_end(args);
+}
+
+void problem_add_node(zds_config *c, int32_t severity, int32_t check, const char *path,
+                      const cJSON *node, bool at_key, const char *format, ...)
+{
+    va_list args;
+    if (is_full(c))
+        return;
+    source_place at = at_key ? source_key_place(c->src, node) : source_value_place(c->src, node);
+    if (!at.line && c->src) /* filled in from the arguments */
+        at = source_value_place(c->src, tree_nearest(c->raw, path));
+    va_start(args, format);
+    add(c, severity, check, path, at, format, args);
     va_end(args);
 }
 

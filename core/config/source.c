@@ -135,6 +135,25 @@ bool source_is_quoteless(const source *src, const cJSON *node)
     return s && s->quoteless;
 }
 
+static bool adopt(source *src, const cJSON *original, const cJSON *copy)
+{
+    for (; original && copy; original = original->next, copy = copy->next) {
+        const spot *known = find_spot(src, original);
+        if (!known)
+            continue;
+        spot s = *known;
+        s.node = copy;
+        if (!remember(src, &s) || !adopt(src, original->child, copy->child))
+            return false;
+    }
+    return true;
+}
+
+bool source_adopt(source *src, const cJSON *copy)
+{
+    return adopt(src, src->tree, copy);
+}
+
 static bool index_places(source *src)
 {
     size_t lines = 1;

@@ -40,6 +40,9 @@ const source_duplicate *source_duplicates(const source *src, size_t *count);
 /* Where a value of the tree starts, and where its key does (the value's place in an array). */
 source_place source_value_place(const source *src, const cJSON *node);
 source_place source_key_place(const source *src, const cJSON *node);
+/* Gives the nodes of `copy`, a cJSON_Duplicate of the tree, the same places. False if there is no
+ * memory. */
+bool source_adopt(source *src, const cJSON *copy);
 /* True for a string that the file gives without quotes: it runs to the end of its line. */
 bool source_is_quoteless(const source *src, const cJSON *node);
 
