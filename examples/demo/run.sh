@@ -4,7 +4,7 @@
 # usage: examples/demo/run.sh [STEPS]
 set -eu
 cd "$(dirname "$0")/../.."
-steps=${1:-400}
+steps=${1:-800}
 demo=build/demo
 mkdir -p $demo
 
@@ -28,7 +28,7 @@ fi
 build/bin/zds-run -n 2 build/bin/zds-train --config_name examples/demo/gpt2.json \
     --train_file $demo/text.txt --deepspeed examples/demo/ds_config.json \
     --output_dir $demo/model --overwrite_output_dir \
-    --max_steps "$steps" --logging_steps 20 --generate 400
+    --max_steps "$steps" --logging_steps 40 --generate 400
 
 cat <<END
 
