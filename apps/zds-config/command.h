@@ -40,6 +40,7 @@ int command_get(int argc, char **argv);
 int command_explain(int argc, char **argv);
 int command_schema(int argc, char **argv);
 int command_docs(int argc, char **argv);
+int command_estimate(int argc, char **argv);
 int command_schedule(int argc, char **argv);
 
 #endif

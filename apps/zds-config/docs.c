@@ -64,7 +64,8 @@ static bool print_row(void *user, const zds_config_key *key)
     cell(shown_default(key));
     printf(" | ");
     cell(key->auto_from ? key->auto_from : "");
-    printf(" | %s", key->support);
+    printf(" | %s%s%s", key->support, key->planned ? ", but " : "",
+           key->planned ? key->planned : "");
     if (key->successor)
         printf(": `%s`", key->successor);
     printf(" | ");

@@ -39,7 +39,8 @@ static void print_key(const zds_config_key *key)
         printf("  also:     %s\n", key->aliases);
     if (key->successor)
         printf("  use:      %s\n", key->successor);
-    printf("  in zds:   %s%s%s\n", key->support, key->reason ? ": " : "",
+    printf("  in zds:   %s%s%s%s%s\n", key->support, key->planned ? ", but not " : "",
+           key->planned ? key->planned : "", key->reason ? ": " : "",
            key->reason ? key->reason : "");
 }
 

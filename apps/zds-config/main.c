@@ -11,7 +11,7 @@ static const struct {
 } commands[] = {
     {"check", command_check}, {"resolve", command_resolve},   {"effective", command_effective},
     {"get", command_get},     {"explain", command_explain},   {"schema", command_schema},
-    {"docs", command_docs},   {"schedule", command_schedule},
+    {"docs", command_docs},   {"schedule", command_schedule}, {"estimate", command_estimate},
 };
 
 int main(int argc, char **argv)
@@ -23,6 +23,7 @@ int main(int argc, char **argv)
                  "get FILE KEY [ctx]\n"
                  "explain KEY [FILE]\n"
                  "schedule FILE [ctx] --steps N [--json | --plot] [--svg FILE]\n"
+                 "estimate (FOLDER | --params N) [options]\n"
                  "schema\n"
                  "docs",
         .doc = "Checks, resolves and explains a ds_config. FILE is a path, JSON text, or base64 of "

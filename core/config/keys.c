@@ -71,6 +71,7 @@ void zds_config_keys(bool (*visit)(void *user, const zds_config_key *key), void 
             .successor = f->successor,
             .auto_from = f->auto_from,
             .support = support_name(f->support),
+            .planned = f->planned,
             .reason = inherited_reason(&index, (int)i),
             .doc = f->doc,
             .min = f->flags & (FIELD_MIN | FIELD_ABOVE) ? f->min : -(double)INFINITY,

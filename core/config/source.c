@@ -266,7 +266,7 @@ static bool attach(reader *r, cJSON *node, size_t at, bool quoteless)
         return no_memory(r);
     if (r->src->count == SOURCE_MAX_VALUES) {
         cJSON_Delete(node);
-        return scan_fail(&r->scan, at, "more values than any ds_config has (400000)");
+        return scan_fail(&r->scan, at, "more values than any ds_config has (50000)");
     }
     spot s = {node, (uint32_t)at, (uint32_t)(r->key ? r->key_at : at), quoteless};
     cJSON *parent = r->depth ? r->stack[r->depth - 1].node : NULL;

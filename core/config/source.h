@@ -10,7 +10,7 @@
 enum {
     SOURCE_MAX_BYTES = 16 << 20,
     SOURCE_MAX_DEPTH = 200,     /* objects and arrays inside one another */
-    SOURCE_MAX_VALUES = 400000, /* values of all kinds */
+    SOURCE_MAX_VALUES = 50000,  /* values of all kinds */
     SOURCE_MAX_DUPLICATES = 100 /* kept; later ones are dropped */
 };
 

@@ -114,6 +114,7 @@ typedef struct zds_config_key {
     const char *auto_from; /* what fills "auto"; NULL: nothing */
     const char *support;   /* "implemented", "planned", "without effect", "refused", "deprecated",
                               "removed" */
+    const char *planned;   /* values of an implemented key that are only planned: "3"; or NULL */
     const char *reason;    /* why, for refused and removed; else NULL */
     const char *doc;       /* one line */
     double min, max;       /* of numbers; -INFINITY, INFINITY: none */
