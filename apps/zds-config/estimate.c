@@ -6,7 +6,6 @@
  * program's own memory are not in it. */
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 

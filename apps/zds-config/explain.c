@@ -1,7 +1,5 @@
 /* zds-config explain: what a key does, its default, who fills "auto", where it was set. */
-#include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "command.h"

@@ -1,8 +1,5 @@
 /* zds-config schema: the keys as JSON Schema, so that an editor completes and checks a ds_config.
  */
-#include <stdlib.h>
-#include <string.h>
-
 #include "command.h"
 #include "common/output.h"
 

@@ -1,5 +1,4 @@
 /* The effective form as JSON, under the names of DeepSpeedConfig's attributes. */
-#include <stdlib.h>
 #include <string.h>
 
 #include "config/internal.h"

@@ -6,8 +6,8 @@
 
 /* The folders of zds.plugin_path, joined by ':', or NULL. The caller frees it. */
 char *config_plugin_path(const zds_config *c);
-/* Holds optimizer and scheduler against the tables of their plugins; reports problems. Without
- * c->has_arguments no "auto" was filled, and each one left is told by config_params_auto. */
+/* Holds optimizer and scheduler against the tables of their plugins; reports problems. "auto" that
+ * nothing filled is told by effective_rules already. */
 void config_check_plugins(zds_config *c);
 
 #endif

@@ -1,9 +1,7 @@
 /* One value as its row wants it: the lax coercions of DeepSpeed's typed sections (pydantic). */
 #include <ctype.h>
-#include <errno.h>
 #include <locale.h>
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
