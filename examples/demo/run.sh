@@ -1,10 +1,10 @@
 #!/bin/sh
-# Trains a small GPT-2 from nothing on the Jargon File, 1.5 MB of English prose: two ranks, ZeRO-2,
+# Trains a small GPT-2 from nothing on the Jargon File, 1.3 MB of English prose: two ranks, ZeRO-2,
 # bf16. Does all its set-up on a fresh Debian 12, and writes below build/ only.
 # usage: examples/demo/run.sh [STEPS]
 set -eu
 cd "$(dirname "$0")/../.."
-steps=${1:-800}
+steps=${1:-1600}
 demo=build/demo
 mkdir -p $demo
 
@@ -21,14 +21,15 @@ if [ ! -s $demo/text.txt ]; then
     .ci/install fetch jargon-text $demo
     dpkg-deb -x $demo/jargon-text_*.deb $demo/package
     gzip -dc $demo/package/usr/share/doc/jargon-text/jargon.txt.gz |
-        LC_ALL=C.UTF-8 iconv -f utf-8 -t ascii//TRANSLIT | sed 's/^   //' >$demo/text.new
+        LC_ALL=C.UTF-8 iconv -f utf-8 -t ascii//TRANSLIT | sed 's/^   //' | # paragraphs of prose only:
+        awk 'BEGIN { RS = ""; ORS = "\n\n" } length > 100 && !/[|+_=-][|+_=]/' >$demo/text.new
     mv $demo/text.new $demo/text.txt
 fi
 
 build/bin/zds-run -n 2 build/bin/zds-train --config_name examples/demo/gpt2.json \
     --train_file $demo/text.txt --deepspeed examples/demo/ds_config.json \
     --output_dir $demo/model --overwrite_output_dir \
-    --max_steps "$steps" --logging_steps 40 --generate 400
+    --max_steps "$steps" --logging_steps 80 --generate 400
 
 cat <<END
 
