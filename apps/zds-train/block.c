@@ -69,26 +69,38 @@ static void forward_mlp(void *arg, size_t task)
     gpt2 *g = job->g;
     span rows = rows_of(g, task);
     size_t d = g->d, f = g->f, n = rows.count, at = rows.first * d;
-    float *normed = slot_take(g), *out = normed + n * d, *mask = out + n * d;
-    float *active = mask + n * d;
-    float *middle = job->m->middle + at, *hidden = job->m->hidden + rows.first * f;
+    float *out = slot_take(g), *normed = out; /* never both at a time */
+    float *active = out + n * d, *mask = active + n * f;
+    float *middle = job->m->middle + at, *hidden = job->m->hidden + rows.first * g->ld_f;
+    const float *fc = g->fc ? g->fc : job->w[FC_W];
     product(g, 'N', 'N', n, d, d, 1, g->mixed + at, d, job->w[PROJ_W], d, 0, out, d);
     g->k->residual(n, d, job->m->x + at, out, job->w[PROJ_B], mask_of(job, SITE_PROJ, rows, mask),
                    middle);
     g->k->norm_forward(n, d, middle, job->w[LN2_W], job->w[LN2_B], (float)g->c.layer_norm_epsilon,
                        normed, job->m->stats2 + 2 * rows.first);
-    product(g, 'N', 'N', n, f, d, 1, normed, d, job->w[FC_W], f, 0, hidden, f);
-    g->k->activate(g->c.activation_function, n, f, hidden, f, job->w[FC_B], active, f);
+    product(g, 'N', 'N', n, f, d, 1, normed, d, fc, g->ld_f, 0, hidden, g->ld_f);
+    g->k->activate(g->c.activation_function, n, f, hidden, g->ld_f, job->w[FC_B], active, f);
     product(g, 'N', 'N', n, d, f, 1, active, f, job->w[OUT_W], d, 0, out, d);
     g->k->residual(n, d, middle, out, job->w[OUT_B], mask_of(job, SITE_OUT, rows, mask),
                    job->next + at);
-    slot_give(g, normed);
+    slot_give(g, out);
+}
+
+/* Some rows of FC_W for g->fc. */
+static void copy_fc(void *arg, size_t task)
+{
+    block_job *job = arg;
+    gpt2 *g = job->g;
+    for (size_t r = task * 64; r < min_size(task * 64 + 64, g->d); r++)
+        memcpy(g->fc + r * g->ld_f, job->w[FC_W] + r * g->f, g->f * sizeof *g->fc);
 }
 
 void gpt2_block(gpt2 *g, size_t layer, const float *const *w)
 {
     block_job job = job_of(g, layer, w, NULL);
     size_t tasks = pieces(g->rows, ROWS);
+    if (g->fc)
+        run(&job, pieces(g->d, 64), copy_fc);
     run(&job, tasks, forward_qkv);
     attention(g, layer, w[QKV_B]);
     run(&job, tasks, forward_mlp);
@@ -114,10 +126,13 @@ static void backward_out(void *arg, size_t task)
     gpt2 *g = job->g;
     span rows = rows_of(g, task);
     size_t d = g->d, at = rows.first * d;
+    float *normed = slot_take(g);
     const float *up = behind_dropout(job, SITE_OUT, rows, job->next + at);
     g->k->column_sums(rows.count, d, up, d, job->out_sums + task * d);
     g->k->norm_apply(rows.count, d, job->m->middle + at, job->w[LN2_W], job->w[LN2_B],
-                     job->m->stats2 + 2 * rows.first, g->normed + at);
+                     job->m->stats2 + 2 * rows.first, normed);
+    g->k->transpose(rows.count, d, normed, d, g->normed + rows.first, g->ld_m);
+    slot_give(g, normed);
 }
 
 /* Some columns of the hidden layer, all rows: the activation's gradient, and both weights'. */
@@ -127,13 +142,16 @@ static void backward_hidden(void *arg, size_t task)
     gpt2 *g = job->g;
     size_t d = g->d, f = g->f, m = g->rows, column = task * HIDDEN;
     size_t n = min_size(HIDDEN, f - column);
-    float *active = slot_take(g), *scratch = active + m * n, *hidden = job->m->hidden + column;
+    float *active = slot_take(g), *turned = active + m * n, *scratch = turned + g->ld_m * n;
+    float *hidden = job->m->hidden + column;
     product(g, 'N', 'T', m, n, d, 1, job->upstream, d, job->w[OUT_W] + column * d, d, 0, active, n);
-    g->k->activate_backward(g->c.activation_function, m, n, hidden, f, job->w[FC_B] + column,
+    g->k->activate_backward(g->c.activation_function, m, n, hidden, g->ld_f, job->w[FC_B] + column,
                             active, n, job->fc_sums + column);
-    gradient_product(g, &job->dw[OUT_W], column * d, d, n, d, m, active, n, job->upstream, d,
-                     scratch);
-    gradient_product(g, &job->dw[FC_W], column, f, d, n, m, g->normed, d, hidden, f, scratch);
+    g->k->transpose(m, n, active, n, turned, g->ld_m);
+    gradient_product(g, &job->dw[OUT_W], column * d, d, 'N', n, d, m, turned, g->ld_m,
+                     job->upstream, d, scratch);
+    gradient_product(g, &job->dw[FC_W], column, f, 'N', d, n, m, g->normed, g->ld_m, hidden,
+                     g->ld_f, scratch);
     slot_give(g, active);
 }
 
@@ -144,8 +162,8 @@ static void backward_middle(void *arg, size_t task)
     span rows = rows_of(g, task);
     size_t d = g->d, f = g->f, n = rows.count, at = rows.first * d;
     float *d_normed = slot_take(g), *middle = job->m->middle + at;
-    product(g, 'N', 'T', n, d, f, 1, job->m->hidden + rows.first * f, f, job->w[FC_W], f, 0,
-            d_normed, d);
+    product(g, 'N', 'T', n, d, f, 1, job->m->hidden + rows.first * g->ld_f, g->ld_f,
+            g->fc ? g->fc : job->w[FC_W], g->ld_f, 0, d_normed, d);
     g->k->norm_backward(n, d, d_normed, middle, job->w[LN2_W], job->m->stats2 + 2 * rows.first,
                         job->next + at, middle, job->norm2_sums + task * 2 * d);
     const float *up = behind_dropout(job, SITE_PROJ, rows, middle);
@@ -162,7 +180,8 @@ static void backward_qkv(void *arg, size_t task)
     size_t d = g->d, n = rows.count, at = rows.first * d;
     float *d_normed = slot_take(g), *x = job->m->x + at;
     const float *stats = job->m->stats1 + 2 * rows.first;
-    g->k->norm_apply(n, d, x, job->w[LN1_W], job->w[LN1_B], stats, g->normed + at);
+    g->k->norm_apply(n, d, x, job->w[LN1_W], job->w[LN1_B], stats, d_normed);
+    g->k->transpose(n, d, d_normed, d, g->normed + rows.first, g->ld_m);
     product(g, 'N', 'T', n, d, 3 * d, 1, job->m->qkv + 3 * at, 3 * d, job->w[QKV_W], 3 * d, 0,
             d_normed, d);
     g->k->norm_backward(n, d, d_normed, x, job->w[LN1_W], stats, job->m->middle + at, x,
@@ -175,14 +194,15 @@ static void backward_weights(void *arg, size_t task)
 {
     block_job *job = arg;
     gpt2 *g = job->g;
-    size_t d = g->d, column = task ? (task - 1) * 1536 : 0;
+    size_t d = g->d, column = task ? (task - 1) * COLUMNS : 0;
     float *scratch = slot_take(g);
     if (task == 0)
-        gradient_product(g, &job->dw[PROJ_W], 0, d, d, d, g->rows, g->mixed, d, job->upstream, d,
-                         scratch);
+        gradient_product(g, &job->dw[PROJ_W], 0, d, 'T', d, d, g->rows, g->mixed, d, job->upstream,
+                         d, scratch);
     else
-        gradient_product(g, &job->dw[QKV_W], column, 3 * d, d, min_size(1536, 3 * d - column),
-                         g->rows, g->normed, d, job->m->qkv + column, 3 * d, scratch);
+        gradient_product(g, &job->dw[QKV_W], column, 3 * d, 'N', d,
+                         min_size(COLUMNS, 3 * d - column), g->rows, g->normed, g->ld_m,
+                         job->m->qkv + column, 3 * d, scratch);
     slot_give(g, scratch);
 }
 
@@ -190,6 +210,8 @@ void gpt2_block_backward(gpt2 *g, size_t layer, const float *const *w, const gra
 {
     block_job job = job_of(g, layer, w, dw);
     size_t tasks = pieces(g->rows, ROWS), d = g->d;
+    if (g->fc)
+        run(&job, pieces(d, 64), copy_fc);
     job.upstream = g->masked ? g->masked : job.next;
     run(&job, tasks, backward_out);
     run(&job, pieces(g->f, HIDDEN), backward_hidden);
@@ -197,7 +219,7 @@ void gpt2_block_backward(gpt2 *g, size_t layer, const float *const *w, const gra
     run(&job, tasks, backward_middle);
     attention_backward(g, layer, w[QKV_B], job.qkv_sums);
     run(&job, tasks, backward_qkv);
-    run(&job, 1 + pieces(3 * d, 1536), backward_weights);
+    run(&job, 1 + pieces(3 * d, COLUMNS), backward_weights);
     gradient_sums(g, &dw[OUT_B], d, job.out_sums, d, tasks);
     gradient_sums(g, &dw[PROJ_B], d, job.proj_sums, d, tasks);
     gradient_sums(g, &dw[LN1_W], d, job.norm1_sums, 2 * d, tasks);

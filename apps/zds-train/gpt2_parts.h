@@ -10,8 +10,9 @@
 #include "gpt2.h"
 
 enum {
-    ROWS = 512,        /* rows of M in one task */
-    HIDDEN = 768,      /* columns of F in one task of the backward pass */
+    ROWS = 256,        /* rows of M in one task */
+    HIDDEN = 384,      /* columns of F in one task of the backward pass */
+    COLUMNS = 384,     /* columns of a weight's gradient in one task */
     VOCAB = 512,       /* rows of the vocabulary in one piece */
     QUERIES = 64,      /* rows of attention scores at a time */
     TOKEN_COLUMNS = 64 /* columns of the embedding's gradient in one task */
@@ -32,6 +33,7 @@ struct gpt2 {
     workers crew;
     size_t batch, length; /* of the memory */
     size_t d, f, v, heads, head_size;
+    size_t ld_f, ld_m; /* distance of rows of F and of columns of M: see spread */
     gpt2_batch now;
     bool training;
     size_t first, rows; /* rows [first, first + rows) of M are computed */
@@ -40,11 +42,14 @@ struct gpt2 {
     void *memory;
     size_t bytes;
     layer_memory *layers;
-    float *last;   /* (M, D): what comes out of the last block */
-    float *normed; /* (M, D): output of the norm that is being walked through */
-    float *mixed;  /* (M, D): output of the heads; in backward its gradient, then it again */
-    float *masked; /* (M, D): gradient behind a dropout; NULL if resid_pdrop is 0 */
-    float *scores; /* (M, VOCAB): gradient of a piece of the logits */
+    float *last; /* (M, D): what comes out of the last block */
+    float
+        *normed;  /* output of the norm that is being walked through: in the head (M, D), in a block
+                     its transpose (D, M; ld_m), which makes weight gradients plain products */
+    float *fc;    /* (D, F; ld_f): a copy of the block's FC_W; NULL where F needs no spreading */
+    float *mixed; /* (M, D): output of the heads; in backward its gradient, then it again */
+    float *masked;                 /* (M, D): gradient behind a dropout; NULL if resid_pdrop is 0 */
+    float *scores;                 /* (M, VOCAB): gradient of a piece of the logits */
     float *stats, *lse, *row_loss; /* (M, 2), (M), (M): the final norm, the logits */
     float *sums;                   /* column sums of tasks */
     uint32_t *order;               /* (M): rows sorted by token */
@@ -77,10 +82,9 @@ span rows_of(const gpt2 *g, size_t task);
 void product(gpt2 *g, char op_a, char op_b, size_t m, size_t n, size_t k, float alpha,
              const float *a, size_t ld_a, const float *b, size_t ld_b, float beta, float *c,
              size_t ld_c);
-/* d[rows first_row.., columns first_column..] (m, n) = A^T B with A (k, m), B (k, n); `ld`: of d.
- */
-void gradient_product(gpt2 *g, const gradient *d, size_t at, size_t ld, size_t m, size_t n,
-                      size_t k, const float *a, size_t ld_a, const float *b, size_t ld_b,
+/* d (m, n; ld) from its element `at` on = op(A) B with op(A) (m, k), B (k, n); scratch (m, n). */
+void gradient_product(gpt2 *g, const gradient *d, size_t at, size_t ld, char op_a, size_t m,
+                      size_t n, size_t k, const float *a, size_t ld_a, const float *b, size_t ld_b,
                       float *scratch);
 void gradient_store(const gpt2 *g, const gradient *d, size_t at, size_t n, const float *values);
 /* Adds `count` rows of `n` sums, the first to the last, and stores the result. */

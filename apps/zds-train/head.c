@@ -93,7 +93,7 @@ static void head_weights(void *arg, size_t task)
     gpt2 *g = job->g;
     size_t d = g->d, at = task * 256, n = min_size(256, job->tokens - at);
     float *scratch = slot_take(g);
-    gradient_product(g, job->d_head, (job->token + at) * d, d, n, d, g->rows, g->scores + at,
+    gradient_product(g, job->d_head, (job->token + at) * d, d, 'T', n, d, g->rows, g->scores + at,
                      job->tokens, g->normed, d, scratch);
     slot_give(g, scratch);
 }

@@ -64,6 +64,8 @@ typedef struct kernels {
                        float scale, float *y, size_t ld_y);
     /* sums (n) = columns of x added up, from the first row to the last */
     void (*column_sums)(size_t rows, size_t n, const float *x, size_t ld, float *sums);
+    /* y (n, rows; ld_y) = x (rows, n; ld) transposed */
+    void (*transpose)(size_t rows, size_t n, const float *x, size_t ld, float *y, size_t ld_y);
     /* y += x */
     void (*add)(size_t n, const float *x, float *y);
     void (*from_bf16)(size_t n, const uint16_t *x, float *y);

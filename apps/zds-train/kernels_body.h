@@ -320,6 +320,38 @@ static void column_sums(size_t rows, size_t n, const float *x, size_t ld, float 
             store(sums + i, n - i, load(sums + i, n - i) + load(x + i, n - i));
 }
 
+typedef float four __attribute__((vector_size(16)));
+typedef float four_at __attribute__((vector_size(16), aligned(4), may_alias));
+
+static void transpose(size_t rows, size_t n, const float *x, size_t ld, float *y, size_t ld_y)
+{
+    size_t r = 0;
+    for (; r + 4 <= rows; r += 4) {
+        const float *from = x + r * ld;
+        float *to = y + r;
+        size_t i = 0;
+        for (; i + 4 <= n; i += 4) {
+            four a = *(const four_at *)(from + i), b = *(const four_at *)(from + ld + i);
+            four c = *(const four_at *)(from + 2 * ld + i),
+                 d = *(const four_at *)(from + 3 * ld + i);
+            four ab = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+            four cd = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+            four ab2 = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+            four cd2 = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+            *(four_at *)(to + i * ld_y) = __builtin_shufflevector(ab, cd, 0, 1, 4, 5);
+            *(four_at *)(to + (i + 1) * ld_y) = __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+            *(four_at *)(to + (i + 2) * ld_y) = __builtin_shufflevector(ab2, cd2, 0, 1, 4, 5);
+            *(four_at *)(to + (i + 3) * ld_y) = __builtin_shufflevector(ab2, cd2, 2, 3, 6, 7);
+        }
+        for (; i < n; i++)
+            for (size_t k = 0; k < 4; k++)
+                to[i * ld_y + k] = from[k * ld + i];
+    }
+    for (; r < rows; r++)
+        for (size_t i = 0; i < n; i++)
+            y[i * ld_y + r] = x[r * ld + i];
+}
+
 static void add(size_t n, const float *x, float *y)
 {
     for (size_t i = 0; i < n; i += LANES)
@@ -475,6 +507,7 @@ const kernels KERNELS = {.name = KERNELS_NAME,
                          .scaled_exp = scaled_exp,
                          .scale_bias = scale_bias,
                          .column_sums = column_sums,
+                         .transpose = transpose,
                          .add = add,
                          .from_bf16 = from_bf16,
                          .to_bf16 = to_bf16,

@@ -1,5 +1,6 @@
 /* zds-train: trains a GPT-2 in transformers' format on a text, as a ds_config says. */
 #include <cjson/cJSON.h>
+#include <malloc.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -259,6 +260,10 @@ static void clear(training *t)
 
 int main(int argc, char **argv)
 {
+    /* oneDNN allocates its packing buffers in every product: do not give the pages back each time
+     */
+    mallopt(M_MMAP_THRESHOLD, 32 << 20);
+    mallopt(M_TRIM_THRESHOLD, 64 << 20);
     training t = {0};
     int code = options_parse(argc, argv, &t.o);
     if (code != ARGS_GO)
