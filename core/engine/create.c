@@ -3,8 +3,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include <cjson/cJSON.h>
-
+#include "config/plugins.h"
 #include "engine/internal.h"
 #include "host/error.h"
 
@@ -38,25 +37,6 @@ static zds_status find_place(launch *place, const zds_engine_options *o, zds_err
                          place->rank, place->world_size, place->local_rank,
                          place->local_world_size);
     return ZDS_OK;
-}
-
-/* The config's plugin folders, joined by ':'; relative ones as the process sees them. */
-static char *plugin_path(const zds_config *config)
-{
-    const cJSON *list = zds_config_node(config, "zds.plugin_path");
-    if (cJSON_IsString(list))
-        return strdup(list->valuestring);
-    char *path = NULL;
-    const cJSON *item;
-    cJSON_ArrayForEach(item, list)
-    {
-        if (!cJSON_IsString(item))
-            continue;
-        char *longer = text_format("%s%s%s", path ? path : "", path ? ":" : "", item->valuestring);
-        free(path);
-        path = longer;
-    }
-    return path;
 }
 
 static uint64_t gcd(uint64_t a, uint64_t b)
@@ -109,7 +89,7 @@ static zds_status build(zds_engine *e, const zds_model *model, const zds_engine_
         status = pool_create(o->threads, e->place.local_world_size, &e->threads, error);
     if (status)
         return status;
-    char *path = plugin_path(e->config);
+    char *path = config_plugin_path(e->config);
     status = registry_create(path, o->plugins, &e->plugins, error);
     free(path);
     e->model = status ? NULL : model_copy(model);
