@@ -17,14 +17,14 @@ typedef struct attention_job {
 /* Scratch of a task, in floats. */
 typedef struct attention_slot {
     float *q, *k, *v;                /* (T, head_size), q scaled */
-    float *scores, *d_scores, *mask; /* (QUERIES, T), (QUERIES, T), (T) */
+    float *scores, *d_scores, *mask; /* (QUERIES, T) */
     float *d_out, *d_q, *d_k, *d_v;  /* (T, head_size) */
     float *dropped;                  /* (QUERIES, T): scores after dropout */
 } attention_slot;
 
 size_t attention_scratch(const gpt2 *g)
 {
-    return 7 * g->length * g->head_size + (3 * QUERIES + 1) * g->length;
+    return 7 * g->length * g->head_size + 4 * QUERIES * g->length;
 }
 
 static attention_slot divide(const gpt2 *g, float *slot)
@@ -59,18 +59,16 @@ static void gather(const attention_job *job, size_t sequence, size_t head, atten
     g->k->scale_bias(t, n, qkv + 2 * g->d, ld, job->bias + 2 * g->d + at, 1, s->v, n);
 }
 
-/* out = p * mask for rows of attention weights [query, query + count). */
-static void drop(const attention_job *job, size_t sequence, size_t head, size_t query, size_t count,
-                 const float *p, float *mask, float *out)
+/* Masks (count, query + count) of attention weights in rows [query, query + count). */
+static void draw_mask(const attention_job *job, size_t sequence, size_t head, size_t query,
+                      size_t count, float *mask)
 {
     gpt2 *g = job->g;
     size_t t = g->positions, keys = query + count;
     random_stream stream = dropout_stream(g, job->layer, SITE_ATTENTION, sequence);
-    for (size_t r = 0; r < count; r++) {
+    for (size_t r = 0; r < count; r++)
         g->k->dropout_mask(&stream, ((uint64_t)head * t + query + r) * t, keys, g->c.attn_pdrop,
-                           mask);
-        g->k->multiply(keys, p + r * keys, mask, out + r * keys);
-    }
+                           mask + r * keys);
 }
 
 static void attend(void *arg, size_t task)
@@ -86,8 +84,10 @@ static void attend(void *arg, size_t task)
         product(g, 'N', 'T', count, keys, n, 1, s.q + i * n, n, s.k, n, 0, s.scores, keys);
         for (size_t r = 0; r < count; r++)
             lse[i + r] = g->k->softmax(i + r + 1, keys, s.scores + r * keys);
-        if (g->training && g->c.attn_pdrop > 0)
-            drop(job, sequence, head, i, count, s.scores, s.mask, s.scores);
+        if (g->training && g->c.attn_pdrop > 0) {
+            draw_mask(job, sequence, head, i, count, s.mask);
+            g->k->multiply(count * keys, s.scores, s.mask, s.scores);
+        }
         product(g, 'N', 'N', count, n, keys, 1, s.scores, keys, s.v, n, 0,
                 g->mixed + (sequence * t + i) * g->d + head * n, g->d);
     }
@@ -113,7 +113,8 @@ static void attend_backward_rows(attention_job *job, size_t sequence, size_t hea
     for (size_t r = 0; r < count; r++)
         g->k->exponentials(i + r + 1, keys, lse[i + r], s->scores + r * keys);
     if (drops) {
-        drop(job, sequence, head, i, count, s->scores, s->mask, s->dropped);
+        draw_mask(job, sequence, head, i, count, s->mask);
+        g->k->multiply(count * keys, s->scores, s->mask, s->dropped);
         weights = s->dropped;
     }
     product(g, 'N', 'N', count, n, keys, 1, weights, keys, s->v, n, 0,
@@ -121,7 +122,7 @@ static void attend_backward_rows(attention_job *job, size_t sequence, size_t hea
     product(g, 'T', 'N', keys, n, count, 1, weights, keys, s->d_out + i * n, n, 1, s->d_v, n);
     product(g, 'N', 'T', count, keys, n, 1, s->d_out + i * n, n, s->v, n, 0, s->d_scores, keys);
     if (drops)
-        drop(job, sequence, head, i, count, s->d_scores, s->mask, s->d_scores);
+        g->k->multiply(count * keys, s->d_scores, s->mask, s->d_scores);
     for (size_t r = 0; r < count; r++)
         g->k->softmax_backward(keys, s->scores + r * keys, s->d_scores + r * keys,
                                s->d_scores + r * keys);

@@ -18,7 +18,7 @@ const kernels *kernels_best(void)
 
 void random_block(const random_stream *stream, uint32_t block, uint32_t out[4])
 {
-    uint32_t number[4][LANES];
+    uvec number[4];
     philox(stream, block, number);
     for (int j = 0; j < 4; j++)
         out[j] = number[j][0];

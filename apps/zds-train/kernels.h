@@ -18,7 +18,9 @@ typedef enum activation {
 } activation;
 
 /* Which random numbers: Philox4x32-10 (Salmon et al. 2011) with `key` and the counter
- * {block, counter[0], counter[1], counter[2]}; block b makes elements 4b to 4b+3. */
+ * {block, counter[0], counter[1], counter[2]}. Word j of block 16 g + i makes element 64 g + 16 j +
+ * i.
+ */
 typedef struct random_stream {
     uint32_t key[2];
     uint32_t counter[3];

@@ -3,6 +3,9 @@
  * on the number of threads. */
 #include <math.h>
 #include <string.h>
+#if LANES > 4
+#include <immintrin.h>
+#endif
 
 #include "common/floats.h"
 #include "kernels.h"
@@ -374,49 +377,101 @@ static void to_bf16(size_t n, const float *x, bool accumulate, uint16_t *y)
             y[i] = bf16_from_float(x[i]);
 }
 
-/* LANES Philox blocks side by side. */
-static void philox(const random_stream *stream, uint32_t block, uint32_t out[4][LANES])
+typedef uint32_t uvec __attribute__((vector_size(LANES * 4)));
+
+/* Both halves of the 64-bit products of a's lanes and m. */
+static inline void multiply_wide(uvec a, uint32_t m, uvec *high, uvec *low)
 {
-    uint32_t c0[LANES], c1[LANES], c2[LANES], c3[LANES];
-    uint32_t k0 = stream->key[0], k1 = stream->key[1];
-    for (uint32_t i = 0; i < LANES; i++) {
-        c0[i] = block + i;
-        c1[i] = stream->counter[0];
-        c2[i] = stream->counter[1];
-        c3[i] = stream->counter[2];
+#if LANES == 8
+    __m256i factor = _mm256_set1_epi64x(m), x = (__m256i)a;
+    __m256i even = _mm256_mul_epu32(x, factor);
+    __m256i odd = _mm256_mul_epu32(_mm256_srli_epi64(x, 32), factor);
+    *low = (uvec)_mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xaa);
+    *high = (uvec)_mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
+#elif LANES == 16
+    __m512i factor = _mm512_set1_epi64(m), x = (__m512i)a;
+    __m512i even = _mm512_mul_epu32(x, factor);
+    __m512i odd = _mm512_mul_epu32(_mm512_srli_epi64(x, 32), factor);
+    *low = (uvec)_mm512_mask_blend_epi32(0xaaaa, even, _mm512_slli_epi64(odd, 32));
+    *high = (uvec)_mm512_mask_blend_epi32(0xaaaa, _mm512_srli_epi64(even, 32), odd);
+#else
+    for (int i = 0; i < LANES; i++) {
+        uint64_t product = (uint64_t)m * a[i];
+        (*high)[i] = (uint32_t)(product >> 32);
+        (*low)[i] = (uint32_t)product;
     }
-    for (int round = 0; round < 10; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u)
-        for (int i = 0; i < LANES; i++) {
-            uint64_t a = (uint64_t)0xD2511F53u * c0[i], b = (uint64_t)0xCD9E8D57u * c2[i];
-            c0[i] = (uint32_t)(b >> 32) ^ c1[i] ^ k0;
-            c1[i] = (uint32_t)b;
-            c2[i] = (uint32_t)(a >> 32) ^ c3[i] ^ k1;
-            c3[i] = (uint32_t)a;
+#endif
+}
+
+/* LANES Philox blocks side by side, the first of which is `block`. */
+static void philox(const random_stream *stream, uint32_t block, uvec out[4])
+{
+    uvec c0 = (uvec){0} + block, c1 = (uvec){0} + stream->counter[0];
+    uvec c2 = (uvec){0} + stream->counter[1], c3 = (uvec){0} + stream->counter[2];
+    uint32_t k0 = stream->key[0], k1 = stream->key[1];
+    for (uint32_t i = 0; i < LANES; i++)
+        c0[i] += i;
+    for (int round = 0; round < 10; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
+        uvec high0, low0, high2, low2;
+        multiply_wide(c0, 0xD2511F53u, &high0, &low0);
+        multiply_wide(c2, 0xCD9E8D57u, &high2, &low2);
+        c0 = high2 ^ c1 ^ k0;
+        c2 = high0 ^ c3 ^ k1;
+        c1 = low2;
+        c3 = low0;
+    }
+    out[0] = c0;
+    out[1] = c1;
+    out[2] = c2;
+    out[3] = c3;
+}
+
+/* Makes elements 64 group to 64 group + 64: word j of block 16 group + i is element 16 j + i. */
+typedef void (*group_fn)(const uvec number[4], const void *arg, vec out[4]);
+
+static inline void random_elements(const random_stream *stream, uint64_t first, size_t n,
+                                   group_fn make, const void *arg, float *to)
+{
+    for (uint64_t group = first / 64; group * 64 < first + n; group++) {
+        uint64_t begin = group * 64;
+        bool whole = begin >= first && begin + 64 <= first + n;
+        float part[64], *at = whole ? to + (begin - first) : part;
+        for (uint32_t i = 0; i < 16; i += LANES) {
+            uvec number[4];
+            vec made[4];
+            philox(stream, (uint32_t)(group * 16) + i, number);
+            make(number, arg, made);
+            for (uint32_t j = 0; j < 4; j++)
+                store(at + 16 * j + i, LANES, made[j]);
         }
-    memcpy(out[0], c0, sizeof c0);
-    memcpy(out[1], c1, sizeof c1);
-    memcpy(out[2], c2, sizeof c2);
-    memcpy(out[3], c3, sizeof c3);
+        if (whole)
+            continue;
+        uint64_t from = begin > first ? begin : first;
+        uint64_t end = begin + 64 < first + n ? begin + 64 : first + n;
+        memcpy(to + (from - first), part + (from - begin), (end - from) * sizeof *to);
+    }
+}
+
+typedef struct dropout {
+    uint32_t limit;
+    float kept;
+} dropout;
+
+static inline void make_mask(const uvec number[4], const void *arg, vec out[4])
+{
+    const dropout *d = arg;
+    for (int j = 0; j < 4; j++)
+        out[j] = choose((ivec)(number[j] < (uvec){0} + d->limit), splat(0), splat(d->kept));
 }
 
 static void dropout_mask(const random_stream *stream, uint64_t first, size_t n, double rate,
                          float *mask)
 {
-    uint32_t limit = rate >= 1 ? UINT32_MAX : (uint32_t)(rate * 0x1p32), number[4][LANES];
-    float kept = rate >= 1 ? 0.0f : (float)(1 / (1 - rate));
-    for (uint64_t i = first / 4 * 4; i < first + n; i += 4 * LANES) {
-        philox(stream, (uint32_t)(i / 4), number);
-        if (i >= first && i + 4 * LANES <= first + n) {
-            float *out = mask + (i - first);
-            for (int lane = 0; lane < LANES; lane++)
-                for (int j = 0; j < 4; j++)
-                    out[4 * lane + j] = number[j][lane] < limit ? 0.0f : kept;
-            continue;
-        }
-        for (uint64_t k = 0; k < 4 * LANES; k++)
-            if (i + k >= first && i + k < first + n)
-                mask[i + k - first] = number[k % 4][k / 4] < limit ? 0.0f : kept;
-    }
+    dropout d = {(uint32_t)(rate * 0x1p32), (float)(1 / (1 - rate))};
+    if (rate >= 1)
+        memset(mask, 0, n * sizeof *mask);
+    else
+        random_elements(stream, first, n, make_mask, &d, mask);
 }
 
 /* Natural logarithm of normal positive numbers, to 2 ulp. Cephes' logf. */
@@ -456,39 +511,30 @@ static inline void turn(vec t, vec *sine, vec *cosine)
     *cosine = (vec)((ivec)choose(swap, s, c) ^ (((quarter + 1) & 2) << 30));
 }
 
-/* LANES pairs of two rows of random numbers. */
-static inline void normal_pairs(const uint32_t *a, const uint32_t *b, vec *x, vec *y)
+/* LANES pairs of numbers become LANES pairs of normal values. */
+static inline void normal_pairs(uvec a, uvec b, float std, vec *x, vec *y)
 {
-    ivec u, v;
-    memcpy(&u, a, sizeof u);
-    memcpy(&v, b, sizeof v);
-    vec one = (__builtin_convertvector((u >> 8) & 0xffffff, vec) + 1.0f) * 0x1p-24f; /* (0, 1] */
-    vec angle = __builtin_convertvector(v >> 8, vec) * 0x1p-24f; /* [-0.5, 0.5) */
+    vec one = (__builtin_convertvector((ivec)(a >> 8), vec) + 1.0f) * 0x1p-24f; /* (0, 1] */
+    vec angle = __builtin_convertvector((ivec)b >> 8, vec) * 0x1p-24f;          /* [-0.5, 0.5) */
     vec radius = -2.0f * log_vec(one), sine, cosine;
     for (int i = 0; i < LANES; i++)
         radius[i] = sqrtf(radius[i]);
+    radius *= std;
     turn(angle, &sine, &cosine);
     *x = radius * cosine;
     *y = radius * sine;
 }
 
+static inline void make_normals(const uvec number[4], const void *arg, vec out[4])
+{
+    float std = *(const float *)arg;
+    normal_pairs(number[0], number[1], std, &out[0], &out[1]);
+    normal_pairs(number[2], number[3], std, &out[2], &out[3]);
+}
+
 static void normals(const random_stream *stream, uint64_t first, size_t n, float std, float *out)
 {
-    uint32_t number[4][LANES];
-    float made[4][LANES];
-    for (uint64_t i = first / 4 * 4; i < first + n; i += 4 * LANES) {
-        vec x[4];
-        philox(stream, (uint32_t)(i / 4), number);
-        normal_pairs(number[0], number[1], &x[0], &x[1]);
-        normal_pairs(number[2], number[3], &x[2], &x[3]);
-        for (int j = 0; j < 4; j++) {
-            x[j] *= std;
-            memcpy(made[j], &x[j], sizeof made[j]);
-        }
-        for (uint64_t k = 0; k < 4 * LANES; k++)
-            if (i + k >= first && i + k < first + n)
-                out[i + k - first] = made[k % 4][k / 4];
-    }
+    random_elements(stream, first, n, make_normals, &std, out);
 }
 
 const kernels KERNELS = {.name = KERNELS_NAME,

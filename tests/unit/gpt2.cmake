@@ -1,0 +1,1 @@
+target_link_libraries(unit_gpt2 PRIVATE zds_train_parts)
