@@ -63,11 +63,8 @@ static zds_status map_file(part *p, zds_error *error)
         status = fail(error, ZDS_ERR_IO, "%s: %s", p->path, strerror(errno));
     } else if (!S_ISREG(info.st_mode)) {
         status = fail(error, ZDS_ERR_FORMAT, "%s: is not a regular file", p->path);
-    } else if (info.st_size < 8) {
-        status =
-            fail(error, ZDS_ERR_FORMAT,
-                 "%s: is truncated: a safetensors file has at least 8 bytes, this one has %lld",
-                 p->path, (long long)info.st_size);
+    } else if (info.st_size == 0) {
+        status = fail(error, ZDS_ERR_FORMAT, "%s: is empty", p->path);
     } else {
         p->size = (uint64_t)info.st_size;
         void *bytes = mmap(NULL, p->size, PROT_READ, MAP_PRIVATE, fd, 0);
@@ -83,6 +80,10 @@ static zds_status map_file(part *p, zds_error *error)
 static zds_status read_header(part *p, zds_error *error)
 {
     uint64_t length = 0;
+    if (p->size < 8)
+        return fail(error, ZDS_ERR_FORMAT,
+                    "%s: is truncated: a safetensors file has at least 8 bytes, this one has %llu",
+                    p->path, (unsigned long long)p->size);
     for (int i = 7; i >= 0; i--)
         length = length << 8 | p->bytes[i];
     if (length > MAX_HEADER)
