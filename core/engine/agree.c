@@ -13,7 +13,7 @@
 enum { CONFIG = 0, MODEL = 1, OPTIONS = 2, TOPICS = 3 };
 static const char *const topics[TOPICS] = {
     "ds_config", "model (names, shapes, order or roles of parameters and modules)",
-    "program's options (optimizer, scheduler, seed, groups)"};
+    "program's options (optimizer, scheduler, seed, groups, steps of the run)"};
 
 static uint64_t text_hash(const char *text, uint64_t seed)
 {
@@ -50,7 +50,8 @@ static uint64_t model_hash(const zds_model *m)
 
 static uint64_t options_hash(const zds_engine *e, const zds_engine_options *o)
 {
-    uint64_t hash = XXH64(&e->seed, sizeof e->seed, 0);
+    uint64_t row[] = {e->seed, (uint64_t)o->total_steps, (uint64_t)o->warmup_steps};
+    uint64_t hash = XXH64(row, sizeof row, 0);
     hash = text_hash(o->optimizer, hash);
     hash = text_hash(o->optimizer_params, hash);
     hash = text_hash(o->scheduler, hash);

@@ -31,6 +31,8 @@ static zds_status find_place(launch *place, const zds_engine_options *o, zds_err
         place->master_addr = o->master_addr;
     if (o->master_port)
         place->master_port = o->master_port;
+    else if (!place->master_port && o->world_size > 1)
+        place->master_port = LAUNCH_PORT;
     if (place->world_size < 1 || place->rank < 0 || place->rank >= place->world_size ||
         place->local_rank < 0 || place->local_rank >= place->local_world_size)
         return error_set(error, ZDS_ERR_INVALID, "rank %d of %d (local %d of %d) is not possible",

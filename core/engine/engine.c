@@ -45,6 +45,14 @@ zds_status engine_comm_failed(zds_engine *e, zds_status status, const char *doin
                        services_error(&e->comm_services));
 }
 
+zds_status engine_give_up(zds_engine *e, zds_status status)
+{
+    if (!e->broken && e->place.world_size > 1)
+        e->comm.abort(e->comm_self, zds_engine_error(e));
+    e->broken = true;
+    return status;
+}
+
 double engine_now_ms(void)
 {
     struct timespec t;
@@ -171,6 +179,11 @@ static void run_one(void *arg, size_t i, int32_t thread)
 
 void zds_parallel_for(zds_engine *e, size_t n, void (*body)(void *, size_t), void *arg)
 {
+    if (getpid() != e->process) { /* a forked child has none of the pool's threads */
+        for (size_t i = 0; i < n; i++)
+            body(arg, i);
+        return;
+    }
     job j = {.body = body, .arg = arg};
     pool_run(e->threads, n, run_one, &j);
 }

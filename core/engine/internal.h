@@ -161,6 +161,9 @@ enum { TILE_ELEMENTS = 65536, STAGING_ELEMENTS = 1 << 20, CONTROL_DOUBLES = 64 }
 zds_status engine_fail(zds_engine *e, zds_status status, const char *format, ...) ZDS_PRINTF(3, 4);
 /* Adds what a plugin said; marks the engine broken after a lost peer or a divergence. */
 zds_status engine_comm_failed(zds_engine *e, zds_status status, const char *doing);
+/* After a failure of this rank alone in what all ranks do, with its text set: marks the engine
+ * broken, and tells the peers, who would wait for this rank. Returns status. */
+zds_status engine_give_up(zds_engine *e, zds_status status);
 /* ZDS_ERR_INVALID in a forked child or after a lost peer. */
 zds_status engine_usable(zds_engine *e);
 

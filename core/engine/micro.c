@@ -4,6 +4,18 @@
 
 #include "engine/internal.h"
 
+/* Modules above `module` that this rank did not report have no gradients in this micro step. */
+static zds_status pass_over(zds_engine *e, uint32_t module)
+{
+    while (e->cursor > module) {
+        e->cursor--;
+        zds_status status = reduce_module_done(e, e->cursor);
+        if (status)
+            return status;
+    }
+    return ZDS_OK;
+}
+
 zds_status zds_micro_begin(zds_engine *e, int32_t boundary)
 {
     zds_status status = engine_usable(e);
@@ -24,6 +36,13 @@ zds_status zds_micro_begin(zds_engine *e, int32_t boundary)
     if (boundary < ZDS_BOUNDARY_AUTO || boundary > ZDS_BOUNDARY_YES)
         return engine_fail(e, ZDS_ERR_INVALID, "zds_micro_begin: %d is not one of ZDS_BOUNDARY_...",
                            boundary);
+    if (e->acquired >= 0)
+        return engine_fail(
+            e, ZDS_ERR_INVALID,
+            "zds_micro_begin while module %s is acquired for backward: report it by zds_grad_ready",
+            e->model->modules[e->acquired].name);
+    if (e->in_micro && (status = pass_over(e, 0)) != ZDS_OK) /* under no_sync this ends the last */
+        return status;
     e->boundary = boundary == ZDS_BOUNDARY_YES ||
                   (boundary == ZDS_BOUNDARY_AUTO && e->micro + 1 >= e->set.accumulation);
     if (e->no_sync)
@@ -51,18 +70,6 @@ static zds_status known_module(zds_engine *e, uint32_t module)
                ? ZDS_OK
                : engine_fail(e, ZDS_ERR_INVALID, "module %u: the model has %u", module,
                              e->model->module_count);
-}
-
-/* Modules above `module` that this rank did not report have no gradients in this micro step. */
-static zds_status pass_over(zds_engine *e, uint32_t module)
-{
-    while (e->cursor > module) {
-        e->cursor--;
-        zds_status status = reduce_module_done(e, e->cursor);
-        if (status)
-            return status;
-    }
-    return ZDS_OK;
 }
 
 static zds_status acquire_backward(zds_engine *e, uint32_t module)

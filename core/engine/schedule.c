@@ -89,6 +89,8 @@ static zds_status fill_points(const opened *sched, const zds_hyper *base,
     }
     services_init(&offered, sched->plugin->name, 0, ledger, alone);
     status = ops.create(&offered.host, sched->options, &env, &self);
+    if (status)
+        self = NULL;
     for (size_t i = 0; status == ZDS_OK && i < count; i++) {
         zds_sched_value v = {.struct_size = sizeof v};
         status = ops.at(self, (int64_t)i, &v, sizeof v);
@@ -113,6 +115,9 @@ zds_status zds_schedule_points(const zds_config *config, const zds_engine_option
                                size_t count, zds_schedule_point *points, bool *moves_betas,
                                zds_error *error)
 {
+    const zds_engine_options none = {.total_steps = -1, .warmup_steps = -1};
+    if (!options)
+        options = &none;
     const char *own = zds_config_string(config, "optimizer.type"),
                *name = own ? own : options->optimizer,
                *own_schedule = zds_config_string(config, "scheduler.type"),

@@ -73,6 +73,20 @@ static zds_status check(const zds_config *c, zds_error *error)
     return status;
 }
 
+/* The batch triangle was solved for the world that whoever loaded the config named. */
+static zds_status check_world(const zds_config *c, int32_t world_size, zds_error *error)
+{
+    int64_t batch = zds_config_int(c, "train_batch_size"),
+            unit = zds_config_int(c, "train_micro_batch_size_per_gpu") *
+                   zds_config_int(c, "gradient_accumulation_steps");
+    if (unit * world_size == batch)
+        return ZDS_OK;
+    return error_set(error, ZDS_ERR_INVALID,
+                     "the config was loaded for %lld ranks, but there are %d: give world_size in "
+                     "zds_config_context",
+                     (long long)(unit > 0 ? batch / unit : 0), world_size);
+}
+
 static void read_scales(settings *set, const zds_config *c, int32_t world_size)
 {
     double n = world_size;
@@ -92,6 +106,8 @@ static void read_scales(settings *set, const zds_config *c, int32_t world_size)
 zds_status settings_read(settings *set, const zds_config *c, int32_t world_size, zds_error *error)
 {
     zds_status status = check(c, error);
+    if (!status)
+        status = check_world(c, world_size, error);
     if (status)
         return status;
     int32_t stage = (int32_t)zds_config_int(c, "zero_optimization.stage");

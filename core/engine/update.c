@@ -1,6 +1,7 @@
 /* The boundary: norm, overflow and clipping over all ranks, the optimizer's one pass over the
  * tiles, publishing, the schedule. */
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "engine/internal.h"
@@ -140,10 +141,9 @@ static zds_status sum_norms(zds_engine *e)
 
 static zds_status optimizer_failed(zds_engine *e, zds_status status, const char *what)
 {
-    e->broken = true; /* some tiles are updated and some are not */
-    return engine_fail(e, status, "optimizer %s failed in %s of step %lld: %s",
-                       e->optim_plugin->name, what, (long long)e->steps + 1,
-                       services_error(&e->optim_services));
+    engine_fail(e, status, "optimizer %s failed in %s of step %lld: %s", e->optim_plugin->name,
+                what, (long long)e->steps + 1, services_error(&e->optim_services));
+    return engine_give_up(e, status); /* some tiles are updated and some are not */
 }
 
 static zds_status begin_step(zds_engine *e, const zds_step_ctx *ctx)
@@ -153,8 +153,10 @@ static zds_status begin_step(zds_engine *e, const zds_step_ctx *ctx)
     uint32_t n = 0;
     zds_param_step *list =
         memory_alloc(e->ledger, "staging", (e->model->param_count + 1) * sizeof *list, 0);
-    if (!list)
-        return engine_fail(e, ZDS_ERR_MEMORY, "no memory for the optimizer's list of parameters");
+    if (!list) {
+        engine_fail(e, ZDS_ERR_MEMORY, "no memory for the optimizer's list of parameters");
+        return engine_give_up(e, ZDS_ERR_MEMORY);
+    }
     for (uint32_t i = 0; i < e->model->param_count; i++) {
         param_run *run = &e->param_runs[i];
         if (!run->trainable)
@@ -309,10 +311,12 @@ zds_status update_boundary(zds_engine *e, zds_step_result *r)
     if (!status)
         status = exchange(e, &total);
     double reduced = engine_now_ms();
-    if (!status && e->set.stage == 2 && !e->set.ignore_unused)
-        status = unused_parameter(e);
     if (status)
         return status;
+    if (e->set.stage == 2 && !e->set.ignore_unused && (status = unused_parameter(e)) != ZDS_OK) {
+        reset(e); /* the step's gradients are dropped, on all ranks alike */
+        return status;
+    }
     double norm = sqrt(total.sum_squares);
     bool finite = total.non_finite == 0;
     r->grad_norm = finite && !e->set.compute_norm ? NAN : norm;
@@ -326,6 +330,8 @@ zds_status update_boundary(zds_engine *e, zds_step_result *r)
         e->steps++;
         r->applied = 1;
         status = update_hypers(e, ++e->sched_moves);
+        if (status) /* the parameters are updated, but there is no rate to go on with */
+            return engine_give_up(e, status);
     } else {
         e->skips++;
         r->skipped = 1;
@@ -364,15 +370,16 @@ zds_status zds_train_batch(zds_engine *e, const zds_model_ops *ops, void *user,
         if (status)
             return status;
         double loss = NAN;
+        free(e->error); /* an old text must not explain a callback's failure */
+        e->error = NULL;
         status = ops->forward(user, e, micro, &loss);
         if (!status)
             status = ops->backward(user, e, micro, zds_loss_scale(e));
         if (status) {
-            if (!e->broken && e->place.world_size > 1)
-                e->comm.abort(e->comm_self, "the model's forward or backward failed");
-            e->broken = true;
-            return e->error ? status
-                            : engine_fail(e, status, "the model's forward or backward failed");
+            if (!e->error)
+                engine_fail(e, status, "the model's forward or backward failed (%s)",
+                            zds_status_name(status));
+            return engine_give_up(e, status);
         }
         sum += loss;
         e->pending_loss = sum / (double)count;

@@ -62,8 +62,8 @@ zds_status launch_read(launch *out, zds_error *error)
     out->master_addr = getenv("MASTER_ADDR");
     if (!out->master_addr)
         out->master_addr = "127.0.0.1";
-    zds_status s =
-        number("MASTER_PORT", 1, 65535, out->world_size > 1 ? 29500 : 0, &out->master_port, error);
+    zds_status s = number("MASTER_PORT", 1, 65535, out->world_size > 1 ? LAUNCH_PORT : 0,
+                          &out->master_port, error);
     int32_t seconds = 60;
     if (!s)
         s = number("ZDS_TIMEOUT", 1, 2000000, 60, &seconds, error);

@@ -4,6 +4,8 @@
 
 #include "zds/plugin.h"
 
+enum { LAUNCH_PORT = 29500 }; /* where no port is named */
+
 typedef struct launch {
     int32_t rank, world_size, local_rank, local_world_size;
     const char *master_addr;

@@ -59,6 +59,14 @@ static inline uint16_t f16_of(float value)
     return (uint16_t)(sign | ((bits - 0x38000000u + 0xfffu + (bits >> 13 & 1u)) >> 13));
 }
 
+/* The nearest whole number in a range; 0 for NaN. */
+static inline int32_t whole_of(float value, float low, float high)
+{
+    value = value == value ? value : 0;
+    value = value < low ? low : value > high ? high : value;
+    return (int32_t)(value < 0 ? value - 0.5f : value + 0.5f);
+}
+
 CLONES static void load(float *restrict to, const void *from, zds_dtype dtype, size_t count)
 {
     if (dtype == ZDS_BF16) {
@@ -69,6 +77,14 @@ CLONES static void load(float *restrict to, const void *from, zds_dtype dtype, s
         const uint16_t *restrict in = from;
         for (size_t i = 0; i < count; i++)
             to[i] = f16_float(in[i]);
+    } else if (dtype == ZDS_I8) {
+        const int8_t *restrict in = from;
+        for (size_t i = 0; i < count; i++)
+            to[i] = in[i];
+    } else if (dtype == ZDS_U8) {
+        const uint8_t *restrict in = from;
+        for (size_t i = 0; i < count; i++)
+            to[i] = in[i];
     } else {
         memcpy(to, from, count * sizeof *to);
     }
@@ -84,6 +100,14 @@ CLONES static void store(void *to, zds_dtype dtype, const float *restrict from, 
         uint16_t *restrict out = to;
         for (size_t i = 0; i < count; i++)
             out[i] = f16_of(from[i]);
+    } else if (dtype == ZDS_I8) {
+        int8_t *restrict out = to;
+        for (size_t i = 0; i < count; i++)
+            out[i] = (int8_t)whole_of(from[i], -128, 127);
+    } else if (dtype == ZDS_U8) {
+        uint8_t *restrict out = to;
+        for (size_t i = 0; i < count; i++)
+            out[i] = (uint8_t)whole_of(from[i], 0, 255);
     } else {
         memcpy(to, from, count * sizeof *from);
     }

@@ -6,7 +6,8 @@
 
 #include "zds/plugin.h"
 
-/* to[i] = from[i] in the other type, rounded to nearest even. Types F32, BF16, F16. May be in place
+/* to[i] = from[i] in the other type, rounded to nearest even. Types F32, BF16, F16, and
+ * I8 and U8, which keep to their range. May be in place
  * if both types are equal in size. */
 void kernel_convert(void *to, zds_dtype to_dtype, const void *from, zds_dtype from_dtype,
                     uint64_t count);

@@ -137,7 +137,8 @@ zds_status reduce_open(zds_engine *e, uint32_t k)
     if (run->state == SPAN_OPEN || !e->pooled)
         return ZDS_OK;
     const layout_span *span = &e->lay->spans[k];
-    for (uint32_t j = 0; j < e->lay->span_count; j++) {
+    /* Below stage 2 the pool was copied out, and it is the full gradient that is in flight. */
+    for (uint32_t j = 0; e->set.stage >= 2 && j < e->lay->span_count; j++) {
         const layout_span *other = &e->lay->spans[j];
         if (e->span_runs[j].state == SPAN_REDUCING &&
             other->pool_first < span->pool_first + span->count &&

@@ -39,10 +39,12 @@ static zds_status region(zds_engine *e, zds_region *r, const char *purpose, uint
 
 static zds_status regions(zds_engine *e, zds_error *error)
 {
-    const settings *set = &e->set;
+    settings *set = &e->set;
     const layout *l = e->lay;
     e->pooled = set->stage >= 2 || set->accum_dtype != set->param_dtype;
     e->fused = (e->comm.flags & ZDS_COMM_FUSED) && set->reduce_scatter;
+    if (!(e->comm.reduce_dtypes & ZDS_DTYPE_BIT(set->comm_dtype)))
+        set->comm_dtype = ZDS_F32; /* what every plugin reduces */
     zds_dtype source = set->stage >= 2 ? set->param_dtype : set->accum_dtype;
     /* Whoever adds up in fp32 gains nothing from travelling as fp32. */
     e->staged = set->comm_dtype != source && !(e->fused && set->comm_dtype == ZDS_F32);
@@ -327,6 +329,7 @@ static zds_status modules(zds_engine *e, zds_error *error)
             run->slots[i] =
                 (zds_slot){.param = param,
                            .dtype = e->set.param_dtype,
+                           .space = e->params.space,
                            .count = e->model->params[param].numel,
                            .data = at(base, e->lay->places[param].first, e->set.param_dtype)};
         }

@@ -26,10 +26,13 @@
  * host the stream is NULL and what was computed is what is there.
  *
  * Threads and processes. One thread at a time calls an engine; every rank makes the same calls in
- * the same order. In a process forked after zds_engine_create, every call returns ZDS_ERR_INVALID.
+ * the same order. In a process forked after zds_engine_create, every call returns ZDS_ERR_INVALID;
+ * zds_parallel_for works there on the calling thread alone.
  *
  * Errors. Each function returns a status; zds_engine_error gives the text of the last one that was
- * not ZDS_OK. After ZDS_ERR_PEER or ZDS_ERR_DIVERGED only zds_engine_destroy may be called. */
+ * not ZDS_OK. After ZDS_ERR_PEER or ZDS_ERR_DIVERGED, and after a plugin or a callback has failed
+ * within a step, only zds_engine_destroy may be called; the other ranks get ZDS_ERR_PEER with the
+ * text. */
 #ifndef ZDS_ENGINE_H
 #define ZDS_ENGINE_H
 
@@ -156,7 +159,8 @@ typedef struct zds_slot {
     const void *data; /* read only; at stage >= 1 the pages are not writable */
     void *grad;       /* BACKWARD of a trainable parameter; else NULL */
     bool accumulate;  /* add to grad; false: overwrite it (what is there is undefined) */
-    uint8_t reserved[7];
+    uint8_t reserved[3];
+    zds_space space; /* of data and grad */
 } zds_slot;
 
 typedef struct zds_view {
@@ -230,8 +234,8 @@ typedef struct zds_model_ops {
     zds_status (*backward)(void *user, zds_engine *engine, int64_t micro, double loss_scale);
 } zds_model_ops;
 
-/* Collective. All micro steps of one optimizer step, and the step. An error of a callback ends it,
- * on every rank, with that error. */
+/* Collective. All micro steps of one optimizer step, and the step. An error of a callback ends the
+ * run: it is the result on that rank, the others get ZDS_ERR_PEER. */
 zds_status zds_train_batch(zds_engine *engine, const zds_model_ops *ops, void *user,
                            zds_step_result *result);
 

@@ -1,0 +1,269 @@
+/* The engine where callers and plugins do the unusual: micro steps that report nothing, states of
+ * one byte, a schedule that fails, a parameter without gradient, a forked child, another world than
+ * the config was loaded for. One rank; the optimizer and the schedule are linked into the test. */
+#include <criterion/criterion.h>
+#include <math.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "zds/zds.h"
+
+static zds_status create(const zds_host *host, const void *options, const zds_optim_env *env,
+                         void **self)
+{
+    (void)options, (void)env;
+    *self = (void *)(uintptr_t)host;
+    return ZDS_OK;
+}
+
+static zds_status create_sched(const zds_host *host, const void *options, const zds_sched_env *env,
+                               void **self)
+{
+    (void)options, (void)env;
+    *self = (void *)(uintptr_t)host;
+    return ZDS_OK;
+}
+
+static void destroy(void *self)
+{
+    (void)self;
+}
+
+static zds_status describe(void *self, const zds_param *param, zds_param_needs *needs)
+{
+    (void)self, (void)param;
+    needs->state_count = 2;
+    needs->states[0] = (zds_state_spec){.name = "low", .dtype = ZDS_I8, .initial = -3};
+    needs->states[1] = (zds_state_spec){.name = "high", .dtype = ZDS_U8, .initial = 200};
+    return ZDS_OK;
+}
+
+/* w -= grad_scale * g */
+static zds_status step(void *self, const zds_tiles *tiles, const zds_step_ctx *ctx)
+{
+    (void)self;
+    for (size_t k = 0; k < tiles->count; k++) {
+        const zds_tile *t = zds_tile_at(tiles, k);
+        float *w = t->master;
+        const float *g = t->grad;
+        for (uint64_t i = 0; i < t->count; i++)
+            w[i] -= (float)ctx->grad_scale * g[i];
+    }
+    return ZDS_OK;
+}
+
+static zds_status fails_after_a_step(void *self, int64_t moves, zds_sched_value *values,
+                                     size_t stride)
+{
+    (void)values, (void)stride;
+    const zds_host *host = self;
+    return moves == 1 ? host->fail(host, ZDS_ERR_PLUGIN, "no rate for you") : ZDS_OK;
+}
+
+static const zds_optim_ops optim_ops = {.struct_size = sizeof optim_ops,
+                                        .spaces = ZDS_SPACE_BIT(ZDS_SPACE_HOST),
+                                        .grad_dtypes = ZDS_DTYPE_BIT(ZDS_F32),
+                                        .master_dtypes = ZDS_DTYPE_BIT(ZDS_F32),
+                                        .output_dtypes =
+                                            ZDS_DTYPE_BIT(ZDS_F32) | ZDS_DTYPE_BIT(ZDS_BF16),
+                                        .create = create,
+                                        .destroy = destroy,
+                                        .describe = describe,
+                                        .step = step};
+static const zds_sched_ops sched_ops = {.struct_size = sizeof sched_ops,
+                                        .create = create_sched,
+                                        .destroy = destroy,
+                                        .at = fails_after_a_step};
+static const zds_plugin optim = {.struct_size = sizeof optim,
+                                 .kind = ZDS_KIND_OPTIM,
+                                 .name = "Plain",
+                                 .version = "1",
+                                 .doc = "w -= g",
+                                 .ops = &optim_ops};
+static const zds_plugin sched = {.struct_size = sizeof sched,
+                                 .kind = ZDS_KIND_SCHED,
+                                 .name = "Fails",
+                                 .version = "1",
+                                 .doc = "fails after the first step",
+                                 .ops = &sched_ops};
+static const zds_plugin *const linked[] = {&optim, &sched, NULL};
+
+/* The first two share a span, being together smaller than the third. */
+enum { MODULES = 3, ELEMENTS = 1200 };
+static const int64_t sizes[MODULES] = {100, 100, 1000};
+
+static zds_status ones(void *user, uint32_t param, uint64_t first, uint64_t count, float *out)
+{
+    (void)user, (void)param, (void)first;
+    for (uint64_t i = 0; i < count; i++)
+        out[i] = 1;
+    return ZDS_OK;
+}
+
+static zds_config *config;
+
+static zds_status try_open(const char *json, int32_t world, const char *schedule, zds_engine **e,
+                           zds_error *error)
+{
+    static const char *const names[MODULES] = {"a", "b", "c"};
+    zds_config_context context = {.struct_size = sizeof context, .world_size = world};
+    setenv("ZDS_PLUGIN_PATH", TEST_BINARY_DIR "/lib/zds/plugins", 1);
+    cr_assert_eq(zds_config_load(json, &context, &config, error), ZDS_OK, "%s", error->text);
+    zds_model *m = zds_model_create();
+    for (uint32_t k = 0; k < MODULES; k++) {
+        zds_param_desc d = {
+            .struct_size = sizeof d, .name = names[k], .shape = &sizes[k], .ndim = 1};
+        cr_assert_eq(zds_model_add_module(m, d.name, NULL), ZDS_OK);
+        cr_assert_eq(zds_model_add_param(m, k, &d, NULL), ZDS_OK);
+    }
+    zds_engine_options o = {.struct_size = sizeof o,
+                            .threads = 2,
+                            .optimizer = "Plain",
+                            .scheduler = schedule,
+                            .plugins = linked};
+    zds_status status = zds_engine_create(config, m, &o, e, error);
+    zds_model_destroy(m);
+    return status;
+}
+
+static zds_engine *open_engine(const char *json, const char *schedule)
+{
+    zds_engine *e = NULL;
+    zds_error error = ZDS_ERROR_INIT;
+    cr_assert_eq(try_open(json, 1, schedule, &e, &error), ZDS_OK, "%s", error.text);
+    cr_assert_eq(zds_set_values(e, ones, NULL), ZDS_OK);
+    return e;
+}
+
+static void close_engine(zds_engine *e)
+{
+    zds_engine_destroy(e);
+    zds_config_destroy(config);
+}
+
+/* Leaves 0.5 in every gradient of a module, as a float or a bfloat16. */
+static void report(zds_engine *e, uint32_t module)
+{
+    zds_view v;
+    cr_assert_eq(zds_acquire(e, module, ZDS_BACKWARD, NULL, &v), ZDS_OK, "%s", zds_engine_error(e));
+    for (uint64_t i = 0; i < v.slots[0].count; i++)
+        if (v.slots[0].dtype == ZDS_F32)
+            ((float *)v.slots[0].grad)[i] = 0.5f;
+        else
+            ((uint16_t *)v.slots[0].grad)[i] = 0x3f00;
+    cr_assert_eq(zds_grad_ready(e, module, NULL), ZDS_OK, "%s", zds_engine_error(e));
+}
+
+static zds_status last_value(void *user, uint32_t param, uint64_t first, uint64_t count,
+                             const float *values)
+{
+    (void)param, (void)first;
+    *(float *)user = values[count - 1];
+    return ZDS_OK;
+}
+
+static float value(zds_engine *e, uint32_t param, const char *state)
+{
+    float last = NAN;
+    cr_assert_eq(zds_get_values(e, param, state, last_value, &last), ZDS_OK, "%s",
+                 zds_engine_error(e));
+    return last;
+}
+
+Test(engine_edges, no_sync_keeps_gradients_of_a_span_that_is_not_whole)
+{
+    zds_engine *e = open_engine("{\"train_micro_batch_size_per_gpu\":1,\"gradient_clipping\":0,"
+                                "\"bf16\":{\"enabled\":true},\"zero_optimization\":{\"stage\":1},"
+                                "\"data_types\":{\"grad_accum_dtype\":\"fp32\"}}",
+                                NULL);
+    zds_view v;
+    cr_assert_eq(zds_no_sync(e, true), ZDS_OK);
+    cr_assert_eq(zds_micro_begin(e, ZDS_BOUNDARY_AUTO), ZDS_OK);
+    report(e, 1);
+    cr_assert_eq(zds_micro_begin(e, ZDS_BOUNDARY_AUTO), ZDS_OK);
+    cr_assert_eq(zds_acquire(e, 1, ZDS_BACKWARD, NULL, &v), ZDS_OK);
+    cr_assert_not(v.slots[0].accumulate, "a new micro step");
+    cr_assert_eq(zds_micro_begin(e, ZDS_BOUNDARY_AUTO), ZDS_ERR_INVALID, "module 1 is acquired");
+    cr_assert_eq(zds_grad_none(e, 1, 0), ZDS_OK);
+    cr_assert_eq(zds_grad_ready(e, 1, NULL), ZDS_OK);
+    cr_assert_eq(zds_no_sync(e, false), ZDS_OK);
+    cr_assert_eq(zds_micro_begin(e, ZDS_BOUNDARY_AUTO), ZDS_OK);
+    for (uint32_t m = MODULES; m-- > 0;)
+        report(e, m);
+    cr_assert_eq(zds_step(e, NULL), ZDS_OK, "%s", zds_engine_error(e));
+    cr_assert_eq(value(e, 1, NULL), 0.0f);
+    cr_assert_eq(value(e, 0, NULL), 0.5f);
+    close_engine(e);
+}
+
+Test(engine_edges, states_of_one_byte)
+{
+    zds_engine *e = open_engine("{\"train_micro_batch_size_per_gpu\":1}", NULL);
+    cr_assert_eq(value(e, 0, "low"), -3.0f);
+    cr_assert_eq(value(e, 1, "high"), 200.0f);
+    close_engine(e);
+}
+
+Test(engine_edges, a_schedule_that_fails_after_the_update_ends_the_run)
+{
+    zds_engine *e = open_engine("{\"train_micro_batch_size_per_gpu\":1}", "Fails");
+    cr_assert_eq(zds_micro_begin(e, ZDS_BOUNDARY_AUTO), ZDS_OK);
+    report(e, 1);
+    cr_assert_eq(zds_step(e, NULL), ZDS_ERR_PLUGIN);
+    cr_assert_not_null(strstr(zds_engine_error(e), "no rate for you"));
+    cr_assert_eq(zds_micro_begin(e, ZDS_BOUNDARY_AUTO), ZDS_ERR_INVALID);
+    close_engine(e);
+}
+
+Test(engine_edges, a_refused_step_leaves_nothing_for_the_next)
+{
+    zds_engine *e =
+        open_engine("{\"train_micro_batch_size_per_gpu\":1,\"gradient_clipping\":0,\"zero_"
+                    "optimization\":{\"stage\":2,\"ignore_unused_parameters\":false}}",
+                    NULL);
+    zds_step_result result = {.struct_size = sizeof result};
+    cr_assert_eq(zds_micro_begin(e, ZDS_BOUNDARY_AUTO), ZDS_OK);
+    report(e, 1);
+    cr_assert_eq(zds_step(e, &result), ZDS_ERR_INVALID);
+    cr_assert_eq(value(e, 1, NULL), 1.0f);
+    cr_assert_eq(zds_micro_begin(e, ZDS_BOUNDARY_AUTO), ZDS_OK);
+    for (uint32_t m = MODULES; m-- > 0;)
+        report(e, m);
+    cr_assert_eq(zds_step(e, &result), ZDS_OK, "%s", zds_engine_error(e));
+    cr_assert(fabs(result.grad_norm - sqrt(0.25 * ELEMENTS)) < 1e-6, "%g", result.grad_norm);
+    cr_assert_eq(value(e, 1, NULL), 0.5f);
+    close_engine(e);
+}
+
+static void count_up(void *arg, size_t i)
+{
+    (void)i;
+    ++*(int *)arg;
+}
+
+Test(engine_edges, parallel_for_ends_in_a_forked_child)
+{
+    zds_engine *e = open_engine("{\"train_micro_batch_size_per_gpu\":1}", NULL);
+    pid_t pid = fork();
+    if (pid == 0) {
+        int count = 0;
+        alarm(20);
+        zds_parallel_for(e, 8, count_up, &count);
+        _exit(count);
+    }
+    int state;
+    waitpid(pid, &state, 0);
+    cr_assert(WIFEXITED(state) && WEXITSTATUS(state) == 8);
+    close_engine(e);
+}
+
+Test(engine_edges, a_config_loaded_for_another_world_is_refused)
+{
+    zds_engine *e = NULL;
+    zds_error error = ZDS_ERROR_INIT;
+    cr_assert_eq(try_open("{\"train_batch_size\":8}", 4, NULL, &e, &error), ZDS_ERR_INVALID);
+    cr_assert_not_null(strstr(error.text, "loaded for 4 ranks"), "%s", error.text);
+    zds_error_clear(&error);
+    zds_config_destroy(config);
+}
