@@ -17,6 +17,7 @@
 #include "options.h"
 #include "rank.h"
 #include "report.h"
+#include "same.h"
 #include "save.h"
 #include "zds/zds.h"
 
@@ -181,6 +182,8 @@ static zds_status engine_status(training *t, zds_status status, const zds_error 
 static zds_status start(training *t, zds_error *error)
 {
     zds_status status = create_engine(t, error);
+    if (!status)
+        status = same_on_all_ranks(t->engine, &t->model, &t->data, t->steps, t->o.generate, error);
     if (!status)
         status = bridge_create(t->engine, &t->model, &t->params, &t->data, (uint64_t)t->o.seed,
                                &t->bridge, error);
