@@ -174,8 +174,8 @@ Test(optim_formula_torch, nadam)
 {
     static const char *const options[] = {
         "{}", "{\"weight_decay\": 0.1, \"decoupled_weight_decay\": true, \"eps\": 1e-4}",
-        "{\"betas\": [0.8, 0.9], \"weight_decay\": 0.1, \"momentum_decay\": 0.1, \"maximize\": "
-        "true}"};
+        ("{\"betas\": [0.8, 0.9], \"weight_decay\": 0.1, \"momentum_decay\": 0.1, "
+         "\"maximize\": true}")};
     compare_all("optim_nadam", "NAdam", options, COUNT_OF(options), nadam, 4e-6);
 }
 
