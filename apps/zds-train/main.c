@@ -183,7 +183,7 @@ static zds_status start(training *t, zds_error *error)
 {
     zds_status status = create_engine(t, error);
     if (!status)
-        status = same_on_all_ranks(t->engine, &t->model, &t->data, t->steps, t->o.generate, error);
+        status = same_on_all_ranks(t->engine, &t->model, &t->data, t->o.generate, error);
     if (!status)
         status = bridge_create(t->engine, &t->model, &t->params, &t->data, (uint64_t)t->o.seed,
                                &t->bridge, error);

@@ -10,8 +10,7 @@ enum { MODEL, TEXT, COURSE, TOPICS };
 static const char *const topics[TOPICS] = {
     [MODEL] = "config.json (heads, activation, dropout, ...)",
     [TEXT] = "--train_file",
-    [COURSE] = "course of the run (--max_steps, --num_train_epochs, --block_size, --data_order, "
-               "--generate)"};
+    [COURSE] = "course of the run (--block_size, --data_order, --token_dtype, --generate)"};
 
 #define FNV_START 0xcbf29ce484222325u
 
@@ -58,10 +57,10 @@ static uint64_t of_text(const dataset *data)
 }
 
 zds_status same_on_all_ranks(zds_engine *engine, const gpt2_config *model, const dataset *data,
-                             int64_t steps, int64_t generate, zds_error *error)
+                             int64_t generate, zds_error *error)
 {
     size_t ranks = (size_t)zds_world_size(engine), here = (size_t)zds_rank(engine);
-    const double course[] = {(double)steps, (double)data->block, data->shuffle, data->token_size,
+    const double course[] = {(double)data->block, data->shuffle, data->token_size,
                              (double)generate};
     const uint64_t mine[TOPICS] = {[MODEL] = of_model(model),
                                    [TEXT] = of_text(data),

@@ -10,6 +10,6 @@
 /* A collective; on every rank ZDS_ERR_DIVERGED if one of them has another model, text or course of
  * the run. */
 zds_status same_on_all_ranks(zds_engine *engine, const gpt2_config *model, const dataset *data,
-                             int64_t steps, int64_t generate, zds_error *error);
+                             int64_t generate, zds_error *error);
 
 #endif

@@ -19,7 +19,7 @@ OTHERS = [  # a change of rank 1's model or flags, and what the error must name
     ({"activation_function": "gelu"}, [], "config.json"),
     ({"attn_pdrop": 0.5}, [], "config.json"),
     ({"n_layer": 2}, [], "model"),
-    ({}, ["--max_steps", "3"], "--max_steps"),
+    ({}, ["--max_steps", "3"], "steps of the run"),
     ({}, ["--block_size", "8"], "--block_size"),
     ({}, ["--data_order", "sequential"], "--data_order"),
     ({}, ["--generate", "4"], "--generate"),
