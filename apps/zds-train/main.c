@@ -275,8 +275,6 @@ int main(int argc, char **argv)
     zds_status status = prepare(&t, &error);
     if (!status)
         status = start(&t, &error);
-    if (status && t.made_folder)
-        rmdir(t.o.output); /* only an empty one goes */
     if (!status)
         status = train(&t, &error);
     if (!status)
@@ -285,5 +283,7 @@ int main(int argc, char **argv)
         report_pause(&t.report);
     code = status ? rank_failed(&error) : output_end();
     clear(&t);
+    if (status && t.made_folder)
+        rmdir(t.o.output); /* only an empty one goes */
     return code;
 }

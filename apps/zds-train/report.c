@@ -125,8 +125,11 @@ zds_status report_finish(report *r, zds_error *error)
 void report_destroy(report *r)
 {
     report_pause(r);
-    if (r->metrics)
+    if (r->metrics) {
         fclose(r->metrics);
+        if (r->steps == 0 || r->final_path)
+            unlink(r->path);
+    }
     free(r->path);
     free(r->final_path);
     free(r->losses);

@@ -30,6 +30,8 @@ zds_status report_step(report *r, const zds_step_result *result, double seconds,
 void report_pause(report *r);
 /* Metrics take their final name. */
 zds_status report_finish(report *r, zds_error *error);
+/* Without report_finish the metrics of a run that failed stay, unless they are empty or beside
+ * those of an older one. */
 void report_destroy(report *r);
 
 /* The loss over steps, as a curve of 72 x 12 characters. */
