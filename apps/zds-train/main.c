@@ -84,18 +84,31 @@ static zds_status open_text(training *t, zds_error *error)
                         error);
 }
 
-/* `steps`: 0 where they are not known yet. */
 static zds_status load_config(training *t, int64_t steps, zds_error *error)
 {
-    zds_config_destroy(t->config);
-    t->config = NULL;
     zds_config_context context = {.struct_size = sizeof context,
                                   .world_size = rank_count(),
                                   .hidden_size = t->model.n_embd,
                                   .num_training_steps = steps,
                                   .arguments = t->o.arguments,
                                   .accelerate = true};
-    return zds_config_load(t->o.deepspeed, &context, &t->config, error);
+    zds_config_destroy(t->config);
+    zds_status status = zds_config_load(t->o.deepspeed, &context, &t->config, error);
+    if (status == ZDS_ERR_CONFIG) { /* then all that is wrong, the plugins' options too */
+        zds_config_destroy(t->config);
+        context.check_plugins = true;
+        status = zds_config_load(t->o.deepspeed, &context, &t->config, error);
+    }
+    return status;
+}
+
+static void print_warnings(const zds_config *config)
+{
+    zds_problem p;
+    for (size_t i = 0; zds_config_problem(config, i, &p); i++)
+        if (p.severity == ZDS_PROBLEM_WARNING)
+            fprintf(stderr, "%s:%d:%d: warning: %s: %s\n", p.file, p.line, p.column, p.path,
+                    p.message);
 }
 
 /* The number of steps follows from the batch size, which the config knows, and the config may ask
@@ -111,7 +124,10 @@ static zds_status read_config(training *t, zds_error *error)
         int64_t each = batch > 0 ? (int64_t)t->data.blocks / batch : 0;
         t->steps = (int64_t)ceil(t->o.epochs * (double)(each > 0 ? each : 1));
     }
-    return load_config(t, t->steps, error);
+    zds_status status = load_config(t, t->steps, error);
+    if (!status && rank_here() == 0)
+        print_warnings(t->config);
+    return status;
 }
 
 /* === engine === */
