@@ -188,9 +188,7 @@ static int run(bench *b, const char *path, int64_t threads, bool json)
 {
     zds_error error = ZDS_ERROR_INIT;
     zds_config *config = NULL;
-    const char *ranks = getenv("WORLD_SIZE");
-    zds_config_context context = {.struct_size = sizeof context,
-                                  .world_size = ranks ? atoi(ranks) : 1};
+    zds_config_context context = {.struct_size = sizeof context};
     zds_model *model = make_model(b->params, b->tensors);
     int code = EXIT_FAILED;
     zds_status status = model ? zds_config_load(path, &context, &config, &error) : ZDS_ERR_MEMORY;

@@ -57,9 +57,7 @@ static zds_status read_value(void *user, uint32_t param, uint64_t first, uint64_
 
 static zds_status open_engine(replay *r)
 {
-    const char *world = getenv("WORLD_SIZE");
-    zds_config_context context = {.struct_size = sizeof context,
-                                  .world_size = world ? atoi(world) : 1};
+    zds_config_context context = {.struct_size = sizeof context};
     zds_status status = safetensors_open(r->params_path, &r->params, &r->error);
     if (status)
         return status;
@@ -153,11 +151,17 @@ static zds_status micro_step(replay *r, int64_t k)
     zds_status status = safetensors_open(path, &r->grads, &r->error);
     if (status)
         return status;
+    for (size_t i = 0; !status && i < safetensors_count(r->grads); i++) {
+        const char *name = safetensors_at(r->grads, i)->name;
+        if (!safetensors_find(r->params, name))
+            status = fail(&r->error, ZDS_ERR_FORMAT, "%s: a gradient of %s, which %s does not have",
+                          path, name, r->params_path);
+    }
     int32_t boundary = zds_config_bool(r->config, "managed_gradient_accumulation")
                            ? ZDS_BOUNDARY_AUTO
                            : ZDS_BOUNDARY_YES;
     zds_step_result result = {.struct_size = sizeof result};
-    if ((status = zds_micro_begin(r->engine, boundary)) != ZDS_OK)
+    if (!status && (status = zds_micro_begin(r->engine, boundary)) != ZDS_OK)
         fail(&r->error, status, "%s", zds_engine_error(r->engine));
     for (size_t m = safetensors_count(r->params); !status && m-- > 0;)
         status = backward(r, (uint32_t)m);

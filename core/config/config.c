@@ -11,6 +11,7 @@
 #include "config/internal.h"
 #include "config/plugins.h"
 #include "host/error.h"
+#include "host/launch.h"
 
 /* Texts that zds_config_place handed out; the only part of a config that changes after loading. */
 struct mutable_places {
@@ -23,9 +24,13 @@ struct mutable_places {
 
 /* === loading === */
 
-static int32_t world_size_of(const zds_config_context *context)
+int32_t config_world_size(const zds_config_context *context)
 {
-    return context && context->world_size > 0 ? context->world_size : 1;
+    launch place;
+    if (context && context->world_size > 0)
+        return context->world_size;
+    /* What a launcher says badly, the engine reports. */
+    return launch_read(&place, NULL) == ZDS_OK ? place.world_size : 1;
 }
 
 static bool allocate(zds_config *c)
@@ -93,7 +98,7 @@ static zds_status finish(zds_config *c, const zds_config_context *context, zds_c
         zds_config_destroy(c);
         return error_set(error, ZDS_ERR_MEMORY, "out of memory");
     }
-    c->world_size = world_size_of(context);
+    c->world_size = config_world_size(context);
     c->has_arguments = context && context->arguments;
     field_index_fill(&c->index);
     report_duplicates(c);

@@ -44,6 +44,9 @@ struct zds_config {
     struct mutable_places *places; /* texts handed out by zds_config_place */
 };
 
+/* Of the context, else as the launcher says; alone if there is none. */
+int32_t config_world_size(const zds_config_context *context);
+
 /* === problems === */
 
 /* Reports at the value of `path`, or, where the path is not in the file, at the nearest section. */

@@ -22,7 +22,7 @@ static trainer begin(zds_hf_config *hf, const zds_config_context *context)
 {
     return (trainer){hf,
                      context->arguments,
-                     context->world_size > 0 ? context->world_size : 1,
+                     config_world_size(context),
                      (double)context->hidden_size,
                      (double)context->num_training_steps,
                      context->auto_find_batch_size};

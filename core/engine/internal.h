@@ -142,10 +142,11 @@ struct zds_engine {
 
     /* Where the run stands. */
     bool values_set, broken;
-    bool in_micro, boundary, no_sync;
-    int64_t micro;    /* since the last boundary */
-    uint32_t cursor;  /* backward: modules at and above it are reported */
-    int32_t acquired; /* module acquired for BACKWARD, or -1 */
+    bool in_micro, in_backward, boundary, no_sync;
+    double phase_start; /* of the forward or the backward in progress */
+    int64_t micro;      /* since the last boundary */
+    uint32_t cursor;    /* backward: modules at and above it are reported */
+    int32_t acquired;   /* module acquired for BACKWARD, or -1 */
     int64_t steps, skips, sched_moves;
     int32_t travelling; /* span whose copy is in `travel`, or -1 */
     double pending_loss, mean_loss;

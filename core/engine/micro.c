@@ -48,6 +48,8 @@ zds_status zds_micro_begin(zds_engine *e, int32_t boundary)
     if (e->no_sync)
         e->boundary = false;
     e->in_micro = true;
+    e->phase_start = engine_now_ms();
+    e->in_backward = false;
     e->cursor = e->model->module_count;
     e->acquired = -1;
     for (uint32_t k = 0; k < e->lay->span_count; k++)
@@ -91,6 +93,12 @@ static zds_status acquire_backward(zds_engine *e, uint32_t module)
                            "the last declared module to "
                            "the first, once each in a micro step",
                            name, e->model->modules[e->cursor].name);
+    if (!e->in_backward) {
+        double now = engine_now_ms();
+        e->now.forward_ms += now - e->phase_start;
+        e->phase_start = now;
+        e->in_backward = true;
+    }
     zds_status status = pass_over(e, module + 1);
     module_run *run = &e->module_runs[module];
     for (uint32_t i = 0; !status && i < run->slot_count; i++) {
@@ -206,6 +214,8 @@ zds_status zds_step(zds_engine *e, zds_step_result *result)
             e, ZDS_ERR_INVALID,
             "zds_step while module %s is acquired for backward: report it by zds_grad_ready",
             e->model->modules[e->acquired].name);
+    if (e->in_backward)
+        e->now.backward_ms += start - e->phase_start;
     status = pass_over(e, 0);
     if (status)
         return status;

@@ -111,6 +111,12 @@ zds_status settings_read(settings *set, const zds_config *c, int32_t world_size,
     if (status)
         return status;
     int32_t stage = (int32_t)zds_config_int(c, "zero_optimization.stage");
+    double factor = zds_config_float(c, "gradient_predivide_factor");
+    if (!(factor > 0))
+        return error_set(error, ZDS_ERR_CONFIG,
+                         "%s: error: gradient_predivide_factor: %g divides gradients by nothing "
+                         "useful; write a number above 0",
+                         zds_config_place(c, "gradient_predivide_factor"), factor);
     *set = (settings){
         .stage = stage,
         .micro_batch = zds_config_int(c, "train_micro_batch_size_per_gpu"),
@@ -133,7 +139,8 @@ zds_status settings_read(settings *set, const zds_config *c, int32_t world_size,
     int64_t every = zds_config_int(c, "steps_per_print");
     set->print_every = every > 0 ? every : 0;
     read_scales(set, c, world_size);
-    set->accum_dtype = set->accumulation > 1 ? ZDS_F32 : set->param_dtype;
+    set->accum_dtype =
+        set->accumulation > 1 || !set->managed_accumulation ? ZDS_F32 : set->param_dtype;
     status = read_dtype(c, "data_types.grad_accum_dtype", &set->accum_dtype, error);
     set->comm_dtype = set->stage >= 2 ? set->param_dtype : set->accum_dtype;
     if (!status)

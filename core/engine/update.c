@@ -299,8 +299,10 @@ static void print_step(zds_engine *e, const zds_step_result *r)
              (long long)count, (long long)r->skips, r->lr, r->grad_norm, r->loss_scale);
     if (e->set.breakdown)
         log_line(ZDS_LOG_INFO, -1, NULL,
-                 "time (ms) of this step | grad_ready: %.2f | reduce: %.2f | update: %.2f",
-                 e->now.grad_ready_ms, e->now.reduce_ms, e->now.update_ms);
+                 "time (ms) | forward: %.2f | backward: %.2f (reports: %.2f) | reduce: %.2f | "
+                 "update: %.2f",
+                 e->now.forward_ms, e->now.backward_ms, e->now.grad_ready_ms, e->now.reduce_ms,
+                 e->now.update_ms);
 }
 
 zds_status update_boundary(zds_engine *e, zds_step_result *r)
@@ -346,7 +348,9 @@ zds_status update_boundary(zds_engine *e, zds_step_result *r)
     e->times.grad_ready_ms += e->now.grad_ready_ms;
     e->times.reduce_ms += e->now.reduce_ms;
     e->times.update_ms += e->now.update_ms;
-    e->now.grad_ready_ms = 0;
+    e->times.forward_ms += e->now.forward_ms;
+    e->times.backward_ms += e->now.backward_ms;
+    e->now = (zds_step_times){0};
     return status;
 }
 

@@ -85,12 +85,18 @@ zds_status zds_set_values(zds_engine *e, zds_read_fn read, void *user)
     zds_status status = engine_usable(e);
     if (status)
         return status;
-    if (!read && e->place.rank == 0)
-        return engine_fail(e, ZDS_ERR_INVALID,
-                           "zds_set_values: rank 0 needs a function to read from");
+    if (!read)
+        return engine_fail(e, ZDS_ERR_INVALID, "zds_set_values needs a function to read from");
     if (e->in_micro || e->micro)
         return engine_fail(e, ZDS_ERR_INVALID, "zds_set_values in the middle of an optimizer step");
+    if (e->steps)
+        return engine_fail(e, ZDS_ERR_INVALID,
+                           "zds_set_values after %lld steps: optimizer states belong to the values "
+                           "that they come from; create a new engine",
+                           (long long)e->steps);
     status = engine_published(e);
+    if (!status) /* nobody reads shared pages any more */
+        status = agree(e, ZDS_OK);
     if (status)
         return status;
     for (uint32_t i = 0; e->place.rank == 0 && !status && i < e->model->param_count; i++)

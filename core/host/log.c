@@ -17,7 +17,7 @@ static const char *const level_names[] = {"error", "warning", "info", "debug"};
 static int32_t level_now(void)
 {
     if (chosen_level < 0) {
-        int32_t level = ZDS_LOG_WARNING;
+        int32_t level = ZDS_LOG_INFO;
         const char *wanted = getenv("ZDS_LOG");
         for (int32_t i = 0; wanted && i < 4; i++)
             if (strcmp(wanted, level_names[i]) == 0)

@@ -24,7 +24,7 @@ typedef struct zds_config zds_config;
  * known". */
 typedef struct zds_config_context {
     size_t struct_size;
-    int32_t world_size;         /* 0: taken as 1 */
+    int32_t world_size;         /* 0: as the launcher says in the environment; without one, 1 */
     int64_t hidden_size;        /* fills "auto" of the bucket sizes */
     int64_t num_training_steps; /* fills "auto" of scheduler.params.total_num_steps */
     const struct cJSON

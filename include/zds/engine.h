@@ -134,9 +134,11 @@ typedef zds_status (*zds_read_fn)(void *user, uint32_t param, uint64_t first, ui
 typedef zds_status (*zds_write_fn)(void *user, uint32_t param, uint64_t first, uint64_t count,
                                    const float *values);
 
-/* Collective. Initial values of all parameters, from rank 0 (`read` is called there only). In
- * 16-bit training they are rounded, and master weights start from the rounded values. Before this,
- * zds_acquire is refused. `read`'s own error becomes the result on all ranks. */
+/* Collective. Initial values of all parameters, from rank 0 (`read` is called there only; give one
+ * that returns the same values on every rank, since later stages let owners read their own
+ * elements. Not after the first optimizer step). In 16-bit training they are rounded, and master
+ * weights start from the rounded values. Before this, zds_acquire is refused. `read`'s own error
+ * becomes the result on all ranks. */
 zds_status zds_set_values(zds_engine *engine, zds_read_fn read, void *user);
 
 /* Collective. The parameter as trained (`state` NULL: the master weight where one is kept) or an
@@ -186,8 +188,8 @@ zds_status zds_acquire(zds_engine *engine, uint32_t module, int32_t pass, const 
                        zds_view *view);
 /* The end of a FORWARD use. */
 zds_status zds_release(zds_engine *engine, uint32_t module, const zds_stream *stream);
-/* Before grad_ready: the slot's parameter gets no gradient from this use; what is in its buffer is
- * ignored. */
+/* Before grad_ready: the slot's parameter gets no gradient from this use; its buffer must not have
+ * been written where `accumulate` is set, and is ignored where it is not. */
 zds_status zds_grad_none(zds_engine *engine, uint32_t module, uint32_t slot);
 /* The gradients of the module are written; its pages may be reused. May reduce, and may move other
  * reductions forward. ZDS_ERR_INVALID: not acquired for BACKWARD in this micro step. Modules that a
@@ -204,7 +206,7 @@ typedef struct zds_step_result {
     double grad_norm;  /* over all parameters and ranks, unscaled, before clipping; NaN if not a
                           boundary; Inf or NaN if skipped */
     double loss_scale; /* that the next step will use */
-    double lr;         /* rate of group 0 that this step used, or would have used */
+    double lr;         /* rate of the first trainable parameter in this step, applied or not */
     double next_lr;    /* after the scheduler moved */
     double loss;       /* zds_train_batch only: mean over micro steps and ranks; else NaN */
 } zds_step_result;
@@ -279,6 +281,8 @@ typedef struct zds_step_times {
     double reduce_ms;     /* of the boundary: waiting for reductions, norm */
     double update_ms;     /* optimizer and publishing */
     double step_ms;       /* inside zds_step */
+    double forward_ms;    /* from zds_micro_begin to the first module acquired for backward */
+    double backward_ms;   /* from there to zds_step; grad_ready_ms is part of it */
 } zds_step_times;
 void zds_take_times(zds_engine *engine, zds_step_times *times);
 

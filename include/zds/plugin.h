@@ -287,6 +287,10 @@ typedef struct zds_param_step {
     void *output;
     zds_dtype master_dtype, grad_dtype, output_dtype;
     int32_t has_grad; /* 0: no rank has a gradient for it in this step */
+    int32_t reserved;
+    uint64_t slice_first, slice_count; /* step_collective at stage 1: the elements whose master and
+                                          SHARDED states this rank holds; there `master` and those
+                                          states point to them, and the core publishes `output` */
 } zds_param_step;
 
 typedef struct zds_param_steps {
@@ -310,7 +314,8 @@ typedef struct zds_step_ctx {
     void *scratch; /* scratch_bytes of this thread's own, 64-byte aligned; contents undefined */
     size_t scratch_bytes;
     const zds_stream *stream; /* NULL on the host */
-} zds_step_ctx;
+} zds_step_ctx; /* On a device scratch, sums and chunk_sums are in its memory, and calls may return
+                   when their work is on `stream`; on the host all is done when a call returns. */
 
 /* What the optimizer will work in; constant for an instance. */
 typedef struct zds_optim_env {
@@ -504,7 +509,8 @@ typedef struct zds_comm_env {
     int32_t master_port;     /* 0 where world_size is 1 */
     int32_t timeout_ms;      /* after which a silent peer is an error */
     int32_t device;          /* ordinal, for device spaces; -1 */
-    zds_space space;         /* where the buffers will be */
+    zds_space space; /* where the buffers will be; the engine opens a second communicator, of HOST,
+                      for its small exchanges where that is a device */
 } zds_comm_env;
 
 enum { ZDS_SUM = 0, ZDS_AVG = 1, ZDS_MAX = 2 };

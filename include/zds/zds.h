@@ -12,7 +12,7 @@ ZDS_BEGIN_DECLS
 const char *zds_version(void); /* "MAJOR.MINOR.PATCH" */
 
 /* The lines of the core and of plugins go to `sink`, or to stderr if it is NULL (the default).
- * `level`: ZDS_LOG_...; lines above it are dropped (default ZDS_LOG_WARNING, or ZDS_LOG of the
+ * `level`: ZDS_LOG_...; lines above it are dropped (default ZDS_LOG_INFO, or ZDS_LOG of the
  * environment: error, warning, info, debug). Call before creating engines. */
 typedef void (*zds_log_fn)(void *user, int32_t level, const char *line);
 void zds_log_to(zds_log_fn sink, void *user);

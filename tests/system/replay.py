@@ -152,6 +152,9 @@ def bad_inputs(micro):
         save(f"{inner}/shape/m000.r0.safetensors", {"f.one": [1.0]})
         SHAPES["f.one"] = [1]
         cases.append(("another shape", run(inner, 1, 1, grads="shape"), "f.one"))
+        os.makedirs(f"{inner}/other")
+        save(f"{inner}/other/m000.r0.safetensors", {"g.stranger": [1.0]})
+        cases.append(("a gradient of no parameter", run(inner, 1, 1, grads="other"), "g.stranger"))
         for name, q, word in cases:
             check(name, q.returncode == 1 and word in q.stderr, q.stderr.strip()[-200:])
         left = [n for n in os.listdir(inner) if n.startswith("out")]
