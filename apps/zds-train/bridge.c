@@ -24,6 +24,11 @@ zds_status bridge_create(zds_engine *engine, const gpt2_config *config, const pa
     if (dtype != ZDS_F32 && dtype != ZDS_BF16)
         return fail(error, ZDS_ERR_UNSUPPORTED,
                     "zds-train computes with fp32 and bf16 parameters; turn fp16 off");
+    workers crew = {run, engine, (size_t)zds_threads(engine)};
+    zds_status status =
+        gpt2_create(config, (size_t)b->batch, (size_t)b->length, crew, b->k, &b->model, error);
+    if (status)
+        return status;
     uint64_t block = 0;
     for (size_t i = 0; i < BLOCK_PARAMS; i++)
         block += (param_elements(&p->list[FIRST_BLOCK_PARAM + i]) + 15) / 16 * 16;
@@ -33,8 +38,7 @@ zds_status bridge_create(zds_engine *engine, const gpt2_config *config, const pa
         b->weights = aligned_alloc(64, block * sizeof *b->weights);
     if (!b->tokens || !b->norm || (dtype != ZDS_F32 && !b->weights))
         return fail(error, ZDS_ERR_MEMORY, "there is no memory for a block's weights");
-    workers crew = {run, engine, (size_t)zds_threads(engine)};
-    return gpt2_create(config, (size_t)b->batch, (size_t)b->length, crew, b->k, &b->model, error);
+    return ZDS_OK;
 }
 
 void bridge_destroy(bridge *b)

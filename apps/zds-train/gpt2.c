@@ -107,6 +107,12 @@ zds_status gpt2_create(const gpt2_config *config, size_t batch, size_t length, w
     g->head_size = g->d / g->heads;
     g->ld_f = spread(g->f);
     g->ld_m = spread(batch * length);
+    /* floats a row of M needs at most, in all layers and all threads together */
+    double row = ((double)config->n_layer + (double)crew.threads) * (12.0 * (double)g->d + g->ld_f);
+    if ((double)batch * (double)length * row > 0x1p60) {
+        gpt2_destroy(g);
+        return fail(error, ZDS_ERR_MEMORY, "a micro batch of %zu rows is beyond all memory", batch);
+    }
     g->slot_size = slot_floats(g);
     g->layers = calloc((size_t)config->n_layer, sizeof *g->layers);
     g->slot_taken = calloc(crew.threads, sizeof *g->slot_taken);
@@ -116,8 +122,8 @@ zds_status gpt2_create(const gpt2_config *config, size_t batch, size_t length, w
     g->bytes = a.used * sizeof(float);
     g->memory = MAP_FAILED;
     if (g->layers && g->slot_taken) /* pages come when they are first used */
-        g->memory = mmap(NULL, g->bytes, PROT_READ | PROT_WRITE,
-                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        g->memory =
+            mmap(NULL, g->bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (g->memory == MAP_FAILED) {
         size_t bytes = g->bytes;
         gpt2_destroy(g);

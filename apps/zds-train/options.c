@@ -236,7 +236,9 @@ int options_parse(int argc, char **argv, options *o)
         code = check(o);
     if (code != ARGS_GO)
         return code;
-    const size_t first = 10; /* "seed": from here on the names are TrainingArguments' */
+    size_t first = 0; /* from "seed" on the names are TrainingArguments' */
+    while (strcmp(rows[first].name, "seed") != 0)
+        first++;
     if (!note_arguments(o, rows + first, program.option_count - first))
         return output_error("there is no memory for the arguments");
     return ARGS_GO;
