@@ -185,8 +185,10 @@ int command_schedule(int argc, char **argv)
     if (code != ARGS_GO || (code = context_read(&context)) != ARGS_GO)
         return code;
     steps = steps ? steps : context.num_training_steps;
-    if (steps < 1 || steps > 10000000)
+    if (steps < 1 || steps > 10000000) {
+        context_release(&context);
         return args_wrong("--steps must be from 1 to 10000000");
+    }
     schedule s = {.count = (size_t)steps, .points = calloc((size_t)steps, sizeof *s.points)};
     zds_config *config = s.points ? load_config(words.word[0], &context, false) : NULL;
     zds_error error = ZDS_ERROR_INIT;
