@@ -87,7 +87,6 @@ static zds_status open_text(training *t, zds_error *error)
 static zds_status load_config(training *t, int64_t steps, zds_error *error)
 {
     zds_config_context context = {.struct_size = sizeof context,
-                                  .world_size = rank_count(),
                                   .hidden_size = t->model.n_embd,
                                   .num_training_steps = steps,
                                   .arguments = t->o.arguments,

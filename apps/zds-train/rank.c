@@ -2,35 +2,17 @@
 #include "rank.h"
 
 #include <signal.h>
-#include <stdbool.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "common/output.h"
-
-static const char *const launchers[][2] = {{"RANK", "WORLD_SIZE"},
-                                           {"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"},
-                                           {"PMI_RANK", "PMI_SIZE"},
-                                           {"SLURM_PROCID", "SLURM_NTASKS"}};
-
-static int32_t variable(int which, int32_t missing)
-{
-    for (size_t i = 0; i < sizeof launchers / sizeof *launchers; i++)
-        if (getenv(launchers[i][0]) && getenv(launchers[i][1]))
-            return atoi(getenv(launchers[i][which]));
-    return missing;
-}
+#include "zds/zds.h"
 
 int32_t rank_here(void)
 {
-    return variable(0, 0);
-}
-
-int32_t rank_count(void)
-{
-    int32_t count = variable(1, 1);
-    return count > 0 ? count : 1;
+    int32_t rank, world_size;
+    zds_launched_as(&rank, &world_size);
+    return rank;
 }
 
 int rank_failed(zds_error *error)

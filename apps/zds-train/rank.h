@@ -6,10 +6,8 @@
 
 #include "zds/status.h"
 
-/* From the launcher's environment, as the engine reads it; values that make no sense are the
- * engine's to refuse. */
+/* As the launcher says. */
 int32_t rank_here(void);
-int32_t rank_count(void);
 
 /* Prints the error and returns the code to exit with: 3 for a mismatch, else 1. What fails on all
  * ranks alike is printed once: ranks other than 0, and those that only saw another one fail, wait a

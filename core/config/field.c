@@ -1,6 +1,9 @@
 /* Finding rows of the table of ds_config's keys, and saying what they expect. */
 #include "config/field.h"
 
+#include "host/nearest.h"
+
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -191,46 +194,11 @@ int field_parent(const field_index *index, int i)
 
 /* === suggestions === */
 
-enum { NAME_MAX_LENGTH = 80 };
-
-/* Edits (insert, delete, replace, swap of neighbours) from a to b, at most `limit` + 1. */
-static int distance(const char *a, const char *b, int limit)
-{
-    int rows[3][NAME_MAX_LENGTH + 1];
-    int la = (int)strlen(a), lb = (int)strlen(b);
-    if (la > NAME_MAX_LENGTH || lb > NAME_MAX_LENGTH || abs(la - lb) > limit)
-        return limit + 1;
-    int *before = rows[0], *last = rows[1], *now = rows[2];
-    for (int j = 0; j <= lb; j++)
-        last[j] = j;
-    for (int i = 1; i <= la; i++) {
-        now[0] = i;
-        int least = i;
-        for (int j = 1; j <= lb; j++) {
-            int d = last[j - 1] + (a[i - 1] != b[j - 1]);
-            d = last[j] + 1 < d ? last[j] + 1 : d;
-            d = now[j - 1] + 1 < d ? now[j - 1] + 1 : d;
-            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] &&
-                before[j - 2] + 1 < d)
-                d = before[j - 2] + 1;
-            now[j] = d;
-            least = d < least ? d : least;
-        }
-        if (least > limit)
-            return limit + 1;
-        int *spare = before;
-        before = last;
-        last = now;
-        now = spare;
-    }
-    return last[lb];
-}
-
 const char *field_nearest(const field *parent, const char *name)
 {
     const char *path = parent ? parent->path : "", *best = NULL;
     size_t path_length = strlen(path);
-    int length = (int)strnlen(name, NAME_MAX_LENGTH), limit = length < 4 ? 1 : 1 + length / 4;
+    size_t least = SIZE_MAX;
     for (size_t p = 0; p < PARTS; p++) {
         for (size_t k = 0; k < parts[p]->count; k++) {
             const field *f = &parts[p]->row[k];
@@ -239,10 +207,12 @@ const char *field_nearest(const field *parent, const char *name)
                 continue;
             const char *spelling[] = {field_name(f), f->alias};
             for (size_t s = 0; s < 2 && spelling[s]; s++) {
-                int d = distance(name, spelling[s], limit);
-                if (d <= limit) {
+                if (!name_is_near(name, spelling[s]))
+                    continue;
+                size_t d = name_distance(name, spelling[s]);
+                if (d < least) {
                     best = spelling[s];
-                    limit = d - 1;
+                    least = d;
                 }
             }
         }

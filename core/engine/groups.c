@@ -13,26 +13,6 @@ static void override(double *value, double with)
         *value = with;
 }
 
-/* The hyperparameters of the options table, by their well-known names. */
-static zds_hyper from_options(const zds_engine *e)
-{
-    zds_hyper h = {.struct_size = sizeof h,
-                   .lr = NAN,
-                   .beta1 = NAN,
-                   .beta2 = NAN,
-                   .momentum = NAN,
-                   .weight_decay = NAN};
-    double betas[2];
-    options_floats(e->optim_plugin, e->optim_options, "lr", &h.lr, 1);
-    options_floats(e->optim_plugin, e->optim_options, "momentum", &h.momentum, 1);
-    options_floats(e->optim_plugin, e->optim_options, "weight_decay", &h.weight_decay, 1);
-    if (options_floats(e->optim_plugin, e->optim_options, "betas", betas, 2)) {
-        h.beta1 = betas[0];
-        h.beta2 = betas[1];
-    }
-    return h;
-}
-
 /* The group as the program declared it, or the config's only one. */
 static zds_status group_hyper(const zds_engine *e, const zds_engine_options *o, uint32_t param,
                               zds_hyper *h, zds_error *error)
@@ -162,7 +142,7 @@ zds_status groups_create(zds_engine *e, const zds_engine_options *o, zds_error *
     if (!e->param_runs || !e->base_hypers || !e->hypers || !e->sched_values || !group_of)
         status =
             error_set(error, ZDS_ERR_MEMORY, "no memory for %u parameters", e->model->param_count);
-    zds_hyper base = status ? (zds_hyper){0} : from_options(e);
+    zds_hyper base = status ? (zds_hyper){0} : options_hyper(e->optim_plugin, e->optim_options);
     for (uint32_t i = 0; !status && i < e->model->param_count; i++)
         status = describe(e, o, i, &base, group_of, error);
     if (!status && !e->hyper_count) /* nothing to train: the schedule still has a rate to tell */

@@ -49,20 +49,6 @@ static zds_status open_plugin(registry *plugins, int32_t kind, const char *name,
     return p.any ? ZDS_ERR_CONFIG : error_set(error, ZDS_ERR_MEMORY, "out of memory");
 }
 
-static zds_hyper base_hyper(const opened *optim)
-{
-    double betas[2];
-    zds_hyper h = {.struct_size = sizeof h, .beta1 = NAN, .beta2 = NAN};
-    options_floats(optim->plugin, optim->options, "lr", &h.lr, 1);
-    options_floats(optim->plugin, optim->options, "momentum", &h.momentum, 1);
-    options_floats(optim->plugin, optim->options, "weight_decay", &h.weight_decay, 1);
-    if (options_floats(optim->plugin, optim->options, "betas", betas, 2)) {
-        h.beta1 = betas[0];
-        h.beta2 = betas[1];
-    }
-    return h;
-}
-
 static zds_status fill_points(const opened *sched, const zds_hyper *base,
                               const zds_engine_options *o, size_t count, zds_schedule_point *points,
                               bool *moves_betas, zds_error *error)
@@ -138,7 +124,7 @@ zds_status zds_schedule_points(const zds_config *config, const zds_engine_option
                              own_schedule ? zds_config_node(config, "scheduler.params") : NULL,
                              own_schedule ? NULL : options->scheduler_params, &sched, error);
     if (!status) {
-        zds_hyper base = base_hyper(&optim);
+        zds_hyper base = options_hyper(optim.plugin, optim.options);
         for (size_t i = 0; i < count; i++)
             points[i] = (zds_schedule_point){base.lr, base.beta1, base.beta2};
         if (schedule)

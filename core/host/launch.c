@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "host/error.h"
+#include "zds/zds.h"
 
 typedef struct names {
     const char *rank, *world, *local_rank, *local_world;
@@ -69,4 +70,12 @@ zds_status launch_read(launch *out, zds_error *error)
         s = number("ZDS_TIMEOUT", 1, 2000000, 60, &seconds, error);
     out->timeout_ms = seconds * 1000;
     return s;
+}
+
+void zds_launched_as(int32_t *rank, int32_t *world_size)
+{
+    launch place;
+    bool known = launch_read(&place, NULL) == ZDS_OK;
+    *rank = known ? place.rank : 0;
+    *world_size = known ? place.world_size : 1;
 }

@@ -10,8 +10,8 @@
 
 #include "host/error.h"
 #include "host/log.h"
+#include "host/nearest.h"
 #include "plugin/descriptor.h"
-#include "plugin/nearest.h"
 
 /* What was passed over on the way, for the error. */
 typedef struct findings {

@@ -9,8 +9,8 @@
 #include <strings.h>
 
 #include "host/error.h"
+#include "host/nearest.h"
 #include "plugin/fault.h"
-#include "plugin/nearest.h"
 #include "plugin/table.h"
 
 /* Something that a value points to: a string or numbers. */
@@ -365,4 +365,17 @@ bool options_floats(const zds_plugin *plugin, const void *options, const char *n
         return false;
     memcpy(out, (const char *)options + option->offset, count * sizeof *out);
     return true;
+}
+
+zds_hyper options_hyper(const zds_plugin *plugin, const void *options)
+{
+    double betas[2] = {NAN, NAN};
+    zds_hyper h = {.struct_size = sizeof h, .lr = NAN, .momentum = NAN, .weight_decay = NAN};
+    options_floats(plugin, options, "lr", &h.lr, 1);
+    options_floats(plugin, options, "momentum", &h.momentum, 1);
+    options_floats(plugin, options, "weight_decay", &h.weight_decay, 1);
+    options_floats(plugin, options, "betas", betas, 2);
+    h.beta1 = betas[0];
+    h.beta2 = betas[1];
+    return h;
 }

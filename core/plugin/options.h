@@ -27,6 +27,9 @@ const zds_option *options_find(const zds_plugin *plugin, const char *name);
  * false if there is no such option. */
 bool options_floats(const zds_plugin *plugin, const void *options, const char *name, double *out,
                     size_t count);
+/* An optimizer's hyperparameters by the names that plugin.h gives them; NaN where it has no such
+ * option. */
+zds_hyper options_hyper(const zds_plugin *plugin, const void *options);
 /* The table as a JSON array, as zds_plugin_info shows it. The caller deletes it. */
 struct cJSON *options_describe(const zds_plugin *plugin);
 

@@ -61,11 +61,7 @@ bool mlp_open(mlp *m, const char *path)
     zds_engine_options options = {.struct_size = sizeof options, .total_steps = -1};
     bool ok = false;
 
-    /* The ranks that share the batch: zds-run and other launchers say so in the environment. */
-    const char *world = getenv("WORLD_SIZE");
-    zds_config_context context = {.struct_size = sizeof context,
-                                  .world_size = world ? atoi(world) : 1};
-    zds_status status = zds_config_load(path, &context, &m->config, &error);
+    zds_status status = zds_config_load(path, NULL, &m->config, &error);
     if (status == ZDS_ERR_CONFIG && m->config) {
         char *problems = zds_config_problems_text(m->config);
         fputs(problems ? problems : "", stderr);

@@ -9,6 +9,11 @@
 
 ZDS_BEGIN_DECLS
 
+/* Who this process is, as its launcher says in the environment (see zds_engine_options): before
+ * there is an engine to ask. Rank 0 of 1 if there is no launcher, or if what it says makes no
+ * sense, which zds_engine_create then reports. */
+void zds_launched_as(int32_t *rank, int32_t *world_size);
+
 const char *zds_version(void); /* "MAJOR.MINOR.PATCH" */
 
 /* The lines of the core and of plugins go to `sink`, or to stderr if it is NULL (the default).
@@ -31,7 +36,7 @@ typedef struct zds_plugin_entry {
     const char *doc;
     const char *abi;    /* "1.0" */
     const char *file;   /* "" for one linked into the program */
-    const char *status; /* "ok", "shadowed", "rejected", "not built" */
+    const char *status; /* "ok", "shadowed", "rejected" */
     const char *reason; /* why, for all but "ok" */
     const zds_plugin
         *plugin; /* its descriptor while the list lives; NULL unless this process has loaded it */

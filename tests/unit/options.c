@@ -7,8 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "host/nearest.h"
 #include "plugin/fault.h"
-#include "plugin/nearest.h"
 #include "plugin/options.h"
 #include "plugin/table.h"
 

@@ -5,7 +5,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "plugin/nearest.h"
+#include "host/nearest.h"
 
 enum { LONGEST = 63 };
 

@@ -1,6 +1,6 @@
 /* "Did you mean ...?": the name that a misspelt one was probably meant to be. */
-#ifndef CORE_PLUGIN_NEAREST_H
-#define CORE_PLUGIN_NEAREST_H
+#ifndef CORE_HOST_NEAREST_H
+#define CORE_HOST_NEAREST_H
 
 #include <stdbool.h>
 #include <stddef.h>
