@@ -2,7 +2,6 @@
  * them, timed on all ranks at once. */
 #include <cjson/cJSON.h>
 #include <dlfcn.h>
-#include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -91,30 +90,7 @@ static void host_for(const zds_host *host, size_t n, void (*body)(void *arg, siz
         body(arg, i);
 }
 
-/* ------------------------------------------------------------------ the world */
-
-static int32_t variable(const char *name, int32_t otherwise)
-{
-    const char *text = getenv(name);
-    long value = text ? strtol(text, NULL, 10) : otherwise;
-    return value >= 0 && value <= INT_MAX ? (int32_t)value : otherwise;
-}
-
-static void read_env(zds_comm_env *env)
-{
-    const char *address = getenv("MASTER_ADDR");
-    *env = (zds_comm_env){.struct_size = sizeof *env,
-                          .rank = variable("RANK", 0),
-                          .world_size = variable("WORLD_SIZE", 1),
-                          .master_addr = address ? address : "127.0.0.1",
-                          .master_port = variable("MASTER_PORT", 0),
-                          .device = -1,
-                          .space = ZDS_SPACE_HOST};
-    int32_t seconds = variable("ZDS_TIMEOUT", 60);
-    env->timeout_ms = seconds < INT_MAX / 1000 ? seconds * 1000 : INT_MAX;
-    env->local_rank = variable("LOCAL_RANK", env->rank);
-    env->local_world_size = variable("LOCAL_WORLD_SIZE", env->world_size);
-}
+/* ------------------------------------------------------------------ the plugin */
 
 /* The plugin of this name, or the one that suits the ranks best. */
 static int open_plugin(bench *b, const char *name)
@@ -405,6 +381,12 @@ int bench_comm(int argc, char **argv)
     if (b.fused && b.op != REDUCE_SCATTER)
         return args_wrong("--fused is for reduce_scatter");
     b.dtype = dtypes[type].dtype;
-    read_env(&b.env);
-    return run(&b, plugin, json);
+    zds_error error = ZDS_ERROR_INIT;
+    b.env.struct_size = sizeof b.env;
+    if (zds_launched_as(&b.env, &error) == ZDS_OK)
+        code = run(&b, plugin, json);
+    else
+        code = output_error("%s", error.text);
+    zds_error_clear(&error);
+    return code;
 }

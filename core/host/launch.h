@@ -4,7 +4,10 @@
 
 #include "zds/plugin.h"
 
-enum { LAUNCH_PORT = 29500 }; /* where no port is named */
+enum {
+    LAUNCH_PORT = 29500,  /* where no port is named */
+    LAUNCH_MOST = 1 << 20 /* ranks */
+};
 
 typedef struct launch {
     int32_t rank, world_size, local_rank, local_world_size;

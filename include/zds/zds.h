@@ -10,9 +10,11 @@
 ZDS_BEGIN_DECLS
 
 /* Who this process is, as its launcher says in the environment (see zds_engine_options): before
- * there is an engine to ask. Rank 0 of 1 if there is no launcher, or if what it says makes no
- * sense, which zds_engine_create then reports. */
-void zds_launched_as(int32_t *rank, int32_t *world_size);
+ * there is an engine to ask. The caller sets env->struct_size; the rest is filled as a comm plugin
+ * of the host gets it. Rank 0 of 1 if there is no launcher, and with ZDS_ERR_INVALID, where a
+ * variable makes no sense: the text names it, and zds_engine_create reports it too. The strings
+ * belong to the environment. */
+zds_status zds_launched_as(zds_comm_env *env, zds_error *error);
 
 const char *zds_version(void); /* "MAJOR.MINOR.PATCH" */
 
