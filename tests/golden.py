@@ -66,6 +66,19 @@ def read_tensors(path):
     return tensors
 
 
+def write_tensors(path, tensors):
+    """Writes {name: (shape, floats)} as F32."""
+    header, at = {}, 0
+    for name, (shape, values) in tensors.items():
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [at, at + 4 * len(values)]}
+        at += 4 * len(values)
+    text = json.dumps(header).encode()
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for _, values in tensors.values():
+            file.write(array.array("f", values).tobytes())
+
+
 def gaps(expected, got, prefix):
     """Ascending absolute differences over all expected tensors whose name starts with `prefix`.
 

@@ -40,6 +40,7 @@ zds_status elementwise_create(const zds_host *host, const zds_optim_env *env,
     *o = *plan;
     o->host = host;
     o->run = kernels[level];
+    o->run_norms = plan->norm_kernels ? plan->norm_kernels[level] : NULL;
     o->state_dtype = env->state_dtype;
     *self = o;
     return ZDS_OK;
@@ -61,28 +62,54 @@ zds_status elementwise_describe(void *self, const zds_param *param, zds_param_ne
                                             .dtype = o->state_dtype,
                                             .initial = i == 0 ? o->initial : 0};
     needs->state_count = (uint32_t)o->state_count;
+    needs->tensor_norms = o->norms;
     return ZDS_OK;
+}
+
+static void run_tiles(const elementwise_optim *o, elementwise_fn run, const zds_tiles *tiles,
+                      const zds_step_ctx *ctx)
+{
+    float scale = (float)ctx->grad_scale;
+    for (size_t i = 0; i < tiles->count; i++) {
+        const zds_tile *tile = zds_tile_at(tiles, i);
+        _Alignas(double) unsigned char constants[ELEMENTWISE_MAX_CONSTANTS];
+        o->constants(o, tile, ctx->step, constants);
+        run(&(elementwise){.count = (size_t)tile->count,
+                           .master = tile->master,
+                           .grad = tile->grad,
+                           .output = tile->output,
+                           .states = tile->states,
+                           .master_dtype = tile->master_dtype,
+                           .grad_dtype = tile->grad_dtype,
+                           .output_dtype = tile->output_dtype,
+                           .state_dtype = o->state_dtype,
+                           .grad_scale = o->maximize ? -scale : scale,
+                           .constants = constants,
+                           .sums = tile->sums,
+                           .chunk_sums = tile->chunk_sums,
+                           .chunk_stride = tile->chunk_stride});
+    }
 }
 
 zds_status elementwise_step(void *self, const zds_tiles *tiles, const zds_step_ctx *ctx)
 {
     const elementwise_optim *o = self;
-    for (size_t i = 0; i < tiles->count; i++) {
-        const zds_tile *tile = zds_tile_at(tiles, i);
-        _Alignas(double) unsigned char constants[ELEMENTWISE_MAX_CONSTANTS];
-        o->constants(o, tile, ctx->step, constants);
-        float scale = (float)ctx->grad_scale;
-        o->run(&(elementwise){.count = (size_t)tile->count,
-                              .master = tile->master,
-                              .grad = tile->grad,
-                              .output = tile->output,
-                              .states = tile->states,
-                              .master_dtype = tile->master_dtype,
-                              .grad_dtype = tile->grad_dtype,
-                              .output_dtype = tile->output_dtype,
-                              .state_dtype = o->state_dtype,
-                              .grad_scale = o->maximize ? -scale : scale,
-                              .constants = constants});
-    }
+    run_tiles(o, o->run, tiles, ctx);
     return ZDS_OK;
+}
+
+zds_status elementwise_norms(void *self, const zds_tiles *tiles, const zds_step_ctx *ctx)
+{
+    const elementwise_optim *o = self;
+    run_tiles(o, o->run_norms, tiles, ctx);
+    return ZDS_OK;
+}
+
+zds_status elementwise_no_max_grad_norm(const zds_host *host, double value)
+{
+    if (isnan(value))
+        return ZDS_OK;
+    return host->fail(host, ZDS_ERR_CONFIG,
+                      "max_grad_norm is not an option of the optimizer any more; write "
+                      "\"gradient_clipping\" at the top level of ds_config instead");
 }

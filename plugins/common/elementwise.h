@@ -23,6 +23,9 @@ typedef struct elementwise {
     zds_dtype master_dtype, grad_dtype, output_dtype, state_dtype;
     float grad_scale;
     const void *constants; /* the optimizer's own, for this tile's hyperparameters */
+    const double *sums;    /* [norms] over the whole tensor; in a step only */
+    double *chunk_sums;    /* [norms][chunk_stride] as in zds_tile; in norms only */
+    size_t chunk_stride;
 } elementwise;
 
 typedef void (*elementwise_fn)(const elementwise *tile);
@@ -36,11 +39,13 @@ struct elementwise_optim {
     int state_count;
     double initial; /* of the first state; the others start at 0 */
     bool maximize;
+    const elementwise_fn *norm_kernels; /* a SIMD_TABLE of what makes `norms` sums; or NULL */
+    uint32_t norms;
     /* Fills the kernel's constants, at most ELEMENTWISE_MAX_CONSTANTS bytes. */
     void (*constants)(const elementwise_optim *o, const zds_tile *tile, int64_t step, void *out);
     /* Set by elementwise_create. */
     const zds_host *host;
-    elementwise_fn run;
+    elementwise_fn run, run_norms;
     zds_dtype state_dtype;
 };
 
@@ -52,6 +57,12 @@ zds_status elementwise_create(const zds_host *host, const zds_optim_env *env,
 void elementwise_destroy(void *self);
 zds_status elementwise_describe(void *self, const zds_param *param, zds_param_needs *needs);
 zds_status elementwise_step(void *self, const zds_tiles *tiles, const zds_step_ctx *ctx);
+/* For the vtable of an optimizer with norm_kernels. */
+zds_status elementwise_norms(void *self, const zds_tiles *tiles, const zds_step_ctx *ctx);
+
+/* ZDS_ERR_CONFIG if `value` is a number: DeepSpeed refuses max_grad_norm among an optimizer's
+ * options. See OPTION_MAX_GRAD_NORM. */
+zds_status elementwise_no_max_grad_norm(const zds_host *host, double value);
 
 /* Element types of weights, gradients, output and states that the kernels take. */
 #define ELEMENTWISE_DTYPES                                                                         \
@@ -113,6 +124,13 @@ zds_status elementwise_step(void *self, const zds_tiles *tiles, const zds_step_c
         .name = "weight_decay", .type = ZDS_OPTION_FLOAT,                                          \
         .offset = offsetof(options, weight_decay), .default_value = "0", .min = 0,                 \
         .max = INFINITY, .auto_from = "weight_decay", .doc = text                                  \
+    }
+#define OPTION_MAX_GRAD_NORM(options)                                                              \
+    {                                                                                              \
+        .name = "max_grad_norm", .type = ZDS_OPTION_FLOAT, .flags = ZDS_OPTION_NULLABLE,           \
+        .offset = offsetof(options, max_grad_norm), .default_value = "null", .min = -INFINITY,     \
+        .max = INFINITY,                                                                           \
+        .doc = "removed: any number is refused; use gradient_clipping at the top level"            \
     }
 #define OPTION_MAXIMIZE(options) OPTION_FLAG(options, maximize, "false", "climb instead of descend")
 

@@ -23,6 +23,7 @@ typedef void (*lanes_fn)(lanes *x, const void *constants);
 typedef struct elementwise_types {
     zds_dtype master, grad, state, output; /* output: -1 for none */
     bool stream;
+    bool reads_grad, writes_states;
 } elementwise_types;
 
 SIMD_INLINE void elementwise_at(const elementwise *t, elementwise_types is, int states,
@@ -30,12 +31,14 @@ SIMD_INLINE void elementwise_at(const elementwise *t, elementwise_types is, int 
 {
     lanes x;
     x.p = vec_load(t->master, is.master, i, n);
-    x.g = vec_mul(vec_load(t->grad, is.grad, i, n), vec_all(t->grad_scale));
+    x.g = vec_all(0);
+    if (is.reads_grad)
+        x.g = vec_mul(vec_load(t->grad, is.grad, i, n), vec_all(t->grad_scale));
     for (int s = 0; s < states; s++)
         x.state[s] = vec_load(t->states[s], is.state, i, n);
     formula(&x, t->constants);
     vec_store(t->master, is.master, i, n, x.p, false);
-    for (int s = 0; s < states; s++)
+    for (int s = 0; is.writes_states && s < states; s++)
         vec_store(t->states[s], is.state, i, n, x.state[s], false);
     if (is.output >= 0)
         vec_store(t->output, is.output, i, n, x.p, is.stream);
@@ -58,28 +61,102 @@ SIMD_INLINE void elementwise_loop(const elementwise *tile, elementwise_types is,
         elementwise_at(&t, is, states, formula, i, rest);
 }
 
-/* `states` and `formula` are constants of the call, so that the compiler makes one loop of it all:
- * one for each of the usual combinations of types, and one that tests the types as it goes. */
-SIMD_INLINE void elementwise_run(const elementwise *t, int states, lanes_fn formula)
+/* `states`, `formula` and whether gradients are read and states written are constants of the call,
+ * so that the compiler makes one loop of it all: one for each of the usual combinations of types,
+ * and one that tests the types as it goes. */
+SIMD_INLINE void elementwise_run_part(const elementwise *t, int states, lanes_fn formula,
+                                      bool reads_grad, bool writes_states)
 {
-    elementwise_types is = {t->master_dtype, t->grad_dtype, t->state_dtype,
-                            t->output ? t->output_dtype : -1,
-                            t->output && (uintptr_t)t->output % (LANES * sizeof(uint16_t)) == 0};
+    bool stream = t->output && (uintptr_t)t->output % (LANES * sizeof(uint16_t)) == 0;
+    elementwise_types is = {.master = t->master_dtype,
+                            .grad = t->grad_dtype,
+                            .state = t->state_dtype,
+                            .output = t->output ? t->output_dtype : -1,
+                            .stream = stream,
+                            .reads_grad = reads_grad,
+                            .writes_states = writes_states};
+    elementwise_types fp32 = {.master = ZDS_F32,
+                              .grad = ZDS_F32,
+                              .state = ZDS_F32,
+                              .output = -1,
+                              .reads_grad = reads_grad,
+                              .writes_states = writes_states};
+    elementwise_types widened = fp32, half = fp32;
+    widened.output = half.output = half.grad = ZDS_BF16;
+    widened.stream = half.stream = true;
     bool usual = is.master == ZDS_F32 && (states == 0 || is.state == ZDS_F32);
     unsigned mode = simd_mode_flush();
     if (usual && is.grad == ZDS_F32 && is.output < 0)
-        elementwise_loop(t, (elementwise_types){ZDS_F32, ZDS_F32, ZDS_F32, -1, false}, states,
-                         formula);
-    else if (usual && is.grad == ZDS_BF16 && is.output == ZDS_BF16 && is.stream)
-        elementwise_loop(t, (elementwise_types){ZDS_F32, ZDS_BF16, ZDS_F32, ZDS_BF16, true}, states,
-                         formula);
-    else if (usual && is.grad == ZDS_F32 && is.output == ZDS_BF16 && is.stream)
-        elementwise_loop(t, (elementwise_types){ZDS_F32, ZDS_F32, ZDS_F32, ZDS_BF16, true}, states,
-                         formula);
+        elementwise_loop(t, fp32, states, formula);
+    else if (usual && is.grad == ZDS_BF16 && is.output == ZDS_BF16 && stream)
+        elementwise_loop(t, half, states, formula);
+    else if (usual && is.grad == ZDS_F32 && is.output == ZDS_BF16 && stream)
+        elementwise_loop(t, widened, states, formula);
     else
         elementwise_loop(t, is, states, formula);
-    if (is.stream)
+    if (stream)
         simd_stream_end();
+    simd_mode_restore(mode);
+}
+
+SIMD_INLINE void elementwise_run(const elementwise *t, int states, lanes_fn formula)
+{
+    elementwise_run_part(t, states, formula, true, true);
+}
+
+/* === sums over whole tensors === */
+
+enum { ELEMENTWISE_CHUNK = 1024 }; /* elements of zds_tile's chunk_sums */
+
+/* The squares of x[0..n) in double, added in one order whatever the width of vectors: sixteen
+ * partial sums take elements 0, 16, 32.., 1, 17, 33.. and are added pairwise. */
+SIMD_INLINE double elementwise_squares(const float *x, size_t n)
+{
+    double part[16] = {0};
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16)
+        for (size_t j = 0; j < 16; j++)
+            part[j] += (double)x[i + j] * (double)x[i + j];
+    for (size_t j = 0; i + j < n; j++)
+        part[j] += (double)x[i + j] * (double)x[i + j];
+    for (size_t half = 8; half; half /= 2)
+        for (size_t j = 0; j < half; j++)
+            part[j] += part[j + half];
+    return part[0];
+}
+
+/* Updates the states by `formula`, then, from the states as they were stored, sums the squares of
+ * the weight and of what `term` makes, chunk by chunk: chunk_sums[0] and [1]. */
+SIMD_INLINE void elementwise_norms_run(const elementwise *tile, int states, lanes_fn formula,
+                                       vec (*term)(const lanes *x, const void *constants))
+{
+    float weights[ELEMENTWISE_CHUNK], terms[ELEMENTWISE_CHUNK];
+    elementwise_types is = {
+        .master = tile->master_dtype, .grad = tile->grad_dtype, .state = tile->state_dtype};
+    unsigned mode = simd_mode_flush();
+    for (size_t first = 0; first < tile->count; first += ELEMENTWISE_CHUNK) {
+        size_t count = tile->count - first;
+        count = count < ELEMENTWISE_CHUNK ? count : ELEMENTWISE_CHUNK;
+        for (size_t k = 0; k < count; k += LANES) {
+            size_t i = first + k, n = count - k < LANES ? count - k : LANES;
+            lanes x;
+            x.p = vec_load(tile->master, is.master, i, n);
+            x.g = vec_mul(vec_load(tile->grad, is.grad, i, n), vec_all(tile->grad_scale));
+            for (int s = 0; s < states; s++)
+                x.state[s] = vec_load(tile->states[s], is.state, i, n);
+            formula(&x, tile->constants);
+            for (int s = 0; s < states; s++) {
+                vec_store(tile->states[s], is.state, i, n, x.state[s], false);
+                if (is.state != ZDS_F32)
+                    x.state[s] = vec_load(tile->states[s], is.state, i, n);
+            }
+            vec_store(weights, ZDS_F32, k, n, x.p, false);
+            vec_store(terms, ZDS_F32, k, n, term(&x, tile->constants), false);
+        }
+        size_t chunk = first / ELEMENTWISE_CHUNK;
+        tile->chunk_sums[chunk] = elementwise_squares(weights, count);
+        tile->chunk_sums[tile->chunk_stride + chunk] = elementwise_squares(terms, count);
+    }
     simd_mode_restore(mode);
 }
 

@@ -253,6 +253,8 @@ static const struct {
     {"adadelta_z2_w1", "optim_adadelta"},
     {"lion_z2_w1", "optim_lion"},
     {"sgd_z2_w1", "optim_sgd"},
+    {"lamb_z0_w1", "optim_lamb"},
+    {"lamb_nobias_z0_w1", "optim_lamb"},
 };
 
 Test(optim_golden, as_the_reference)

@@ -25,6 +25,7 @@ typedef struct optim {
     zds_param_needs needs;
     int64_t step;
     double grad_scale;
+    double sums[4]; /* of `norms` */
     guarded master, grad, output, states[ZDS_MAX_STATES], scratch;
 } optim;
 
@@ -163,7 +164,8 @@ HARNESS_FN zds_tile optim_tile(optim *o, uint64_t first, uint64_t count, void **
                       .master = advance(&o->master, o->setup.master, first),
                       .grad = advance(&o->grad, o->setup.grad, first),
                       .output = has_output ? advance(&o->output, o->setup.output, first) : NULL,
-                      .states = states};
+                      .states = states,
+                      .sums = o->sums};
 }
 
 HARNESS_FN zds_step_ctx optim_context(optim *o)
@@ -194,6 +196,27 @@ HARNESS_FN void optim_begin(optim *o)
         cr_assert_eq(o->ops->begin_step(o->self, &params, &ctx), ZDS_OK, "%s", o->h.error);
 }
 
+/* The first pass of optimizers that scale by norms of whole tensors; adds to the sums. */
+HARNESS_FN void optim_norms_tile(optim *o, uint64_t first, uint64_t count)
+{
+    enum { CHUNK = 1024, CHUNKS = 16 };
+    if (!o->needs.tensor_norms)
+        return;
+    double chunks[4 * CHUNKS] = {0};
+    void *states[ZDS_MAX_STATES];
+    zds_tile tile = optim_tile(o, first, count, states);
+    cr_assert(count <= CHUNK * CHUNKS && o->needs.tensor_norms <= 4);
+    tile.sums = NULL;
+    tile.chunk_sums = chunks;
+    tile.chunk_stride = CHUNKS;
+    zds_tiles tiles = {sizeof tiles, 1, sizeof tile, &tile};
+    zds_step_ctx ctx = optim_context(o);
+    cr_assert_eq(o->ops->norms(o->self, &tiles, &ctx), ZDS_OK, "%s", o->h.error);
+    for (uint32_t q = 0; q < o->needs.tensor_norms; q++)
+        for (uint64_t c = 0; c * CHUNK < count; c++)
+            o->sums[q] += chunks[q * CHUNKS + c];
+}
+
 /* One tile of a step that has begun. */
 HARNESS_FN void optim_step_tile(optim *o, uint64_t first, uint64_t count)
 {
@@ -204,13 +227,25 @@ HARNESS_FN void optim_step_tile(optim *o, uint64_t first, uint64_t count)
     cr_assert_eq(o->ops->step(o->self, &tiles, &ctx), ZDS_OK, "%s", o->h.error);
 }
 
-/* A whole step, in tiles of `tile` elements; 0: in one. */
+/* A tile of at least `tile` elements that cuts neither a block nor a chunk of the norms. */
+HARNESS_FN uint64_t optim_tile_size(const optim *o, uint64_t tile)
+{
+    uint64_t unit = o->needs.granularity ? o->needs.granularity : 1;
+    if (o->needs.tensor_norms)
+        unit = unit > 1024 ? unit : 1024;
+    return tile ? (tile + unit - 1) / unit * unit : o->setup.count;
+}
+
+/* A whole step, in tiles of about `tile` elements; 0: in one. */
 HARNESS_FN void optim_step(optim *o, uint64_t tile)
 {
+    uint64_t size = optim_tile_size(o, tile), all = o->setup.count;
     optim_begin(o);
-    uint64_t size = tile ? tile : o->setup.count;
-    for (uint64_t first = 0; first < o->setup.count; first += size)
-        optim_step_tile(o, first, first + size < o->setup.count ? size : o->setup.count - first);
+    memset(o->sums, 0, sizeof o->sums);
+    for (uint64_t first = 0; first < all; first += size)
+        optim_norms_tile(o, first, first + size < all ? size : all - first);
+    for (uint64_t first = 0; first < all; first += size)
+        optim_step_tile(o, first, first + size < all ? size : all - first);
 }
 
 #endif

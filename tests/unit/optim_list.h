@@ -25,6 +25,7 @@ static const optim_case optim_cases[] = {
     {"optim_radam", "RAdam", "{\"betas\": [0.9, 0.9]}"},
     {"optim_radam", "RAdam", "{\"betas\": [0.9, 0.2]}"},
     {"optim_adadelta", "Adadelta", "{}"},
+    {"optim_lamb", "Lamb", "{\"weight_decay\": 0.1}"},
 };
 
 enum { OPTIM_CASES = sizeof optim_cases / sizeof optim_cases[0] };

@@ -146,6 +146,7 @@ static void step_in_the_middle(size_t which, zds_dtype type, uint64_t first, uin
         if (o.needs.states[k].kind == ZDS_STATE_ELEMENT)
             fill(&o.states[k], ALL * zds_dtype_size(type));
     optim_begin(&o);
+    optim_norms_tile(&o, first, count);
     optim_step_tile(&o, first, count);
     uint64_t end = first + count;
     size_t half = zds_dtype_size(s.output);
@@ -178,6 +179,11 @@ Test(optim_properties, non_finite_gradients_stay_where_they_are)
             optim clean, dirty;
             optim_open(&clean, &s);
             optim_open(&dirty, &s);
+            if (clean.needs.tensor_norms) { /* one element reaches all others through the norm */
+                optim_close(&clean);
+                optim_close(&dirty);
+                continue;
+            }
             optim_random_grad(&clean, 0);
             optim_random_grad(&dirty, 0);
             write_at(dirty.grad.data, s.grad, 3, bad[k]);

@@ -49,14 +49,7 @@ typedef struct adam_options {
                 adam_options, set_grad_none, "true",                                               \
                 "the engine owns the gradients, and never clears them in a pass of its "           \
                 "own"),                                                                            \
-            {.name = "max_grad_norm",                                                              \
-             .type = ZDS_OPTION_FLOAT,                                                             \
-             .flags = ZDS_OPTION_NULLABLE,                                                         \
-             .offset = offsetof(adam_options, max_grad_norm),                                      \
-             .default_value = "null",                                                              \
-             .min = -INFINITY,                                                                     \
-             .max = INFINITY,                                                                      \
-             .doc = "removed: any number is refused; use gradient_clipping at the top level"},     \
+            OPTION_MAX_GRAD_NORM(adam_options),                                                    \
     }
 
 static const zds_option adamw_options[] = ADAM_OPTIONS(
@@ -68,10 +61,9 @@ static const zds_option adam_options_table[] = ADAM_OPTIONS(
 
 static zds_status check(const zds_host *host, const adam_options *o)
 {
-    if (!isnan(o->max_grad_norm))
-        return host->fail(host, ZDS_ERR_CONFIG,
-                          "max_grad_norm is not an option of the optimizer any more; write "
-                          "\"gradient_clipping\" at the top level of ds_config instead");
+    zds_status status = elementwise_no_max_grad_norm(host, o->max_grad_norm);
+    if (status)
+        return status;
     if (o->amsgrad && !o->torch_adam)
         return host->fail(host, ZDS_ERR_CONFIG,
                           "amsgrad needs \"torch_adam\": true; write that, or remove amsgrad");
