@@ -24,9 +24,7 @@ def draw(rng, scale, skip=()):
 
 
 def make(folder):
-    """Writes weights and gradients: each rank's own, whose mean is the same for any number of ranks.
-
-    Returns the weights and that mean."""
+    """Writes weights, and gradients that are the same on all ranks; returns both."""
     rng = random.Random(11)
     weights = draw(rng, 0.5)
     weights["matrix"] = (SHAPES["matrix"], array.array("f", (x / 3 for x in weights["matrix"][1])))
