@@ -25,9 +25,14 @@
  * measured: each starts a little further into its mapping than the one before. */
 enum { KINDS = 3, STAGGER = 65536 + 64 };
 
+typedef struct stream_result {
+    double read_gbs;      /* one stream read */
+    double triad_gbs;     /* a = b + s c, counted as STREAM does: three streams */
+    double optimizer_gbs; /* four streams read, three of them written in place: seven counted */
+} stream_result;
+
 typedef struct shared {
-    float *array[4];
-    size_t elements;
+    stream_arrays arrays;
     int threads, repeats;
     pthread_barrier_t barrier;
     double best[KINDS]; /* seconds; written by thread 0 */
@@ -96,14 +101,13 @@ static void bind_to(int index)
 
 static void run_kind(shared *s, int kind, size_t first, size_t n, int index)
 {
-    float *a = s->array[0] + first, *b = s->array[1] + first, *c = s->array[2] + first,
-          *d = s->array[3] + first;
+    float *const *array = s->arrays.array;
     if (kind == 0)
-        s->sink[index % 64] += read_stream(a, n);
+        s->sink[index % 64] += read_stream(array[0] + first, n);
     else if (kind == 1)
-        triad(a, b, c, n);
+        triad(array[0] + first, array[1] + first, array[2] + first, n);
     else
-        optimizer_mix(a, b, c, d, n);
+        stream_mix(&s->arrays, first, n);
 }
 
 static void *work(void *arg)
@@ -111,11 +115,12 @@ static void *work(void *arg)
     worker *w = arg;
     shared *s = w->all;
     bind_to(w->index);
-    size_t first = s->elements / (size_t)s->threads * (size_t)w->index;
-    size_t n = w->index + 1 == s->threads ? s->elements - first : s->elements / (size_t)s->threads;
+    size_t all = s->arrays.elements, part = all / (size_t)s->threads;
+    size_t first = part * (size_t)w->index;
+    size_t n = w->index + 1 == s->threads ? all - first : part;
     for (int k = 0; k < 4; k++)
         for (size_t i = first; i < first + n; i++)
-            s->array[k][i] = 1e-3f * (float)(i % 17);
+            s->arrays.array[k][i] = 1e-3f * (float)(i % 17);
     for (int r = 0; r < s->repeats; r++)
         for (int kind = 0; kind < KINDS; kind++) {
             pthread_barrier_wait(&s->barrier);
@@ -129,38 +134,59 @@ static void *work(void *arg)
     return NULL;
 }
 
-int stream_measure(int threads, size_t elements, int repeats, stream_result *out)
+int stream_arrays_open(stream_arrays *a, size_t elements)
 {
-    shared s = {.elements = elements, .threads = threads, .repeats = repeats};
-    worker *workers = calloc((size_t)threads, sizeof *workers);
-    size_t bytes = elements * sizeof(float), mapped = bytes + 4 * STAGGER;
-    char *map[4];
-    int ready = 0, started = 0;
-    pthread_barrier_init(&s.barrier, NULL, (unsigned)threads);
-    for (; workers && ready < 4; ready++) {
-        void *p = mmap(NULL, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (p == MAP_FAILED)
-            break;
-        madvise(p, mapped, MADV_HUGEPAGE);
-        map[ready] = p;
-        s.array[ready] = (float *)(map[ready] + ready * STAGGER);
+    *a = (stream_arrays){.elements = elements, .mapped = elements * sizeof(float) + 4 * STAGGER};
+    for (int k = 0; k < 4; k++) {
+        char *p = mmap(NULL, a->mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (p == MAP_FAILED) {
+            stream_arrays_close(a);
+            return 0;
+        }
+        madvise(p, a->mapped, MADV_HUGEPAGE);
+        a->map[k] = p;
+        a->array[k] = (float *)(p + k * STAGGER);
     }
-    for (; ready == 4 && started < threads; started++) {
-        workers[started] = (worker){.all = &s, .index = started};
-        if (pthread_create(&workers[started].thread, NULL, work, &workers[started]) != 0) {
+    return 1;
+}
+
+void stream_arrays_close(stream_arrays *a)
+{
+    for (int k = 0; k < 4; k++)
+        if (a->map[k])
+            munmap(a->map[k], a->mapped);
+    *a = (stream_arrays){0};
+}
+
+void stream_mix(const stream_arrays *a, size_t first, size_t count)
+{
+    optimizer_mix(a->array[0] + first, a->array[1] + first, a->array[2] + first,
+                  a->array[3] + first, count);
+}
+
+/* Returns 0 without memory. */
+static int stream_measure(int threads, size_t elements, int repeats, stream_result *out)
+{
+    shared s = {.threads = threads, .repeats = repeats};
+    worker *workers = calloc((size_t)threads, sizeof *workers);
+    if (!workers || !stream_arrays_open(&s.arrays, elements)) {
+        free(workers);
+        return 0;
+    }
+    pthread_barrier_init(&s.barrier, NULL, (unsigned)threads);
+    for (int i = 0; i < threads; i++) {
+        workers[i] = (worker){.all = &s, .index = i};
+        if (pthread_create(&workers[i].thread, NULL, work, &workers[i]) != 0) {
             fprintf(stderr, "zds-bench: error: %d threads could not be started\n", threads);
             exit(EXIT_FAILED); /* those that run wait for the others */
         }
     }
-    for (int i = 0; i < started; i++)
+    for (int i = 0; i < threads; i++)
         pthread_join(workers[i].thread, NULL);
-    for (int k = 0; k < ready; k++)
-        munmap(map[k], mapped);
     pthread_barrier_destroy(&s.barrier);
+    stream_arrays_close(&s.arrays);
     free(workers);
-    if (!started)
-        return 0;
-    double gb = (double)bytes * 1e-9;
+    double gb = (double)elements * sizeof(float) * 1e-9;
     *out = (stream_result){.read_gbs = gb / s.best[0],
                            .triad_gbs = 3 * gb / s.best[1],
                            .optimizer_gbs = 7 * gb / s.best[2]};

@@ -4,14 +4,20 @@
 
 #include <stddef.h>
 
-typedef struct stream_result {
-    double read_gbs;      /* one stream read */
-    double triad_gbs;     /* a = b + s c, counted as STREAM does: three streams */
-    double optimizer_gbs; /* four streams read, three of them written in place: seven counted */
-} stream_result;
+/* The four arrays of the optimizer's mix of streams: three are read and written in place, one is
+ * read. */
+typedef struct stream_arrays {
+    float *array[4];
+    size_t elements;
+    void *map[4];
+    size_t mapped;
+} stream_arrays;
 
-/* Best of `repeats` over arrays of `elements` floats each (four of them), on `threads` bound
- * threads. Returns 0 without memory or threads. */
-int stream_measure(int threads, size_t elements, int repeats, stream_result *out);
+/* Zero pages that nobody has touched. Returns 0 without memory. */
+int stream_arrays_open(stream_arrays *arrays, size_t elements);
+void stream_arrays_close(stream_arrays *arrays);
+
+/* The mix over `count` elements from `first`: 28 bytes each. */
+void stream_mix(const stream_arrays *arrays, size_t first, size_t count);
 
 #endif
