@@ -170,6 +170,8 @@ static char *read_float_list(const zds_option *option, const cJSON *value, optio
     bool null = cJSON_IsNull(value) && option->flags & ZDS_OPTION_NULLABLE;
     bool array = cJSON_IsArray(value);
     size_t count = null ? 0 : array ? (size_t)cJSON_GetArraySize(value) : 1;
+    if (array && count == 0)
+        return not_wanted(wanted, value);
     double *values = store ? piece_add(store, count * sizeof *values) : NULL;
     if (store && !values)
         return out_of_memory();

@@ -409,6 +409,11 @@ typedef struct zds_sched_env {
         *base; /* [group_count]: what the optimizer's options say; valid as long as the instance */
     int64_t total_steps;  /* optimizer steps of the whole run, where the program knows; else -1 */
     int64_t warmup_steps; /* likewise, from the training arguments; else -1 */
+    /* An optimizer may split a group that the config or the program declared: which of those, from
+     * 0, each group above is part of, and how many there are. An option that lists one value a
+     * group has declared_count of them. `declared` is valid as long as the instance. */
+    const uint32_t *declared; /* [group_count]; NULL: the groups as they are */
+    size_t declared_count;
 } zds_sched_env;
 
 enum {

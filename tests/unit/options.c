@@ -136,6 +136,7 @@ static void wrong(const char *json, const char *part)
 Test(options, wrong_values)
 {
     wrong("{}", "count: is missing");
+    wrong("{\"count\": 1, \"rates\": []}", "a number or an array of numbers, not []");
     wrong("{\"count\": 2.5}", "an integer, not 2.5");
     wrong("{\"count\": \"2\"}", "an integer, not \"2\"");
     wrong("{\"count\": null}", "an integer, not null");

@@ -9,23 +9,6 @@ static double number(const cJSON *object, const char *key)
     return item->valuedouble;
 }
 
-static cJSON *read_json(const char *path)
-{
-    FILE *f = fopen(path, "rb");
-    cr_assert_not_null(f, "%s", path);
-    cr_assert_eq(fseek(f, 0, SEEK_END), 0);
-    size_t bytes = (size_t)ftell(f);
-    rewind(f);
-    char *text = malloc(bytes + 1);
-    cr_assert(text && fread(text, 1, bytes, f) == bytes);
-    fclose(f);
-    text[bytes] = 0;
-    cJSON *tree = cJSON_Parse(text);
-    free(text);
-    cr_assert_not_null(tree, "%s is not JSON", path);
-    return tree;
-}
-
 /* DeepSpeed's types have their options in params; the Trainer's take the steps from the run. */
 static void open_case(schedule *s, const cJSON *test)
 {
@@ -89,6 +72,33 @@ Test(sched_golden, warmup_rates_by_group)
     cr_assert_float_eq(schedule_at(&s, 3, 1).lr, 0.5, 1e-15);
     cr_assert_float_eq(schedule_at(&s, 50, 1).lr, 0.75, 1e-15);
     schedule_close(&s);
+}
+
+/* A group that the optimizer split has one value in a list. */
+Test(sched_golden, lists_count_groups_as_declared)
+{
+    static const struct {
+        const char *type, *options;
+    } pairs[] = {{"WarmupLR", "{\"warmup_max_lr\": [1, 0.5]}"},
+                 {"LRRangeTest", "{\"lr_range_test_min_lr\": [1, 0.5]}"},
+                 {"OneCycle", "{\"cycle_min_lr\": [1, 0.5], \"cycle_max_lr\": [1, 0.5]}"}};
+    static const uint32_t declared[] = {0, 1, 1};
+    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
+        schedule s;
+        schedule_open(&s, pairs[i].type, pairs[i].options);
+        zds_sched_env env = {.struct_size = sizeof env,
+                             .group_count = 3,
+                             .hyper_stride = sizeof s.base[0],
+                             .base = s.base,
+                             .declared = declared,
+                             .declared_count = 2};
+        cr_assert_eq(s.ops->create(&s.h.host, s.options, &env, &s.self), ZDS_OK, "%s", s.h.error);
+        double first = schedule_at(&s, 3000, 0).lr;
+        cr_assert_gt(first, 0);
+        cr_assert_float_eq(schedule_at(&s, 3000, 1).lr, first / 2, 1e-15);
+        cr_assert_float_eq(schedule_at(&s, 3000, 2).lr, first / 2, 1e-15);
+        schedule_close(&s);
+    }
 }
 
 Test(sched_golden, warmup_takes_the_groups_own_rates)
@@ -157,11 +167,7 @@ Test(sched_golden, onecycle_without_betas)
     cr_assert_eq(schedule_try(&s, "OneCycle", options, 2, 1, -1, -1), ZDS_OK);
     s.ops->destroy(s.self);
     s.base[0].beta1 = s.base[0].beta2 = s.base[1].beta1 = s.base[1].beta2 = NAN;
-    zds_sched_env env = {.struct_size = sizeof env,
-                         .group_count = 2,
-                         .hyper_stride = sizeof s.base[0],
-                         .base = s.base};
-    cr_assert_eq(s.ops->create(&s.h.host, s.options, &env, &s.self), ZDS_OK);
+    cr_assert_eq(schedule_create(&s, 2, -1, -1), ZDS_OK);
     cr_assert(strstr(s.h.logged, "cycle_momentum"));
     cr_assert_float_eq(schedule_at(&s, 0, 1).lr, 2, 0);
     cr_assert_float_eq(schedule_at(&s, 2000, 0).lr, 3, 1e-12);

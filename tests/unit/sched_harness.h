@@ -4,6 +4,23 @@
 
 #include "plugin_harness.h"
 
+HARNESS_FN cJSON *read_json(const char *path)
+{
+    FILE *f = fopen(path, "rb");
+    cr_assert_not_null(f, "%s", path);
+    cr_assert_eq(fseek(f, 0, SEEK_END), 0);
+    size_t bytes = (size_t)ftell(f);
+    rewind(f);
+    char *text = malloc(bytes + 1);
+    cr_assert(text && fread(text, 1, bytes, f) == bytes);
+    fclose(f);
+    text[bytes] = 0;
+    cJSON *tree = cJSON_Parse(text);
+    free(text);
+    cr_assert_not_null(tree, "%s is not JSON", path);
+    return tree;
+}
+
 typedef struct schedule {
     harness h;
     const zds_plugin *plugin;
@@ -31,6 +48,8 @@ static const struct {
     {"cosine_with_min_lr", "sched_trainer"},
     {"cosine_warmup_with_min_lr", "sched_trainer"},
     {"warmup_stable_decay", "sched_trainer"},
+    {"reduce_lr_on_plateau", "sched_observed"},
+    {"greedy", "sched_observed"},
 };
 
 HARNESS_FN const char *file_of(const char *type)
@@ -41,21 +60,10 @@ HARNESS_FN const char *file_of(const char *type)
     return NULL;
 }
 
-HARNESS_FN zds_status schedule_try(schedule *s, const char *type, const char *options,
-                                   size_t groups, double lr, int64_t warmup_steps,
-                                   int64_t total_steps)
+/* An instance for s->base, which is filled in. */
+HARNESS_FN zds_status schedule_create(schedule *s, size_t groups, int64_t warmup_steps,
+                                      int64_t total_steps)
 {
-    memset(s, 0, sizeof *s);
-    harness_init(&s->h);
-    s->plugin = plugin_open(file_of(type), type);
-    s->ops = s->plugin->ops;
-    s->options = options_from(s->plugin, options);
-    for (size_t g = 0; g < 3; g++)
-        s->base[g] = (zds_hyper){.struct_size = sizeof s->base[g],
-                                 .lr = lr * (double)(g + 1),
-                                 .beta1 = 0.9,
-                                 .beta2 = 0.999,
-                                 .momentum = NAN};
     zds_sched_env env = {.struct_size = sizeof env,
                          .group_count = groups,
                          .hyper_stride = sizeof s->base[0],
@@ -63,6 +71,28 @@ HARNESS_FN zds_status schedule_try(schedule *s, const char *type, const char *op
                          .total_steps = total_steps,
                          .warmup_steps = warmup_steps};
     return s->ops->create(&s->h.host, s->options, &env, &s->self);
+}
+
+HARNESS_FN void schedule_open(schedule *s, const char *type, const char *options)
+{
+    memset(s, 0, sizeof *s);
+    harness_init(&s->h);
+    s->plugin = plugin_open(file_of(type), type);
+    s->ops = s->plugin->ops;
+    s->options = options_from(s->plugin, options);
+    for (size_t g = 0; g < 3; g++)
+        s->base[g] = (zds_hyper){
+            .struct_size = sizeof s->base[g], .beta1 = 0.9, .beta2 = 0.999, .momentum = NAN};
+}
+
+HARNESS_FN zds_status schedule_try(schedule *s, const char *type, const char *options,
+                                   size_t groups, double lr, int64_t warmup_steps,
+                                   int64_t total_steps)
+{
+    schedule_open(s, type, options);
+    for (size_t g = 0; g < 3; g++)
+        s->base[g].lr = lr * (double)(g + 1);
+    return schedule_create(s, groups, warmup_steps, total_steps);
 }
 
 HARNESS_FN void schedule_close(schedule *s)

@@ -2,9 +2,8 @@
  * Smith 2018, "A disciplined approach to neural network hyper-parameters", as DeepSpeed 0.19's
  * runtime/lr_schedules.py computes it. */
 #include <math.h>
-#include <stddef.h>
 
-#include "zds/plugin.h"
+#include "common/sched.h"
 
 typedef struct onecycle_options {
     zds_float_list cycle_min_lr, cycle_max_lr, cycle_min_mom, cycle_max_mom;
@@ -16,9 +15,8 @@ typedef struct onecycle_options {
 } onecycle_options;
 
 typedef struct onecycle_instance {
-    const zds_host *host;
+    sched_groups groups;
     const onecycle_options *options;
-    size_t group_count;
     bool has_momentum;
     double first, second; /* steps of the halves */
     int64_t first_stairs, second_stairs;
@@ -112,68 +110,49 @@ static const zds_option options_table[] = {
      .min = -INFINITY,
      .max = INFINITY,
      .doc = "how fast beta1 grows after the cycle"},
-    {.name = "last_batch_iteration",
-     .type = ZDS_OPTION_INT,
-     .offset = AT(last_batch_iteration),
-     .default_value = "-1",
-     .min = -1,
-     .max = INFINITY,
-     .doc = "steps done before, less one; other than -1, the first step keeps the optimizer's "
-            "values"},
+    SCHED_LAST_BATCH_ITERATION(onecycle_options, "values"),
 };
 
-static zds_status check_lists(const zds_host *host, const onecycle_options *o, size_t groups)
+static zds_status check_lists(const sched_groups *groups, const onecycle_options *o)
 {
     const struct {
         const char *name;
-        size_t count;
-    } lists[] = {{"cycle_min_lr", o->cycle_min_lr.count},
-                 {"cycle_max_lr", o->cycle_max_lr.count},
-                 {"cycle_min_mom", o->cycle_min_mom.count},
-                 {"cycle_max_mom", o->cycle_max_mom.count}};
-    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
-        if (lists[i].count != 1 && lists[i].count != groups)
-            return host->fail(host, ZDS_ERR_CONFIG,
-                              "%s has %zu values for %zu parameter groups; write one value for "
-                              "all, or one a group",
-                              lists[i].name, lists[i].count, groups);
-    return ZDS_OK;
+        const zds_float_list *list;
+    } lists[] = {{"cycle_min_lr", &o->cycle_min_lr},
+                 {"cycle_max_lr", &o->cycle_max_lr},
+                 {"cycle_min_mom", &o->cycle_min_mom},
+                 {"cycle_max_mom", &o->cycle_max_mom}};
+    zds_status status = ZDS_OK;
+    for (size_t i = 0; !status && i < sizeof lists / sizeof *lists; i++)
+        status = sched_check_list(groups, lists[i].name, lists[i].list);
+    return status;
 }
 
 static zds_status create(const zds_host *host, const void *options, const zds_sched_env *env,
                          void **self)
 {
     const onecycle_options *o = options;
-    zds_status status = check_lists(host, o, env->group_count);
+    sched_groups groups = sched_groups_of(host, env);
+    zds_status status = check_lists(&groups, o);
+    if (!status)
+        status = sched_create(&groups, sizeof(onecycle_instance), self);
     if (status)
         return status;
-    onecycle_instance *c = host->alloc(host, sizeof *c, 0);
-    if (!c)
-        return host->fail(host, ZDS_ERR_MEMORY, "no memory for a schedule");
+    onecycle_instance *c = *self;
     double second = o->cycle_second_step_size;
     int64_t second_stairs = o->cycle_second_stair_count;
-    bool has_betas = env->group_count > 0 && !isnan(env->base->beta1);
-    *c = (onecycle_instance){
-        .host = host,
-        .options = o,
-        .group_count = env->group_count,
-        .has_momentum = o->cycle_momentum && has_betas,
-        .first = o->cycle_first_step_size,
-        .second = isnan(second) ? o->cycle_first_step_size : second,
-        .first_stairs = o->cycle_first_stair_count,
-        .second_stairs = second_stairs == INT64_MIN ? o->cycle_first_stair_count : second_stairs};
+    bool has_betas = groups.count > 0 && !isnan(groups.base->beta1);
+    c->options = o;
+    c->has_momentum = o->cycle_momentum && has_betas;
+    c->first = o->cycle_first_step_size;
+    c->second = isnan(second) ? o->cycle_first_step_size : second;
+    c->first_stairs = o->cycle_first_stair_count;
+    c->second_stairs = second_stairs == INT64_MIN ? o->cycle_first_stair_count : second_stairs;
     if (o->cycle_momentum && !has_betas)
         host->log(host, ZDS_LOG_WARNING,
                   "the optimizer has no betas, so that cycle_momentum has nothing to move; write "
                   "\"cycle_momentum\": false");
-    *self = c;
     return ZDS_OK;
-}
-
-static void destroy(void *self)
-{
-    onecycle_instance *c = self;
-    c->host->free(c->host, c);
 }
 
 /* How high in the cycle, from 0 to 1, `step` is. Stairs are cut from the step itself: a rounded
@@ -193,22 +172,23 @@ static double height(const onecycle_instance *c, double step)
     return floor(stair) / count;
 }
 
-static double value_of(const zds_float_list *list, size_t group)
-{
-    return list->values[list->count == 1 ? 0 : group];
-}
-
 typedef struct rate_and_momentum {
     double rate, momentum;
 } rate_and_momentum;
+
+/* A list's value in a group; none of them may be null. */
+static double listed(const onecycle_instance *c, const zds_float_list *list, size_t group)
+{
+    return sched_list_at(&c->groups, list, group, 0);
+}
 
 /* `last`: the last step that is done, from 0. */
 static rate_and_momentum values_of(const onecycle_instance *c, int64_t last, size_t group)
 {
     const onecycle_options *o = c->options;
-    double least = value_of(&o->cycle_min_lr, group), most = value_of(&o->cycle_max_lr, group);
-    double least_mom = value_of(&o->cycle_min_mom, group);
-    double most_mom = value_of(&o->cycle_max_mom, group), total = c->first + c->second;
+    double least = listed(c, &o->cycle_min_lr, group), most = listed(c, &o->cycle_max_lr, group);
+    double least_mom = listed(c, &o->cycle_min_mom, group);
+    double most_mom = listed(c, &o->cycle_max_mom, group), total = c->first + c->second;
     if ((double)last < total) {
         double h = height(c, (double)last + 1);
         return (rate_and_momentum){least + (most - least) * h,
@@ -227,13 +207,13 @@ static zds_status at(void *self, int64_t moves, zds_sched_value *values, size_t 
     int64_t start = c->options->last_batch_iteration;
     if (moves == 0 && start != -1)
         return ZDS_OK;
-    for (size_t g = 0; g < c->group_count; g++) {
-        zds_sched_value *v = (zds_sched_value *)(void *)((char *)values + g * value_stride);
+    for (size_t g = 0; g < c->groups.count; g++) {
+        zds_sched_value *v = sched_value(values, value_stride, g);
         rate_and_momentum now = values_of(c, start + moves, g);
         /* Creation sets the least of both. */
         if (moves == 0)
-            now = (rate_and_momentum){value_of(&c->options->cycle_min_lr, g),
-                                      value_of(&c->options->cycle_min_mom, g)};
+            now = (rate_and_momentum){listed(c, &c->options->cycle_min_lr, g),
+                                      listed(c, &c->options->cycle_min_mom, g)};
         v->mask = ZDS_SCHED_LR;
         v->hyper.lr = now.rate;
         if (c->has_momentum) {
@@ -246,18 +226,10 @@ static zds_status at(void *self, int64_t moves, zds_sched_value *values, size_t 
 }
 
 static const zds_sched_ops ops = {
-    .struct_size = sizeof ops, .create = create, .destroy = destroy, .at = at};
+    .struct_size = sizeof ops, .create = create, .destroy = sched_destroy, .at = at};
 
-static const zds_plugin plugin = {.struct_size = sizeof plugin,
-                                  .kind = ZDS_KIND_SCHED,
-                                  .abi_minor = ZDS_ABI_MINOR,
-                                  .name = "OneCycle",
-                                  .version = "1.0",
-                                  .doc = "the rate climbs and falls once, the momentum against it",
-                                  .options = options_table,
-                                  .option_stride = sizeof options_table[0],
-                                  .option_count = sizeof options_table / sizeof options_table[0],
-                                  .options_size = sizeof(onecycle_options),
-                                  .ops = &ops};
+static const zds_plugin plugin =
+    SCHED_PLUGIN("OneCycle", options_table, SCHED_ROWS(options_table), onecycle_options, ops,
+                 "the rate climbs and falls once, the momentum against it");
 
 ZDS_PLUGINS(&plugin);

@@ -1,17 +1,14 @@
 /* The schedules that the Trainer's lr_scheduler_type names: options and life of an instance. The
  * curves are in curves.c. The numbers of steps come from the run unless the options say them. */
 #include <math.h>
-#include <stddef.h>
 
+#include "common/sched.h"
 #include "sched/trainer/curves.h"
-#include "zds/plugin.h"
 
 typedef struct trainer_instance {
-    const zds_host *host;
+    sched_groups groups;
     curve curve;
     curve_fn ratio;
-    size_t group_count, hyper_stride;
-    const zds_hyper *base;
 } trainer_instance;
 
 /* === options === */
@@ -113,15 +110,13 @@ static zds_status create(const zds_host *host, const curve *start, const zds_sch
     zds_status status = find_steps(host, env, needs_total, &c);
     if (status)
         return status;
-    trainer_instance *t = host->alloc(host, sizeof *t, 0);
-    if (!t)
-        return host->fail(host, ZDS_ERR_MEMORY, "no memory for a schedule");
-    *t = (trainer_instance){.host = host,
-                            .curve = c,
-                            .ratio = ratio,
-                            .group_count = env->group_count,
-                            .hyper_stride = env->hyper_stride,
-                            .base = env->base};
+    sched_groups groups = sched_groups_of(host, env);
+    status = sched_create(&groups, sizeof(trainer_instance), self);
+    if (status)
+        return status;
+    trainer_instance *t = *self;
+    t->curve = c;
+    t->ratio = ratio;
     if (ratio == curve_inverse_sqrt) {
         double preset = c.warmup > 0 ? c.warmup : 10000;
         t->curve.timescale =
@@ -134,26 +129,17 @@ static zds_status create(const zds_host *host, const curve *start, const zds_sch
         t->curve.stable =
             stable == INT64_MIN ? c.total - c.warmup - t->curve.decay : (double)stable;
     }
-    *self = t;
     return ZDS_OK;
-}
-
-static void destroy(void *self)
-{
-    trainer_instance *t = self;
-    t->host->free(t->host, t);
 }
 
 static zds_status at(void *self, int64_t moves, zds_sched_value *values, size_t value_stride)
 {
     const trainer_instance *t = self;
     double ratio = t->ratio(&t->curve, (double)moves);
-    for (size_t g = 0; g < t->group_count; g++) {
-        zds_sched_value *v = (zds_sched_value *)(void *)((char *)values + g * value_stride);
-        const zds_hyper *base =
-            (const zds_hyper *)(const void *)((const char *)t->base + g * t->hyper_stride);
+    for (size_t g = 0; g < t->groups.count; g++) {
+        zds_sched_value *v = sched_value(values, value_stride, g);
         v->mask = ZDS_SCHED_LR;
-        v->hyper.lr = base->lr * ratio;
+        v->hyper.lr = sched_base(&t->groups, g)->lr * ratio;
     }
     return ZDS_OK;
 }
@@ -247,36 +233,29 @@ static zds_status warmup_stable_decay_create(const zds_host *host, const void *o
 #define PLUGIN(type, table, rows, text)                                                            \
     static const zds_sched_ops type##_ops = {.struct_size = sizeof(zds_sched_ops),                 \
                                              .create = type##_create,                              \
-                                             .destroy = destroy,                                   \
+                                             .destroy = sched_destroy,                             \
                                              .at = at};                                            \
-    static const zds_plugin type##_plugin = {.struct_size = sizeof(zds_plugin),                    \
-                                             .kind = ZDS_KIND_SCHED,                               \
-                                             .abi_minor = ZDS_ABI_MINOR,                           \
-                                             .name = #type,                                        \
-                                             .version = "1.0",                                     \
-                                             .doc = text,                                          \
-                                             .options = table,                                     \
-                                             .option_stride = sizeof(zds_option),                  \
-                                             .option_count = rows,                                 \
-                                             .options_size = sizeof(curve_options),                \
-                                             .ops = &type##_ops}
-#define ROWS(table) (sizeof(table) / sizeof(table)[0])
+    static const zds_plugin type##_plugin =                                                        \
+        SCHED_PLUGIN(#type, table, rows, curve_options, type##_ops, text)
 
 PLUGIN(constant, NULL, 0, "the optimizer's own rate");
-PLUGIN(constant_with_warmup, warmup_table, ROWS(warmup_table), "rises along a line, then stays");
-PLUGIN(linear, linear_table, ROWS(linear_table), "rises along a line, then falls along one to 0");
-PLUGIN(cosine, cosine_table, ROWS(cosine_table), "rises along a line, then falls along a cosine");
-PLUGIN(cosine_with_restarts, restarts_table, ROWS(restarts_table),
+PLUGIN(constant_with_warmup, warmup_table, SCHED_ROWS(warmup_table),
+       "rises along a line, then stays");
+PLUGIN(linear, linear_table, SCHED_ROWS(linear_table),
+       "rises along a line, then falls along one to 0");
+PLUGIN(cosine, cosine_table, SCHED_ROWS(cosine_table),
+       "rises along a line, then falls along a cosine");
+PLUGIN(cosine_with_restarts, restarts_table, SCHED_ROWS(restarts_table),
        "rises along a line, then falls along a cosine several times");
-PLUGIN(polynomial, polynomial_table, ROWS(polynomial_table),
+PLUGIN(polynomial, polynomial_table, SCHED_ROWS(polynomial_table),
        "rises along a line, then falls with a power of the steps that are left");
-PLUGIN(inverse_sqrt, inverse_sqrt_table, ROWS(inverse_sqrt_table),
+PLUGIN(inverse_sqrt, inverse_sqrt_table, SCHED_ROWS(inverse_sqrt_table),
        "rises along a line, then falls with the inverse root of the step");
-PLUGIN(cosine_with_min_lr, min_lr_table, ROWS(min_lr_table),
+PLUGIN(cosine_with_min_lr, min_lr_table, SCHED_ROWS(min_lr_table),
        "rises along a line, then falls along a cosine to a least rate");
-PLUGIN(cosine_warmup_with_min_lr, warmup_min_lr_table, ROWS(warmup_min_lr_table),
+PLUGIN(cosine_warmup_with_min_lr, warmup_min_lr_table, SCHED_ROWS(warmup_min_lr_table),
        "rises from a first rate, then falls along a cosine to a least rate");
-PLUGIN(warmup_stable_decay, stable_table, ROWS(stable_table), "rises, stays, then falls");
+PLUGIN(warmup_stable_decay, stable_table, SCHED_ROWS(stable_table), "rises, stays, then falls");
 
 ZDS_PLUGINS(&constant_plugin, &constant_with_warmup_plugin, &linear_plugin, &cosine_plugin,
             &cosine_with_restarts_plugin, &polynomial_plugin, &inverse_sqrt_plugin,

@@ -2,9 +2,8 @@
  * falls along a line, or falls along half a cosine. As DeepSpeed 0.19's runtime/lr_schedules.py
  * computes them, off-by-one included. */
 #include <math.h>
-#include <stddef.h>
 
-#include "zds/plugin.h"
+#include "common/sched.h"
 
 enum { WARMUP_LOG = 0, WARMUP_LINEAR = 1 };
 enum after { AFTER_CONSTANT, AFTER_LINEAR, AFTER_COSINE };
@@ -17,10 +16,8 @@ typedef struct warmup_options {
 } warmup_options;
 
 typedef struct warmup_instance {
-    const zds_host *host;
+    sched_groups groups;
     const warmup_options *options;
-    size_t group_count, hyper_stride;
-    const zds_hyper *base;
     enum after after;
     int64_t warmup; /* steps */
 } warmup_instance;
@@ -57,12 +54,7 @@ typedef struct warmup_instance {
          .default_value = "\"log\"",                                                               \
          .choices = "log|linear",                                                                  \
          .doc = "how it rises: with the logarithm of the step, or along a line"},                  \
-    {                                                                                              \
-        .name = "last_batch_iteration", .type = ZDS_OPTION_INT,                                    \
-        .offset = AT(last_batch_iteration), .default_value = "-1", .min = -1, .max = INFINITY,     \
-        .doc = "steps done before, less one; other than -1, the first step keeps the optimizer's " \
-               "rate"                                                                              \
-    }
+        SCHED_LAST_BATCH_ITERATION(warmup_options, "rate")
 
 #define TOTAL_ROW                                                                                  \
     {                                                                                              \
@@ -102,42 +94,24 @@ static const zds_option cosine_table[] = {
      .doc = "rate at the end over the optimizer's lr"},
 };
 
-static zds_status check_list(const zds_host *host, const char *name, const zds_float_list *list,
-                             size_t groups)
-{
-    if (list->count <= 1 || list->count == groups)
-        return ZDS_OK;
-    return host->fail(host, ZDS_ERR_CONFIG,
-                      "%s has %zu values for %zu parameter groups; write one value for all, or one "
-                      "a group",
-                      name, list->count, groups);
-}
-
 static zds_status create(const zds_host *host, const warmup_options *o, const zds_sched_env *env,
                          enum after after, void **self)
 {
-    zds_status status = ZDS_OK;
-    if (after != AFTER_COSINE) {
-        status = check_list(host, "warmup_min_lr", &o->warmup_min_lr, env->group_count);
-        if (!status)
-            status = check_list(host, "warmup_max_lr", &o->warmup_max_lr, env->group_count);
-    }
+    sched_groups groups = sched_groups_of(host, env);
+    zds_status status = sched_check_list(&groups, "warmup_min_lr", &o->warmup_min_lr);
+    if (!status)
+        status = sched_check_list(&groups, "warmup_max_lr", &o->warmup_max_lr);
+    if (!status)
+        status = sched_create(&groups, sizeof(warmup_instance), self);
     if (status)
         return status;
-    warmup_instance *w = host->alloc(host, sizeof *w, 0);
-    if (!w)
-        return host->fail(host, ZDS_ERR_MEMORY, "no memory for a schedule");
-    *w = (warmup_instance){.host = host,
-                           .options = o,
-                           .group_count = env->group_count,
-                           .hyper_stride = env->hyper_stride,
-                           .base = env->base,
-                           .after = after,
-                           .warmup = o->warmup_num_steps < 2 ? 2 : o->warmup_num_steps};
+    warmup_instance *w = *self;
+    w->options = o;
+    w->after = after;
+    w->warmup = o->warmup_num_steps < 2 ? 2 : o->warmup_num_steps;
     if (after != AFTER_CONSTANT && o->total_num_steps < w->warmup)
         host->log(host, ZDS_LOG_WARNING, "total_num_steps %lld is less than warmup_num_steps %lld",
                   (long long)o->total_num_steps, (long long)w->warmup);
-    *self = w;
     return ZDS_OK;
 }
 
@@ -157,12 +131,6 @@ static zds_status cosine_create(const zds_host *host, const void *options, const
                                 void **self)
 {
     return create(host, options, env, AFTER_COSINE, self);
-}
-
-static void destroy(void *self)
-{
-    warmup_instance *w = self;
-    w->host->free(w->host, w);
 }
 
 /* How far the warm-up is, from 0 to 1. */
@@ -196,20 +164,13 @@ static double cosine_ratio(const warmup_instance *w, int64_t iteration)
     return fmax(0, o->cos_min_ratio + (1 - o->cos_min_ratio) * half);
 }
 
-static double value_of(const zds_float_list *list, size_t group, double absent)
-{
-    if (list->count == 0)
-        return absent;
-    return list->values[list->count == 1 ? 0 : group];
-}
-
 static double rate_of(const warmup_instance *w, int64_t iteration, size_t group, double base)
 {
     const warmup_options *o = w->options;
     if (w->after == AFTER_COSINE)
         return iteration < 0 ? 0 : base * cosine_ratio(w, iteration);
-    double least = value_of(&o->warmup_min_lr, group, 0);
-    double largest = value_of(&o->warmup_max_lr, group, base);
+    double least = sched_list_at(&w->groups, &o->warmup_min_lr, group, 0);
+    double largest = sched_list_at(&w->groups, &o->warmup_max_lr, group, base);
     return iteration < 0 ? least : least + (largest - least) * gamma_of(w, iteration);
 }
 
@@ -217,32 +178,26 @@ static zds_status at(void *self, int64_t moves, zds_sched_value *values, size_t 
 {
     const warmup_instance *w = self;
     int64_t start = w->options->last_batch_iteration;
-    for (size_t g = 0; g < w->group_count; g++) {
-        zds_sched_value *v = (zds_sched_value *)(void *)((char *)values + g * value_stride);
-        const zds_hyper *base =
-            (const zds_hyper *)(const void *)((const char *)w->base + g * w->hyper_stride);
+    for (size_t g = 0; g < w->groups.count; g++) {
+        zds_sched_value *v = sched_value(values, value_stride, g);
+        double base = sched_base(&w->groups, g)->lr;
         v->mask = ZDS_SCHED_LR;
-        v->hyper.lr = moves == 0 && start != -1 ? base->lr : rate_of(w, start + moves, g, base->lr);
+        v->hyper.lr = moves == 0 && start != -1 ? base : rate_of(w, start + moves, g, base);
     }
     return ZDS_OK;
 }
 
 #define OPS(create_fn)                                                                             \
     {                                                                                              \
-        .struct_size = sizeof(zds_sched_ops), .create = (create_fn), .destroy = destroy, .at = at  \
+        .struct_size = sizeof(zds_sched_ops), .create = (create_fn), .destroy = sched_destroy,     \
+        .at = at                                                                                   \
     }
+#define PLUGIN(type, table, vtable, text)                                                          \
+    SCHED_PLUGIN(type, table, SCHED_ROWS(table), warmup_options, vtable, text)
 
 static const zds_sched_ops warmup_ops = OPS(warmup_create);
 static const zds_sched_ops decay_ops = OPS(decay_create);
 static const zds_sched_ops cosine_ops = OPS(cosine_create);
-
-#define PLUGIN(type, table, vtable, text)                                                          \
-    {                                                                                              \
-        .struct_size = sizeof(zds_plugin), .kind = ZDS_KIND_SCHED, .abi_minor = ZDS_ABI_MINOR,     \
-        .name = type, .version = "1.0", .doc = text, .options = table,                             \
-        .option_stride = sizeof table[0], .option_count = sizeof table / sizeof table[0],          \
-        .options_size = sizeof(warmup_options), .ops = &vtable                                     \
-    }
 
 static const zds_plugin warmup_plugin =
     PLUGIN("WarmupLR", warmup_table, warmup_ops, "the rate rises, then stays");
