@@ -29,6 +29,9 @@ void context_release(context_args *args);
  * `json` it is told on stdout as {"status": "error", ...}. */
 zds_config *load_config(const char *file, context_args *args, bool json);
 
+/* The object in a JSON file of moderate size, or NULL after saying why. */
+cJSON *read_json(const char *path);
+
 /* {"path", "message", "line", "column"} */
 cJSON *problem_json(const zds_problem *problem);
 

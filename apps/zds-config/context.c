@@ -37,8 +37,7 @@ void context_options(context_args *args, args_option *rows)
     memcpy(rows, all, sizeof all);
 }
 
-/* A JSON file of moderate size, or NULL after saying why. */
-static cJSON *read_json(const char *path)
+cJSON *read_json(const char *path)
 {
     enum { MOST = 16 << 20 };
     FILE *in = fopen(path, "rbe");
@@ -55,7 +54,7 @@ static cJSON *read_json(const char *path)
         if (!cJSON_IsObject(tree)) {
             cJSON_Delete(tree);
             tree = NULL;
-            output_error("%s: not a JSON object of TrainingArguments fields", path);
+            output_error("%s: not a JSON object", path);
         }
     }
     free(text);

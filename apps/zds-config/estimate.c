@@ -1,27 +1,27 @@
-/* zds-config estimate: what a model's states take at every stage of ZeRO and with every offload,
+/* zds-config estimate: what training takes of memory at every stage of ZeRO and with every offload,
  * and the first configuration that fits into a given memory.
  *
- * Model states for P trainable parameters and N ranks (Rajbhandari et al. 2020, "ZeRO", section
- * 3.1): parameters, gradients, and the optimizer's states with the fp32 master. Activations and the
- * program's own memory are not in it. */
+ * For a model folder and what this version does, the engine itself is asked (zds_engine_plan). The
+ * rest follows the formulas: model states for P trainable parameters and N ranks (Rajbhandari et
+ * al. 2020, "ZeRO", section 3.1), and of buffers two modules for gradients on their way and three
+ * for parameters gathered at stage 3. Activations and the program's own memory are not in it. */
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "command.h"
 #include "common/output.h"
-#include "common/safetensors.h"
+#include "shapes.h"
 
 typedef struct question {
-    double parameters;
-    double ranks, per_node; /* ranks of the run, and of a node */
-    bool half;              /* 16-bit parameters with an fp32 master */
-    bool accumulates;       /* gradients of several micro steps are added in fp32 */
-    double states;          /* fp32 values that the optimizer keeps for a parameter */
-    double bucket;          /* reduce_bucket_size */
-    double live;            /* stage3_max_live_parameters */
-    bool on_host;           /* the compute memory is host memory */
+    shapes shapes; /* model NULL: only a number of parameters is known */
+    double ranks, per_node;
+    const char *dtype, *optimizer; /* optimizer NULL: the program's own, AdamW */
+    int64_t accumulation;
+    double state_bytes; /* that the optimizer keeps for a parameter, beside a master weight */
+    double memory;      /* of a rank; 0: not given */
+    bool on_host;       /* the compute memory is host memory */
 } question;
 
 /* Where a row of the table puts things. */
@@ -38,10 +38,11 @@ static const plan plans[] = {
 };
 enum { PLANS = sizeof plans / sizeof *plans };
 
-/* Bytes of one rank, by purpose and by tier. */
+/* Bytes of one rank, by purpose and by tier. A page that ranks of a node share counts in parts. */
 typedef struct answer {
     double parameters, gradients, states, buffers;
     double compute, host, file; /* where they are */
+    bool implemented, fits;
 } answer;
 
 static void place(answer *a, const char *device, double bytes)
@@ -54,97 +55,53 @@ static void place(answer *a, const char *device, double bytes)
         a->file += bytes;
 }
 
-static answer estimate(const question *q, const plan *p)
+static void place_all(answer *a, const plan *p)
 {
-    double element = q->half ? 2 : 4, n = q->ranks, all = q->parameters;
+    place(a, p->stage == 3 ? p->param : "none", a->parameters);
+    place(a, p->optimizer, a->states);
+    a->compute += a->gradients + a->buffers;
+}
+
+static bool is_half(const question *q)
+{
+    return strcmp(q->dtype, "fp32") != 0;
+}
+
+static answer by_formula(const question *q, const plan *p)
+{
+    double element = is_half(q) ? 2 : 4, n = q->ranks, all = q->shapes.parameters;
+    bool wider = is_half(q) && q->accumulation > 1; /* micro steps are added in fp32 */
     answer a = {0};
-    double shared = p->stage == 1 || p->stage == 2 ? fmin(q->per_node, n) : 1; /* pages */
+    double shared = p->stage == 1 || p->stage == 2 ? q->per_node : 1;
     a.parameters = all * element / (p->stage == 3 ? n : shared);
-    a.gradients = all * (q->half && q->accumulates ? 4 : element) / (p->stage >= 2 ? n : 1);
-    a.states = all * 4 * (q->states + (q->half ? 1 : 0)) / (p->stage >= 1 ? n : 1);
-    a.buffers = n > 1 || p->stage >= 2 ? fmin(q->bucket, all) * element : 0;
+    a.gradients = all * (wider ? 4 : element) / (p->stage >= 2 ? n : 1);
+    bool moved = strcmp(p->optimizer, "nvme") == 0 ||
+                 (strcmp(p->optimizer, "cpu") == 0 && !q->on_host); /* and its masters with it */
+    a.states = all * (q->state_bytes + (is_half(q) || moved ? 4 : 0)) / (p->stage >= 1 ? n : 1);
+    if (p->stage >= 2 || wider)
+        a.buffers += fmin(2 * q->shapes.largest, all) * element;
     if (p->stage == 3)
-        a.buffers += fmin(q->live, all) * element;
-    place(&a, p->stage == 3 ? p->param : "none", a.parameters);
-    place(&a, p->optimizer, a.states);
-    a.compute += a.gradients + a.buffers;
+        a.buffers += fmin(3 * q->shapes.largest, all) * element;
+    place_all(&a, p);
     return a;
 }
 
-/* Bytes of the memory that the limit is about. */
-static double limited(const question *q, const answer *a)
-{
-    return q->on_host ? a->compute + a->host : a->compute;
-}
+/* === the config of a plan === */
 
-/* === the model === */
-
-static double number_of(const cJSON *tree, const char *name)
-{
-    const cJSON *node = cJSON_GetObjectItemCaseSensitive(tree, name);
-    return cJSON_IsNumber(node) ? node->valuedouble : 0;
-}
-
-/* A GPT-2 by its config.json: tied embeddings, blocks of 12 h^2 + 13 h, the last norm. */
-static double count_config(const char *path)
-{
-    char text[65536];
-    FILE *in = fopen(path, "rbe");
-    size_t length = in ? fread(text, 1, sizeof text - 1, in) : 0;
-    if (in)
-        fclose(in);
-    cJSON *tree = cJSON_ParseWithLength(text, length);
-    double h = number_of(tree, "n_embd"), layers = number_of(tree, "n_layer"),
-           rows = number_of(tree, "vocab_size") + number_of(tree, "n_positions"),
-           inner = number_of(tree, "n_inner");
-    cJSON_Delete(tree);
-    inner = inner > 0 ? inner : 4 * h;
-    return h > 0 && layers > 0 && rows > 0
-               ? rows * h + layers * (4 * h * h + 2 * h * inner + 9 * h + inner) + 2 * h
-               : 0;
-}
-
-/* Elements of all tensors of a model folder; 0 after telling why not. */
-static double count_folder(const char *folder)
-{
-    static const char *const names[] = {"model.safetensors.index.json", "model.safetensors"};
-    char path[4096];
-    for (size_t i = 0; i < 2; i++) {
-        safetensors *file;
-        zds_error error = ZDS_ERROR_INIT;
-        snprintf(path, sizeof path, "%s/%s", folder, names[i]);
-        if (access(path, F_OK) != 0)
-            continue;
-        double count = 0;
-        if (safetensors_open(path, &file, &error) != ZDS_OK) {
-            output_error("%s", error.text);
-            zds_error_clear(&error);
-            return 0;
-        }
-        for (size_t k = 0; k < safetensors_count(file); k++)
-            count += (double)safetensors_at(file, k)->count;
-        safetensors_close(file);
-        return count;
-    }
-    snprintf(path, sizeof path, "%s/config.json", folder);
-    double count = count_config(path);
-    if (count <= 0)
-        output_error("%s: no safetensors, and no config.json of a GPT-2; use --params", folder);
-    return count;
-}
-
-/* === output === */
-
-static cJSON *ready_config(const question *q, const plan *p)
+static cJSON *plan_config(const question *q, const plan *p)
 {
     cJSON *ds = cJSON_CreateObject();
-    cJSON_AddStringToObject(ds, "train_batch_size", "auto");
-    cJSON_AddStringToObject(ds, "train_micro_batch_size_per_gpu", "auto");
-    cJSON_AddStringToObject(ds, "gradient_accumulation_steps", "auto");
-    cJSON_AddBoolToObject(cJSON_AddObjectToObject(ds, "bf16"), "enabled", q->half);
+    cJSON_AddNumberToObject(ds, "train_micro_batch_size_per_gpu", 1);
+    cJSON_AddNumberToObject(ds, "gradient_accumulation_steps", (double)q->accumulation);
+    if (q->optimizer) {
+        cJSON *optimizer = cJSON_AddObjectToObject(ds, "optimizer");
+        cJSON_AddStringToObject(optimizer, "type", q->optimizer);
+        cJSON_AddObjectToObject(optimizer, "params");
+    }
+    if (is_half(q))
+        cJSON_AddTrueToObject(cJSON_AddObjectToObject(ds, q->dtype), "enabled");
     cJSON *zero = cJSON_AddObjectToObject(ds, "zero_optimization");
     cJSON_AddNumberToObject(zero, "stage", p->stage);
-    cJSON_AddNumberToObject(zero, "reduce_bucket_size", q->bucket);
     const char *names[] = {"offload_optimizer", "offload_param"},
                *devices[] = {p->optimizer, p->param};
     for (size_t i = 0; i < 2; i++) {
@@ -157,6 +114,112 @@ static cJSON *ready_config(const question *q, const plan *p)
     }
     return ds;
 }
+
+/* === asking the engine === */
+
+static void add_row(void *user, const zds_memory_row *row)
+{
+    answer *a = user;
+    double bytes = (double)row->bytes;
+    if (strcmp(row->purpose, "parameters") == 0) {
+        a->parameters += bytes - (double)row->shared;
+        a->host += (double)row->shared; /* until ask has divided it */
+    } else if (strcmp(row->purpose, "gradients") == 0) {
+        a->gradients += bytes;
+    } else if (strcmp(row->purpose, "master weights") == 0 ||
+               strcmp(row->purpose, "optimizer states") == 0) {
+        a->states += bytes;
+    } else {
+        a->buffers += bytes;
+    }
+}
+
+/* ZDS_ERR_CONFIG, ZDS_ERR_UNSUPPORTED: this version does not do it. */
+static zds_status ask(const question *q, const plan *p, const zds_model *model, answer *a,
+                      zds_error *error)
+{
+    const zds_config_context context = {.struct_size = sizeof context,
+                                        .world_size = (int32_t)q->ranks};
+    /* Ranks of all nodes as if of one: what they would share is known then. */
+    const zds_engine_options options = {.struct_size = sizeof options,
+                                        .world_size = (int32_t)q->ranks,
+                                        .local_world_size = (int32_t)q->ranks,
+                                        .threads = 1,
+                                        .optimizer = "AdamW"};
+    zds_config *config = NULL;
+    cJSON *ds = plan_config(q, p);
+    zds_status status = ds ? zds_config_from_json(ds, &context, &config, error) : ZDS_ERR_MEMORY;
+    *a = (answer){0};
+    if (!status)
+        status = zds_engine_plan(config, model, &options, add_row, a, error);
+    zds_config_destroy(config);
+    cJSON_Delete(ds);
+    if (status)
+        return status;
+    a->parameters += a->host / q->per_node;
+    a->host = 0;
+    a->implemented = true;
+    place_all(a, p);
+    return ZDS_OK;
+}
+
+/* One parameter that is large enough for the optimizer's bytes to show. */
+static zds_model *sample_model(void)
+{
+    const int64_t shape[] = {1024, 1024};
+    const zds_param_desc desc = {.struct_size = sizeof desc,
+                                 .name = "h.0.weight",
+                                 .shape = shape,
+                                 .ndim = 2,
+                                 .role = ZDS_ROLE_MATRIX};
+    uint32_t index;
+    zds_model *model = zds_model_create();
+    if (model && zds_model_add_module(model, "h.0", &index) == ZDS_OK &&
+        zds_model_add_param(model, index, &desc, &index) == ZDS_OK)
+        return model;
+    zds_model_destroy(model);
+    return NULL;
+}
+
+static bool not_done(zds_status status)
+{
+    return status == ZDS_ERR_CONFIG || status == ZDS_ERR_UNSUPPORTED;
+}
+
+/* The bytes that the optimizer keeps for a parameter: of a plan that every optimizer is fit for. */
+static zds_status ask_states(question *q, const zds_model *sample, zds_error *error)
+{
+    question alone = *q;
+    answer a;
+    alone.ranks = alone.per_node = 1;
+    alone.dtype = "fp32";
+    zds_status status = ask(&alone, &plans[0], sample, &a, error);
+    q->state_bytes = status ? 0 : a.states / (1024 * 1024);
+    return status;
+}
+
+static zds_status answer_all(question *q, answer *answers, zds_error *error)
+{
+    zds_model *sample = sample_model();
+    zds_status status = sample ? ask_states(q, sample, error) : ZDS_ERR_MEMORY;
+    for (size_t i = 0; i < PLANS && !status; i++) {
+        answer *a = &answers[i];
+        status = ask(q, &plans[i], q->shapes.model ? q->shapes.model : sample, a, error);
+        bool implemented = !status;
+        if (not_done(status)) {
+            zds_error_clear(error);
+            status = ZDS_OK;
+        }
+        if (!implemented || !q->shapes.model)
+            *a = by_formula(q, &plans[i]);
+        a->implemented = implemented;
+        a->fits = q->memory > 0 && (q->on_host ? a->compute + a->host : a->compute) <= q->memory;
+    }
+    zds_model_destroy(sample);
+    return status;
+}
+
+/* === output === */
 
 static cJSON *row_json(const question *q, const plan *p, const answer *a)
 {
@@ -172,88 +235,129 @@ static cJSON *row_json(const question *q, const plan *p, const answer *a)
                  {"host", a->host},
                  {"file", a->file},
                  {"node_compute", a->compute * q->per_node},
-                 {"node_host", a->host * q->per_node}};
+                 {"node_host", a->host * q->per_node},
+                 {"node_file", a->file * q->per_node}};
     cJSON_AddNumberToObject(row, "stage", p->stage);
     cJSON_AddStringToObject(row, "offload_optimizer", p->optimizer);
     cJSON_AddStringToObject(row, "offload_param", p->param);
+    cJSON_AddBoolToObject(row, "implemented", a->implemented);
+    if (q->memory > 0)
+        cJSON_AddBoolToObject(row, "fits", a->fits);
     for (size_t i = 0; i < sizeof cells / sizeof *cells; i++)
         cJSON_AddNumberToObject(row, cells[i].name, cells[i].bytes);
     return row;
 }
 
-static void show_bytes(double bytes)
+static void show_bytes(double bytes, const char *end)
 {
     static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB"};
     size_t unit = 0;
     for (; bytes >= 1024 && unit < 5; unit++)
         bytes /= 1024;
-    printf(" %7.*f %-3s", unit ? 2 : 0, bytes, units[unit]);
+    printf("%7.*f %-3s%s", unit ? 2 : 0, bytes, units[unit], end);
 }
 
-static void print_table(const question *q)
+/* "stage 2, optimizer on cpu" */
+static void plan_name(const plan *p, char *text, size_t size)
 {
-    printf("%.0f parameters, %.0f ranks, %.0f on a node, %s; bytes of one rank\n\n", q->parameters,
-           q->ranks, q->per_node, q->half ? "bf16 with fp32 master" : "fp32");
-    printf("stage optimizer param  parameters   gradients   optimizer   buffers   | compute       "
-           "host        file        node: compute\n");
+    bool optimizer = strcmp(p->optimizer, "none") != 0, param = strcmp(p->param, "none") != 0;
+    snprintf(text, size, "stage %d%s%s%s%s", p->stage, optimizer ? ", optimizer on " : "",
+             optimizer ? p->optimizer : "", param ? ", parameters on " : "", param ? p->param : "");
+}
+
+static void print_table(const question *q, const answer *answers)
+{
+    printf("%.0f parameters, %.0f ranks, %.0f on a node, %s, %s; bytes of one rank\n\n"
+           "stage optimizer param  parameters  gradients   optimizer   buffers     compute     "
+           "host        file        node        in zds%s\n",
+           q->shapes.parameters, q->ranks, q->per_node, q->dtype,
+           q->optimizer ? q->optimizer : "AdamW", q->memory > 0 ? "\tfits" : "");
     for (size_t i = 0; i < PLANS; i++) {
-        answer a = estimate(q, &plans[i]);
-        const double cells[] = {a.parameters, a.gradients, a.states, a.buffers,
-                                a.compute,    a.host,      a.file,   a.compute * q->per_node};
+        const answer *a = &answers[i];
+        const double cells[] = {
+            a->parameters, a->gradients, a->states, a->buffers,
+            a->compute,    a->host,      a->file,   (a->compute + a->host) * q->per_node};
         printf("%5d %-9s %-5s", plans[i].stage, plans[i].optimizer, plans[i].param);
         for (size_t c = 0; c < sizeof cells / sizeof *cells; c++)
-            show_bytes(cells[c]);
-        putchar('\n');
+            show_bytes(cells[c], " ");
+        printf("%s%s\n", a->implemented ? "yes" : "not yet",
+               q->memory <= 0 ? ""
+               : a->fits      ? "\tyes"
+                              : "\tno");
     }
 }
 
-static int answer_all(const question *q, double memory, bool json)
+/* "stage 3; stage 3, optimizer on cpu": of the plans that fit, those that are (not) done. */
+static size_t names_that_fit(const answer *answers, bool implemented, char *text, size_t size)
 {
-    const plan *fits = NULL;
-    cJSON *out = json ? cJSON_CreateObject() : NULL,
-          *rows = json ? cJSON_AddArrayToObject(out, "rows") : NULL;
+    size_t used = 0;
+    *text = '\0';
     for (size_t i = 0; i < PLANS; i++) {
-        answer a = estimate(q, &plans[i]);
-        if (!fits && memory > 0 && limited(q, &a) <= memory)
-            fits = &plans[i];
-        if (json)
-            cJSON_AddItemToArray(rows, row_json(q, &plans[i], &a));
+        char name[80];
+        if (!answers[i].fits || answers[i].implemented != implemented)
+            continue;
+        plan_name(&plans[i], name, sizeof name);
+        used += (size_t)snprintf(text + used, size - used, "%s%s", used ? "; " : "", name);
     }
-    cJSON *ready = fits ? ready_config(q, fits) : NULL;
-    if (json) {
-        cJSON_AddNumberToObject(out, "num_parameters", q->parameters);
-        cJSON_AddItemToObject(out, "fits", ready ? ready : cJSON_CreateNull());
-        int code = output_json(out);
-        return code == EXIT_DONE && memory > 0 && !fits ? EXIT_FAILED : code;
-    }
-    print_table(q);
-    if (memory <= 0)
-        return output_end();
-    if (!fits) {
+    return used;
+}
+
+static int advise(const question *q, const answer *answers, cJSON *ready)
+{
+    char now[PLANS * 80], later[PLANS * 80];
+    names_that_fit(answers, true, now, sizeof now);
+    names_that_fit(answers, false, later, sizeof later);
+    if (!ready) {
         int code = output_end();
-        return code ? code
-                    : output_error("nothing fits into %.0f bytes a rank; take more ranks, or more "
-                                   "memory",
-                                   memory);
+        if (code)
+            return code;
+        return *later ? output_error("nothing that this version does fits into %.0f bytes a rank "
+                                     "(%s would, and is not implemented yet); take more ranks",
+                                     q->memory, later)
+                      : output_error("nothing fits into %.0f bytes a rank; take more ranks, or "
+                                     "more memory",
+                                     q->memory);
     }
-    printf("\nfirst that fits into");
-    show_bytes(memory);
-    printf(" a rank:\n");
+    printf("\ninto ");
+    show_bytes(q->memory, "");
+    printf(" a rank fit: %s%s%s\nthe first of them as a ds_config:\n", now,
+           *later ? "; not implemented yet: " : "", later);
     return output_json(ready);
+}
+
+static int print_all(const question *q, const answer *answers, bool json)
+{
+    cJSON *ready = NULL;
+    for (size_t i = 0; i < PLANS && !ready; i++)
+        if (answers[i].fits && answers[i].implemented)
+            ready = plan_config(q, &plans[i]);
+    if (!json) {
+        print_table(q, answers);
+        return q->memory > 0 ? advise(q, answers, ready) : output_end();
+    }
+    cJSON *out = cJSON_CreateObject(), *rows = cJSON_AddArrayToObject(out, "rows");
+    bool found = ready;
+    for (size_t i = 0; i < PLANS; i++)
+        cJSON_AddItemToArray(rows, row_json(q, &plans[i], &answers[i]));
+    cJSON_AddNumberToObject(out, "num_parameters", q->shapes.parameters);
+    cJSON_AddItemToObject(out, "fits", ready ? ready : cJSON_CreateNull());
+    int code = output_json(out);
+    return code == EXIT_DONE && q->memory > 0 && !found ? EXIT_FAILED : code;
 }
 
 int command_estimate(int argc, char **argv)
 {
-    int64_t parameters = 0, ranks = 1, per_node = 0, memory = 0, accumulation = 1, states = 2;
-    int64_t bucket = 500000000, live = 1000000000;
-    const char *dtype = "bf16", *compute = "host";
+    enum { MOST_RANKS = 1 << 20 };
+    int64_t parameters = 0, ranks = 1, per_node = 0, memory = 0;
+    const char *compute = "host";
+    question q = {.dtype = "bf16", .accumulation = 1};
     bool json = false;
     args_option options[] = {
         {.name = "params",
          .type = ARGS_COUNT,
          .value = &parameters,
          .meta = "N",
-         .doc = "trainable parameters, instead of a folder"},
+         .doc = "trainable parameters in 32 equal layers, instead of a folder"},
         {.name = "world-size",
          .type = ARGS_INT,
          .value = &ranks,
@@ -266,29 +370,19 @@ int command_estimate(int argc, char **argv)
          .doc = "ranks that share a node (all)"},
         {.name = "dtype",
          .type = ARGS_STRING,
-         .value = &dtype,
+         .value = &q.dtype,
          .meta = "T",
-         .doc = "bf16, fp16 (with an fp32 master) or fp32 (bf16)"},
+         .doc = "bf16, fp16 (both with an fp32 master) or fp32 (bf16)"},
         {.name = "gradient-accumulation-steps",
          .type = ARGS_INT,
-         .value = &accumulation,
+         .value = &q.accumulation,
          .meta = "G",
          .doc = "micro steps in a step; more than 1 accumulate in fp32 (1)"},
-        {.name = "optimizer-states",
-         .type = ARGS_INT,
-         .value = &states,
-         .meta = "K",
-         .doc = "values that the optimizer keeps for a parameter (2, as Adam)"},
-        {.name = "reduce-bucket-size",
-         .type = ARGS_COUNT,
-         .value = &bucket,
-         .meta = "N",
-         .doc = "elements (500M)"},
-        {.name = "max-live-parameters",
-         .type = ARGS_COUNT,
-         .value = &live,
-         .meta = "N",
-         .doc = "elements gathered at once at stage 3 (1G)"},
+        {.name = "optimizer",
+         .type = ARGS_STRING,
+         .value = &q.optimizer,
+         .meta = "NAME",
+         .doc = "whose states are counted (AdamW)"},
         {.name = "compute",
          .type = ARGS_STRING,
          .value = &compute,
@@ -298,13 +392,14 @@ int command_estimate(int argc, char **argv)
          .type = ARGS_COUNT,
          .value = &memory,
          .meta = "BYTES",
-         .doc = "of a rank: print the first configuration that fits, ready to use"},
+         .doc = "of a rank: say what fits, and print the first of them ready to use"},
         {.name = "json", .type = ARGS_FLAG, .value = &json, .doc = "print JSON"},
     };
     const args_program program = {
         .usage = "estimate (FOLDER | --params N) [--world-size N] [--memory BYTES] [options]",
         .doc = "Bytes of parameters, gradients, optimizer states and buffers at every stage and "
-               "offload choice, for the\nmodel in FOLDER. Activations are not counted.",
+               "offload choice, for the\nmodel in FOLDER: of what this version does as the engine "
+               "would allocate them, of the rest by formula.\nActivations are not counted.",
         .options = options,
         .option_count = sizeof options / sizeof *options,
         .max_words = 1};
@@ -312,25 +407,32 @@ int command_estimate(int argc, char **argv)
     int code = args_parse(&program, argc, argv, &words);
     if (code != ARGS_GO)
         return code;
-    bool half = strcmp(dtype, "bf16") == 0 || strcmp(dtype, "fp16") == 0,
-         host = strcmp(compute, "host") == 0;
+    q.on_host = strcmp(compute, "host") == 0;
     if ((words.count > 0) == (parameters > 0))
         return args_wrong("give a model folder or --params, one of them");
-    if (!half && strcmp(dtype, "fp32") != 0)
+    if (strcmp(q.dtype, "bf16") != 0 && strcmp(q.dtype, "fp16") != 0 && is_half(&q))
         return args_wrong("--dtype is bf16, fp16 or fp32");
-    if (!host && strcmp(compute, "device") != 0)
+    if (!q.on_host && strcmp(compute, "device") != 0)
         return args_wrong("--compute is host or device");
-    per_node = per_node ? per_node : ranks;
-    if (ranks < 1 || per_node < 1 || accumulation < 1 || states < 0)
-        return args_wrong("ranks and steps are at least 1");
-    question q = {.parameters = parameters ? (double)parameters : count_folder(words.word[0]),
-                  .ranks = (double)ranks,
-                  .per_node = (double)(per_node < ranks ? per_node : ranks),
-                  .half = half,
-                  .accumulates = accumulation > 1,
-                  .states = (double)states,
-                  .bucket = (double)bucket,
-                  .live = (double)live,
-                  .on_host = host};
-    return q.parameters > 0 ? answer_all(&q, (double)memory, json) : EXIT_FAILED;
+    if (ranks < 1 || ranks > MOST_RANKS || per_node < 0 || per_node > ranks || q.accumulation < 1 ||
+        q.accumulation > INT32_MAX)
+        return args_wrong("--world-size is from 1 to %d, --ranks-per-node not above it, "
+                          "--gradient-accumulation-steps at least 1",
+                          MOST_RANKS);
+    if (parameters)
+        q.shapes = (shapes){NULL, (double)parameters, ceil((double)parameters / 32)};
+    else if (!shapes_read(words.word[0], &q.shapes))
+        return shapes_release(&q.shapes), EXIT_FAILED;
+    q.ranks = (double)ranks;
+    q.per_node = (double)(per_node ? per_node : ranks);
+    q.memory = (double)memory;
+    answer answers[PLANS];
+    zds_error error = ZDS_ERROR_INIT;
+    if (answer_all(&q, answers, &error) == ZDS_OK)
+        code = print_all(&q, answers, json);
+    else
+        code = output_error("%s", error.text ? error.text : "out of memory");
+    zds_error_clear(&error);
+    shapes_release(&q.shapes);
+    return code;
 }

@@ -81,8 +81,9 @@ static zds_status lay_out(zds_engine *e, zds_error *error)
     return ZDS_OK;
 }
 
+/* `plan`: alone, without memory behind what is laid out. */
 static zds_status build(zds_engine *e, const zds_model *model, const zds_engine_options *o,
-                        zds_error *error)
+                        bool plan, zds_error *error)
 {
     zds_status status = find_place(&e->place, o, error);
     if (!status)
@@ -98,8 +99,8 @@ static zds_status build(zds_engine *e, const zds_model *model, const zds_engine_
     if (!status && !e->model)
         status = error_set(error, ZDS_ERR_MEMORY, "no memory for the model's description");
     if (!status)
-        status = plugins_open_comm(e, o, error);
-    if (!status)
+        status = plan ? plugins_plan_comm(e, o, error) : plugins_open_comm(e, o, error);
+    if (!status && !plan)
         status = agree_on_start(e, o, error);
     if (!status)
         status = plugins_open_optim(e, o, error);
@@ -116,6 +117,24 @@ static zds_status build(zds_engine *e, const zds_model *model, const zds_engine_
     return status;
 }
 
+/* Without memory NULL. */
+static zds_engine *empty(const zds_config *config, const zds_engine_options *o)
+{
+    zds_engine *e = calloc(1, sizeof *e);
+    memory *ledger = memory_create();
+    if (!e || !ledger) {
+        free(e);
+        memory_destroy(ledger);
+        return NULL;
+    }
+    e->process = getpid();
+    e->config = config;
+    e->ledger = ledger;
+    e->seed = o->seed;
+    e->acquired = e->travelling = -1;
+    return e;
+}
+
 zds_status zds_engine_create(const zds_config *config, const zds_model *model,
                              const zds_engine_options *options, zds_engine **engine,
                              zds_error *error)
@@ -123,20 +142,11 @@ zds_status zds_engine_create(const zds_config *config, const zds_model *model,
     if (!config || !model || !engine)
         return error_set(error, ZDS_ERR_INVALID,
                          "zds_engine_create: config, model and engine must be given");
-    zds_engine *e = calloc(1, sizeof *e);
-    memory *ledger = memory_create();
-    if (!e || !ledger) {
-        free(e);
-        memory_destroy(ledger);
-        return error_set(error, ZDS_ERR_MEMORY, "no memory for an engine");
-    }
     zds_engine_options o = own_copy(options);
-    e->process = getpid();
-    e->config = config;
-    e->ledger = ledger;
-    e->seed = o.seed;
-    e->acquired = e->travelling = -1;
-    zds_status status = build(e, model, &o, error);
+    zds_engine *e = empty(config, &o);
+    if (!e)
+        return error_set(error, ZDS_ERR_MEMORY, "no memory for an engine");
+    zds_status status = build(e, model, &o, false, error);
     if (status) {
         if (e->comm_self && e->place.world_size > 1)
             e->comm.abort(e->comm_self,
@@ -146,6 +156,26 @@ zds_status zds_engine_create(const zds_config *config, const zds_model *model,
     }
     *engine = e;
     return ZDS_OK;
+}
+
+zds_status zds_engine_plan(const zds_config *config, const zds_model *model,
+                           const zds_engine_options *options,
+                           void (*visit)(void *user, const zds_memory_row *row), void *user,
+                           zds_error *error)
+{
+    if (!config || !model || !visit)
+        return error_set(error, ZDS_ERR_INVALID,
+                         "zds_engine_plan: config, model and visit must be given");
+    zds_engine_options o = own_copy(options);
+    zds_engine *e = empty(config, &o);
+    if (!e)
+        return error_set(error, ZDS_ERR_MEMORY, "no memory for a plan");
+    zds_memory_row row;
+    zds_status status = build(e, model, &o, true, error);
+    for (size_t i = 0; !status && zds_memory_report(e, i, &row); i++)
+        visit(user, &row);
+    zds_engine_destroy(e);
+    return status;
 }
 
 void zds_engine_destroy(zds_engine *e)

@@ -175,6 +175,9 @@ zds_status settings_read(settings *set, const zds_config *config, int32_t world_
                          zds_error *error);
 /* plugins.c: opens what the config or the program names */
 zds_status plugins_open_comm(zds_engine *e, const zds_engine_options *options, zds_error *error);
+/* in its place, for zds_engine_plan: what the plugin says of itself, or one of many abilities where
+ * none suits, and memory that is only promised; nothing is connected */
+zds_status plugins_plan_comm(zds_engine *e, const zds_engine_options *options, zds_error *error);
 zds_status plugins_open_optim(zds_engine *e, const zds_engine_options *options, zds_error *error);
 zds_status plugins_open_sched(zds_engine *e, const zds_engine_options *options, zds_error *error);
 /* groups.c: what the optimizer needs for each parameter, and groups of hyperparameters */

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "engine/internal.h"
 #include "host/error.h"
@@ -76,29 +77,39 @@ static bool consider(void *user, const zds_plugin *plugin, const char *file)
     return true;
 }
 
+static zds_comm_env comm_env(const launch *place)
+{
+    return (zds_comm_env){.struct_size = sizeof(zds_comm_env),
+                          .rank = place->rank,
+                          .world_size = place->world_size,
+                          .local_rank = place->local_rank,
+                          .local_world_size = place->local_world_size,
+                          .master_addr = place->master_addr,
+                          .master_port = place->master_port,
+                          .timeout_ms = place->timeout_ms,
+                          .device = -1,
+                          .space = ZDS_SPACE_HOST};
+}
+
+/* The one that is named, else the one that suits the ranks best; NULL if none does. */
+static zds_status choose_comm(zds_engine *e, const zds_engine_options *o, const zds_comm_env *env,
+                              const zds_plugin **plugin, zds_error *error)
+{
+    const char *name = o->comm ? o->comm : zds_config_string(e->config, "zds.comm"), *file;
+    *plugin = NULL;
+    if (name)
+        return registry_find(e->plugins, ZDS_KIND_COMM, name, NULL, plugin, &file, error);
+    candidate c = {.env = env};
+    zds_status status = registry_each(e->plugins, ZDS_KIND_COMM, consider, &c, error);
+    *plugin = c.best;
+    return status;
+}
+
 zds_status plugins_open_comm(zds_engine *e, const zds_engine_options *o, zds_error *error)
 {
-    zds_comm_env env = {.struct_size = sizeof env,
-                        .rank = e->place.rank,
-                        .world_size = e->place.world_size,
-                        .local_rank = e->place.local_rank,
-                        .local_world_size = e->place.local_world_size,
-                        .master_addr = e->place.master_addr,
-                        .master_port = e->place.master_port,
-                        .timeout_ms = e->place.timeout_ms,
-                        .device = -1,
-                        .space = ZDS_SPACE_HOST};
-    const char *name = o->comm ? o->comm : zds_config_string(e->config, "zds.comm");
-    const zds_plugin *plugin = NULL;
-    const char *file;
-    zds_status status;
-    if (name) {
-        status = registry_find(e->plugins, ZDS_KIND_COMM, name, NULL, &plugin, &file, error);
-    } else {
-        candidate c = {.env = &env};
-        status = registry_each(e->plugins, ZDS_KIND_COMM, consider, &c, error);
-        plugin = c.best;
-    }
+    zds_comm_env env = comm_env(&e->place);
+    const zds_plugin *plugin;
+    zds_status status = choose_comm(e, o, &env, &plugin, error);
     if (status)
         return status;
     if (!plugin)
@@ -116,6 +127,45 @@ zds_status plugins_open_comm(zds_engine *e, const zds_engine_options *o, zds_err
         error_set(error, status, "rank %d, comm plugin %s: %s", e->place.rank, plugin->name,
                   services_error(&e->comm_services));
     }
+    return status;
+}
+
+static zds_status promise(void *self, size_t bytes, int32_t kind, zds_region *region)
+{
+    (void)self, (void)kind;
+    void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (base == MAP_FAILED)
+        return ZDS_ERR_MEMORY;
+    region->base = base;
+    region->read_only = base;
+    region->bytes = bytes;
+    return ZDS_OK;
+}
+
+static void take_back(void *self, zds_region *region)
+{
+    (void)self;
+    munmap(region->base, region->bytes);
+}
+
+zds_status plugins_plan_comm(zds_engine *e, const zds_engine_options *o, zds_error *error)
+{
+    zds_comm_env env = comm_env(&e->place);
+    const zds_plugin *plugin;
+    zds_status status = choose_comm(e, o, &env, &plugin, error);
+    zds_comm_ops *ops = &e->comm;
+    if (plugin) {
+        plugin_ops(plugin, ops, sizeof *ops);
+    } else {
+        ops->flags = ZDS_COMM_FUSED | ZDS_COMM_NODE_SHARED;
+        ops->reduce_dtypes =
+            ZDS_DTYPE_BIT(ZDS_F32) | ZDS_DTYPE_BIT(ZDS_F16) | ZDS_DTYPE_BIT(ZDS_BF16);
+    }
+    ops->mem_alloc = promise;
+    ops->mem_free = take_back;
+    services_init(&e->comm_services, "plan", e->place.rank, e->ledger, e->threads);
+    memory_expect_untouched(e->ledger);
     return status;
 }
 

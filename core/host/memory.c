@@ -22,6 +22,7 @@ struct memory {
     zds_memory_row rows[MAX_ROWS];
     size_t row_count;
     block *blocks;
+    bool untouched;
 };
 
 memory *memory_create(void)
@@ -71,6 +72,11 @@ static void note(memory *m, const char *purpose, const char *tier, int64_t bytes
         row->peak = row->bytes;
 }
 
+void memory_expect_untouched(memory *m)
+{
+    m->untouched = true;
+}
+
 void memory_note(memory *m, const char *purpose, const char *tier, int64_t bytes, int64_t shared)
 {
     pthread_mutex_lock(&m->lock);
@@ -89,10 +95,11 @@ void *memory_alloc(memory *m, const char *purpose, size_t bytes, size_t align)
     }
     *b = (block){.bytes = size, .purpose = purpose, .mapped = size >= HUGE_PAGE && align <= 4096};
     if (b->mapped) {
-        b->pointer = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        b->pointer = mmap(NULL, size, PROT_READ | PROT_WRITE,
+                          MAP_PRIVATE | MAP_ANONYMOUS | (m->untouched ? MAP_NORESERVE : 0), -1, 0);
         if (b->pointer == MAP_FAILED)
             b->pointer = NULL;
-        else
+        else if (!m->untouched)
             madvise(b->pointer, size, MADV_HUGEPAGE);
     } else {
         b->pointer = aligned_alloc(align, size);

@@ -15,6 +15,10 @@ void memory_destroy(memory *m); /* frees what memory_alloc gave and nobody freed
 void *memory_alloc(memory *m, const char *purpose, size_t bytes, size_t align);
 void memory_free(memory *m, void *pointer);
 
+/* From now on large blocks are promised without looking whether there is that much memory: for a
+ * plan, which does not touch them. Before the ledger is shared. */
+void memory_expect_untouched(memory *m);
+
 /* Counts bytes that somebody else allocated; `shared` of them are in pages common to the node's
  * ranks. Negative numbers take away. */
 void memory_note(memory *m, const char *purpose, const char *tier, int64_t bytes, int64_t shared);

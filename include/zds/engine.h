@@ -273,6 +273,14 @@ typedef struct zds_memory_row {
 } zds_memory_row;
 /* Row i; false past the last. Strings live as long as the engine. */
 bool zds_memory_report(const zds_engine *engine, size_t i, zds_memory_row *row);
+/* The report that an engine created with these arguments would give, row by row, without taking the
+ * memory and without other ranks: options->world_size and local_world_size may be any. What a comm
+ * plugin takes for itself is not in it. Fails as zds_engine_create would before it allocates. Rows
+ * live as long as the call of `visit`. */
+zds_status zds_engine_plan(const zds_config *config, const zds_model *model,
+                           const zds_engine_options *options,
+                           void (*visit)(void *user, const zds_memory_row *row), void *user,
+                           zds_error *error);
 
 /* Time by phase since the last call, in ms; what wall_clock_breakdown prints. */
 typedef struct zds_step_times {

@@ -1,0 +1,19 @@
+/* The shapes of a model folder in transformers' format, as the engine wants them described. */
+#ifndef APPS_ZDS_CONFIG_SHAPES_H
+#define APPS_ZDS_CONFIG_SHAPES_H
+
+#include "zds/engine.h"
+
+typedef struct shapes {
+    zds_model *model;
+    double parameters; /* elements of all */
+    double largest;    /* of the largest module */
+} shapes;
+
+/* From the headers of the safetensors files in `folder`; where there are none, from its
+ * config.json. Layers become modules, with a module of embeddings before and one of the rest after
+ * them. False after telling stderr why not. */
+bool shapes_read(const char *folder, shapes *out);
+void shapes_release(shapes *s);
+
+#endif

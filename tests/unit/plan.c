@@ -1,0 +1,153 @@
+/* zds_engine_plan against what an engine with the same arguments reports, and at sizes that no
+ * machine has, against the formulas of ZeRO (Rajbhandari et al. 2020, section 3.1). */
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "zds/zds.h"
+
+enum { LAYERS = 4, MOST_ROWS = 24 };
+
+/* A table that the last layer uses again, square layers, and an odd frozen vector. */
+static zds_model *make_model(int64_t width)
+{
+    zds_model *model = zds_model_create();
+    uint32_t module, table, index;
+    const int64_t square[] = {width, width}, odd[] = {width + 1};
+    for (uint32_t i = 0; i < LAYERS; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "layer%u", i);
+        zds_param_desc desc = {
+            .struct_size = sizeof desc, .name = name, .shape = square, .ndim = 2};
+        zds_model_add_module(model, name, &module);
+        cr_assert_eq(zds_model_add_param(model, module, &desc, i ? &index : &table), ZDS_OK);
+    }
+    zds_param_desc desc = {
+        .struct_size = sizeof desc, .name = "odd", .shape = odd, .ndim = 1, .frozen = true};
+    cr_assert_eq(zds_model_add_param(model, module, &desc, &index), ZDS_OK);
+    cr_assert_eq(zds_model_add_use(model, module, table), ZDS_OK);
+    return model;
+}
+
+typedef struct rows {
+    zds_memory_row row[MOST_ROWS];
+    char purpose[MOST_ROWS][32];
+    size_t count;
+} rows;
+
+static void keep(void *user, const zds_memory_row *row)
+{
+    rows *r = user;
+    cr_assert_lt(r->count, MOST_ROWS);
+    r->row[r->count] = *row;
+    snprintf(r->purpose[r->count++], sizeof r->purpose[0], "%s", row->purpose);
+}
+
+static const zds_memory_row *find(const rows *r, const char *purpose)
+{
+    for (size_t i = 0; i < r->count; i++)
+        if (strcmp(r->purpose[i], purpose) == 0)
+            return &r->row[i];
+    return NULL;
+}
+
+static uint64_t bytes(const rows *r, const char *purpose)
+{
+    const zds_memory_row *row = find(r, purpose);
+    return row ? row->bytes : 0;
+}
+
+static zds_config *load(const char *json, int32_t world_size)
+{
+    zds_config *config = NULL;
+    zds_error error = ZDS_ERROR_INIT;
+    const zds_config_context context = {.struct_size = sizeof context, .world_size = world_size};
+    cr_assert_eq(zds_config_load(json, &context, &config, &error), ZDS_OK, "%s", error.text);
+    return config;
+}
+
+static const zds_engine_options alone = {.struct_size = sizeof alone,
+                                         .world_size = 1,
+                                         .threads = 1,
+                                         .optimizer = "AdamW",
+                                         .total_steps = -1};
+
+Test(plan, says_what_an_engine_allocates)
+{
+    zds_model *model = make_model(300);
+    for (int stage = 0; stage < 3; stage++)
+        for (int bf16 = 0; bf16 < 2; bf16++)
+            for (int steps = 1; steps < 3; steps++) {
+                char json[200];
+                snprintf(json, sizeof json,
+                         "{\"train_micro_batch_size_per_gpu\":1,\"gradient_accumulation_steps\":%d,"
+                         "\"bf16\":{\"enabled\":%s},\"zero_optimization\":{\"stage\":%d}}",
+                         steps, bf16 ? "true" : "false", stage);
+                zds_config *config = load(json, 1);
+                zds_error error = ZDS_ERROR_INIT;
+                zds_engine *engine = NULL;
+                rows planned = {0};
+                cr_assert_eq(zds_engine_plan(config, model, &alone, keep, &planned, &error), ZDS_OK,
+                             "%s", error.text);
+                cr_assert_eq(zds_engine_create(config, model, &alone, &engine, &error), ZDS_OK,
+                             "%s", error.text);
+                zds_memory_row row;
+                size_t same = 0;
+                for (size_t i = 0; zds_memory_report(engine, i, &row); i++) {
+                    if (strcmp(row.purpose, "self") == 0)
+                        continue; /* the comm plugin's own few bytes, which it was not asked for */
+                    same++;
+                    cr_expect_eq(row.bytes, bytes(&planned, row.purpose), "%s: %s: %llu, not %llu",
+                                 json, row.purpose,
+                                 (unsigned long long)bytes(&planned, row.purpose),
+                                 (unsigned long long)row.bytes);
+                }
+                cr_expect_eq(same, planned.count);
+                zds_engine_destroy(engine);
+                zds_config_destroy(config);
+            }
+    zds_model_destroy(model);
+}
+
+/* 4 x 2^34 parameters on 4096 ranks: what is cut into slices is 1/4096 of it. */
+Test(plan, takes_no_memory)
+{
+    const uint64_t count = (uint64_t)4 << 34, n = 4096;
+    zds_model *model = make_model(1 << 17);
+    for (int stage = 1; stage < 3; stage++) {
+        char json[200];
+        snprintf(json, sizeof json,
+                 "{\"train_micro_batch_size_per_gpu\":1,\"bf16\":{\"enabled\":true},"
+                 "\"zero_optimization\":{\"stage\":%d}}",
+                 stage);
+        zds_config *config = load(json, (int32_t)n);
+        zds_engine_options options = alone;
+        options.world_size = options.local_world_size = (int32_t)n;
+        zds_error error = ZDS_ERROR_INIT;
+        rows r = {0};
+        cr_assert_eq(zds_engine_plan(config, model, &options, keep, &r, &error), ZDS_OK, "%s",
+                     error.text);
+        cr_expect_eq(bytes(&r, "master weights"), 4 * count / n);
+        cr_expect_eq(bytes(&r, "optimizer states") / 4096, 8 * count / n / 4096);
+        cr_expect_eq(bytes(&r, "gradients"), stage == 1 ? 2 * count : 2 * count / n);
+        cr_expect_eq(find(&r, "parameters")->shared, find(&r, "parameters")->bytes);
+        cr_expect_eq(bytes(&r, "parameters") - 2 * count, 2 * ((1 << 17) + 32)); /* the odd one */
+        zds_config_destroy(config);
+    }
+    zds_model_destroy(model);
+}
+
+Test(plan, fails_as_an_engine_does)
+{
+    zds_model *model = make_model(8);
+    zds_config *config = load("{\"train_batch_size\":1,\"zero_optimization\":{\"stage\":3}}", 1);
+    zds_error error = ZDS_ERROR_INIT;
+    rows r = {0};
+    cr_expect_eq(zds_engine_plan(config, model, &alone, keep, &r, &error), ZDS_ERR_CONFIG);
+    cr_expect(error.text && strstr(error.text, "zero_optimization.stage"), "%s", error.text);
+    cr_expect_eq(r.count, 0);
+    zds_error_clear(&error);
+    cr_expect_eq(zds_engine_plan(NULL, model, &alone, keep, &r, NULL), ZDS_ERR_INVALID);
+    zds_config_destroy(config);
+    zds_model_destroy(model);
+}
