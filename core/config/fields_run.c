@@ -56,8 +56,11 @@ static const field rows[] = {
      "Tokens in the vocabulary; only warns if that is no multiple of 8.", .flags = FIELD_NULLABLE},
     {"zero_allow_untested_optimizer", FIELD_BOOL, FIELD_DONE, "false",
      "Allow ZeRO with optimizers that DeepSpeed has not tested with it.", .flags = 0},
-    {"zero_force_ds_cpu_optimizer", FIELD_BOOL, FIELD_PLANNED, "true",
-     "Insist on DeepSpeed's CPU optimizers when the optimizer is offloaded.", .flags = 0},
+    {"zero_force_ds_cpu_optimizer", FIELD_BOOL, FIELD_DONE, "true",
+     "Insist on DeepSpeed's CPU optimizers when the optimizer is offloaded; no effect in zds, "
+     "where "
+     "any optimizer may be.",
+     .flags = 0},
     {"disable_allgather", FIELD_BOOL, FIELD_NOOP, "false", "Read by DeepSpeed, used by nothing.",
      .flags = 0},
     {"allgather_size", FIELD_INT, FIELD_DEPRECATED, "500000000",

@@ -75,7 +75,7 @@ static zds_status check_needs(const zds_engine *e, const char *name, const zds_p
     for (uint32_t s = 0; s < n->state_count; s++) {
         const zds_state_spec *spec = &n->states[s];
         if (!spec->name || !*spec->name || spec->kind < ZDS_STATE_ELEMENT ||
-            spec->kind > ZDS_STATE_GLOBAL)
+            spec->kind > ZDS_STATE_CONSTANT)
             return refuse(e, name, "a state without a name, or of an unknown kind", error);
         if (spec->kind == ZDS_STATE_ELEMENT && spec->dtype != ZDS_F32 && spec->dtype != ZDS_BF16 &&
             spec->dtype != ZDS_F16 && spec->dtype != ZDS_I8 && spec->dtype != ZDS_U8)

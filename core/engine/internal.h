@@ -27,6 +27,7 @@ typedef struct settings {
     int64_t print_every;        /* 0: never */
     bool breakdown;
     uint64_t bucket;
+    const char *state_tier; /* in which memory row what offload_optimizer moves is entered */
 } settings;
 
 /* This rank's part of a parameter that it updates. */

@@ -114,13 +114,19 @@ zds_status zds_set_values(zds_engine *e, zds_read_fn read, void *user)
     return ZDS_OK;
 }
 
+/* What readers of states see: one value an element. */
+static bool is_readable(const zds_state_spec *spec)
+{
+    return spec->kind == ZDS_STATE_ELEMENT || spec->kind == ZDS_STATE_CONSTANT;
+}
+
 const char *zds_state_name(const zds_engine *e, uint32_t param, uint32_t i)
 {
     if (!e || param >= e->model->param_count)
         return NULL;
     const param_run *run = &e->param_runs[param];
     for (uint32_t s = 0; s < run->needs.state_count; s++)
-        if (run->needs.states[s].kind == ZDS_STATE_ELEMENT && i-- == 0)
+        if (is_readable(&run->needs.states[s]) && i-- == 0)
             return run->state_names[s];
     return NULL;
 }
@@ -193,12 +199,27 @@ static zds_status write_own(zds_engine *e, uint32_t param, zds_write_fn write, v
     return ZDS_OK;
 }
 
+/* A CONSTANT state rests nowhere. */
+static zds_status write_constant(zds_engine *e, uint32_t param, double value, zds_write_fn write,
+                                 void *user)
+{
+    uint64_t numel = e->model->params[param].numel;
+    for (uint64_t i = 0; i < STAGING_ELEMENTS && i < numel; i++)
+        e->staging[i] = (float)value;
+    for (uint64_t i = 0; i < numel; i += STAGING_ELEMENTS) {
+        uint64_t n = numel - i < STAGING_ELEMENTS ? numel - i : STAGING_ELEMENTS;
+        zds_status status = write(user, param, i, n, e->staging);
+        if (status)
+            return status;
+    }
+    return ZDS_OK;
+}
+
 static int32_t state_index(const zds_engine *e, uint32_t param, const char *name)
 {
     const param_run *run = &e->param_runs[param];
     for (uint32_t s = 0; s < run->needs.state_count; s++)
-        if (run->needs.states[s].kind == ZDS_STATE_ELEMENT &&
-            strcmp(run->state_names[s], name) == 0)
+        if (is_readable(&run->needs.states[s]) && strcmp(run->state_names[s], name) == 0)
             return (int32_t)s;
     return -1;
 }
@@ -224,8 +245,12 @@ zds_status zds_get_values(zds_engine *e, uint32_t param, const char *state, zds_
     if (status)
         return status;
     zds_status written = ZDS_OK;
+    const zds_state_spec *spec = state ? &e->param_runs[param].needs.states[index] : NULL;
     bool everywhere = !state && (!e->master || !e->param_runs[param].trainable);
-    if (everywhere || e->set.stage == 0) {
+    if (spec && spec->kind == ZDS_STATE_CONSTANT) {
+        if (e->place.rank == 0)
+            written = write_constant(e, param, spec->initial, write, user);
+    } else if (everywhere || e->set.stage == 0) {
         if (e->place.rank == 0 && everywhere)
             written = write_own(e, param, write, user);
         else if (e->place.rank == 0)

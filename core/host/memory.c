@@ -14,7 +14,7 @@ typedef struct block {
     void *pointer;
     size_t bytes;
     bool mapped;
-    const char *purpose;
+    const char *purpose, *tier;
 } block;
 
 struct memory {
@@ -86,6 +86,11 @@ void memory_note(memory *m, const char *purpose, const char *tier, int64_t bytes
 
 void *memory_alloc(memory *m, const char *purpose, size_t bytes, size_t align)
 {
+    return memory_alloc_in(m, purpose, "host", bytes, align);
+}
+
+void *memory_alloc_in(memory *m, const char *purpose, const char *tier, size_t bytes, size_t align)
+{
     align = align < 64 ? 64 : align;
     size_t size = bytes ? (bytes + align - 1) & ~(align - 1) : align;
     block *b = calloc(1, sizeof *b);
@@ -93,7 +98,10 @@ void *memory_alloc(memory *m, const char *purpose, size_t bytes, size_t align)
         free(b);
         return NULL;
     }
-    *b = (block){.bytes = size, .purpose = purpose, .mapped = size >= HUGE_PAGE && align <= 4096};
+    *b = (block){.bytes = size,
+                 .purpose = purpose,
+                 .tier = tier,
+                 .mapped = size >= HUGE_PAGE && align <= 4096};
     if (b->mapped) {
         b->pointer = mmap(NULL, size, PROT_READ | PROT_WRITE,
                           MAP_PRIVATE | MAP_ANONYMOUS | (m->untouched ? MAP_NORESERVE : 0), -1, 0);
@@ -113,7 +121,7 @@ void *memory_alloc(memory *m, const char *purpose, size_t bytes, size_t align)
     pthread_mutex_lock(&m->lock);
     b->next = m->blocks;
     m->blocks = b;
-    note(m, purpose, "host", (int64_t)size, 0);
+    note(m, purpose, tier, (int64_t)size, 0);
     pthread_mutex_unlock(&m->lock);
     return b->pointer;
 }
@@ -127,7 +135,7 @@ void memory_free(memory *m, void *pointer)
         if ((*link)->pointer == pointer) {
             block *b = *link;
             *link = b->next;
-            note(m, b->purpose, "host", -(int64_t)b->bytes, 0);
+            note(m, b->purpose, b->tier, -(int64_t)b->bytes, 0);
             release(b);
             break;
         }

@@ -13,6 +13,8 @@ void memory_destroy(memory *m); /* frees what memory_alloc gave and nobody freed
 /* Zeroed bytes, in huge pages where they are large; NULL if there are none. `align`: a power of
  * two, or 0 for 64. `purpose` must outlive the ledger. Thread-safe. */
 void *memory_alloc(memory *m, const char *purpose, size_t bytes, size_t align);
+/* Likewise, entered under another tier than "host"; `tier` must outlive the ledger. */
+void *memory_alloc_in(memory *m, const char *purpose, const char *tier, size_t bytes, size_t align);
 void memory_free(memory *m, void *pointer);
 
 /* From now on large blocks are promised without looking whether there is that much memory: for a

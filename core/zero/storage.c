@@ -85,7 +85,7 @@ static zds_status private_memory(zds_engine *e, zds_error *error)
     }
     if (set->param_dtype != ZDS_F32) {
         uint64_t bytes = (set->stage ? l->shard : l->trainable) * sizeof(float);
-        e->master = memory_alloc(e->ledger, "master weights", bytes, 0);
+        e->master = memory_alloc_in(e->ledger, "master weights", set->state_tier, bytes, 0);
         if (!e->master)
             return no_memory(error, "master weights", bytes);
     }
@@ -174,7 +174,8 @@ static zds_status states(zds_engine *e, zds_error *error)
         }
         if (place)
             return ZDS_OK;
-        if (total && !(base = memory_alloc(e->ledger, "optimizer states", total, 0)))
+        if (total &&
+            !(base = memory_alloc_in(e->ledger, "optimizer states", e->set.state_tier, total, 0)))
             return no_memory(error, "optimizer states", total);
     }
 }
@@ -192,9 +193,11 @@ static zds_status tensor_states(zds_engine *e, zds_error *error)
                         if (e->param_runs[j].needs.states[t].kind == ZDS_STATE_GLOBAL &&
                             strcmp(e->param_runs[j].state_names[t], run->state_names[s]) == 0)
                             run->tensor_states[s] = e->param_runs[j].tensor_states[t];
-            if (spec->kind < ZDS_STATE_TENSOR || run->tensor_states[s])
+            if ((spec->kind != ZDS_STATE_TENSOR && spec->kind != ZDS_STATE_GLOBAL) ||
+                run->tensor_states[s])
                 continue;
-            run->tensor_states[s] = memory_alloc(e->ledger, "optimizer states", spec->bytes, 0);
+            run->tensor_states[s] =
+                memory_alloc_in(e->ledger, "optimizer states", e->set.state_tier, spec->bytes, 0);
             if (!run->tensor_states[s])
                 return no_memory(error, "optimizer states", spec->bytes);
         }
@@ -281,7 +284,7 @@ static zds_status tiles(zds_engine *e, zds_error *error)
                 uint64_t offset = spec->kind == ZDS_STATE_ELEMENT ? i * zds_dtype_size(spec->dtype)
                                   : spec->kind == ZDS_STATE_BLOCK ? i / spec->block * spec->bytes
                                                                   : 0;
-                list[s] = (char *)p->states[s] + offset;
+                list[s] = p->states[s] ? (char *)p->states[s] + offset : NULL;
             }
         }
         p->tile_count = e->tile_count - p->tile_first;

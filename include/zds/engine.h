@@ -142,11 +142,11 @@ typedef zds_status (*zds_write_fn)(void *user, uint32_t param, uint64_t first, u
 zds_status zds_set_values(zds_engine *engine, zds_read_fn read, void *user);
 
 /* Collective. The parameter as trained (`state` NULL: the master weight where one is kept) or an
- * ELEMENT state by name ("exp_avg"), handed to `write` on rank 0, in ascending pieces. Frozen
+ * ELEMENT or CONSTANT state by name ("exp_avg"), handed to `write` on rank 0, in ascending pieces. Frozen
  * parameters have no state: ZDS_ERR_NOT_FOUND. */
 zds_status zds_get_values(zds_engine *engine, uint32_t param, const char *state, zds_write_fn write,
                           void *user);
-/* Name of the i-th ELEMENT state of a parameter; NULL past the last. */
+/* Name of the i-th ELEMENT or CONSTANT state of a parameter; NULL past the last. */
 const char *zds_state_name(const zds_engine *engine, uint32_t param, uint32_t i);
 
 /* === step === */
@@ -265,7 +265,7 @@ zds_status zds_barrier(zds_engine *engine);
 typedef struct zds_memory_row {
     const char *purpose; /* "parameters", "gradients", "master weights", "optimizer states", "reduce
                             buffers", ... */
-    const char *tier;    /* "host", "cuda", "file" */
+    const char *tier;    /* "host", "cuda", "file"; "cpu": host memory of offload_optimizer */
     uint64_t bytes;      /* this rank's */
     uint64_t shared; /* of these, bytes of pages that ranks of the node share: counted whole here,
                         held once a node */

@@ -206,7 +206,10 @@ enum {
               last block may be short in elements, its state has all its bytes */
     ZDS_STATE_TENSOR = 2, /* `bytes` for the parameter */
     ZDS_STATE_GLOBAL =
-        3 /* `bytes` for the optimizer; described with any parameter, allocated once by name */
+        3, /* `bytes` for the optimizer; described with any parameter, allocated once by name */
+    ZDS_STATE_CONSTANT = 4 /* every element is `initial` and stays so: takes no memory, and is NULL
+                              in a tile. For a state that the reference keeps without using it, so
+                              that whoever reads states finds it */
 };
 enum { ZDS_SCOPE_SHARDED = 0, ZDS_SCOPE_RANK_LOCAL = 1 };
 
@@ -220,7 +223,7 @@ typedef struct zds_state_spec {
     uint32_t block;   /* elements a block */
     int32_t scope;    /* RANK_LOCAL: each rank has the whole of it, with values of its own */
     uint64_t bytes;   /* of BLOCK (a block), TENSOR, GLOBAL */
-    double initial;   /* every ELEMENT starts so; other kinds start as zero bytes */
+    double initial;   /* every ELEMENT starts so, every CONSTANT is; others start as zero bytes */
     uint64_t reserved[2];
 } zds_state_spec;
 

@@ -1,8 +1,10 @@
 /* The engine where callers and plugins do the unusual: micro steps that report nothing, states of
- * one byte, a schedule that fails, a parameter without gradient, a forked child, another world than
- * the config was loaded for. One rank; the optimizer and the schedule are linked into the test. */
+ * one byte or of none, an offloaded optimizer, a schedule that fails, a parameter without gradient,
+ * a forked child, another world than the config was loaded for. One rank; the optimizer and the
+ * schedule are linked into the test. */
 #include <criterion/criterion.h>
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -33,9 +35,11 @@ static void destroy(void *self)
 static zds_status describe(void *self, const zds_param *param, zds_param_needs *needs)
 {
     (void)self, (void)param;
-    needs->state_count = 2;
+    needs->state_count = 3;
     needs->states[0] = (zds_state_spec){.name = "low", .dtype = ZDS_I8, .initial = -3};
     needs->states[1] = (zds_state_spec){.name = "high", .dtype = ZDS_U8, .initial = 200};
+    needs->states[2] =
+        (zds_state_spec){.name = "still", .kind = ZDS_STATE_CONSTANT, .initial = 0.25};
     return ZDS_OK;
 }
 
@@ -202,7 +206,65 @@ Test(engine_edges, states_of_one_byte)
     zds_engine *e = open_engine("{\"train_micro_batch_size_per_gpu\":1}", NULL);
     cr_assert_eq(value(e, 0, "low"), -3.0f);
     cr_assert_eq(value(e, 1, "high"), 200.0f);
+    cr_assert_eq(value(e, 2, "still"), 0.25f);
+    cr_assert_str_eq(zds_state_name(e, 2, 2), "still");
     close_engine(e);
+}
+
+static uint64_t bytes_in(const zds_engine *e, const char *purpose, const char *tier)
+{
+    zds_memory_row r;
+    for (size_t i = 0; zds_memory_report(e, i, &r); i++)
+        if (strcmp(r.purpose, purpose) == 0 && strcmp(r.tier, tier) == 0)
+            return r.bytes;
+    return 0;
+}
+
+/* Two states of one byte an element, padded to 64 bytes a state. */
+Test(engine_edges, an_offloaded_optimizer_has_rows_of_its_own)
+{
+    static const struct {
+        const char *json;
+        bool moved;
+    } rows[] = {{"\"stage\":0,\"offload_optimizer\":{\"device\":\"cpu\"}", false},
+                {"\"stage\":1", false},
+                {"\"stage\":1,\"offload_optimizer\":{\"device\":\"none\"}", false},
+                {"\"stage\":1,\"offload_optimizer\":{\"device\":\"cpu\",\"pin_memory\":false,"
+                 "\"buffer_count\":9,\"fast_init\":true,\"pipeline_read\":true}",
+                 true},
+                {"\"stage\":2,\"cpu_offload\":true", true}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        char json[256];
+        snprintf(json, sizeof json,
+                 "{\"train_micro_batch_size_per_gpu\":1,\"gradient_accumulation_steps\":2,"
+                 "\"bf16\":{\"enabled\":true},"
+                 "\"zero_optimization\":{%s}}",
+                 rows[i].json);
+        zds_engine *e = open_engine(json, NULL);
+        const char *here = rows[i].moved ? "cpu" : "host",
+                   *not_here = rows[i].moved ? "host" : "cpu";
+        uint64_t states = bytes_in(e, "optimizer states", here);
+        cr_assert(states >= 2 * ELEMENTS && states < 2 * ELEMENTS + 6 * 64, "%s", json);
+        cr_assert(bytes_in(e, "master weights", here) >= 4 * ELEMENTS, "%s", json);
+        cr_assert_eq(bytes_in(e, "optimizer states", not_here), 0);
+        cr_assert_eq(bytes_in(e, "master weights", not_here), 0);
+        cr_assert_eq(bytes_in(e, "parameters", "cpu"), 0);
+        close_engine(e);
+    }
+}
+
+Test(engine_edges, offload_to_files_is_refused)
+{
+    zds_engine *e = NULL;
+    zds_error error = ZDS_ERROR_INIT;
+    cr_assert_eq(
+        try_open("{\"train_micro_batch_size_per_gpu\":1,\"zero_optimization\":{\"stage\":2,"
+                 "\"offload_optimizer\":{\"device\":\"nvme\",\"nvme_path\":\"/tmp\"}}}",
+                 1, NULL, &e, &error),
+        ZDS_ERR_CONFIG);
+    cr_assert_not_null(strstr(error.text, "offload_optimizer.device"), "%s", error.text);
+    zds_error_clear(&error);
+    zds_config_destroy(config);
 }
 
 Test(engine_edges, a_schedule_that_fails_after_the_update_ends_the_run)

@@ -42,7 +42,16 @@ static zds_status create(const zds_host *host, const void *options, const zds_op
     return elementwise_create(host, env, &plan, kernels, self);
 }
 
-static const zds_optim_ops ops = {ELEMENTWISE_OPS(create), .describe = elementwise_describe};
+/* DeepSpeedCPULion allocates a second moment that it never touches, and its checkpoints hold it. */
+static zds_status describe(void *self, const zds_param *param, zds_param_needs *needs)
+{
+    zds_status status = elementwise_describe(self, param, needs);
+    needs->states[needs->state_count++] = (zds_state_spec){
+        .name = "exp_avg_sq", .kind = ZDS_STATE_CONSTANT, .dtype = ZDS_F32, .initial = 0};
+    return status;
+}
+
+static const zds_optim_ops ops = {ELEMENTWISE_OPS(create), .describe = describe};
 
 static const zds_plugin plugin = {OPTIM_PLUGIN("Lion", options_table, lion_options, ops,
                                                "the sign of a running mean, with decoupled decay")};
