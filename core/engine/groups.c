@@ -72,6 +72,7 @@ static zds_status check_needs(const zds_engine *e, const char *name, const zds_p
     if (n->tensor_norms > 4 || (n->tensor_norms && !e->optim.norms))
         return refuse(e, name, "it asks for more than 4 norms, or has no function that makes them",
                       error);
+    bool own = false;
     for (uint32_t s = 0; s < n->state_count; s++) {
         const zds_state_spec *spec = &n->states[s];
         if (!spec->name || !*spec->name || spec->kind < ZDS_STATE_ELEMENT ||
@@ -84,11 +85,15 @@ static zds_status check_needs(const zds_engine *e, const char *name, const zds_p
             (!spec->block || (n->granularity ? n->granularity : 1) % spec->block))
             return refuse(e, name, "the granularity must be a multiple of each state's block",
                           error);
-        if (spec->scope != ZDS_SCOPE_SHARDED)
-            return refuse(
-                e, name, "states of each rank's own are not possible in this version of the engine",
-                error);
+        if (spec->scope != ZDS_SCOPE_SHARDED && spec->scope != ZDS_SCOPE_RANK_LOCAL)
+            return refuse(e, name, "a state of an unknown scope", error);
+        own |= spec->kind == ZDS_STATE_ELEMENT && spec->scope == ZDS_SCOPE_RANK_LOCAL;
     }
+    if (e->optim.reduction_mode && e->set.stage >= 1 && !own)
+        return refuse(e, name,
+                      "it reduces gradients by itself, but keeps no element state in scope "
+                      "RANK_LOCAL: at stage 1 its momentum must be each rank's own",
+                      error);
     return ZDS_OK;
 }
 

@@ -24,6 +24,7 @@ typedef struct settings {
     bool reduce_scatter, overlap;
     bool ignore_unused;
     double prescale, postscale; /* around the sum over ranks */
+    double sum_factor;          /* of gradients that are to be summed, over their mean */
     int64_t print_every;        /* 0: never */
     bool breakdown;
     uint64_t bucket;
@@ -47,9 +48,10 @@ typedef struct param_run {
     zds_param desc;
     zds_param_needs needs;
     char *state_names[ZDS_MAX_STATES];
-    void *tensor_states[ZDS_MAX_STATES]; /* TENSOR and GLOBAL ones */
-    double *sums;                        /* [tensor_norms] over the whole tensor */
-    uint32_t hyper;                      /* index of its hyperparameters */
+    void *whole_states[ZDS_MAX_STATES]; /* TENSOR, GLOBAL and RANK_LOCAL ones */
+    owned_piece *piece;                 /* what this rank updates of it; NULL: nothing */
+    double *sums;                       /* [tensor_norms] over the whole tensor */
+    uint32_t hyper;                     /* index of its hyperparameters */
     bool trainable;
     bool written; /* its gradient buffer holds something of this micro step (pooled) or optimizer
                      step (full) */
@@ -68,7 +70,8 @@ typedef struct span_run {
     double *chunk_sums; /* [chunk_count] */
     size_t chunk_count;
     uint64_t non_finite;
-    bool accumulated; /* the slice holds micro steps of this optimizer step */
+    double own_sum_squares; /* of all this rank's own gradient, where it is not reduced */
+    bool accumulated;       /* the slice holds micro steps of this optimizer step */
 } span_run;
 
 typedef struct module_run {
@@ -81,6 +84,12 @@ typedef struct module_run {
 typedef struct tile_batch {
     uint32_t first, count;
 } tile_batch;
+
+/* Of a part of a gradient. */
+typedef struct norm_part {
+    double sum_squares;
+    uint64_t non_finite;
+} norm_part;
 
 /* Exchanged at the boundary, a row a rank, then one byte a parameter: has a gradient. */
 typedef struct exchange_row {
@@ -136,6 +145,11 @@ struct zds_engine {
     uint32_t batch_count;
     double *norm_sums; /* [norm_count]: all parameters' sums, one after another */
     uint32_t norm_count;
+    zds_param_step
+        *param_steps; /* [params]: what the optimizer's calls over whole parameters get */
+    /* Where the optimizer may reduce gradients itself, else NULL. */
+    norm_part *own_parts;            /* of the largest parameter */
+    void **collective_states;        /* [params][ZDS_MAX_STATES]: as step_collective gets them */
     zds_hyper *base_hypers, *hypers; /* [hyper_count]: of the options, and of this step */
     uint32_t hyper_count;
     zds_sched_value *sched_values;
@@ -144,6 +158,7 @@ struct zds_engine {
     /* Where the run stands. */
     bool values_set, broken;
     bool in_micro, in_backward, boundary, no_sync;
+    bool local;         /* the optimizer reduces this step's gradients itself */
     double phase_start; /* of the forward or the backward in progress */
     int64_t micro;      /* since the last boundary */
     uint32_t cursor;    /* backward: modules at and above it are reported */
@@ -201,9 +216,18 @@ zds_status reduce_open(zds_engine *e, uint32_t span);
 void *reduce_grad_pointer(zds_engine *e, uint32_t param);
 zds_status reduce_module_done(zds_engine *e, uint32_t module);
 zds_status reduce_finish_all(zds_engine *e);
+/* own.c of core/zero: the norm of a span's gradient that stays this rank's own */
+void own_statistics(zds_engine *e, uint32_t span);
 
 /* update.c of core/engine: norm, clip, optimizer, publish, schedule */
 zds_status update_boundary(zds_engine *e, zds_step_result *result);
 zds_status update_hypers(zds_engine *e, int64_t moves);
+/* After a plugin's failure in the middle of an update. */
+zds_status update_failed(zds_engine *e, zds_status status, const char *what);
+/* params.c of core/engine: the optimizer's calls over whole parameters; each does nothing where the
+ * optimizer has no such function */
+zds_status params_begin_step(zds_engine *e, const zds_step_ctx *ctx);
+zds_status params_sums_ready(zds_engine *e, const zds_step_ctx *ctx);
+zds_status params_step_collective(zds_engine *e, const zds_step_ctx *ctx);
 
 #endif

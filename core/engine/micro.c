@@ -16,6 +16,20 @@ static zds_status pass_over(zds_engine *e, uint32_t module)
     return ZDS_OK;
 }
 
+/* Whether this optimizer step's gradients are averaged, or left to the optimizer. */
+static zds_status ask_reduction(zds_engine *e)
+{
+    int32_t mode = e->optim.reduction_mode ? e->optim.reduction_mode(e->optim_self, e->steps + 1)
+                                           : ZDS_REDUCE_MEAN;
+    if (mode != ZDS_REDUCE_MEAN && mode != ZDS_REDUCE_LOCAL)
+        return engine_fail(e, ZDS_ERR_INVALID,
+                           "optimizer %s wants gradients of step %lld reduced in mode %d, which "
+                           "does not exist",
+                           e->optim_plugin->name, (long long)e->steps + 1, mode);
+    e->local = mode == ZDS_REDUCE_LOCAL;
+    return ZDS_OK;
+}
+
 zds_status zds_micro_begin(zds_engine *e, int32_t boundary)
 {
     zds_status status = engine_usable(e);
@@ -42,6 +56,8 @@ zds_status zds_micro_begin(zds_engine *e, int32_t boundary)
             "zds_micro_begin while module %s is acquired for backward: report it by zds_grad_ready",
             e->model->modules[e->acquired].name);
     if (e->in_micro && (status = pass_over(e, 0)) != ZDS_OK) /* under no_sync this ends the last */
+        return status;
+    if (!e->micro && (status = ask_reduction(e)) != ZDS_OK)
         return status;
     e->boundary = boundary == ZDS_BOUNDARY_YES ||
                   (boundary == ZDS_BOUNDARY_AUTO && e->micro + 1 >= e->set.accumulation);

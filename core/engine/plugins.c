@@ -172,11 +172,21 @@ zds_status plugins_plan_comm(zds_engine *e, const zds_engine_options *o, zds_err
 static zds_status check_optim(const zds_engine *e, const char *file, zds_error *error)
 {
     const char *name = e->optim_plugin->name;
-    if (e->optim.reduction_mode)
+    bool diverges = e->optim.flags & ZDS_OPTIM_PARAMS_DIVERGE;
+    if (e->optim.reduction_mode && e->set.stage >= 2)
         return error_set(error, ZDS_ERR_UNSUPPORTED,
-                         "optimizer %s reduces gradients itself, which this version of the engine "
-                         "does not let it do",
-                         name);
+                         "%s: error: zero_optimization.stage: optimizer %s reduces gradients by "
+                         "itself, for which each rank must hold its own whole gradient, and at "
+                         "stage %d none does; write 0%s",
+                         zds_config_place(e->config, "zero_optimization.stage"), name, e->set.stage,
+                         diverges ? "" : " or 1");
+    if (diverges && e->set.stage >= 1)
+        return error_set(error, ZDS_ERR_UNSUPPORTED,
+                         "%s: error: zero_optimization.stage: parameters under optimizer %s differ "
+                         "between ranks for some steps, so each rank must update all of its own; "
+                         "write 0 instead of %d",
+                         zds_config_place(e->config, "zero_optimization.stage"), name,
+                         e->set.stage);
     if (zds_config_is_set(e->config, "zero_allow_untested_optimizer") &&
         !zds_config_bool(e->config, "zero_allow_untested_optimizer") && e->set.stage >= 1 &&
         !registry_is_own(e->plugins, file))
@@ -207,7 +217,13 @@ zds_status plugins_open_optim(zds_engine *e, const zds_engine_options *o, zds_er
                          .state_dtype = ZDS_F32,
                          .world_size = e->place.world_size,
                          .rank = e->place.rank,
-                         .seed = e->seed};
+                         .seed = e->seed,
+                         .sharded = e->set.stage >= 1 && e->place.world_size > 1};
+    for (uint32_t i = 0; i < e->model->param_count; i++)
+        if (!e->model->params[i].frozen) {
+            env.trainable_params++;
+            env.trainable_elements += e->model->params[i].numel;
+        }
     registry_match match = {.space = env.space,
                             .grad_dtype = env.grad_dtype,
                             .master_dtype = env.master_dtype,

@@ -100,9 +100,11 @@ static void read_scales(settings *set, const zds_config *c, int32_t world_size)
     double n = world_size;
     const char *op = zds_config_string(c, "gradient_allreduce_op");
     double factor = zds_config_float(c, "gradient_predivide_factor");
-    set->prescale = set->postscale = 1;
-    if (op && strcasecmp(op, "sum") == 0)
+    set->prescale = set->postscale = set->sum_factor = 1;
+    if (op && strcasecmp(op, "sum") == 0) {
+        set->sum_factor = n;
         return;
+    }
     if (zds_config_bool(c, "prescale_gradients")) {
         set->prescale = 1 / n;
     } else {

@@ -16,16 +16,20 @@ static exchange_row local_sums(const zds_engine *e)
         const span_run *run = &e->span_runs[k];
         if (!e->lay->spans[k].count)
             continue;
-        for (size_t i = 0; i < run->chunk_count; i++)
+        for (size_t i = 0; !e->local && i < run->chunk_count; i++)
             row.sum_squares += run->chunk_sums[i];
+        if (e->local)
+            row.sum_squares += run->own_sum_squares;
         row.non_finite += run->non_finite;
     }
     return row;
 }
 
-/* One exchange of small rows: sums in rank order, and which parameters have a gradient anywhere. */
-static zds_status exchange(zds_engine *e, exchange_row *total)
+/* One exchange of small rows: sums in rank order, and which parameters have a gradient anywhere.
+ * Where gradients stay each rank's own, the norm is the mean of the ranks' norms. */
+static zds_status exchange(zds_engine *e, exchange_row *total, double *norm)
 {
+    double norms = 0;
     uint32_t params = e->model->param_count;
     size_t bytes = sizeof(exchange_row) + params;
     char *mine = e->control.base;
@@ -42,12 +46,14 @@ static zds_status exchange(zds_engine *e, exchange_row *total)
         const char *theirs = (const char *)all + (size_t)r * bytes;
         memcpy(&row, theirs, sizeof row);
         total->sum_squares += row.sum_squares;
+        norms += sqrt(row.sum_squares);
         total->non_finite += row.non_finite;
         total->loss += row.loss;
         for (uint32_t i = 0; i < params; i++)
             e->param_runs[i].present |= theirs[sizeof row + i] != 0;
     }
     total->loss /= e->place.world_size;
+    *norm = e->local ? e->set.sum_factor * norms / e->place.world_size : sqrt(total->sum_squares);
     return ZDS_OK;
 }
 
@@ -139,42 +145,30 @@ static zds_status sum_norms(zds_engine *e)
     return ZDS_OK;
 }
 
-static zds_status optimizer_failed(zds_engine *e, zds_status status, const char *what)
+zds_status update_failed(zds_engine *e, zds_status status, const char *what)
 {
     engine_fail(e, status, "optimizer %s failed in %s of step %lld: %s", e->optim_plugin->name,
                 what, (long long)e->steps + 1, services_error(&e->optim_services));
     return engine_give_up(e, status); /* some tiles are updated and some are not */
 }
 
-static zds_status begin_step(zds_engine *e, const zds_step_ctx *ctx)
+/* The optimizer's pass over all tiles of this rank, and one before it where it wants norms. */
+static zds_status step_tiles(zds_engine *e, const zds_step_ctx *ctx)
 {
-    if (!e->optim.begin_step)
-        return ZDS_OK;
-    uint32_t n = 0;
-    zds_param_step *list =
-        memory_alloc(e->ledger, "staging", (e->model->param_count + 1) * sizeof *list, 0);
-    if (!list) {
-        engine_fail(e, ZDS_ERR_MEMORY, "no memory for the optimizer's list of parameters");
-        return engine_give_up(e, ZDS_ERR_MEMORY);
+    batch_tiles(e);
+    update u = {.e = e, .grad_scale = ctx->grad_scale};
+    if (e->norm_count) {
+        pool_run(e->threads, e->batch_count, norms_batch, &u);
+        if (u.status)
+            return update_failed(e, u.status, "norms");
+        zds_status status = sum_norms(e);
+        if (!status)
+            status = params_sums_ready(e, ctx);
+        if (status)
+            return status;
     }
-    for (uint32_t i = 0; i < e->model->param_count; i++) {
-        param_run *run = &e->param_runs[i];
-        if (!run->trainable)
-            continue;
-        list[n++] = (zds_param_step){.struct_size = sizeof *list,
-                                     .param = &run->desc,
-                                     .hyper = &e->hypers[run->hyper],
-                                     .states = run->tensor_states,
-                                     .master_dtype = ZDS_F32,
-                                     .grad_dtype = e->set.accum_dtype,
-                                     .output_dtype = e->set.param_dtype,
-                                     .has_grad = run->present};
-    }
-    zds_param_steps params = {
-        .struct_size = sizeof params, .count = n, .stride = sizeof *list, .first = list};
-    zds_status status = e->optim.begin_step(e->optim_self, &params, ctx);
-    memory_free(e->ledger, list);
-    return status ? optimizer_failed(e, status, "begin_step") : ZDS_OK;
+    pool_run(e->threads, e->batch_count, step_batch, &u);
+    return u.status ? update_failed(e, u.status, "step") : ZDS_OK;
 }
 
 /* Everybody may read the new parameters. */
@@ -220,24 +214,13 @@ static zds_status apply(zds_engine *e, double grad_scale)
                         .seed = e->seed,
                         .scratch = e->scratch[0],
                         .scratch_bytes = e->optim.scratch_bytes};
-    zds_status status = begin_step(e, &ctx);
+    zds_status status = params_begin_step(e, &ctx);
+    if (!status)
+        status = e->local ? params_step_collective(e, &ctx) : step_tiles(e, &ctx);
     if (status)
         return status;
-    batch_tiles(e);
-    update u = {.e = e, .grad_scale = grad_scale};
-    if (e->norm_count) {
-        pool_run(e->threads, e->batch_count, norms_batch, &u);
-        if (u.status)
-            return optimizer_failed(e, u.status, "norms");
-        status = sum_norms(e);
-        if (status)
-            return status;
-    }
-    pool_run(e->threads, e->batch_count, step_batch, &u);
-    if (u.status)
-        return optimizer_failed(e, u.status, "step");
     if (e->optim.end_step && (status = e->optim.end_step(e->optim_self, &ctx)) != ZDS_OK)
-        return optimizer_failed(e, status, "end_step");
+        return update_failed(e, status, "end_step");
     return publish(e);
 }
 
@@ -309,9 +292,10 @@ zds_status update_boundary(zds_engine *e, zds_step_result *r)
 {
     double start = engine_now_ms();
     exchange_row total;
+    double norm;
     zds_status status = reduce_finish_all(e);
     if (!status)
-        status = exchange(e, &total);
+        status = exchange(e, &total, &norm);
     double reduced = engine_now_ms();
     if (status)
         return status;
@@ -319,14 +303,13 @@ zds_status update_boundary(zds_engine *e, zds_step_result *r)
         reset(e); /* the step's gradients are dropped, on all ranks alike */
         return status;
     }
-    double norm = sqrt(total.sum_squares);
     bool finite = total.non_finite == 0;
     r->grad_norm = finite && !e->set.compute_norm ? NAN : norm;
     e->mean_loss = total.loss;
     if (finite || !e->set.check_overflow) {
         double clip =
             e->set.clip > 0 && norm + 1e-6 > e->set.clip ? e->set.clip / (norm + 1e-6) : 1;
-        status = apply(e, clip);
+        status = apply(e, e->local ? clip * e->set.sum_factor : clip);
         if (status)
             return status;
         e->steps++;

@@ -61,6 +61,27 @@ static zds_status agree(zds_engine *e, zds_status mine)
     return (zds_status)row;
 }
 
+static void fill_state(void *state, const zds_state_spec *spec, uint64_t count)
+{
+    float value = (float)spec->initial;
+    for (uint64_t k = 0; k < count; k++)
+        kernel_convert((char *)state + k * zds_dtype_size(spec->dtype), spec->dtype, &value,
+                       ZDS_F32, 1);
+}
+
+/* States that are this rank's own reach beyond its slices. */
+static void start_own_states(zds_engine *e)
+{
+    for (uint32_t i = 0; i < e->model->param_count; i++) {
+        const param_run *run = &e->param_runs[i];
+        for (uint32_t s = 0; s < run->needs.state_count; s++) {
+            const zds_state_spec *spec = &run->needs.states[s];
+            if (spec->kind == ZDS_STATE_ELEMENT && spec->initial != 0 && run->whole_states[s])
+                fill_state(run->whole_states[s], spec, e->model->params[i].numel);
+        }
+    }
+}
+
 static void start_piece(void *arg, size_t i, int32_t thread)
 {
     (void)thread;
@@ -71,12 +92,8 @@ static void start_piece(void *arg, size_t i, int32_t thread)
         kernel_convert(t->master, ZDS_F32, t->output, e->set.param_dtype, t->count);
     for (uint32_t s = 0; s < needs->state_count; s++) {
         const zds_state_spec *spec = &needs->states[s];
-        if (spec->kind != ZDS_STATE_ELEMENT || spec->initial == 0)
-            continue;
-        float value = (float)spec->initial;
-        for (uint64_t k = 0; k < t->count; k++)
-            kernel_convert((char *)t->states[s] + k * zds_dtype_size(spec->dtype), spec->dtype,
-                           &value, ZDS_F32, 1);
+        if (spec->kind == ZDS_STATE_ELEMENT && spec->initial != 0)
+            fill_state(t->states[s], spec, t->count);
     }
 }
 
@@ -110,6 +127,7 @@ zds_status zds_set_values(zds_engine *e, zds_read_fn read, void *user)
     if (status)
         return status;
     pool_run(e->threads, e->tile_count, start_piece, e);
+    start_own_states(e);
     e->values_set = true;
     return ZDS_OK;
 }
@@ -136,6 +154,11 @@ const char *zds_state_name(const zds_engine *e, uint32_t param, uint32_t i)
 static const void *source(const zds_engine *e, uint32_t param, int32_t state, uint64_t first,
                           zds_dtype *dtype)
 {
+    const param_run *run = &e->param_runs[param];
+    if (state >= 0 && run->whole_states[state]) {
+        *dtype = run->needs.states[state].dtype;
+        return (const char *)run->whole_states[state] + first * zds_dtype_size(*dtype);
+    }
     for (uint32_t k = 0; k < e->piece_count; k++) {
         const owned_piece *p = &e->pieces[k];
         if (p->param != param || first < p->param_first || first >= p->param_first + p->count)
@@ -144,7 +167,7 @@ static const void *source(const zds_engine *e, uint32_t param, int32_t state, ui
         *dtype = ZDS_F32;
         if (state >= 0) {
             base = p->states[state];
-            *dtype = e->param_runs[param].needs.states[state].dtype;
+            *dtype = run->needs.states[state].dtype;
         }
         return base + (first - p->param_first) * zds_dtype_size(*dtype);
     }
@@ -247,10 +270,11 @@ zds_status zds_get_values(zds_engine *e, uint32_t param, const char *state, zds_
     zds_status written = ZDS_OK;
     const zds_state_spec *spec = state ? &e->param_runs[param].needs.states[index] : NULL;
     bool everywhere = !state && (!e->master || !e->param_runs[param].trainable);
+    bool own = state && e->param_runs[param].whole_states[index];
     if (spec && spec->kind == ZDS_STATE_CONSTANT) {
         if (e->place.rank == 0)
             written = write_constant(e, param, spec->initial, write, user);
-    } else if (everywhere || e->set.stage == 0) {
+    } else if (everywhere || own || e->set.stage == 0) {
         if (e->place.rank == 0 && everywhere)
             written = write_own(e, param, write, user);
         else if (e->place.rank == 0)

@@ -280,7 +280,9 @@ static zds_status span_done(zds_engine *e, uint32_t k)
     }
     if (run->state == SPAN_OPEN)
         run->state = SPAN_IDLE;
-    return reduces && span->count ? reduce(e, k) : ZDS_OK;
+    if (reduces && e->local)
+        own_statistics(e, k);
+    return reduces && span->count && !e->local ? reduce(e, k) : ZDS_OK;
 }
 
 zds_status reduce_module_done(zds_engine *e, uint32_t module)

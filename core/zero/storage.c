@@ -144,6 +144,14 @@ static uint64_t state_bytes(const zds_state_spec *spec, const layout_piece *piec
     return 0;
 }
 
+/* Bytes from the state of an element to that of the one `elements` further on. */
+static uint64_t offset_of(const zds_state_spec *spec, uint64_t elements)
+{
+    if (spec->kind == ZDS_STATE_ELEMENT)
+        return elements * zds_dtype_size(spec->dtype);
+    return spec->kind == ZDS_STATE_BLOCK ? elements / spec->block * spec->bytes : 0;
+}
+
 static uint64_t padded(uint64_t bytes)
 {
     return (bytes + 63) & ~(uint64_t)63;
@@ -164,10 +172,14 @@ static zds_status states(zds_engine *e, zds_error *error)
                 owned_piece *p = &e->pieces[k];
                 layout_piece piece = {.param = p->param, .count = p->count};
                 const zds_param_needs *needs = &e->param_runs[p->param].needs;
-                uint64_t bytes =
-                    s < needs->state_count ? padded(state_bytes(&needs->states[s], &piece)) : 0;
-                if (place)
-                    p->states[s] = bytes ? base + total : e->param_runs[p->param].tensor_states[s];
+                char *whole = e->param_runs[p->param].whole_states[s];
+                uint64_t bytes = s < needs->state_count && !whole
+                                     ? padded(state_bytes(&needs->states[s], &piece))
+                                     : 0;
+                if (place && whole) /* of a RANK_LOCAL one the tiles see this rank's slice */
+                    p->states[s] = whole + offset_of(&needs->states[s], p->param_first);
+                else if (place)
+                    p->states[s] = bytes ? base + total : NULL;
                 total += bytes;
             }
             total += total - before >= LARGE ? STAGGER : 0;
@@ -180,26 +192,36 @@ static zds_status states(zds_engine *e, zds_error *error)
     }
 }
 
-/* TENSOR states, one a parameter, and GLOBAL ones, one a name; the same on every rank. */
-static zds_status tensor_states(zds_engine *e, zds_error *error)
+/* Of a state that no slice cuts; 0 for one that is cut. */
+static uint64_t whole_bytes(const zds_state_spec *spec, uint64_t numel)
+{
+    if (spec->kind == ZDS_STATE_TENSOR || spec->kind == ZDS_STATE_GLOBAL)
+        return spec->bytes;
+    layout_piece whole = {.count = numel};
+    return spec->scope == ZDS_SCOPE_RANK_LOCAL ? state_bytes(spec, &whole) : 0;
+}
+
+/* States that no slice cuts: RANK_LOCAL ones, TENSOR ones, one a parameter, and GLOBAL ones, one a
+ * name. */
+static zds_status whole_states(zds_engine *e, zds_error *error)
 {
     for (uint32_t i = 0; i < e->model->param_count; i++) {
         param_run *run = &e->param_runs[i];
         for (uint32_t s = 0; s < run->needs.state_count; s++) {
             const zds_state_spec *spec = &run->needs.states[s];
             if (spec->kind == ZDS_STATE_GLOBAL)
-                for (uint32_t j = 0; j < i && !run->tensor_states[s]; j++)
+                for (uint32_t j = 0; j < i && !run->whole_states[s]; j++)
                     for (uint32_t t = 0; t < e->param_runs[j].needs.state_count; t++)
                         if (e->param_runs[j].needs.states[t].kind == ZDS_STATE_GLOBAL &&
                             strcmp(e->param_runs[j].state_names[t], run->state_names[s]) == 0)
-                            run->tensor_states[s] = e->param_runs[j].tensor_states[t];
-            if ((spec->kind != ZDS_STATE_TENSOR && spec->kind != ZDS_STATE_GLOBAL) ||
-                run->tensor_states[s])
+                            run->whole_states[s] = e->param_runs[j].whole_states[t];
+            uint64_t bytes = whole_bytes(spec, e->model->params[i].numel);
+            if (!bytes || run->whole_states[s])
                 continue;
-            run->tensor_states[s] =
-                memory_alloc_in(e->ledger, "optimizer states", e->set.state_tier, spec->bytes, 0);
-            if (!run->tensor_states[s])
-                return no_memory(error, "optimizer states", spec->bytes);
+            run->whole_states[s] =
+                memory_alloc_in(e->ledger, "optimizer states", e->set.state_tier, bytes, 0);
+            if (!run->whole_states[s])
+                return no_memory(error, "optimizer states", bytes);
         }
     }
     return ZDS_OK;
@@ -221,6 +243,7 @@ static zds_status pieces(zds_engine *e, zds_error *error)
             uint64_t first = e->lay->places[param].first + piece.param_first;
             uint64_t shard = set->stage ? span->shard_first + piece.slice_first : first;
             owned_piece *p = &e->pieces[e->piece_count++];
+            e->param_runs[param].piece = p;
             *p = (owned_piece){
                 .param = param, .param_first = piece.param_first, .count = piece.count};
             p->grad = set->stage >= 2 ? at(e->slices, shard, set->accum_dtype)
@@ -280,16 +303,34 @@ static zds_status tiles(zds_engine *e, zds_error *error)
                 return no_memory(error, "the list of tiles", 0);
             t->states = list;
             for (uint32_t s = 0; s < run->needs.state_count; s++) {
-                const zds_state_spec *spec = &run->needs.states[s];
-                uint64_t offset = spec->kind == ZDS_STATE_ELEMENT ? i * zds_dtype_size(spec->dtype)
-                                  : spec->kind == ZDS_STATE_BLOCK ? i / spec->block * spec->bytes
-                                                                  : 0;
-                list[s] = p->states[s] ? (char *)p->states[s] + offset : NULL;
+                list[s] = p->states[s] ? (char *)p->states[s] + offset_of(&run->needs.states[s], i)
+                                       : NULL;
             }
         }
         p->tile_count = e->tile_count - p->tile_first;
     }
     return ZDS_OK;
+}
+
+/* Lists for the optimizer's calls over whole parameters. */
+static zds_status param_steps(zds_engine *e, zds_error *error)
+{
+    size_t count = e->model->param_count + (size_t)1;
+    uint64_t largest = 1;
+    e->param_steps = calloc(count, sizeof *e->param_steps);
+    if (!e->param_steps)
+        return no_memory(error, "the list of parameters", count * sizeof *e->param_steps);
+    if (!e->optim.reduction_mode)
+        return ZDS_OK;
+    for (uint32_t i = 0; i < e->model->param_count; i++)
+        if (e->param_runs[i].trainable && e->model->params[i].numel > largest)
+            largest = e->model->params[i].numel;
+    size_t parts = (size_t)((largest + TILE_ELEMENTS - 1) / TILE_ELEMENTS);
+    e->own_parts = memory_alloc(e->ledger, "norm", parts * sizeof *e->own_parts, 0);
+    e->collective_states = calloc(count * ZDS_MAX_STATES, sizeof *e->collective_states);
+    return e->own_parts && e->collective_states
+               ? ZDS_OK
+               : no_memory(error, "the norm", parts * sizeof *e->own_parts);
 }
 
 /* The parameters of a span inside this rank's slice: what the norm counts. */
@@ -352,7 +393,7 @@ zds_status storage_create(zds_engine *e, zds_error *error)
     if (!s)
         s = private_memory(e, error);
     if (!s)
-        s = tensor_states(e, error);
+        s = whole_states(e, error);
     if (!s)
         s = pieces(e, error);
     if (!s)
@@ -361,6 +402,8 @@ zds_status storage_create(zds_engine *e, zds_error *error)
         s = states(e, error);
     if (!s)
         s = tiles(e, error);
+    if (!s)
+        s = param_steps(e, error);
     for (uint32_t k = 0; !s && k < e->lay->span_count; k++)
         s = segments(e, k, error);
     return s ? s : modules(e, error);
@@ -386,4 +429,6 @@ void storage_destroy(zds_engine *e)
     free(e->span_runs);
     free(e->module_runs);
     free(e->scratch);
+    free(e->param_steps);
+    free(e->collective_states);
 }

@@ -221,7 +221,8 @@ typedef struct zds_state_spec {
     int32_t kind;     /* ZDS_STATE_... */
     zds_dtype dtype;  /* of ELEMENT; else only a hint for printing */
     uint32_t block;   /* elements a block */
-    int32_t scope;    /* RANK_LOCAL: each rank has the whole of it, with values of its own */
+    int32_t scope;    /* RANK_LOCAL: each rank has the whole of it, with values of its own; where
+                         `step` updates a part of the parameter, its tiles see that part */
     uint64_t bytes;   /* of BLOCK (a block), TENSOR, GLOBAL */
     double initial;   /* every ELEMENT starts so, every CONSTANT is; others start as zero bytes */
     uint64_t reserved[2];
@@ -278,22 +279,25 @@ static inline const zds_tile *zds_tile_at(const zds_tiles *tiles, size_t i)
     return (const zds_tile *)(const void *)((const char *)tiles->first + i * tiles->stride);
 }
 
-/* One whole parameter for begin_step and step_collective. */
+/* One whole parameter for begin_step, sums_ready and step_collective. */
 typedef struct zds_param_step {
     size_t struct_size;
     const zds_param *param;
     const zds_hyper *hyper;
-    void *const *states; /* [state_count]: TENSOR, GLOBAL and RANK_LOCAL ones; SHARDED ELEMENT and
-                            BLOCK ones are NULL */
-    void *master;        /* step_collective only, as are those below: the whole parameter */
-    const void *grad;    /* this rank's own gradient, not reduced; multiply by ctx->grad_scale */
-    void *output;
+    void *const *states; /* [state_count]: TENSOR, GLOBAL and RANK_LOCAL ones, these whole; SHARDED
+                            ELEMENT and BLOCK ones are NULL but in step_collective */
+    void *master;        /* step_collective only, as are those below */
+    const void *grad;    /* this rank's own gradient, whole and not reduced; multiply by
+                            ctx->grad_scale */
+    void *output;        /* out: master rounded to 16 bits; NULL if master is the parameter */
     zds_dtype master_dtype, grad_dtype, output_dtype;
     int32_t has_grad; /* 0: no rank has a gradient for it in this step */
     int32_t reserved;
-    uint64_t slice_first, slice_count; /* step_collective at stage 1: the elements whose master and
-                                          SHARDED states this rank holds; there `master` and those
-                                          states point to them, and the core publishes `output` */
+    uint64_t slice_first, slice_count; /* step_collective: the elements that this rank updates.
+                                          `master`, `output` and SHARDED states point to the first
+                                          of them; the core publishes them. All of the parameter
+                                          unless env->sharded; NULL where slice_count is 0 */
+    const double *sums;                /* sums_ready only: [tensor_norms], as in zds_tile */
 } zds_param_step;
 
 typedef struct zds_param_steps {
@@ -332,6 +336,10 @@ typedef struct zds_optim_env {
     int32_t stochastic_rounding; /* 1: round 16-bit states stochastically */
     int32_t world_size, rank;
     uint64_t seed;
+    int32_t
+        sharded; /* 1: each rank holds a part of the master weights and SHARDED states; 0: all */
+    int32_t reserved;
+    uint64_t trainable_params, trainable_elements; /* of the model: sizes of GLOBAL states */
 } zds_optim_env;
 
 enum {
@@ -341,7 +349,8 @@ enum {
 };
 enum {
     ZDS_OPTIM_PARAMS_DIVERGE =
-        1u << 0 /* parameters differ between ranks for some steps: stage 0 and private pages only */
+        1u << 0 /* parameters differ between ranks for some steps: stage 0 and private pages only.
+                   What is written out meanwhile is rank 0's */
 };
 
 typedef struct zds_comm_ops zds_comm_ops;
@@ -367,7 +376,7 @@ typedef struct zds_optim_ops {
      * the parameter. */
     zds_status (*describe)(void *self, const zds_param *param, zds_param_needs *needs);
     /* Optional. One thread, the same on every rank, over all trainable parameters. The only writer
-     * of TENSOR and GLOBAL states, besides whole-tensor tiles and step_collective. */
+     * of TENSOR and GLOBAL states, besides whole-tensor tiles, sums_ready and step_collective. */
     zds_status (*begin_step)(void *self, const zds_param_steps *params, const zds_step_ctx *ctx);
     /* Required if describe ever sets tensor_norms. Several threads at once, on disjoint tiles; may
      * write the tiles' states. Writes chunk_sums, which are NULL for parameters without norms. */
@@ -385,6 +394,9 @@ typedef struct zds_optim_ops {
     zds_status (*step_collective)(void *self, const zds_param_steps *params,
                                   const zds_comm_ops *comm, void *comm_self,
                                   const zds_step_ctx *ctx);
+    /* Optional, with tensor_norms. One thread, the same on every rank, between norms and step: the
+     * sums over whole tensors are known. May write TENSOR and GLOBAL states. */
+    zds_status (*sums_ready)(void *self, const zds_param_steps *params, const zds_step_ctx *ctx);
 } zds_optim_ops;
 
 /* === schedule (ZDS_KIND_SCHED) === */
