@@ -1,12 +1,12 @@
-/* Holds a plugin against what its own descriptor and table promise. */
+/* Holds a plugin against what its own descriptor and the header promise. */
 #ifndef ZDS_PLUGIN_PROBE_CHECK_H
 #define ZDS_PLUGIN_PROBE_CHECK_H
 
 #include <stdio.h>
 
-/* Prints a line of JSON before each check, {"plugin", "check", "status": "begun"}, and one with its
- * result after it: "status": "ok", "failed", "note" or "skipped", "text": why. So whoever reads
- * them knows which check a crash was in. */
+/* Prints a line of JSON for each check as it ends: {"plugin", "check", "status", "text"}. "plugin"
+ * is "" for the file as a whole; "status" is "ok", "failed", "note" (passed, with a remark) or
+ * "skipped"; "text" says why. */
 void check_file(const char *path, FILE *out);
 
 #endif

@@ -1,0 +1,19 @@
+/* The checks of an optimizer that compare several runs (optim_runs.c), for its table (optim.c). */
+#ifndef ZDS_PLUGIN_PROBE_OPTIM_H
+#define ZDS_PLUGIN_PROBE_OPTIM_H
+
+#include "bench.h"
+
+extern const maker optim_maker;
+
+char *optim_tiling(bench *b);
+char *optim_threads(bench *b);
+char *optim_instances(bench *b);
+char *optim_reload(bench *b);
+char *optim_poison(bench *b);
+char *optim_bounds(bench *b);
+char *optim_allocations(bench *b);
+char *optim_collective(bench *b);
+char *optim_leaks(bench *b);
+
+#endif

@@ -1,0 +1,421 @@
+/* An optimizer's instance with a small model: opening, placing, filling and comparing. */
+#include "rig.h"
+
+#include <cjson/cJSON.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "numbers.h"
+#include "plugin/descriptor.h"
+#include "plugin/fault.h"
+#include "plugin/options.h"
+#include "plugin/registry.h"
+
+enum { INPUT_BYTES = 4 << 20, RANDOM_MASTER = 1 << 20 };
+
+/* A matrix longer than a chunk, an embedding, a norm, a bias shorter than a vector, a scalar. */
+static const struct {
+    const char *name;
+    int32_t role;
+    uint32_t ndim;
+    int64_t shape[2];
+} model[RIG_PARAMS] = {{"block.weight", ZDS_ROLE_MATRIX, 2, {20, 56}},
+                       {"embed.weight", ZDS_ROLE_EMBEDDING, 2, {12, 20}},
+                       {"norm.weight", ZDS_ROLE_NORM, 1, {70, 1}},
+                       {"block.bias", ZDS_ROLE_BIAS, 1, {13, 1}},
+                       {"scale", ZDS_ROLE_OTHER, 0, {1, 1}}};
+
+/* === setups === */
+
+static const struct {
+    zds_dtype master, grad, output, state;
+    int32_t stochastic;
+} types[] = {
+    {ZDS_F32, ZDS_F32, ZDS_F32, ZDS_F32, 0},    {ZDS_F32, ZDS_BF16, ZDS_BF16, ZDS_F32, 0},
+    {ZDS_F32, ZDS_F32, ZDS_BF16, ZDS_F32, 0},   {ZDS_F32, ZDS_F16, ZDS_F16, ZDS_F32, 0},
+    {ZDS_F32, ZDS_F32, ZDS_F16, ZDS_F32, 0},    {ZDS_BF16, ZDS_BF16, ZDS_BF16, ZDS_F32, 0},
+    {ZDS_F64, ZDS_F64, ZDS_F64, ZDS_F64, 0},    {ZDS_F32, ZDS_BF16, ZDS_BF16, ZDS_BF16, 0},
+    {ZDS_F32, ZDS_BF16, ZDS_BF16, ZDS_BF16, 1},
+};
+
+bool rig_types(const bench *b, size_t i, rig_setup *setup)
+{
+    zds_optim_ops ops;
+    plugin_ops(b->plugin, &ops, sizeof ops);
+    for (size_t t = 0; t < sizeof types / sizeof *types; t++) {
+        if (!(ops.master_dtypes & ZDS_DTYPE_BIT(types[t].master)) ||
+            !(ops.grad_dtypes & ZDS_DTYPE_BIT(types[t].grad)) ||
+            !(ops.output_dtypes & ZDS_DTYPE_BIT(types[t].output)) || i-- > 0)
+            continue;
+        *setup = (rig_setup){.master = types[t].master,
+                             .grad = types[t].grad,
+                             .output = types[t].output,
+                             .state = types[t].state,
+                             .stochastic = types[t].stochastic};
+        return true;
+    }
+    return false;
+}
+
+const char *rig_types_text(const rig_setup *s)
+{
+    static char text[128];
+    snprintf(text, sizeof text, "weights in %s, gradients in %s, output in %s%s%s",
+             dtype_name(s->master), dtype_name(s->grad), dtype_name(s->output),
+             s->state == ZDS_F32 ? "" : ", states asked for in bf16",
+             s->stochastic ? ", rounded stochastically" : "");
+    return text;
+}
+
+static char *each_type(bench *b, const cJSON *values, size_t most, rig_body body)
+{
+    rig_setup setup;
+    char *fault = NULL;
+    for (size_t t = 0; !fault && t < most && rig_types(b, t, &setup); t++) {
+        setup.values = values;
+        if (rig_accepts(b, &setup))
+            fault = bench_within(body(b, &setup), "%s", rig_types_text(&setup));
+    }
+    return fault;
+}
+
+char *rig_each(bench *b, rig_body body)
+{
+    char *fault = NULL, *label;
+    cJSON *values;
+    for (size_t i = 0; !fault && (values = values_variant(b->plugin, i, &label)) != NULL; i++) {
+        fault = each_type(b, values, i == 0 ? SIZE_MAX : 2, body);
+        if (i > 0)
+            fault = bench_within(fault, "with %s", label ? label : "?");
+        cJSON_Delete(values);
+        free(label);
+    }
+    return fault;
+}
+
+/* === opening === */
+
+static zds_optim_env env_of(const rig_setup *s)
+{
+    return (zds_optim_env){.struct_size = sizeof(zds_optim_env),
+                           .space = ZDS_SPACE_HOST,
+                           .master_dtype = s->master,
+                           .grad_dtype = s->grad,
+                           .output_dtype = s->output,
+                           .state_dtype = s->state,
+                           .stochastic_rounding = s->stochastic,
+                           .world_size = 1,
+                           .seed = 42};
+}
+
+bool rig_accepts(bench *b, const rig_setup *setup)
+{
+    zds_optim_ops ops;
+    plugin_ops(b->plugin, &ops, sizeof ops);
+    char *fault = NULL;
+    void *self = NULL, *options = values_options(b->plugin, setup->values, &fault);
+    fault_free(fault);
+    if (!options)
+        return false;
+    const zds_optim_env env = env_of(setup);
+    bench_clear(b);
+    bool accepted = ops.create(&b->host, options, &env, &self) == ZDS_OK;
+    if (accepted)
+        ops.destroy(self);
+    options_destroy(options);
+    return accepted;
+}
+
+static size_t state_bytes(const zds_state_spec *spec, uint64_t numel)
+{
+    switch (spec->kind) {
+    case ZDS_STATE_ELEMENT:
+        return (size_t)numel * zds_dtype_size(spec->dtype);
+    case ZDS_STATE_BLOCK:
+        return (size_t)((numel + spec->block - 1) / spec->block * spec->bytes);
+    default:
+        return (size_t)spec->bytes;
+    }
+}
+
+/* The area of a GLOBAL state that an earlier parameter has described, or NULL. */
+static area *global_area(const rig *r, const rig_param *until, const char *name)
+{
+    for (const rig_param *p = r->params; p < until; p++)
+        for (uint32_t s = 0; s < p->needs.state_count; s++)
+            if (p->needs.states[s].kind == ZDS_STATE_GLOBAL &&
+                strcmp(p->needs.states[s].name, name) == 0)
+                return p->states[s];
+    return NULL;
+}
+
+static void place_state(rig *r, rig_param *p, uint32_t s)
+{
+    const zds_state_spec *spec = &p->needs.states[s];
+    p->states[s] = spec->kind == ZDS_STATE_GLOBAL ? global_area(r, p, spec->name) : NULL;
+    if (p->states[s])
+        return;
+    const size_t bytes = state_bytes(spec, p->param.numel);
+    /* What holds structs must stay aligned for them. */
+    const bool tight = r->setup.tight && (spec->kind == ZDS_STATE_ELEMENT || bytes % 8 == 0);
+    p->states[s] = area_make(bytes, tight, spec->name, p->param.name);
+    for (uint64_t i = 0; spec->kind == ZDS_STATE_ELEMENT && i < p->param.numel; i++)
+        number_write(p->states[s]->data, spec->dtype, i, spec->initial);
+}
+
+static void place_param(rig *r, rig_param *p)
+{
+    const rig_setup *s = &r->setup;
+    const uint64_t n = p->param.numel;
+    const size_t chunks = (size_t)(n + RIG_CHUNK - 1) / RIG_CHUNK;
+    const char *name = p->param.name;
+    p->master = area_make((size_t)n * zds_dtype_size(s->master), s->tight, "master", name);
+    p->grad = area_make((size_t)n * zds_dtype_size(s->grad), s->tight, "gradient", name);
+    const size_t output = s->output == s->master ? 0 : zds_dtype_size(s->output);
+    p->output = area_make((size_t)n * output, s->tight, "output", name);
+    p->sums = area_make(p->needs.tensor_norms * sizeof(double), true, "sums", name);
+    p->chunks =
+        area_make(p->needs.tensor_norms * chunks * sizeof(double), true, "chunk_sums", name);
+    for (uint64_t i = 0; i < n; i++)
+        number_write(p->master->data, s->master, i,
+                     number_random(RANDOM_MASTER + p->param.index, i) / 2);
+    for (uint32_t k = 0; k < p->needs.state_count; k++)
+        place_state(r, p, k);
+}
+
+static void describe_param(rig *r, uint32_t i)
+{
+    rig_param *p = &r->params[i];
+    /* Where the plugin may only read. */
+    zds_param *shown = (zds_param *)(void *)(r->inputs->data + i * sizeof(rig_param));
+    memcpy(p->shape, model[i].shape, sizeof p->shape);
+    p->param = (zds_param){.struct_size = sizeof p->param,
+                           .index = i,
+                           .role = model[i].role,
+                           .name = model[i].name,
+                           .ndim = model[i].ndim,
+                           .shape = p->shape,
+                           .numel = (uint64_t)(p->shape[0] * p->shape[1]),
+                           .width_mult = 1};
+    *shown = p->param;
+    p->hyper = options_hyper(r->b->plugin, r->options);
+    p->needs = (zds_param_needs){.struct_size = sizeof p->needs, .hyper = &p->hyper};
+}
+
+const zds_param *rig_shown(const rig *r, const rig_param *p)
+{
+    return (const zds_param *)(const void *)(r->inputs->data +
+                                             (size_t)(p - r->params) * sizeof(rig_param));
+}
+
+char *rig_open(rig *r, bench *b, const rig_setup *setup)
+{
+    *r = (rig){.b = b, .setup = *setup, .grad_scale = 1};
+    plugin_ops(b->plugin, &r->ops, sizeof r->ops);
+    char *fault = NULL;
+    r->options = values_options(b->plugin, setup->values, &fault);
+    if (!r->options)
+        return fault;
+    r->inputs = area_make(INPUT_BYTES, false, "structs that describe the step", "");
+    const size_t scratch = ((size_t)r->ops.scratch_bytes + 63) / 64 * 64;
+    for (int t = 0; t <= BENCH_THREADS; t++)
+        r->scratch[t] = area_make(scratch, true, "scratch", "");
+    const zds_optim_env env = env_of(setup);
+    bench_clear(b);
+    zds_status status = r->ops.create(&b->host, r->options, &env, &r->self);
+    if (status)
+        return bench_failure(b, "create", status);
+    r->made = true;
+    for (uint32_t i = 0; i < RIG_PARAMS; i++) {
+        rig_param *p = &r->params[i];
+        describe_param(r, i);
+        status = r->ops.describe(r->self, rig_shown(r, p), &p->needs);
+        fault = status ? bench_failure(b, "describe", status) : rig_needs_fault(r, p);
+        if (fault)
+            return bench_within(fault, "%s", p->param.name);
+        place_param(r, p);
+    }
+    return NULL;
+}
+
+void rig_close(rig *r)
+{
+    if (r->made)
+        r->ops.destroy(r->self);
+    if (r->comm)
+        r->comm_ops.finalize(r->comm);
+    for (size_t i = 0; i < RIG_PARAMS; i++) {
+        rig_param *p = &r->params[i];
+        area *mine[] = {p->master, p->grad, p->output, p->sums, p->chunks};
+        for (size_t k = 0; k < sizeof mine / sizeof *mine; k++)
+            area_free(mine[k]);
+        for (uint32_t s = 0; p->master && s < p->needs.state_count; s++)
+            if (p->needs.states[s].kind != ZDS_STATE_GLOBAL ||
+                !global_area(r, p, p->needs.states[s].name))
+                area_free(p->states[s]);
+    }
+    for (int t = 0; t <= BENCH_THREADS; t++)
+        area_free(r->scratch[t]);
+    area_free(r->inputs);
+    options_destroy(r->options);
+}
+
+/* === what a description may say === */
+
+static char *state_fault(const rig *r, const rig_param *p, const zds_state_spec *s)
+{
+    const uint64_t most = 1u << 30;
+    if (!s->name || !*s->name || strlen(s->name) > 63)
+        return fault_format("describes a state without a name of 1 to 63 letters");
+    for (const zds_state_spec *o = p->needs.states; o < s; o++)
+        if (strcmp(o->name, s->name) == 0)
+            return fault_format("describes state %s twice", s->name);
+    if (s->scope != ZDS_SCOPE_SHARDED && s->scope != ZDS_SCOPE_RANK_LOCAL)
+        return fault_format("state %s has the unknown scope %d", s->name, s->scope);
+    switch (s->kind) {
+    case ZDS_STATE_ELEMENT:
+        if (!zds_dtype_size(s->dtype))
+            return fault_format("state %s has the unknown dtype %d", s->name, s->dtype);
+        return isfinite(s->initial) ? NULL
+                                    : fault_format("state %s starts as %g", s->name, s->initial);
+    case ZDS_STATE_BLOCK:
+        if (!s->block || (p->needs.granularity ? p->needs.granularity : 1) % s->block)
+            return fault_format("state %s has blocks of %u elements, but granularity is %u: a tile "
+                                "could cut a block; make it a multiple",
+                                s->name, s->block, p->needs.granularity);
+        break;
+    case ZDS_STATE_TENSOR:
+        break;
+    case ZDS_STATE_GLOBAL:
+        for (const rig_param *o = r->params; o < p; o++)
+            for (uint32_t k = 0; k < o->needs.state_count; k++)
+                if (strcmp(o->needs.states[k].name, s->name) == 0 &&
+                    (o->needs.states[k].kind != s->kind || o->needs.states[k].bytes != s->bytes))
+                    return fault_format("state %s is GLOBAL with %llu bytes, but %s has it with "
+                                        "%llu or as another kind",
+                                        s->name, (unsigned long long)s->bytes, o->param.name,
+                                        (unsigned long long)o->needs.states[k].bytes);
+        break;
+    default:
+        return fault_format("state %s has the unknown kind %d", s->name, s->kind);
+    }
+    return s->bytes > 0 && s->bytes < most
+               ? NULL
+               : fault_format("state %s has %llu bytes", s->name, (unsigned long long)s->bytes);
+}
+
+char *rig_needs_fault(const rig *r, const rig_param *p)
+{
+    const zds_param_needs *n = &p->needs;
+    char *fault = NULL;
+    if (n->struct_size != sizeof *n || n->hyper != &p->hyper)
+        return fault_format("describe changed struct_size or the pointer hyper");
+    if (n->state_count > ZDS_MAX_STATES)
+        return fault_format("describes %u states; %d is the most", n->state_count, ZDS_MAX_STATES);
+    if (n->tensor_norms > 4)
+        return fault_format("asks for %u tensor_norms; 4 is the most", n->tensor_norms);
+    if (n->tensor_norms && !r->ops.norms)
+        return fault_format("asks for tensor_norms, but has no norms function");
+    if (n->granularity > 1u << 20)
+        return fault_format("asks for a granularity of %u; keep it under 2^20", n->granularity);
+    for (uint32_t s = 0; !fault && s < n->state_count; s++)
+        fault = state_fault(r, p, &n->states[s]);
+    return fault;
+}
+
+/* === gradients === */
+
+void rig_fill(rig *r)
+{
+    static const double scales[] = {0.25, 2, 0.5, 4};
+    r->grad_scale = r->setup.scaled ? scales[r->step % 4] : 1;
+    for (size_t i = 0; i < RIG_PARAMS; i++) {
+        rig_param *p = &r->params[i];
+        area_seal(p->grad, false);
+        for (uint64_t e = 0; e < p->param.numel; e++)
+            number_write(p->grad->data, r->setup.grad, e,
+                         number_random((uint64_t)r->step * RIG_PARAMS + i, e) / r->grad_scale);
+        area_seal(p->grad, true);
+    }
+}
+
+char *rig_steps(rig *r, int count, const rig_cut *cut)
+{
+    char *fault = NULL;
+    for (int i = 0; i < count && !fault; i++) {
+        rig_fill(r);
+        fault = rig_step(r, cut);
+    }
+    return fault;
+}
+
+/* === comparing === */
+
+char *rig_guards(const rig *r)
+{
+    char *fault = NULL;
+    for (size_t i = 0; i < RIG_PARAMS && !fault; i++) {
+        const rig_param *p = &r->params[i];
+        const area *all[] = {p->master, p->grad, p->output, p->sums, p->chunks};
+        for (size_t k = 0; k < sizeof all / sizeof *all && !fault; k++)
+            fault = area_fault(all[k]);
+        for (uint32_t s = 0; s < p->needs.state_count && !fault; s++)
+            fault = area_fault(p->states[s]);
+    }
+    for (int t = 0; t <= BENCH_THREADS && !fault; t++)
+        fault = area_fault(r->scratch[t]);
+    return fault;
+}
+
+static double largest(const area *a, zds_dtype dtype, uint64_t n)
+{
+    double most = 0;
+    for (uint64_t i = 0; i < n; i++)
+        most = fmax(most, fabs(number_read(a->data, dtype, i)));
+    return most;
+}
+
+static char *compare_numbers(const area *a, const area *b, zds_dtype dtype, double tolerance)
+{
+    const size_t size = zds_dtype_size(dtype);
+    const uint64_t n = a->bytes / size;
+    const double slack = tolerance > 0 ? tolerance * largest(a, dtype, n) : 0;
+    for (uint64_t i = 0; i < n; i++) {
+        if (memcmp(a->data + i * size, b->data + i * size, size) == 0)
+            continue;
+        double x = number_read(a->data, dtype, i), y = number_read(b->data, dtype, i);
+        if ((isnan(x) && isnan(y)) || (tolerance > 0 && fabs(x - y) <= slack))
+            continue;
+        return fault_format("element %llu of the %s is %.9g, not %.9g", (unsigned long long)i,
+                            a->what, y, x);
+    }
+    return NULL;
+}
+
+static char *compare_bytes(const area *a, const area *b)
+{
+    for (size_t i = 0; i < a->bytes; i++)
+        if (a->data[i] != b->data[i])
+            return fault_format("byte %zu of the %s differs", i, a->what);
+    return NULL;
+}
+
+char *rig_compare(const rig *a, const rig *b, double tolerance)
+{
+    char *fault = NULL;
+    for (size_t i = 0; i < RIG_PARAMS && !fault; i++) {
+        const rig_param *p = &a->params[i], *q = &b->params[i];
+        fault = compare_numbers(p->master, q->master, a->setup.master, tolerance);
+        if (!fault && a->setup.output == b->setup.output)
+            fault = compare_numbers(p->output, q->output, a->setup.output, tolerance);
+        for (uint32_t s = 0; s < p->needs.state_count && !fault; s++) {
+            const zds_state_spec *spec = &p->needs.states[s];
+            if (spec->kind == ZDS_STATE_ELEMENT)
+                fault = compare_numbers(p->states[s], q->states[s], spec->dtype, tolerance);
+            else if (tolerance == 0)
+                fault = compare_bytes(p->states[s], q->states[s]);
+        }
+    }
+    return fault;
+}

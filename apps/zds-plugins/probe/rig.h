@@ -1,0 +1,92 @@
+/* An optimizer at work on a small model, as the engine would run it: its arrays between guards, its
+ * tiles cut at will. */
+#ifndef ZDS_PLUGIN_PROBE_RIG_H
+#define ZDS_PLUGIN_PROBE_RIG_H
+
+#include "area.h"
+#include "bench.h"
+
+enum { RIG_PARAMS = 5, RIG_CHUNK = 1024 };
+
+/* What the optimizer is created for. */
+typedef struct rig_setup {
+    zds_dtype master, grad, output, state; /* output equal to master: none */
+    int32_t stochastic;
+    const struct cJSON *values; /* of its options */
+    bool tight;                 /* arrays end at a guard instead of beginning at one */
+    bool scaled; /* gradients come divided by a factor that changes from step to step, and
+                    grad_scale is that factor; else it is 1 */
+} rig_setup;
+
+typedef struct rig_param {
+    zds_param param;
+    int64_t shape[2];
+    zds_hyper hyper;
+    zds_param_needs needs;
+    area *master, *grad, *output, *states[ZDS_MAX_STATES];
+    area *sums;   /* double [tensor_norms] */
+    area *chunks; /* double [tensor_norms][chunks of the parameter] */
+} rig_param;
+
+typedef struct rig {
+    bench *b;
+    rig_setup setup;
+    zds_optim_ops ops;
+    void *options, *self;
+    bool made;
+    rig_param params[RIG_PARAMS];
+    area *inputs; /* all that the plugin may only read: tiles, parameters, hyperparameters, ctx */
+    size_t inputs_used;
+    area *scratch[BENCH_THREADS + 1];
+    int64_t step;
+    double grad_scale;
+    zds_comm_ops comm_ops; /* for step_collective: a world of one */
+    void *comm;
+    long allocated;  /* calls of malloc and its like inside norms and step of tiles */
+    int collectives; /* steps that were step_collective's */
+} rig;
+
+/* How the parameters are cut, and in which order the tiles are handed out. */
+typedef struct rig_cut {
+    uint64_t first, tile; /* elements in the first tile, and in those after it; 0: all of them. They
+                             are rounded up to what the parameter needs */
+    size_t batch;         /* tiles a call; 0: 1 */
+    int32_t order;        /* BENCH_FORWARD, ... */
+    bool only_second;     /* step gets the second tile of each parameter alone */
+} rig_cut;
+
+/* Creates an instance and destroys it. False if create refuses, with the text in b->error. */
+bool rig_accepts(bench *b, const rig_setup *setup);
+/* Creates the instance, describes the parameters, places master weights and states. Returns a fault
+ * or NULL; rig_close is needed in either case. */
+char *rig_open(rig *r, bench *b, const rig_setup *setup);
+void rig_close(rig *r);
+
+/* What is wrong with the description of a parameter, as a fault, or NULL. */
+char *rig_needs_fault(const rig *r, const rig_param *p);
+/* The parameter as the plugin sees it, where it may only read. */
+const zds_param *rig_shown(const rig *r, const rig_param *p);
+
+/* Gradients of this step (its number alone decides): normal numbers of few bits. */
+void rig_fill(rig *r);
+/* One step over all parameters. */
+char *rig_step(rig *r, const rig_cut *cut);
+/* Fills and steps, `count` times. */
+char *rig_steps(rig *r, int count, const rig_cut *cut);
+/* What was written outside the arrays, or NULL. */
+char *rig_guards(const rig *r);
+
+/* Where two rigs differ, as a fault. `tolerance`: relative to the largest number in the array; 0:
+ * every bit, also of states that are not numbers. */
+char *rig_compare(const rig *a, const rig *b, double tolerance);
+
+/* Calls body with every setup that the optimizer accepts: all types of weights and gradients with
+ * the defaults, and each option with the first two of those types. */
+typedef char *(*rig_body)(bench *b, const rig_setup *setup);
+char *rig_each(bench *b, rig_body body);
+/* The i-th combination of types that its masks allow; false past the last. */
+bool rig_types(const bench *b, size_t i, rig_setup *setup);
+/* "gradients in bf16, output in bf16" in a static buffer. */
+const char *rig_types_text(const rig_setup *setup);
+
+#endif
