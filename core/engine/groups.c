@@ -6,6 +6,8 @@
 
 #include "engine/internal.h"
 #include "host/error.h"
+#include "plugin/fault.h"
+#include "plugin/needs.h"
 
 static void override(double *value, double with)
 {
@@ -63,32 +65,20 @@ static zds_status refuse(const zds_engine *e, const char *name, const char *what
 static zds_status check_needs(const zds_engine *e, const char *name, const zds_param_needs *n,
                               zds_error *error)
 {
-    if (n->state_count > ZDS_MAX_STATES)
-        return refuse(e, name, "it asks for more states than ZDS_MAX_STATES", error);
+    char *fault = needs_fault(&e->optim, n);
+    if (fault) {
+        error_set(error, ZDS_ERR_PLUGIN, "optimizer %s, parameter %s: %s", e->optim_plugin->name,
+                  name, fault);
+        fault_free(fault);
+        return ZDS_ERR_PLUGIN;
+    }
     if (n->whole_tensor)
         return refuse(e, name,
                       "it needs whole tensors, which this version of the engine does not give",
                       error);
-    if (n->tensor_norms > 4 || (n->tensor_norms && !e->optim.norms))
-        return refuse(e, name, "it asks for more than 4 norms, or has no function that makes them",
-                      error);
     bool own = false;
-    for (uint32_t s = 0; s < n->state_count; s++) {
-        const zds_state_spec *spec = &n->states[s];
-        if (!spec->name || !*spec->name || spec->kind < ZDS_STATE_ELEMENT ||
-            spec->kind > ZDS_STATE_CONSTANT)
-            return refuse(e, name, "a state without a name, or of an unknown kind", error);
-        if (spec->kind == ZDS_STATE_ELEMENT && spec->dtype != ZDS_F32 && spec->dtype != ZDS_BF16 &&
-            spec->dtype != ZDS_F16 && spec->dtype != ZDS_I8 && spec->dtype != ZDS_U8)
-            return refuse(e, name, "an element state must be F32, F16, BF16, I8 or U8", error);
-        if (spec->kind == ZDS_STATE_BLOCK &&
-            (!spec->block || (n->granularity ? n->granularity : 1) % spec->block))
-            return refuse(e, name, "the granularity must be a multiple of each state's block",
-                          error);
-        if (spec->scope != ZDS_SCOPE_SHARDED && spec->scope != ZDS_SCOPE_RANK_LOCAL)
-            return refuse(e, name, "a state of an unknown scope", error);
-        own |= spec->kind == ZDS_STATE_ELEMENT && spec->scope == ZDS_SCOPE_RANK_LOCAL;
-    }
+    for (uint32_t s = 0; s < n->state_count; s++)
+        own |= n->states[s].kind == ZDS_STATE_ELEMENT && n->states[s].scope == ZDS_SCOPE_RANK_LOCAL;
     if (e->optim.reduction_mode && e->set.stage >= 1 && !own)
         return refuse(e, name,
                       "it reduces gradients by itself, but keeps no element state in scope "

@@ -278,8 +278,7 @@ static zds_status in_file(lookup *look, plugin_file *file, const char *member, z
         if (found.unfit)
             status = unfit_error(look, look->name, found.unfit, error);
         else if (found.refused)
-            status = error_set(error, ZDS_ERR_PLUGIN, "plugin %s was refused: %s", look->name,
-                               found.refused);
+            status = error_set(error, ZDS_ERR_PLUGIN, "the plugin was refused: %s", found.refused);
         else
             status = error_set(error, ZDS_ERR_NOT_FOUND, "%s holds no %s%splugin%s%s; it holds %s",
                                file->path, kind_word(look->kind), look->kind ? " " : "",

@@ -111,7 +111,8 @@ static const char *verb(const void *context)
 #endif
 }
 
-/* snprintf is not promised to be safe here; it does not allocate for these formats, and the process
+/* The status "died" is for the parent, which knows where the check was.
+ * snprintf is not promised to be safe here; it does not allocate for these formats, and the process
  * is lost anyway. */
 static void on_fault(int number, siginfo_t *info, void *context)
 {
@@ -133,7 +134,7 @@ static void on_fault(int number, siginfo_t *info, void *context)
             snprintf(text, sizeof text, "%s %zu bytes before the beginning of the %s", how,
                      (size_t)(a->data - at), a->what);
     }
-    dprintf(answer_fd, "{\"status\":\"failed\",\"text\":\"%s\"}\n", text);
+    dprintf(answer_fd, "{\"status\":\"died\",\"text\":\"%s\"}\n", text);
     _exit(1);
 }
 

@@ -136,6 +136,16 @@ char *bench_within(char *fault, const char *format, ...)
     return text;
 }
 
+char *bench_where;
+
+void bench_at(const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(bench_where, BENCH_WHERE, format, args);
+    va_end(args);
+}
+
 /* === what is left behind === */
 
 static size_t entries_of(const char *folder)

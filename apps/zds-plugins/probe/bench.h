@@ -17,12 +17,13 @@ enum { BENCH_FORWARD = 0, BENCH_BACKWARD = 1, BENCH_THREADED = 2 };
 
 typedef struct bench {
     const zds_plugin *plugin;
-    zds_host host;   /* handed to the plugin */
-    int32_t order;   /* of parallel_for */
-    int collectives; /* steps of ZDS_REDUCE_LOCAL so far */
-    char *error;     /* the text of the last host->fail */
-    char *skipped;   /* set by a check that cannot run here: why, as a fault */
-    char *note;      /* set by a check that passes, but has something to tell, as a fault */
+    zds_host host;        /* handed to the plugin */
+    int32_t order;        /* of parallel_for */
+    struct cJSON *values; /* of options, as values_first finds them */
+    int collectives;      /* steps of ZDS_REDUCE_LOCAL so far */
+    char *error;          /* the text of the last host->fail */
+    char *skipped;        /* set by a check that cannot run here: why, as a fault */
+    char *note;           /* set by a check that passes, but has something to tell, as a fault */
 } bench;
 
 /* One check: what it is called, and the function that returns what is wrong as a fault, NULL if
@@ -43,6 +44,11 @@ char *bench_failure(const bench *b, const char *function, zds_status status);
 
 /* Puts words before a fault, which is taken over. NULL stays NULL. */
 char *bench_within(char *fault, const char *format, ...) ZDS_PRINTF(2, 3);
+
+/* Where a check is at, for what has to be said if it dies there: in memory that the parent sees. */
+enum { BENCH_WHERE = 256 };
+extern char *bench_where; /* [BENCH_WHERE] */
+void bench_at(const char *format, ...) ZDS_PRINTF(1, 2);
 
 /* === allocations (allocations.c) === */
 
@@ -70,8 +76,8 @@ typedef struct maker {
 /* The defaults must be accepted; or, where options need each other in a way that a table cannot
  * say, one change to them, of which b->note tells. */
 char *values_defaults(bench *b, const maker *m);
-/* The first variant that is accepted; the defaults if none is. The caller deletes it. */
-struct cJSON *values_first(bench *b, const maker *m);
+/* The first variant that is accepted; the defaults if none is. Kept in b->values. */
+const struct cJSON *values_first(bench *b, const maker *m);
 /* An instance for each value at the edge of what the table allows, which may be refused with a
  * reason. */
 char *values_edges(bench *b, const maker *m);

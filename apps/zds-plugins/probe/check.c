@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -34,6 +35,12 @@ static void add_result(cJSON *answer, const char *status, const char *text)
 {
     cJSON_AddStringToObject(answer, "status", status);
     cJSON_AddStringToObject(answer, "text", text);
+}
+
+static const char *text_of(const cJSON *object, const char *key)
+{
+    const char *text = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(object, key));
+    return text ? text : "";
 }
 
 /* === in the child === */
@@ -154,6 +161,16 @@ static char *how_it_ended(pid_t pid)
     return fault_format("ended its process with exit code %d", WEXITSTATUS(status));
 }
 
+/* The answer of a child that died in the middle of something. */
+static cJSON *death(const char *how)
+{
+    cJSON *answer = cJSON_CreateObject();
+    char *text = fault_format("%s%s%s", bench_where, *bench_where ? ": " : "", how);
+    add_result(answer, "failed", text);
+    fault_free(text);
+    return answer;
+}
+
 /* Runs `work` in a child. Its answer, or one that says how it ended without one. */
 static cJSON *in_child(const subject *s, void (*work)(const subject *s, int fd), int limit_ms)
 {
@@ -161,6 +178,7 @@ static cJSON *in_child(const subject *s, void (*work)(const subject *s, int fd),
     static char line[MOST_ANSWER];
     cJSON *answer = NULL;
     pid_t pid = -1;
+    *bench_where = '\0';
     if (pipe2(ends, O_CLOEXEC) == 0) {
         pid = fork();
         if (pid == 0) {
@@ -183,25 +201,22 @@ static cJSON *in_child(const subject *s, void (*work)(const subject *s, int fd),
     char *ended = how_it_ended(pid);
     kill(-pid, SIGKILL); /* what it may have started */
     close(ends[0]);
-    if (!answer) {
-        char *late =
-            in_time ? NULL
-                    : fault_format("did not come to an end within %g s", (double)limit_ms / 1000);
-        answer = cJSON_CreateObject();
-        add_result(answer, "failed", late ? late : ended);
+    if (answer && strcmp(text_of(answer, "status"), "died") == 0) {
+        cJSON *told = answer;
+        answer = death(text_of(told, "text"));
+        cJSON_Delete(told);
+    } else if (!answer && !in_time) {
+        char *late = fault_format("did not come to an end within %g s", (double)limit_ms / 1000);
+        answer = death(late);
         fault_free(late);
+    } else if (!answer) {
+        answer = death(ended);
     }
     fault_free(ended);
     return answer;
 }
 
 /* === the report === */
-
-static const char *text_of(const cJSON *object, const char *key)
-{
-    const char *text = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(object, key));
-    return text ? text : "";
-}
 
 /* Prints a line; false if it is of a failure. */
 static bool say(FILE *out, const char *plugin, const char *name, const char *status,
@@ -246,6 +261,12 @@ static void check_plugin(subject *s, const char *name, int32_t kind, int limit_m
 void check_file(const char *path, FILE *out)
 {
     const int limit_ms = child_limit_ms();
+    bench_where =
+        mmap(NULL, BENCH_WHERE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (bench_where == MAP_FAILED) {
+        say(out, "", "open", "failed", "there is no memory to check it");
+        return;
+    }
     subject s = {.path = path};
     cJSON *answer = in_child(&s, look_at_file, limit_ms);
     bool opened = say(out, "", "open", text_of(answer, "status"), text_of(answer, "text"));

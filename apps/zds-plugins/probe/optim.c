@@ -135,7 +135,7 @@ static char *plain_step(bench *b)
 {
     rig r = {0}, still = {0};
     rig_setup setup;
-    cJSON *values = values_first(b, &optim_maker);
+    const cJSON *values = values_first(b, &optim_maker);
     rig_types(b, 0, &setup);
     setup.values = values;
     char *fault = rig_open(&still, b, &setup);
@@ -173,11 +173,12 @@ static char *types(bench *b)
 {
     rig_setup base, setup;
     char *fault = NULL;
-    cJSON *values = values_first(b, &optim_maker);
+    const cJSON *values = values_first(b, &optim_maker);
     rig_types(b, 0, &base);
     base.values = values;
     for (size_t t = 1; !fault && rig_types(b, t, &setup); t++) {
         setup.values = values;
+        bench_at("%s", rig_types_text(&setup));
         if (rig_accepts(b, &setup))
             fault = compare_types(b, &base, &setup);
         else if (setup.state == ZDS_F32 || !b->error) /* states of 16 bits need not be possible */
@@ -289,16 +290,16 @@ const check checks_optim[] = {
     {"create at the edges of its options", create_edges, false},
     {"describe", describe, true},
     {"a plain step", plain_step, true},
-    {"all types of its masks", types, false},
-    {"16-bit output is the rounded master", output, false},
-    {"gradients are multiplied by grad_scale", grad_scale, false},
+    {"instances do not share state", optim_instances, true},
+    {"all types of its masks", types, true},
     {"any tiling gives the same bits", optim_tiling, false},
     {"any order and number of threads give the same bits", optim_threads, false},
-    {"instances do not share state", optim_instances, false},
+    {"16-bit output is the rounded master", output, false},
+    {"gradients are multiplied by grad_scale", grad_scale, false},
     {"a new instance goes on from saved states", optim_reload, false},
     {"NaN and Inf stay where they are", optim_poison, false},
     {"nothing outside the tile is touched", optim_bounds, false},
-    {"no allocation in step", optim_allocations, false},
     {"its own reduction", optim_collective, false},
+    {"no allocation in step", optim_allocations, false},
     {"no leaks", optim_leaks, false},
     {NULL, NULL, false}};

@@ -9,6 +9,7 @@
 #include "numbers.h"
 #include "plugin/descriptor.h"
 #include "plugin/fault.h"
+#include "plugin/needs.h"
 #include "plugin/options.h"
 #include "plugin/registry.h"
 
@@ -68,14 +69,15 @@ const char *rig_types_text(const rig_setup *s)
     return text;
 }
 
-static char *each_type(bench *b, const cJSON *values, size_t most, rig_body body)
+static char *each_type(bench *b, const cJSON *values, const char *label, size_t most, rig_body body)
 {
     rig_setup setup;
     char *fault = NULL;
     for (size_t t = 0; !fault && t < most && rig_types(b, t, &setup); t++) {
         setup.values = values;
+        bench_at("with %s, %s", label, rig_types_text(&setup));
         if (rig_accepts(b, &setup))
-            fault = bench_within(body(b, &setup), "%s", rig_types_text(&setup));
+            fault = bench_within(body(b, &setup), "%s", bench_where);
     }
     return fault;
 }
@@ -85,9 +87,7 @@ char *rig_each(bench *b, rig_body body)
     char *fault = NULL, *label;
     cJSON *values;
     for (size_t i = 0; !fault && (values = values_variant(b->plugin, i, &label)) != NULL; i++) {
-        fault = each_type(b, values, i == 0 ? SIZE_MAX : 2, body);
-        if (i > 0)
-            fault = bench_within(fault, "with %s", label ? label : "?");
+        fault = each_type(b, values, label ? label : "?", i == 0 ? SIZE_MAX : 2, body);
         cJSON_Delete(values);
         free(label);
     }
@@ -263,64 +263,31 @@ void rig_close(rig *r)
 
 /* === what a description may say === */
 
-static char *state_fault(const rig *r, const rig_param *p, const zds_state_spec *s)
+/* GLOBAL states are one for all parameters. */
+static char *global_fault(const rig *r, const rig_param *p, const zds_state_spec *s)
 {
-    const uint64_t most = 1u << 30;
-    if (!s->name || !*s->name || strlen(s->name) > 63)
-        return fault_format("describes a state without a name of 1 to 63 letters");
-    for (const zds_state_spec *o = p->needs.states; o < s; o++)
-        if (strcmp(o->name, s->name) == 0)
-            return fault_format("describes state %s twice", s->name);
-    if (s->scope != ZDS_SCOPE_SHARDED && s->scope != ZDS_SCOPE_RANK_LOCAL)
-        return fault_format("state %s has the unknown scope %d", s->name, s->scope);
-    switch (s->kind) {
-    case ZDS_STATE_ELEMENT:
-        if (!zds_dtype_size(s->dtype))
-            return fault_format("state %s has the unknown dtype %d", s->name, s->dtype);
-        return isfinite(s->initial) ? NULL
-                                    : fault_format("state %s starts as %g", s->name, s->initial);
-    case ZDS_STATE_BLOCK:
-        if (!s->block || (p->needs.granularity ? p->needs.granularity : 1) % s->block)
-            return fault_format("state %s has blocks of %u elements, but granularity is %u: a tile "
-                                "could cut a block; make it a multiple",
-                                s->name, s->block, p->needs.granularity);
-        break;
-    case ZDS_STATE_TENSOR:
-        break;
-    case ZDS_STATE_GLOBAL:
-        for (const rig_param *o = r->params; o < p; o++)
-            for (uint32_t k = 0; k < o->needs.state_count; k++)
-                if (strcmp(o->needs.states[k].name, s->name) == 0 &&
-                    (o->needs.states[k].kind != s->kind || o->needs.states[k].bytes != s->bytes))
-                    return fault_format("state %s is GLOBAL with %llu bytes, but %s has it with "
-                                        "%llu or as another kind",
-                                        s->name, (unsigned long long)s->bytes, o->param.name,
-                                        (unsigned long long)o->needs.states[k].bytes);
-        break;
-    default:
-        return fault_format("state %s has the unknown kind %d", s->name, s->kind);
-    }
-    return s->bytes > 0 && s->bytes < most
-               ? NULL
-               : fault_format("state %s has %llu bytes", s->name, (unsigned long long)s->bytes);
+    for (const rig_param *o = r->params; o < p; o++)
+        for (uint32_t k = 0; k < o->needs.state_count; k++) {
+            const zds_state_spec *t = &o->needs.states[k];
+            if (strcmp(t->name, s->name) == 0 &&
+                (t->kind == ZDS_STATE_GLOBAL || s->kind == ZDS_STATE_GLOBAL) &&
+                (t->kind != s->kind || t->bytes != s->bytes))
+                return fault_format(
+                    "GLOBAL state \"%s\" is one for all parameters, but %s describes "
+                    "it otherwise",
+                    s->name, o->param.name);
+        }
+    return NULL;
 }
 
 char *rig_needs_fault(const rig *r, const rig_param *p)
 {
     const zds_param_needs *n = &p->needs;
-    char *fault = NULL;
     if (n->struct_size != sizeof *n || n->hyper != &p->hyper)
         return fault_format("describe changed struct_size or the pointer hyper");
-    if (n->state_count > ZDS_MAX_STATES)
-        return fault_format("describes %u states; %d is the most", n->state_count, ZDS_MAX_STATES);
-    if (n->tensor_norms > 4)
-        return fault_format("asks for %u tensor_norms; 4 is the most", n->tensor_norms);
-    if (n->tensor_norms && !r->ops.norms)
-        return fault_format("asks for tensor_norms, but has no norms function");
-    if (n->granularity > 1u << 20)
-        return fault_format("asks for a granularity of %u; keep it under 2^20", n->granularity);
+    char *fault = needs_fault(&r->ops, n);
     for (uint32_t s = 0; !fault && s < n->state_count; s++)
-        fault = state_fault(r, p, &n->states[s]);
+        fault = global_fault(r, p, &n->states[s]);
     return fault;
 }
 

@@ -147,6 +147,7 @@ static char *each(bench *b, char *(*body)(stage *s, const cJSON *values))
     bool any = false;
     for (size_t i = 0; !fault && (values = values_variant(b->plugin, i, &label)) != NULL; i++) {
         stage s = {0};
+        bench_at("with %s", label ? label : "?");
         char *refused = open_stage(&s, b, values);
         any = any || !refused;
         if (!refused)
@@ -199,7 +200,7 @@ static char *create_without_total(bench *b)
     zds_sched_ops ops;
     void *self = NULL;
     char *fault = NULL;
-    cJSON *values = values_first(b, &sched_maker);
+    const cJSON *values = values_first(b, &sched_maker);
     void *options = values_options(b->plugin, values, &fault);
     area *base = make_base();
     const zds_sched_env env = env_of(base, -1);
@@ -212,7 +213,6 @@ static char *create_without_total(bench *b)
     else if (!fault)
         ops.destroy(self);
     options_destroy(options);
-    cJSON_Delete(values);
     area_free(base);
     return fault;
 }
@@ -417,14 +417,13 @@ static char *observe(bench *b)
 static char *life(bench *b)
 {
     stage s = {0};
-    cJSON *values = values_first(b, &sched_maker);
+    const cJSON *values = values_first(b, &sched_maker);
     char *fault = open_stage(&s, b, values);
     if (!fault)
         fault = ask(&s, 1);
     if (!fault && s.ops.observe)
         fault = tell(&s, 1);
     close_stage(&s);
-    cJSON_Delete(values);
     return fault;
 }
 

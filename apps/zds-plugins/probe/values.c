@@ -177,12 +177,13 @@ static size_t first_variant(bench *b, const maker *m, size_t none)
     return none;
 }
 
-cJSON *values_first(bench *b, const maker *m)
+const cJSON *values_first(bench *b, const maker *m)
 {
-    char *label;
-    cJSON *values = values_variant(b->plugin, first_variant(b, m, 0), &label);
+    char *label = NULL;
+    if (!b->values)
+        b->values = values_variant(b->plugin, first_variant(b, m, 0), &label);
     free(label);
-    return values;
+    return b->values;
 }
 
 char *values_defaults(bench *b, const maker *m)
@@ -223,6 +224,7 @@ static char *try_value(bench *b, const maker *m, const zds_option *option, cJSON
 {
     char *label;
     cJSON *values = with_value(b->plugin, option, value, &label);
+    bench_at("with %s", label ? label : option->name);
     char *fault =
         options_check(b->plugin, values, NULL, NULL) ? NULL : try_values(b, m, values, false);
     fault = bench_within(fault, "with %s", label ? label : option->name);

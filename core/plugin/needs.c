@@ -1,0 +1,70 @@
+/* What an optimizer asks for a parameter: whether it makes sense. */
+#include "plugin/needs.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "plugin/descriptor.h"
+#include "plugin/fault.h"
+
+enum { MOST_NORMS = 4, MOST_GRANULARITY = 1 << 20, MOST_BYTES = 1 << 30, LONGEST_NAME = 63 };
+
+static const uint32_t element_dtypes = ZDS_DTYPE_BIT(ZDS_F32) | ZDS_DTYPE_BIT(ZDS_F16) |
+                                       ZDS_DTYPE_BIT(ZDS_BF16) | ZDS_DTYPE_BIT(ZDS_I8) |
+                                       ZDS_DTYPE_BIT(ZDS_U8);
+
+static char *element_fault(const zds_state_spec *s)
+{
+    if (s->dtype < 0 || s->dtype >= ZDS_DTYPE_COUNT || !(element_dtypes & ZDS_DTYPE_BIT(s->dtype)))
+        return fault_format("element state \"%s\" has dtype %d (%s); it must be F32, F16, BF16, I8 "
+                            "or U8",
+                            s->name, s->dtype,
+                            dtype_name(s->dtype) ? dtype_name(s->dtype) : "unknown");
+    if (!isfinite(s->initial))
+        return fault_format("state \"%s\" starts as %g", s->name, s->initial);
+    return NULL;
+}
+
+static char *state_fault(const zds_param_needs *n, const zds_state_spec *s)
+{
+    if (!s->name || !*s->name || strlen(s->name) > LONGEST_NAME)
+        return fault_format("state %zu has no name of 1 to %d letters", (size_t)(s - n->states),
+                            LONGEST_NAME);
+    for (const zds_state_spec *other = n->states; other < s; other++)
+        if (strcmp(other->name, s->name) == 0)
+            return fault_format("state \"%s\" is described twice", s->name);
+    if (s->scope != ZDS_SCOPE_SHARDED && s->scope != ZDS_SCOPE_RANK_LOCAL)
+        return fault_format("state \"%s\" has the unknown scope %d", s->name, s->scope);
+    if (s->kind < ZDS_STATE_ELEMENT || s->kind > ZDS_STATE_CONSTANT)
+        return fault_format("state \"%s\" has the unknown kind %d", s->name, s->kind);
+    if (s->kind == ZDS_STATE_ELEMENT || s->kind == ZDS_STATE_CONSTANT)
+        return element_fault(s);
+    if (s->kind == ZDS_STATE_BLOCK &&
+        (!s->block || (n->granularity ? n->granularity : 1) % s->block))
+        return fault_format("state \"%s\" has blocks of %u elements and granularity is %u, so that "
+                            "a tile could cut a block; make it a multiple",
+                            s->name, s->block, n->granularity);
+    if (s->bytes == 0 || s->bytes > MOST_BYTES)
+        return fault_format("state \"%s\" has %llu bytes; it must have 1 to %d", s->name,
+                            (unsigned long long)s->bytes, MOST_BYTES);
+    return NULL;
+}
+
+char *needs_fault(const zds_optim_ops *ops, const zds_param_needs *n)
+{
+    char *fault = NULL;
+    if (n->state_count > ZDS_MAX_STATES)
+        return fault_format("it describes %u states; %d is the most", n->state_count,
+                            ZDS_MAX_STATES);
+    if (n->tensor_norms > MOST_NORMS)
+        return fault_format("it asks for %u tensor_norms; %d is the most", n->tensor_norms,
+                            MOST_NORMS);
+    if (n->tensor_norms && !ops->norms)
+        return fault_format("it asks for tensor_norms, but its norms function is NULL");
+    if (n->granularity > MOST_GRANULARITY)
+        return fault_format("it asks for a granularity of %u; %d is the most", n->granularity,
+                            MOST_GRANULARITY);
+    for (uint32_t s = 0; !fault && s < n->state_count; s++)
+        fault = state_fault(n, &n->states[s]);
+    return fault;
+}

@@ -1,0 +1,19 @@
+/* Takes it for granted that gradients are numbers. */
+#include <stdlib.h>
+
+#include "momentum.h"
+
+static zds_status step(void *self, const zds_tiles *tiles, const zds_step_ctx *ctx)
+{
+    (void)self;
+    for (size_t t = 0; t < tiles->count; t++) {
+        const zds_tile *tile = zds_tile_at(tiles, t);
+        for (uint64_t i = 0; i < tile->count; i++)
+            if (isnan(momentum_load(tile->grad, tile->grad_dtype, i)))
+                abort();
+        momentum_tile(tile, ctx);
+    }
+    return ZDS_OK;
+}
+
+MOMENTUM_BUT(.step = step);

@@ -1,0 +1,18 @@
+/* Divides by the largest gradient of the tile. */
+#include "momentum.h"
+
+static zds_status step(void *self, const zds_tiles *tiles, const zds_step_ctx *ctx)
+{
+    (void)self;
+    for (size_t t = 0; t < tiles->count; t++) {
+        const zds_tile *tile = zds_tile_at(tiles, t);
+        float largest = 0;
+        for (uint64_t i = 0; i < tile->count; i++)
+            largest = fmaxf(largest, fabsf(momentum_load(tile->grad, tile->grad_dtype, i)));
+        for (uint64_t i = 0; i < tile->count; i++)
+            momentum_element(tile, (float)ctx->grad_scale / (largest + 1), i);
+    }
+    return ZDS_OK;
+}
+
+MOMENTUM_BUT(.step = step);

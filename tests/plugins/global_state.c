@@ -1,0 +1,24 @@
+/* Counts the steps of all its instances in one place. */
+#include "momentum.h"
+
+static int64_t steps;
+
+static zds_status begin_step(void *self, const zds_param_steps *params, const zds_step_ctx *ctx)
+{
+    (void)self, (void)params, (void)ctx;
+    steps++;
+    return ZDS_OK;
+}
+
+static zds_status step(void *self, const zds_tiles *tiles, const zds_step_ctx *ctx)
+{
+    (void)self;
+    for (size_t t = 0; t < tiles->count; t++) {
+        const zds_tile *tile = zds_tile_at(tiles, t);
+        for (uint64_t i = 0; i < tile->count; i++)
+            momentum_element(tile, (float)ctx->grad_scale / (float)steps, i);
+    }
+    return ZDS_OK;
+}
+
+MOMENTUM_BUT(.begin_step = begin_step, .step = step);

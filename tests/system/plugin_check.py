@@ -1,0 +1,175 @@
+"""zds-plugins --check names the fault of each faulty plugin and passes every plugin of the build; the
+engine refuses or reports those faults that it can see. usage: plugin_check.py FOLDER_OF_PROGRAMS"""
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+import golden
+
+PROGRAMS = os.path.abspath(sys.argv[1])
+BUILD = os.path.dirname(PROGRAMS)
+SAMPLES = os.path.join(BUILD, "tests", "plugins")
+REPLAY = os.path.join(golden.DATA, "replay")
+failures = 0
+
+# What the engine does with a plugin that has the fault:
+#   text      refuses or reports it: exit 1, this text, no output
+#   DIES      the process dies in the plugin, with no output
+#   HANGS     waits for ever, since it has no means to end a thread in a plugin's code
+#   UNSEEN    cannot see it, since a plugin shares its memory; or need not, since it does no harm
+DIES, HANGS, UNSEEN = object(), object(), object()
+
+# plugin, the check that must fail, a part of its text, what the engine does
+FAULTS = [
+    # what the descriptor and the file say
+    ("short_descriptor", "descriptor", "struct_size of its zds_plugin", "struct_size"),
+    ("short_ops", "descriptor", "struct_size of its zds_optim_ops", "struct_size"),
+    ("null_step", "descriptor", "step of its zds_optim_ops is NULL", "is NULL"),
+    ("no_dtypes", "descriptor", "grad_dtypes", "grad_dtypes"),
+    ("offset_outside", "descriptor", "outside the options struct", "outside the options struct"),
+    ("crash", "open", "crashed: ", "crashed"),
+    ("quits", "open", "ended its process with exit code 0", "ended its process"),
+    ("hang", "open", "did not come to an end within 1 s", "within 1 s"),
+    ("crash_at_close", "close", "crashed: ", "crashed"),
+    # create and describe
+    ("refuses_defaults", "create with the defaults", "not today", "not today"),
+    ("silent_refusal", "create with the defaults", "without calling host->fail",
+     "it gave no reason"),
+    ("bad_state", "describe", "has dtype 42 (unknown)", "has dtype 42 (unknown)"),
+    ("cut_block", "describe", "a tile could cut a block", "a tile could cut a block"),
+    ("no_norms", "describe", "its norms function is NULL", "its norms function is NULL"),
+    ("changes_mind", "describe", "something else of block.weight when it is asked again", UNSEEN),
+    # step
+    ("fails_in_step", "a plain step", "three steps are one too many",
+     "failed in step of step 3: three steps are one too many"),
+    ("exits_in_step", "a plain step", "ended its process with exit code 0", DIES),
+    ("aborts_in_step", "a plain step", "crashed: Aborted", DIES),
+    ("loops_in_step", "a plain step", "did not come to an end within 1 s", HANGS),
+    ("half_norms", "a plain step", "norms wrote no sum 0 for chunk 1", UNSEEN),
+    ("writes_grad", "a plain step", "gradient of block.weight, which is not the plugin's", UNSEEN),
+    ("writes_hyper", "a plain step", "structs that describe the step, which is not the", UNSEEN),
+    ("writes_tensor_state", "a plain step", "calls of block.weight, which is not the", UNSEEN),
+    ("global_state", "instances do not share state", "something else than alone", UNSEEN),
+    ("wrong_grad_dtype", "all types of its masks", "gradients in bf16", UNSEEN),
+    ("refuses_mask", "all types of its masks", "its masks allow this, but create refuses", UNSEEN),
+    ("depends_on_tile", "any tiling gives the same bits", "tiles of 1: element 0", UNSEEN),
+    ("depends_on_order", "any order and number of threads give the same bits",
+     "the last one first", UNSEEN),
+    ("no_output", "16-bit output is the rounded master", "output 0 of block.weight is 0x0000",
+     UNSEEN),
+    ("cut_output", "16-bit output is the rounded master", "to nearest, ties to even", UNSEEN),
+    ("ignores_scale", "gradients are multiplied by grad_scale", "do not give the same", UNSEEN),
+    ("own_counter", "a new instance goes on from saved states", "was given weights and states",
+     UNSEEN),
+    # the engine skips a step whose gradients are no numbers
+    ("crashes_on_nan", "NaN and Inf stay where they are", "crashed: Aborted", UNSEEN),
+    ("spreads_nan", "NaN and Inf stay where they are", "element 561 of the master", UNSEEN),
+    ("past_tile", "nothing outside the tile is touched", "changed element 24 of the master",
+     UNSEEN),
+    ("pads_tile", "nothing outside the tile is touched", "changed element 24 of the master",
+     UNSEEN),
+    ("allocates", "no allocation in step", "use ctx->scratch", UNSEEN),
+    ("leaks", "no leaks", "4 pieces of memory", UNSEEN),
+    ("leaks_malloc", "no leaks", "4 pieces of memory", UNSEEN),
+    ("leaks_thread", "no leaks", "4 threads", UNSEEN),
+]
+SCHEDULES = [
+    ("sched_counts", "at is a function of the moves alone", "from the last move to the first"),
+    ("sched_not_finite", "values, masks and strides", "at(101) gives group 0"),
+    ("sched_stride", "values, masks and strides", "use value_stride, not sizeof"),
+    ("sched_no_mask", "values, masks and strides", "bit 0x1 of the mask is not set"),
+]
+GOOD = ["sample", "momentum", "chatty", "newer", "old_abi_1_0"]
+
+
+def expect(condition, what):
+    global failures
+    print(("ok    " if condition else "FAIL  ") + what, flush=True)
+    failures += not condition
+
+
+def run(*command, timeout=100):
+    environment = dict(os.environ, ZDS_PLUGIN_TIMEOUT="1")
+    return subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, text=True,
+                          errors="replace", capture_output=True, timeout=timeout)
+
+
+def check(path):
+    """(exit code, results) of --check."""
+    result = run(os.path.join(PROGRAMS, "zds-plugins"), "--check", path, "--json")
+    return result.returncode, json.loads(result.stdout)
+
+
+def failed(results):
+    return {(r["check"], r["text"]) for r in results if r["status"] == "failed"}
+
+
+def check_faults(folder):
+    for name, what, part, *_ in FAULTS + SCHEDULES:
+        code, results = check(os.path.join(folder, name + ".so"))
+        found = failed(results)
+        expect(code == 1 and any(c == what and part in text for c, text in found),
+               f"{name}: {what}: ...{part}..." if code == 1 else f"{name}: exit {code} {results}")
+        if not any(c == what and part in text for c, text in found):
+            print("      but:", found)
+    for name in GOOD:
+        code, results = check(os.path.join(folder, name + ".so"))
+        expect(code == 0 and not failed(results), f"{name} has no fault {failed(results) or ''}")
+
+
+def check_build():
+    """Every plugin that comes with zds."""
+    plugins = os.path.join(BUILD, "lib", "zds", "plugins")
+    for name in sorted(os.listdir(plugins)):
+        if not name.endswith(".so"):
+            continue
+        result = run(os.path.join(PROGRAMS, "zds-plugins"), "--check",
+                     os.path.join(plugins, name), "--json", timeout=600)
+        results = json.loads(result.stdout)
+        passed = sum(r["status"] in ("ok", "note") for r in results)
+        expect(result.returncode == 0 and not failed(results),
+               f"{name}: {passed} checks passed {failed(results) or ''}")
+
+
+def check_engine(folder):
+    """One rank, three steps of golden gradients, with each plugin by its path."""
+    config, out = os.path.join(folder, "ds_config.json"), os.path.join(folder, "out.safetensors")
+    for name, _, _, does in FAULTS:
+        if does in (HANGS, UNSEEN):
+            continue
+        with open(config, "w") as file:
+            json.dump({"train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 1,
+                       "optimizer": {"type": os.path.join(folder, name + ".so")}}, file)
+        result = run(os.path.join(PROGRAMS, "zds-replay"), "--config", config,
+                     "--params", os.path.join(REPLAY, "init.safetensors"),
+                     "--grads", os.path.join(REPLAY, "grads", "normal"),
+                     "--micro-steps", "3", "--out", out)
+        said = result.stderr.strip()
+        written = os.path.exists(out)
+        if does is DIES:
+            expect(not written, f"engine with {name}: exit {result.returncode}, nothing written")
+        else:
+            expect(result.returncode == 1 and does in said and not written,
+                   f"engine with {name}: exit {result.returncode}: {said[-200:]}")
+            expect(said.count(name + ".so") <= 1, f"engine with {name}: the path is told once")
+        if written:
+            os.remove(out)
+
+
+if not os.path.isdir(SAMPLES):
+    print(f"skipped: {SAMPLES} is not built")
+    sys.exit(77)
+check_build()
+with tempfile.TemporaryDirectory() as temporary:
+    FOLDER = os.path.realpath(temporary)
+    os.chmod(FOLDER, 0o755)
+    for sample in os.listdir(SAMPLES):
+        shutil.copyfile(os.path.join(SAMPLES, sample), os.path.join(FOLDER, sample))
+        os.chmod(os.path.join(FOLDER, sample), 0o755)
+    check_faults(FOLDER)
+    check_engine(FOLDER)
+sys.exit(1 if failures else 0)
