@@ -25,14 +25,7 @@ static zds_status make(bench *b, const void *options, void **self)
     plugin_ops(b->plugin, &ops, sizeof ops);
     if (!rig_types(b, 0, &s))
         return b->host.fail(&b->host, ZDS_ERR_UNSUPPORTED, "its types are not those of this check");
-    const zds_optim_env env = {.struct_size = sizeof env,
-                               .space = ZDS_SPACE_HOST,
-                               .master_dtype = s.master,
-                               .grad_dtype = s.grad,
-                               .output_dtype = s.output,
-                               .state_dtype = ZDS_F32,
-                               .world_size = 1,
-                               .seed = 42};
+    const zds_optim_env env = rig_env(&s);
     return ops.create(&b->host, options, &env, self);
 }
 

@@ -106,7 +106,8 @@ static void copy_states(rig *to, const rig *from)
         const rig_param *q = &from->params[i];
         memcpy(p->master->data, q->master->data, p->master->bytes);
         for (uint32_t s = 0; s < p->needs.state_count; s++)
-            memcpy(p->states[s]->data, q->states[s]->data, p->states[s]->bytes);
+            if (p->states[s]->bytes)
+                memcpy(p->states[s]->data, q->states[s]->data, p->states[s]->bytes);
     }
 }
 

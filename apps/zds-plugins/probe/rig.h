@@ -55,6 +55,8 @@ typedef struct rig_cut {
     bool only_second;     /* step gets the second tile of each parameter alone */
 } rig_cut;
 
+/* What create is told. */
+zds_optim_env rig_env(const rig_setup *setup);
 /* Creates an instance and destroys it. False if create refuses, with the text in b->error. */
 bool rig_accepts(bench *b, const rig_setup *setup);
 /* Creates the instance, describes the parameters, places master weights and states. Returns a fault

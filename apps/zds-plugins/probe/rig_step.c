@@ -284,8 +284,12 @@ static char *add_chunks(rig *r)
 
 /* === the whole of a step === */
 
-static zds_param_steps make_params(rig *r, bool collective)
+/* What each call over whole parameters sees of them. */
+enum { SEE_BEGIN = 0, SEE_SUMS = 1, SEE_ALL = 2 };
+
+static zds_param_steps make_params(rig *r, int what)
 {
+    const bool collective = what == SEE_ALL;
     char *list = input(r, RIG_PARAMS * PARAM_STRIDE);
     for (size_t i = 0; i < RIG_PARAMS; i++) {
         rig_param *p = &r->params[i];
@@ -308,7 +312,8 @@ static zds_param_steps make_params(rig *r, bool collective)
                                  .grad_dtype = r->setup.grad,
                                  .output_dtype = r->setup.output,
                                  .has_grad = 1,
-                                 .slice_count = collective ? p->param.numel : 0};
+                                 .slice_count = collective ? p->param.numel : 0,
+                                 .sums = what == SEE_SUMS ? doubles(p->sums) : NULL};
     }
     const zds_param_step *first = (const zds_param_step *)(const void *)list;
     return (zds_param_steps){sizeof(zds_param_steps), RIG_PARAMS, PARAM_STRIDE, first};
@@ -347,7 +352,7 @@ static char *step_collective(rig *r, int32_t order)
     if (fault)
         return fault;
     begin_inputs(r);
-    zds_param_steps params = make_params(r, true);
+    zds_param_steps params = make_params(r, SEE_ALL);
     const zds_step_ctx *ctx = make_ctx(r, 0);
     area_seal(r->inputs, true);
     r->b->order = order;
@@ -356,24 +361,46 @@ static char *step_collective(rig *r, int32_t order)
     return status ? bench_failure(r->b, "step_collective", status) : NULL;
 }
 
-static char *step_tiles(rig *r, const rig_cut *cut)
+/* Between norms and step; the tiles of the step are made anew. */
+static char *sums_ready(rig *r)
+{
+    if (!r->ops.sums_ready)
+        return NULL;
+    begin_inputs(r);
+    zds_param_steps params = make_params(r, SEE_SUMS);
+    const zds_step_ctx *ctx = make_ctx(r, 0);
+    area_seal(r->inputs, true);
+    r->b->order = BENCH_FORWARD;
+    zds_status status = r->ops.sums_ready(r->self, &params, ctx);
+    return status ? bench_failure(r->b, "sums_ready", status) : NULL;
+}
+
+/* norms or step over the tiles. */
+static zds_status pass(rig *r, const rig_cut *cut, bool only_second, tile_function function)
 {
     begin_inputs(r);
-    const tiling all = cut_all(r, cut, false), some = cut_all(r, cut, cut->only_second);
-    calls c = {.r = r, .t = &all, .batch = cut->batch ? cut->batch : 1, .order = cut->order};
+    const tiling t = cut_all(r, cut, only_second);
+    calls c = {.r = r, .t = &t, .batch = cut->batch ? cut->batch : 1, .order = cut->order};
     for (int i = 0; i <= BENCH_THREADS; i++)
         c.ctx[i] = make_ctx(r, i);
     area_seal(r->inputs, true);
-    clear_chunks(r);
     const long before = alloc_watched();
-    zds_status status = r->ops.norms ? call_all(&c, r->ops.norms) : ZDS_OK;
+    zds_status status = call_all(&c, function);
+    r->allocated += alloc_watched() - before;
+    return status;
+}
+
+static char *step_tiles(rig *r, const rig_cut *cut)
+{
+    clear_chunks(r);
+    zds_status status = r->ops.norms ? pass(r, cut, false, r->ops.norms) : ZDS_OK;
     if (status)
         return bench_failure(r->b, "norms", status);
     char *fault = add_chunks(r);
-    c.t = &some;
-    if (!fault && (status = call_all(&c, r->ops.step)) != ZDS_OK)
+    if (!fault)
+        fault = sums_ready(r);
+    if (!fault && (status = pass(r, cut, cut->only_second, r->ops.step)) != ZDS_OK)
         fault = bench_failure(r->b, "step", status);
-    r->allocated += alloc_watched() - before;
     return fault;
 }
 
@@ -402,7 +429,7 @@ char *rig_step(rig *r, const rig_cut *cut)
     if (fault)
         return fault;
     begin_inputs(r);
-    zds_param_steps params = make_params(r, false);
+    zds_param_steps params = make_params(r, SEE_BEGIN);
     const zds_step_ctx *ctx = make_ctx(r, 0);
     area_seal(r->inputs, true);
     r->b->order = BENCH_FORWARD;
