@@ -76,6 +76,71 @@ static void show(const zds_problem *p, lines *source, bool terminal)
         show_line(text, p->column);
 }
 
+/* A problem that is not the config's own. */
+typedef struct found {
+    zds_problem problem;
+    char *message, *file;
+    bool is_there;
+} found;
+
+/* Keeps the first warning that a plugin logs, without who says so. */
+static void keep_warning(void *user, int32_t level, const char *line)
+{
+    char **text = user;
+    const char *mark = strstr(line, "warning: ");
+    if (level == ZDS_LOG_WARNING && mark && !*text)
+        *text = strdup(mark + strlen("warning: "));
+}
+
+/* What only creating the schedule for the optimizer shows, once all else is right. */
+static void try_schedule(const zds_config *config, const context_args *context, found *f)
+{
+    enum { SOME_STEPS = 1000 }; /* where the run's are not known */
+    zds_schedule_point point;
+    zds_error error = ZDS_ERROR_INIT;
+    bool moves_betas;
+    int64_t steps = context->num_training_steps;
+    *f = (found){0};
+    for (size_t i = 0; zds_config_problem(config, i, &f->problem); i++)
+        if (f->problem.severity == ZDS_PROBLEM_ERROR)
+            return;
+    char *warning = NULL;
+    zds_log_to(keep_warning, &warning);
+    zds_status status = schedule_compute(config, context, steps ? steps : SOME_STEPS, 1, &point,
+                                         &moves_betas, &error);
+    zds_log_to(NULL, NULL);
+    const char *text = !status ? warning : error.text ? error.text : "out of memory";
+    f->is_there = text != NULL;
+    if (text && asprintf(&f->message, "%s: %s", zds_config_combination(config), text) < 0)
+        f->message = NULL;
+    free(warning);
+    zds_error_clear(&error);
+    if (!f->is_there)
+        return;
+    f->file = strdup(zds_config_place(config, "scheduler"));
+    f->problem = (zds_problem){.severity = status ? ZDS_PROBLEM_ERROR : ZDS_PROBLEM_WARNING,
+                               .check = ZDS_CHECK_ZDS,
+                               .path = "scheduler",
+                               .message = f->message ? f->message : "out of memory",
+                               .file = f->file ? f->file : ""};
+    char *column = f->file ? strrchr(f->file, ':') : NULL;
+    if (!column)
+        return;
+    *column = '\0';
+    f->problem.column = atoi(column + 1);
+    char *line = strrchr(f->file, ':');
+    if (!line)
+        return;
+    *line = '\0';
+    f->problem.line = atoi(line + 1);
+}
+
+static void found_release(found *f)
+{
+    free(f->message);
+    free(f->file);
+}
+
 static int exit_code(const zds_config *config)
 {
     zds_problem p;
@@ -92,7 +157,7 @@ static int exit_code(const zds_config *config)
     return any ? EXIT_FAILED : EXIT_DONE;
 }
 
-static cJSON *as_json(const zds_config *config)
+static cJSON *as_json(const zds_config *config, const found *more)
 {
     zds_problem p;
     cJSON *out = cJSON_CreateObject();
@@ -100,6 +165,10 @@ static cJSON *as_json(const zds_config *config)
           *warnings = cJSON_AddArrayToObject(out, "warnings");
     for (size_t i = 0; zds_config_problem(config, i, &p); i++)
         cJSON_AddItemToArray(p.severity == ZDS_PROBLEM_ERROR ? errors : warnings, problem_json(&p));
+    if (more->is_there)
+        cJSON_AddItemToArray(more->problem.severity == ZDS_PROBLEM_ERROR ? errors : warnings,
+                             problem_json(&more->problem));
+    cJSON_AddStringToObject(out, "combination", zds_config_combination(config));
     return out;
 }
 
@@ -125,21 +194,30 @@ int command_check(int argc, char **argv)
     context.context.accelerate = true;
     context.context.check_plugins = true;
     zds_config *config = load_config(words.word[0], &context, json);
+    found more = {0};
     code = EXIT_FAILED;
+    if (config)
+        try_schedule(config, &context, &more);
     if (config && json) {
-        code = output_json(as_json(config));
+        code = output_json(as_json(config, &more));
     } else if (config) {
         lines source;
         zds_problem p;
-        lines_open(&source, words.word[0]);
         bool terminal = isatty(STDOUT_FILENO);
+        lines_open(&source, words.word[0]);
         for (size_t i = 0; zds_config_problem(config, i, &p); i++)
             show(&p, &source, terminal);
+        lines_close(&source);
+        lines_open(&source, words.word[0]); /* the place of this one may be before the last */
+        if (more.is_there)
+            show(&more.problem, &source, terminal);
         lines_close(&source);
         code = output_end();
     }
     if (config && code == EXIT_DONE)
-        code = exit_code(config);
+        code = more.is_there && more.problem.severity == ZDS_PROBLEM_ERROR ? EXIT_FAILED
+                                                                           : exit_code(config);
+    found_release(&more);
     zds_config_destroy(config);
     context_release(&context);
     return code;

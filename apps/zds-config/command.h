@@ -6,7 +6,7 @@
 #include <stdbool.h>
 
 #include "common/args.h"
-#include "zds/config.h"
+#include "zds/zds.h"
 
 /* [ctx]: what a run knows beside the file. */
 typedef struct context_args {
@@ -31,6 +31,12 @@ zds_config *load_config(const char *file, context_args *args, bool json);
 
 /* The object in a JSON file of moderate size, or NULL after saying why. */
 cJSON *read_json(const char *path);
+
+/* The first `count` steps of the schedule that a program with these arguments would run, in a run
+ * of `steps` (0: not known). As zds_schedule_points. */
+zds_status schedule_compute(const zds_config *config, const context_args *context, int64_t steps,
+                            size_t count, zds_schedule_point *points, bool *moves_betas,
+                            zds_error *error);
 
 /* {"path", "message", "line", "column"} */
 cJSON *problem_json(const zds_problem *problem);

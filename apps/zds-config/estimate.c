@@ -163,10 +163,13 @@ static zds_status ask(const question *q, const plan *p, const zds_model *model, 
     return ZDS_OK;
 }
 
-/* One parameter that is large enough for the optimizer's bytes to show. */
+enum { SAMPLE = 256 };
+
+/* One parameter, large enough for the optimizer's bytes to show, and too small for what the engine
+ * puts between large states. */
 static zds_model *sample_model(void)
 {
-    const int64_t shape[] = {1024, 1024};
+    const int64_t shape[] = {SAMPLE, SAMPLE};
     const zds_param_desc desc = {.struct_size = sizeof desc,
                                  .name = "h.0.weight",
                                  .shape = shape,
@@ -194,7 +197,7 @@ static zds_status ask_states(question *q, const zds_model *sample, zds_error *er
     alone.ranks = alone.per_node = 1;
     alone.dtype = "fp32";
     zds_status status = ask(&alone, &plans[0], sample, &a, error);
-    q->state_bytes = status ? 0 : a.states / (1024 * 1024);
+    q->state_bytes = status ? 0 : a.states / (SAMPLE * SAMPLE);
     return status;
 }
 

@@ -78,6 +78,8 @@ static int explain_file(const char *path, const char *file)
             printf("  not set in %s\n", file);
         if (text && !cJSON_IsObject(value))
             printf("  value:    %s\n", text);
+        if (strncmp(path, "optimizer", 9) == 0 || strncmp(path, "scheduler", 9) == 0)
+            printf("  in use:   %s\n", zds_config_combination(config));
         cJSON_free(text);
         cJSON_Delete(value);
         code = output_end();

@@ -42,8 +42,9 @@ static int64_t warmup_steps(const cJSON *arguments, int64_t steps)
     return (int64_t)(w >= 1 ? w : ceil((double)steps * w));
 }
 
-static zds_status compute(const zds_config *config, const context_args *context, schedule *s,
-                          zds_error *error)
+zds_status schedule_compute(const zds_config *config, const context_args *context, int64_t steps,
+                            size_t count, zds_schedule_point *points, bool *moves_betas,
+                            zds_error *error)
 {
     const cJSON *type = cJSON_GetObjectItemCaseSensitive(context->tree, "lr_scheduler_type"),
                 *kwargs = cJSON_GetObjectItemCaseSensitive(context->tree, "lr_scheduler_kwargs");
@@ -55,11 +56,10 @@ static zds_status compute(const zds_config *config, const context_args *context,
         .optimizer_params = optimizer,
         .scheduler = cJSON_IsString(type) ? type->valuestring : NULL,
         .scheduler_params = params,
-        .total_steps = context->num_training_steps,
-        .warmup_steps = warmup_steps(context->tree, context->num_training_steps),
+        .total_steps = steps,
+        .warmup_steps = warmup_steps(context->tree, steps),
     };
-    zds_status status =
-        zds_schedule_points(config, &options, s->count, s->points, &s->moves_betas, error);
+    zds_status status = zds_schedule_points(config, &options, count, points, moves_betas, error);
     cJSON_free(optimizer);
     cJSON_free(params);
     return status;
@@ -193,7 +193,8 @@ int command_schedule(int argc, char **argv)
     zds_config *config = s.points ? load_config(words.word[0], &context, false) : NULL;
     zds_error error = ZDS_ERROR_INIT;
     code = EXIT_FAILED;
-    if (config && compute(config, &context, &s, &error) != ZDS_OK) {
+    if (config && schedule_compute(config, &context, context.num_training_steps, s.count, s.points,
+                                   &s.moves_betas, &error) != ZDS_OK) {
         output_error("%s: %s", words.word[0], error.text ? error.text : "out of memory");
     } else if (config) {
         if (draw)

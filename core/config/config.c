@@ -105,6 +105,8 @@ static zds_status finish(zds_config *c, const zds_config_context *context, zds_c
     resolve(c, context);
     effective_fill(c);
     effective_rules(c);
+    effective_choice(c, context);
+    effective_wisdom(c, context);
     if (context && context->check_plugins)
         config_check_plugins(c);
     problems_sort(c);

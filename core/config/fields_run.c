@@ -57,9 +57,8 @@ static const field rows[] = {
     {"zero_allow_untested_optimizer", FIELD_BOOL, FIELD_DONE, "false",
      "Allow ZeRO with optimizers that DeepSpeed has not tested with it.", .flags = 0},
     {"zero_force_ds_cpu_optimizer", FIELD_BOOL, FIELD_DONE, "true",
-     "Insist on DeepSpeed's CPU optimizers when the optimizer is offloaded; no effect in zds, "
-     "where "
-     "any optimizer may be.",
+     "true, where written: refuse to offload an optimizer that the config does not name; zds "
+     "offloads any.",
      .flags = 0},
     {"disable_allgather", FIELD_BOOL, FIELD_NOOP, "false", "Read by DeepSpeed, used by nothing.",
      .flags = 0},

@@ -82,6 +82,9 @@ bool value_is_default(const field *f, const value *v);
 
 void effective_fill(zds_config *c);  /* values of all rows from the resolved tree, with problems */
 void effective_rules(zds_config *c); /* what rows say about each other */
+/* Who chooses optimizer and schedule; what is legal but unwise. `context` may be NULL. */
+void effective_choice(zds_config *c, const zds_config_context *context);
+void effective_wisdom(zds_config *c, const zds_config_context *context);
 
 /* Row lookups that cannot fail: the path is in the table. */
 const value *value_of(const zds_config *c, const char *path);

@@ -40,6 +40,20 @@ static void report(void *user, const char *key, const char *message)
                      !options_find(r->plugin, key), "%s", message);
 }
 
+/* DeepSpeed's flag is about optimizers that it does not know; zds's are those of others. */
+static void check_untested(zds_config *c, const registry *plugins, const zds_plugin *plugin,
+                           const char *file)
+{
+    const value *allow = value_of(c, "zero_allow_untested_optimizer");
+    int64_t stage = value_of(c, "zero_optimization.stage")->integer;
+    if (allow->node && !allow->bad && !allow->boolean && stage >= 1 &&
+        !registry_is_own(plugins, file))
+        problem_add(c, ZDS_PROBLEM_ERROR, ZDS_CHECK_ZDS, "zero_allow_untested_optimizer",
+                    "%s: false, but %s does not come with zds (%s), and the stage is %d; write "
+                    "true, or delete the key",
+                    zds_config_combination(c), plugin->name, file, (int)stage);
+}
+
 static void check_one(zds_config *c, registry *plugins, int32_t kind, const char *type,
                       const char *section)
 {
@@ -53,6 +67,8 @@ static void check_one(zds_config *c, registry *plugins, int32_t kind, const char
                     error.text ? error.text : "there is no such plugin");
     else if (!value_of(c, section)->bad)
         options_check(plugin, value_of(c, section)->node, report, &(reporter){c, section, plugin});
+    if (!error.status && kind == ZDS_KIND_OPTIM)
+        check_untested(c, plugins, plugin, file);
     zds_error_clear(&error);
 }
 

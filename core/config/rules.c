@@ -264,8 +264,7 @@ static void gradients(zds_config *c)
 static void offload(zds_config *c)
 {
     int64_t stage = integer(c, Z "stage");
-    const value *optimizer = value_of(c, Z "offload_optimizer"),
-                *param = value_of(c, Z "offload_param");
+    const value *optimizer = value_of(c, Z "offload_optimizer");
     if (!optimizer->null && value_of(c, Z "offload_optimizer.ratio")->number < 1 && stage != 3)
         REFUSE(Z "offload_optimizer.ratio", "below 1 needs zero_optimization.stage 3");
     if (is_true(c, "aio.use_gds"))
@@ -279,14 +278,6 @@ static void offload(zds_config *c)
             strcmp(value_of(c, devices[i])->string, "nvme") == 0 && value_of(c, paths[i])->null &&
             stage == 3)
             INSIST(devices[i], "nvme needs a folder; write nvme_path");
-    if (!optimizer->null && stage == 0 &&
-        strcmp(value_of(c, Z "offload_optimizer.device")->string, "none") != 0)
-        ADVISE(Z "offload_optimizer",
-               "has no effect at stage 0; write zero_optimization.stage 1, 2 "
-               "or 3");
-    if (!param->null && stage != 3 &&
-        strcmp(value_of(c, Z "offload_param.device")->string, "none") != 0)
-        ADVISE(Z "offload_param", "has no effect below stage 3");
 }
 
 /* === optimizer and schedule === */
@@ -330,14 +321,6 @@ static void optimizer(zds_config *c)
         INSIST("scheduler", "has no params; write \"params\": {} for the defaults");
 }
 
-static void wisdom(zds_config *c)
-{
-    const value *words = value_of(c, "vocabulary_size");
-    if (words->node && !words->bad && !words->null && words->integer % 8)
-        ADVISE("vocabulary_size", "%lld is no multiple of 8, which makes matrix products slower",
-               (long long)words->integer);
-}
-
 /* === derived values === */
 
 static void derive(zds_config *c)
@@ -359,6 +342,5 @@ void effective_rules(zds_config *c)
     gradients(c);
     offload(c);
     optimizer(c);
-    wisdom(c);
     derive(c);
 }

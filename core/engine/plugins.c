@@ -191,11 +191,12 @@ static zds_status check_optim(const zds_engine *e, const char *file, zds_error *
         !zds_config_bool(e->config, "zero_allow_untested_optimizer") && e->set.stage >= 1 &&
         !registry_is_own(e->plugins, file))
         return error_set(error, ZDS_ERR_CONFIG,
-                         "%s: error: zero_allow_untested_optimizer: false, but optimizer %s at "
+                         "%s: error: zero_allow_untested_optimizer: %s: false, but optimizer %s at "
                          "zero_optimization.stage %d does not "
                          "come with zds (%s); set the key to true or remove it",
-                         zds_config_place(e->config, "zero_allow_untested_optimizer"), name,
-                         e->set.stage, *file ? file : "linked into the program");
+                         zds_config_place(e->config, "zero_allow_untested_optimizer"),
+                         zds_config_combination(e->config), name, e->set.stage,
+                         *file ? file : "linked into the program");
     return ZDS_OK;
 }
 
@@ -276,9 +277,10 @@ zds_status plugins_open_sched(zds_engine *e, const zds_engine_options *o, zds_er
     if (!status && (status = e->sched.create(&e->sched_services.host, e->sched_options, &env,
                                              &e->sched_self)) != ZDS_OK) {
         e->sched_self = NULL;
-        error_set(error, status, "%s%sscheduler %s: %s",
+        error_set(error, status, "%s%sscheduler %s, of %s: %s",
                   section ? zds_config_place(e->config, section) : "", section ? ": error: " : "",
-                  plugin->name, services_error(&e->sched_services));
+                  plugin->name, zds_config_combination(e->config),
+                  services_error(&e->sched_services));
     }
     e->has_sched = !status;
     return status;

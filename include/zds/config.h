@@ -94,6 +94,10 @@ bool zds_config_is_set(const zds_config *config, const char *path);
  * belongs to the config, "" if none. */
 const char *zds_config_place(const zds_config *config, const char *path);
 
+/* Which of the four combinations this is: "the config's optimizer with the program's schedule". The
+ * program's is used where ds_config has no such section. */
+const char *zds_config_combination(const zds_config *config);
+
 /* The effective value of one key, or the resolved tree of one below optimizer.params and
  * scheduler.params; NULL if there is no such key. The caller deletes it. */
 struct cJSON *zds_config_value(const zds_config *config, const char *path);

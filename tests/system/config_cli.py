@@ -125,6 +125,34 @@ def get_and_explain():
     expect(code == 1 and "did you mean zero_optimization.stage?" in err, "explain: nearest", err)
 
 
+def whose_choice_counts():
+    """The four combinations of optimizer and schedule, and what only creating them shows."""
+    sgd = '"optimizer": {"type": "SGD", "params": {"lr": 0.1}}'
+    warm = '"scheduler": {"type": "WarmupLR", "params": {}}'
+    for sections, name in (("", "the program's optimizer with the program's schedule"),
+                           (f", {sgd}", "the config's optimizer with the program's schedule"),
+                           (f", {warm}", "the program's optimizer with the config's schedule"),
+                           (f", {sgd}, {warm}", "the config's optimizer with the config's schedule"
+                            )):
+        text = f'{{"train_batch_size": 8{sections}}}'
+        code, out, _ = run("check", "@", "--json", text=text)
+        expect(code == 0 and json.loads(out)["combination"] == name, f"check: {name}", out)
+    expect(f"in use:   {name}" in run("explain", "optimizer", "@", text=text)[1],
+           "explain says it too")
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as arguments:
+        arguments.write('{"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": {"lr_end": 1}}')
+        arguments.flush()
+        code, out, err = run("check", "@", "--args", arguments.name,
+                             text=f'{{"train_batch_size": 8, {sgd}}}')
+        wanted = ("error: scheduler: the config's optimizer with the program's schedule: scheduler "
+                  "polynomial: lr_end is 1, which is not below the optimizer's lr, 0.1")
+        expect(code == 1 and wanted in out and not err, "check: refused when it is created", out)
+    code, out, err = run("check", "@", text=f'{{"train_batch_size": 8, {sgd}, "scheduler": {{"type"'
+                         ': "OneCycle", "params": {"cycle_min_lr": 0, "cycle_max_lr": 1}}}')
+    expect(code == 0 and "warning: scheduler: the config's optimizer with the config's schedule: "
+           "the optimizer has no betas" in out and not err, "check: a schedule warns", out + err)
+
+
 def schedule():
     text = ('{"train_batch_size": 8, "optimizer": {"type": "AdamW", "params": {"lr": 0.5}},'
             '"scheduler": {"type": "WarmupLR", "params": {"warmup_max_lr": 0.5, '
@@ -213,7 +241,7 @@ def hostile_files():
 
 
 for test in (check_reports_all_at_once, check_shows_the_line, check_exit_codes, get_and_explain,
-             schedule, reference_page_is_current, schema_agrees_with_check,
+             whose_choice_counts, schedule, reference_page_is_current, schema_agrees_with_check,
              hostile_files):
     test()
 sys.exit(1 if failed else 0)

@@ -128,7 +128,7 @@ Test(plan, takes_no_memory)
         cr_assert_eq(zds_engine_plan(config, model, &options, keep, &r, &error), ZDS_OK, "%s",
                      error.text);
         cr_expect_eq(bytes(&r, "master weights"), 4 * count / n);
-        cr_expect_eq(bytes(&r, "optimizer states") / 4096, 8 * count / n / 4096);
+        cr_expect_lt(bytes(&r, "optimizer states") - 8 * count / n, 1 << 20); /* gaps */
         cr_expect_eq(bytes(&r, "gradients"), stage == 1 ? 2 * count : 2 * count / n);
         cr_expect_eq(find(&r, "parameters")->shared, find(&r, "parameters")->bytes);
         cr_expect_eq(bytes(&r, "parameters") - 2 * count, 2 * ((1 << 17) + 32)); /* the odd one */
