@@ -18,3 +18,11 @@ target_sources(${app} PRIVATE ${PROJECT_SOURCE_DIR}/core/plugin/child.c
     ${PROJECT_SOURCE_DIR}/core/plugin/fault.c ${PROJECT_SOURCE_DIR}/core/plugin/place.c ${PROJECT_SOURCE_DIR}/core/host/error.c)
 target_include_directories(${app} PRIVATE ${PROJECT_SOURCE_DIR}/core)
 target_link_libraries(${app} PRIVATE ${CMAKE_DL_LIBS})
+
+# --new copies templates, from beside the helper.
+install(DIRECTORY ${CMAKE_CURRENT_LIST_DIR}/templates DESTINATION ${CMAKE_INSTALL_LIBDIR}/zds)
+file(GLOB_RECURSE templates CONFIGURE_DEPENDS RELATIVE ${CMAKE_CURRENT_LIST_DIR}
+    ${CMAKE_CURRENT_LIST_DIR}/templates/*)
+foreach(template ${templates})
+    configure_file(${CMAKE_CURRENT_LIST_DIR}/${template} ${CMAKE_BINARY_DIR}/lib/zds/${template} COPYONLY)
+endforeach()

@@ -8,6 +8,7 @@
 #include "check.h"
 #include "common/args.h"
 #include "common/output.h"
+#include "new.h"
 #include "zds/zds.h"
 
 static const char *const kinds[] = {"optim", "sched", "offload", "comm"};
@@ -216,7 +217,7 @@ static int show_info(const char *name, bool json)
 int main(int argc, char **argv)
 {
     bool list = false, json = false;
-    const char *kind = NULL, *info = NULL, *check = NULL;
+    const char *kind = NULL, *info = NULL, *check = NULL, *made = NULL;
     args_option options[] = {
         {.name = "list", .type = ARGS_FLAG, .value = &list, .doc = "list all plugins"},
         {.name = "kind",
@@ -233,21 +234,36 @@ int main(int argc, char **argv)
          .type = ARGS_STRING,
          .value = &check,
          .meta = "FILE.so",
-         .doc = "check a plugin's file, in a child process"},
+         .doc = "hold a plugin against what zds/plugin.h asks of it, in child processes"},
+        {.name = "new",
+         .type = ARGS_STRING,
+         .value = &made,
+         .meta = "KIND",
+         .doc = "write a plugin that works into a new folder: optim, sched or offload"},
         {.name = "json", .type = ARGS_FLAG, .value = &json, .doc = "print JSON"},
     };
     const args_program program = {
-        .usage = "--list [--kind KIND] [--json]\n--info NAME [--json]\n--check FILE.so [--json]",
+        .usage = "--list [--kind KIND] [--json]\n--info NAME [--json]\n--check FILE.so [--json]\n"
+                 "--new KIND NAME [DIR]",
         .doc = "Shows the plugins in ZDS_PLUGIN_PATH and in the install's own folder. NAME is a "
-               "name, an alias,\nor the path of a .so. A plugin may take 10 s to be opened, or "
-               "ZDS_PLUGIN_TIMEOUT seconds.",
+               "name, an alias,\nor the path of a .so. A plugin may take 10 s to be opened, and "
+               "for each "
+               "check, or\nZDS_PLUGIN_TIMEOUT seconds.",
         .options = options,
-        .option_count = sizeof options / sizeof *options};
-    int code = args_parse(&program, argc, argv, NULL);
+        .option_count = sizeof options / sizeof *options,
+        .max_words = 2};
+    args_words words;
+    int code = args_parse(&program, argc, argv, &words);
     if (code != ARGS_GO)
         return code;
-    if (list + (info != NULL) + (check != NULL) != 1)
-        return args_wrong("one of --list, --info and --check is needed");
+    if (list + (info != NULL) + (check != NULL) + (made != NULL) != 1)
+        return args_wrong("one of --list, --info, --check and --new is needed");
+    if (made && (words.count == 0 || json))
+        return args_wrong("--new KIND NAME [DIR]");
+    if (made)
+        return new_plugin(made, words.word[0], words.count > 1 ? words.word[1] : NULL);
+    if (words.count)
+        return args_wrong("what is \"%s\"?", words.word[0]);
     if (kind && !list)
         return args_wrong("--kind goes with --list");
     if (kind && !is_kind(kind))

@@ -1,5 +1,6 @@
-"""The example plugin, built out of tree against an install, checked, named by path and by name, and
-held against DeepSpeed's Lion."""
+"""The example plugins, built out of tree against an install by CMake and by one line of cc, checked;
+the optimizer named by path and by name and held against DeepSpeed's Lion, the schedule against its
+formula."""
 import json
 import os
 import shutil
@@ -7,7 +8,7 @@ import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 import golden
-from installed import SOURCE, expect, prefix, run
+from installed import SOURCE, expect, library_folder, prefix, run
 
 REPLAY = os.path.join(golden.DATA, "replay")
 
@@ -29,7 +30,7 @@ def replay(root, folder, case, optimizer, **options):
 
 with prefix() as (folder, root):
     # A copy, as a third party's own folder, that only its owner can write.
-    source, build = os.path.join(folder, "my_lion"), os.path.join(folder, "build")
+    source, build = os.path.join(folder, "source"), os.path.join(folder, "build")
     shutil.copytree(os.path.join(SOURCE, "examples", "plugin"), source)
     os.umask(0o022)
     run(["cmake", "-S", source, "-B", build, f"-DCMAKE_PREFIX_PATH={root}",
@@ -37,7 +38,9 @@ with prefix() as (folder, root):
     run(["cmake", "--build", build])
     plugin = os.path.join(os.path.realpath(build), "my_lion.so")
     zds_plugins = os.path.join(root, "bin", "zds-plugins")
-    run([zds_plugins, "--check", plugin])
+    tested = run(["ctest", "--test-dir", build, "--output-on-failure"])
+    expect("my_lion_check" in tested and "my_decay_check" in tested and
+           "100% tests passed" in tested, "ctest holds both against zds-plugins --check")
     named = dict(os.environ, ZDS_PLUGIN_PATH=build)
     info = json.loads(run([zds_plugins, "--info", "mylion", "--json"], env=named))
     expect(info["file"] == plugin and [o["name"] for o in info["options"]] ==
@@ -53,3 +56,21 @@ with prefix() as (folder, root):
             expect(gaps and golden.percentile99(gaps) <= case["tol"]["p99"] and
                    gaps[-1] <= case["tol"]["max"],
                    f"named by {what}: {state[:-1]} at most {gaps[-1]:.1e} from DeepSpeed's Lion")
+
+    # Without CMake.
+    env = dict(os.environ, PKG_CONFIG_PATH=os.path.join(library_folder(root), "pkgconfig"))
+    line = "cc -O3 -fPIC -shared $(pkg-config --cflags zds) my_lion.c -o my_lion.so"
+    run(["sh", "-c", line], cwd=source, env=env)
+    run([zds_plugins, "--check", os.path.join(source, "my_lion.so")])
+    expect(True, f"{line}: passes --check")
+
+    config = os.path.join(folder, "schedule.json")
+    with open(config, "w") as file:
+        json.dump({"train_batch_size": 1, "optimizer": {"type": "SGD", "params": {"lr": 0.5}},
+                   "scheduler": {"type": os.path.join(build, "my_decay.so"),
+                                 "params": {"half_life": 3, "floor": 0.1}}}, file)
+    rates = json.loads(run([os.path.join(root, "bin", "zds-config"), "schedule", config, "--steps",
+                            "20", "--json"]))["lr"]
+    wanted = [0.5 * max(2 ** (-k / 3), 0.1) for k in range(20)]
+    expect(len(rates) == 20 and all(abs(a - b) < 1e-12 for a, b in zip(rates, wanted)),
+           f"the schedule halves the rate every 3 steps, down to a tenth: {rates[:4]} ..")
