@@ -35,8 +35,8 @@ cJSON *read_json(const char *path);
 /* The first `count` steps of the schedule that a program with these arguments would run, in a run
  * of `steps` (0: not known). As zds_schedule_points. */
 zds_status schedule_compute(const zds_config *config, const context_args *context, int64_t steps,
-                            size_t count, zds_schedule_point *points, bool *moves_betas,
-                            zds_error *error);
+                            const double *metrics, size_t count, zds_schedule_point *points,
+                            bool *moves_betas, zds_error *error);
 
 /* {"path", "message", "line", "column"} */
 cJSON *problem_json(const zds_problem *problem);

@@ -5,6 +5,8 @@
 #include <string.h>
 
 #include "command.h"
+#include "common/fail.h"
+#include "common/metrics.h"
 #include "common/output.h"
 #include "zds/zds.h"
 
@@ -12,6 +14,7 @@ typedef struct schedule {
     size_t count;
     zds_schedule_point *points; /* [count] */
     bool moves_betas;
+    double *metrics; /* [count] where the schedule follows one, else NULL */
 } schedule;
 
 static double number_or(const cJSON *tree, const char *name, double fallback)
@@ -43,8 +46,8 @@ static int64_t warmup_steps(const cJSON *arguments, int64_t steps)
 }
 
 zds_status schedule_compute(const zds_config *config, const context_args *context, int64_t steps,
-                            size_t count, zds_schedule_point *points, bool *moves_betas,
-                            zds_error *error)
+                            const double *metrics, size_t count, zds_schedule_point *points,
+                            bool *moves_betas, zds_error *error)
 {
     const cJSON *type = cJSON_GetObjectItemCaseSensitive(context->tree, "lr_scheduler_type"),
                 *kwargs = cJSON_GetObjectItemCaseSensitive(context->tree, "lr_scheduler_kwargs");
@@ -59,7 +62,8 @@ zds_status schedule_compute(const zds_config *config, const context_args *contex
         .total_steps = steps,
         .warmup_steps = warmup_steps(context->tree, steps),
     };
-    zds_status status = zds_schedule_points(config, &options, count, points, moves_betas, error);
+    zds_status status =
+        zds_schedule_points(config, &options, metrics, count, points, moves_betas, error);
     cJSON_free(optimizer);
     cJSON_free(params);
     return status;
@@ -152,13 +156,33 @@ static int write_svg(const schedule *s, const char *path)
     return EXIT_DONE;
 }
 
+/* One metric a step; steps beyond the file have none. */
+static zds_status read_metrics(schedule *s, const char *path, zds_error *error)
+{
+    size_t count = 0;
+    zds_status status = metrics_read(path, &s->metrics, &count, error);
+    if (status)
+        return status;
+    if (count > s->count)
+        return fail(error, ZDS_ERR_FORMAT, "%s: has %zu metrics, but there are %zu steps", path,
+                    count, s->count);
+    double *all = realloc(s->metrics, s->count * sizeof *all);
+    if (!all)
+        return fail(error, ZDS_ERR_MEMORY, "%s: there is no memory for its metrics", path);
+    s->metrics = all;
+    for (size_t i = count; i < s->count; i++)
+        all[i] = NAN;
+    return ZDS_OK;
+}
+
 int command_schedule(int argc, char **argv)
 {
     context_args context = {0};
     int64_t steps = 0;
     bool json = false, draw = false;
-    const char *svg = NULL;
-    args_option options[CONTEXT_OPTIONS + 4] = {
+    const char *svg = NULL, *observe = NULL;
+    enum { OWN = 5 };
+    args_option options[OWN + CONTEXT_OPTIONS] = {
         {.name = "steps",
          .type = ARGS_INT,
          .value = &steps,
@@ -170,14 +194,20 @@ int command_schedule(int argc, char **argv)
          .type = ARGS_STRING,
          .value = &svg,
          .meta = "FILE",
-         .doc = "write the curve as a picture"}};
-    context_options(&context, options + 4);
+         .doc = "write the curve as a picture"},
+        {.name = "observe",
+         .type = ARGS_STRING,
+         .value = &observe,
+         .meta = "FILE",
+         .doc = "what a schedule that follows a metric gets after each step: a JSON array of "
+                "numbers and nulls"}};
+    context_options(&context, options + OWN);
     const args_program program = {
-        .usage = "schedule FILE [ctx] --steps N [--json | --plot] [--svg FILE]",
+        .usage = "schedule FILE [ctx] --steps N [--json | --plot] [--svg FILE] [--observe FILE]",
         .doc = "Shows the learning rate of every step: of the config's scheduler, else of "
                "lr_scheduler_type among the\narguments, else a constant one.",
         .options = options,
-        .option_count = CONTEXT_OPTIONS + 4,
+        .option_count = OWN + CONTEXT_OPTIONS,
         .min_words = 1,
         .max_words = 1};
     args_words words;
@@ -193,8 +223,10 @@ int command_schedule(int argc, char **argv)
     zds_config *config = s.points ? load_config(words.word[0], &context, false) : NULL;
     zds_error error = ZDS_ERROR_INIT;
     code = EXIT_FAILED;
-    if (config && schedule_compute(config, &context, context.num_training_steps, s.count, s.points,
-                                   &s.moves_betas, &error) != ZDS_OK) {
+    if (config && observe && read_metrics(&s, observe, &error) != ZDS_OK) {
+        output_error("%s", error.text ? error.text : "out of memory");
+    } else if (config && schedule_compute(config, &context, context.num_training_steps, s.metrics,
+                                          s.count, s.points, &s.moves_betas, &error) != ZDS_OK) {
         output_error("%s: %s", words.word[0], error.text ? error.text : "out of memory");
     } else if (config) {
         if (draw)
@@ -208,6 +240,7 @@ int command_schedule(int argc, char **argv)
     zds_error_clear(&error);
     zds_config_destroy(config);
     free(s.points);
+    free(s.metrics);
     context_release(&context);
     return code;
 }

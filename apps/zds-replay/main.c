@@ -7,11 +7,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "common/args.h"
 #include "common/fail.h"
 #include "common/floats.h"
+#include "common/metrics.h"
 #include "common/output.h"
 #include "common/safetensors.h"
 #include "zds/zds.h"
@@ -19,13 +21,17 @@
 enum { PIECE = 4096 };
 
 typedef struct replay {
-    const char *config_path, *params_path, *grads_path, *out_path, *metrics_path;
-    int64_t micro_steps, threads;
+    const char *config_path, *params_path, *grads_path, *out_path, *metrics_path, *observe_path;
+    int64_t micro_steps, threads, steps;
+    double *observed; /* [observed_count] */
+    size_t observed_count;
     zds_config *config;
     zds_engine *engine;
     safetensors *params, *grads; /* grads: of the micro step in progress */
     safetensors_writer *writer;  /* rank 0 */
     cJSON *metrics;
+    FILE *metrics_file; /* of rank 0, under a temporary name until all is done */
+    char metrics_temporary[PATH_MAX];
     zds_error error;
 } replay;
 
@@ -143,6 +149,16 @@ static void add_metrics(replay *r, const zds_step_result *s)
     cJSON_AddItemToArray(r->metrics, row);
 }
 
+/* What the schedule sees after an optimizer step. */
+static zds_status observe(replay *r)
+{
+    size_t k = (size_t)r->steps++;
+    if (k >= r->observed_count || isnan(r->observed[k]))
+        return ZDS_OK;
+    zds_status status = zds_observe(r->engine, r->observed[k]);
+    return status ? fail(&r->error, status, "%s", zds_engine_error(r->engine)) : ZDS_OK;
+}
+
 static zds_status micro_step(replay *r, int64_t k)
 {
     char path[PATH_MAX];
@@ -167,8 +183,10 @@ static zds_status micro_step(replay *r, int64_t k)
         status = backward(r, (uint32_t)m);
     if (!status && (status = zds_step(r->engine, &result)) != ZDS_OK)
         fail(&r->error, status, "micro step %lld: %s", (long long)k, zds_engine_error(r->engine));
-    if (!status && (result.applied || result.skipped))
+    if (!status && (result.applied || result.skipped)) {
         add_metrics(r, &result);
+        status = observe(r);
+    }
     safetensors_close(r->grads);
     r->grads = NULL;
     return status;
@@ -236,9 +254,6 @@ static zds_status write_out(replay *r)
         status = safetensors_create(r->out_path, entries, count, NULL, &r->writer, &r->error);
     if (!status)
         status = write_all(r);
-    if (!status && r->writer)
-        status = safetensors_commit(r->writer, &r->error);
-    safetensors_destroy(r->writer);
     for (size_t i = 0; names && names[i]; i++)
         free(names[i]);
     free(names);
@@ -246,42 +261,91 @@ static zds_status write_out(replay *r)
     return status;
 }
 
-/* Whole or not at all. */
-static zds_status write_metrics(replay *r)
+/* === metrics, whole or not at all === */
+
+static zds_status metrics_failed(replay *r)
 {
-    char temporary[PATH_MAX];
+    return fail(&r->error, ZDS_ERR_IO, "%s: cannot be written: %s", r->metrics_path,
+                strerror(errno));
+}
+
+/* Before all work. */
+static zds_status open_metrics(replay *r)
+{
+    struct stat info;
+    if (!r->metrics_path || zds_rank(r->engine) != 0)
+        return ZDS_OK;
+    if (stat(r->metrics_path, &info) == 0 && S_ISDIR(info.st_mode)) {
+        errno = EISDIR;
+        return metrics_failed(r);
+    }
+    snprintf(r->metrics_temporary, sizeof r->metrics_temporary, "%s.tmp.%d", r->metrics_path,
+             (int)getpid());
+    r->metrics_file = fopen(r->metrics_temporary, "we");
+    return r->metrics_file ? ZDS_OK : metrics_failed(r);
+}
+
+static zds_status fill_metrics(replay *r)
+{
     char *text = cJSON_Print(r->metrics);
-    snprintf(temporary, sizeof temporary, "%s.tmp.%d", r->metrics_path, (int)getpid());
-    FILE *f = text ? fopen(temporary, "w") : NULL;
-    bool good = f && fprintf(f, "%s\n", text) > 0 && fflush(f) == 0 && fsync(fileno(f)) == 0;
-    if (f)
-        good &= fclose(f) == 0;
-    good = good && rename(temporary, r->metrics_path) == 0;
-    zds_status status = good ? ZDS_OK
-                             : fail(&r->error, ZDS_ERR_IO, "%s: cannot be written: %s",
-                                    r->metrics_path, strerror(errno));
-    if (!good && f)
-        unlink(temporary);
+    FILE *f = r->metrics_file;
+    bool good = text && fprintf(f, "%s\n", text) > 0 && fflush(f) == 0 && fsync(fileno(f)) == 0;
     free(text);
+    return good ? ZDS_OK : metrics_failed(r);
+}
+
+/* Both files get their names when both are complete. */
+static zds_status finish(replay *r)
+{
+    if (r->observed_count > (size_t)r->steps)
+        return fail(&r->error, ZDS_ERR_INVALID, "%s: has %zu metrics, but there were %lld steps",
+                    r->observe_path, r->observed_count, (long long)r->steps);
+    zds_status status = write_out(r);
+    if (!status && r->metrics_file)
+        status = fill_metrics(r);
+    if (!status && r->writer)
+        status = safetensors_commit(r->writer, &r->error);
+    if (!status && r->metrics_file && rename(r->metrics_temporary, r->metrics_path) != 0)
+        status = metrics_failed(r);
     return status;
+}
+
+static zds_status check_observed(replay *r)
+{
+    if (r->observed && !zds_observes(r->engine))
+        return fail(&r->error, ZDS_ERR_INVALID, "--observe: the schedule of %s follows no metric",
+                    r->config_path);
+    return ZDS_OK;
 }
 
 static int run(replay *r)
 {
     r->metrics = cJSON_CreateArray();
-    zds_status status = open_engine(r);
+    zds_status status =
+        r->observe_path ? metrics_read(r->observe_path, &r->observed, &r->observed_count, &r->error)
+                        : ZDS_OK;
+    if (!status)
+        status = open_engine(r);
+    if (!status)
+        status = check_observed(r);
+    if (!status)
+        status = open_metrics(r);
     for (int64_t k = 0; !status && k < r->micro_steps; k++)
         status = micro_step(r, k);
     if (!status)
-        status = write_out(r);
-    if (!status && r->metrics_path && zds_rank(r->engine) == 0)
-        status = write_metrics(r);
+        status = finish(r);
     if (status)
         output_error("%s", r->error.text ? r->error.text : zds_status_name(status));
+    if (r->metrics_file)
+        fclose(r->metrics_file);
+    if (status && r->metrics_file)
+        unlink(r->metrics_temporary);
+    safetensors_destroy(r->writer);
     zds_engine_destroy(r->engine);
     zds_config_destroy(r->config);
     safetensors_close(r->params);
     cJSON_Delete(r->metrics);
+    free(r->observed);
     zds_error_clear(&r->error);
     return status ? EXIT_FAILED : EXIT_DONE;
 }
@@ -321,6 +385,12 @@ int main(int argc, char **argv)
          .value = &r.metrics_path,
          .meta = "M.json",
          .doc = "gets an array: lr, grad_norm, loss_scale, skipped of each optimizer step"},
+        {.name = "observe",
+         .type = ARGS_STRING,
+         .value = &r.observe_path,
+         .meta = "FILE",
+         .doc = "what a schedule that follows a metric gets after each optimizer step: a JSON "
+                "array of numbers and nulls"},
         {.name = "threads",
          .type = ARGS_COUNT,
          .value = &r.threads,

@@ -194,9 +194,24 @@ static zds_status engine_status(training *t, zds_status status, const zds_error 
     return fail(error, status, "%s", own && own->text ? own->text : zds_engine_error(t->engine));
 }
 
+/* The Trainer, too, refuses such schedules where it does not evaluate. */
+static zds_status check_schedule(const training *t, zds_error *error)
+{
+    const char *own = zds_config_string(t->config, "scheduler.type");
+    if (!zds_observes(t->engine))
+        return ZDS_OK;
+    return fail(error, ZDS_ERR_UNSUPPORTED,
+                "%s%sschedule %s follows the metric of an evaluation, and zds-train does not "
+                "evaluate, so that its rate would never move; choose another schedule",
+                own ? zds_config_place(t->config, "scheduler.type") : "", own ? ": error: " : "",
+                own ? own : t->o.schedule);
+}
+
 static zds_status start(training *t, zds_error *error)
 {
     zds_status status = create_engine(t, error);
+    if (!status)
+        status = check_schedule(t, error);
     if (!status)
         status = same_on_all_ranks(t->engine, &t->model, &t->data, t->o.generate, error);
     if (!status)
@@ -207,6 +222,8 @@ static zds_status start(training *t, zds_error *error)
                                &t->source.error, error);
     safetensors_close(t->source.file); /* its pages are not needed any more */
     t->source.file = NULL;
+    if (!status && rank_here() == 0 && zds_config_is_set(t->config, "zds.param_groups"))
+        report_groups(t->engine, stderr);
     if (!status && rank_here() == 0)
         status = report_create(t->o.output, t->o.logging_steps, t->steps, &t->report, error);
     return status;

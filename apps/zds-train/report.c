@@ -135,6 +135,27 @@ void report_destroy(report *r)
     free(r->losses);
 }
 
+static void print_value(FILE *out, const char *name, double value)
+{
+    if (!isnan(value))
+        fprintf(out, "  %s %g", name, value);
+}
+
+void report_groups(const zds_engine *engine, FILE *out)
+{
+    zds_group_info g = {.struct_size = sizeof g};
+    for (size_t i = 0; zds_group(engine, i, &g); i++) {
+        fprintf(out, "group %u: %u parameters of %llu elements", g.declared, g.params,
+                (unsigned long long)g.elements);
+        print_value(out, "rate", g.hyper.lr);
+        print_value(out, "beta1", g.hyper.beta1);
+        print_value(out, "beta2", g.hyper.beta2);
+        print_value(out, "momentum", g.hyper.momentum);
+        print_value(out, "weight decay", g.hyper.weight_decay);
+        fputc('\n', out);
+    }
+}
+
 static void print_bytes(FILE *out, const char *name, const char *tier, double bytes,
                         const char *note)
 {

@@ -36,6 +36,8 @@ void report_destroy(report *r);
 
 /* The loss over steps, as a curve of 72 x 12 characters. */
 void report_curve(const report *r, FILE *out);
+/* The groups of parameters and their hyperparameters, a line each. */
+void report_groups(const zds_engine *engine, FILE *out);
 /* Bytes by purpose, the engine's and the model's own. */
 void report_memory(const zds_engine *engine, size_t model_bytes, FILE *out);
 

@@ -37,6 +37,8 @@ static cJSON *value_node(const zds_config *c, size_t row)
         return section(c, f);
     case FIELD_STRINGS:
     case FIELD_INTS:
+    case FIELD_FLOATS:
+    case FIELD_SECTIONS:
     case FIELD_ANY:
         return v->list ? cJSON_Duplicate(v->list, true) : fallback_node(f);
     }
@@ -46,7 +48,7 @@ static cJSON *value_node(const zds_config *c, size_t row)
 struct cJSON *zds_config_value(const zds_config *c, const char *path)
 {
     int row = field_find_path(&c->index, path);
-    if (row >= 0)
+    if (row >= 0 && !strchr(field_at((size_t)row)->path, '*')) /* such rows have no value */
         return value_node(c, (size_t)row);
     const cJSON *node = tree_find(c->resolved, path);
     return node ? cJSON_Duplicate(node, true) : NULL;

@@ -12,8 +12,26 @@ static void join(char *path, size_t size, const char *section, const char *name)
     snprintf(path, size, "%s%s%.*s", section, *section ? "." : "", NAME_SHOWN, name);
 }
 
+/* "lr, betas, momentum" of a section; false if there are more than fit. */
+static bool keys_of(const field *section, char *text, size_t size)
+{
+    size_t length = section ? strlen(section->path) : 0, used = 0, count = field_count();
+    for (size_t i = 0; section && i < count; i++) {
+        const char *path = field_at(i)->path;
+        if (strncmp(path, section->path, length) != 0 || path[length] != '.' ||
+            strchr(path + length + 1, '.'))
+            continue;
+        used +=
+            (size_t)snprintf(text + used, size - used, "%s%s", used ? ", " : "", path + length + 1);
+        if (used >= size)
+            return false;
+    }
+    return used > 0;
+}
+
 static void unknown_key(zds_config *c, const field *section, const char *path, const cJSON *node)
 {
+    char keys[80];
     bool typed = section && section->flags & FIELD_TYPED;
     int32_t check = typed ? ZDS_CHECK_DEEPSPEED : ZDS_CHECK_ZDS;
     const char *near =
@@ -21,6 +39,9 @@ static void unknown_key(zds_config *c, const field *section, const char *path, c
     if (near)
         problem_add_node(c, ZDS_PROBLEM_ERROR, check, path, node, true,
                          "unknown key; did you mean %s?", near);
+    else if (keys_of(section, keys, sizeof keys))
+        problem_add_node(c, ZDS_PROBLEM_ERROR, check, path, node, true,
+                         "unknown key; here are only %s", keys);
     else
         problem_add_node(c, ZDS_PROBLEM_ERROR, check, path, node, true,
                          "unknown key; delete it (zds-config schema lists all keys)");
@@ -90,6 +111,22 @@ static void read_section_key(zds_config *c, const cJSON *node, int row, const ch
         read_section(c, node, row, path);
 }
 
+static void read_key(zds_config *c, const cJSON *node, int row, const char *path);
+
+/* The sections of an array, by their numbers from 0. */
+static void read_sections(zds_config *c, const cJSON *array, const field *f, const char *path)
+{
+    const cJSON *item;
+    char name[24], child[PATH_MAX_LENGTH];
+    size_t i = 0;
+    cJSON_ArrayForEach(item, array)
+    {
+        snprintf(name, sizeof name, "%zu", i++);
+        join(child, sizeof child, path, name);
+        read_key(c, item, field_find(&c->index, f, name), child);
+    }
+}
+
 static void read_key(zds_config *c, const cJSON *node, int row, const char *path)
 {
     const field *f = field_at((size_t)row);
@@ -135,6 +172,8 @@ static void read_key(zds_config *c, const cJSON *node, int row, const char *path
         return;
     }
     *v = read;
+    if (f->type == FIELD_SECTIONS)
+        read_sections(c, node, f, path);
 }
 
 static void read_section(zds_config *c, const cJSON *object, int row, const char *path)

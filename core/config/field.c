@@ -58,10 +58,17 @@ void field_expects(const field *f, char *text, size_t size)
         snprintf(text, size, "a string%s", also);
         break;
     case FIELD_STRINGS:
-        snprintf(text, size, "an array of strings%s", also);
+        snprintf(text, size, "%san array of strings%s",
+                 f->flags & FIELD_OR_STRING ? "a string or " : "", also);
         break;
     case FIELD_INTS:
         snprintf(text, size, "an array of integers%s", also);
+        break;
+    case FIELD_FLOATS:
+        snprintf(text, size, "an array of numbers%s", also);
+        break;
+    case FIELD_SECTIONS:
+        snprintf(text, size, "an array of objects%s", also);
         break;
     case FIELD_OBJECT:
         snprintf(text, size, "an object { ... }%s", also);

@@ -13,10 +13,12 @@ typedef enum field_type {
     FIELD_INT,
     FIELD_FLOAT,
     FIELD_STRING,
-    FIELD_ENUM,    /* one of `choices` */
-    FIELD_STRINGS, /* array of strings */
-    FIELD_INTS,    /* array of integers */
-    FIELD_OBJECT,  /* a section */
+    FIELD_ENUM,     /* one of `choices` */
+    FIELD_STRINGS,  /* array of strings */
+    FIELD_INTS,     /* array of integers */
+    FIELD_FLOATS,   /* array of numbers */
+    FIELD_OBJECT,   /* a section */
+    FIELD_SECTIONS, /* array of sections: the row of each is below it, with '*' for its number */
     FIELD_ANY
 } field_type;
 

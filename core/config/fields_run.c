@@ -168,6 +168,24 @@ static const field rows[] = {
      "Folders that are searched for plugins before ZDS_PLUGIN_PATH and the install's.", .flags = 0},
     {"zds.comm", FIELD_STRING, FIELD_DONE, NULL,
      "Name or path of the communication plugin; null: what suits best.", .flags = FIELD_NULLABLE},
+    {"zds.param_groups", FIELD_SECTIONS, FIELD_DONE, "[]",
+     "Groups of parameters with hyperparameters of their own, in place of the optimizer's. A "
+     "parameter belongs to the first group that its name matches; what matches none keeps the "
+     "optimizer's. Where a schedule takes a list of one value a group, these groups come first, "
+     "then those without.",
+     .flags = FIELD_MAP},
+    {"zds.param_groups.*", FIELD_OBJECT, FIELD_DONE, NULL, "One group.", .flags = 0},
+    {"zds.param_groups.*.params", FIELD_STRINGS, FIELD_DONE, NULL,
+     "Names of its parameters: patterns in which * stands for any characters, ? for one, [ab], "
+     "[a-z] and [!a-z] for one of a set. One that matches no parameter is an error.",
+     .flags = FIELD_OR_STRING},
+    {"zds.param_groups.*.lr", FIELD_FLOAT, FIELD_DONE, NULL, "Its learning rate.",
+     .flags = FIELD_MIN},
+    {"zds.param_groups.*.betas", FIELD_FLOATS, FIELD_DONE, NULL, "Its pair of betas.", .flags = 0},
+    {"zds.param_groups.*.momentum", FIELD_FLOAT, FIELD_DONE, NULL, "Its momentum.",
+     .flags = FIELD_MIN},
+    {"zds.param_groups.*.weight_decay", FIELD_FLOAT, FIELD_DONE, NULL, "Its weight decay.",
+     .flags = FIELD_MIN},
 };
 
 const field_rows field_rows_run = {rows, sizeof rows / sizeof *rows};

@@ -12,9 +12,10 @@
 static const char *type_name(field_type type)
 {
     static const char *const names[] = {
-        [FIELD_BOOL] = "bool",     [FIELD_INT] = "int",        [FIELD_FLOAT] = "float",
-        [FIELD_STRING] = "string", [FIELD_ENUM] = "enum",      [FIELD_STRINGS] = "strings",
-        [FIELD_INTS] = "ints",     [FIELD_OBJECT] = "section", [FIELD_ANY] = "any"};
+        [FIELD_BOOL] = "bool",         [FIELD_INT] = "int",       [FIELD_FLOAT] = "float",
+        [FIELD_STRING] = "string",     [FIELD_ENUM] = "enum",     [FIELD_STRINGS] = "strings",
+        [FIELD_INTS] = "ints",         [FIELD_FLOATS] = "floats", [FIELD_OBJECT] = "section",
+        [FIELD_SECTIONS] = "sections", [FIELD_ANY] = "any"};
     return names[type];
 }
 
@@ -193,6 +194,16 @@ static cJSON *list_schema(const char *type)
 
 static cJSON *section_schema(const char *path, const field *f);
 
+/* The row of the elements is "PATH.*". */
+static cJSON *sections_schema(const field *f)
+{
+    char path[128];
+    snprintf(path, sizeof path, "%s.*", f->path);
+    cJSON *schema = typed("array");
+    cJSON_AddItemToObject(schema, "items", section_schema(path, NULL));
+    return schema;
+}
+
 /* The forms that a value may have, the best one first. */
 static cJSON *forms(const field *f)
 {
@@ -222,7 +233,10 @@ static cJSON *forms(const field *f)
         break;
     case FIELD_STRINGS:
     case FIELD_INTS:
-        cJSON_AddItemToArray(any, list_schema(f->type == FIELD_INTS ? "integer" : "string"));
+    case FIELD_FLOATS:
+        cJSON_AddItemToArray(any, list_schema(f->type == FIELD_INTS     ? "integer"
+                                              : f->type == FIELD_FLOATS ? "number"
+                                                                        : "string"));
         if (f->flags & FIELD_OR_STRING)
             cJSON_AddItemToArray(any, typed("string"));
         break;
@@ -230,6 +244,9 @@ static cJSON *forms(const field *f)
         cJSON_AddItemToArray(any, section_schema(f->path, f));
         if (f->flags & FIELD_OR_BOOL)
             cJSON_AddItemToArray(any, typed("boolean"));
+        break;
+    case FIELD_SECTIONS:
+        cJSON_AddItemToArray(any, sections_schema(f));
         break;
     case FIELD_ANY:
         break;

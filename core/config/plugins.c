@@ -54,11 +54,39 @@ static void check_untested(zds_config *c, const registry *plugins, const zds_plu
                     zds_config_combination(c), plugin->name, file, (int)stage);
 }
 
+/* What the table of keys has told already is not told again. */
+static void report_group(void *user, const char *key, const char *message)
+{
+    reporter *r = user;
+    char path[256];
+    snprintf(path, sizeof path, "zds.param_groups.*.%.128s", key);
+    int row = field_find_path(&r->c->index, path);
+    value scratch;
+    snprintf(path, sizeof path, "%s.%.128s", r->section, key);
+    const cJSON *node = tree_find(r->c->resolved, path);
+    if (row >= 0 && value_read(field_at((size_t)row), node, &scratch) == NULL)
+        problem_add_node(r->c, ZDS_PROBLEM_ERROR, ZDS_CHECK_ZDS, path, node,
+                         !options_find(r->plugin, key), "%s", message);
+}
+
+static void check_groups(zds_config *c, const zds_plugin *optim)
+{
+    const cJSON *group;
+    size_t i = 0;
+    cJSON_ArrayForEach(group, value_of(c, "zds.param_groups")->list)
+    {
+        char path[64];
+        snprintf(path, sizeof path, "zds.param_groups.%zu", i++);
+        if (cJSON_IsObject(group))
+            options_group(optim, group, NULL, report_group, &(reporter){c, path, optim});
+    }
+}
+
 static void check_one(zds_config *c, registry *plugins, int32_t kind, const char *type,
                       const char *section)
 {
     const char *name = value_of(c, type)->string, *file;
-    const zds_plugin *plugin;
+    const zds_plugin *plugin = NULL;
     zds_error error = ZDS_ERROR_INIT;
     if (!name)
         return;
@@ -67,8 +95,10 @@ static void check_one(zds_config *c, registry *plugins, int32_t kind, const char
                     error.text ? error.text : "there is no such plugin");
     else if (!value_of(c, section)->bad)
         options_check(plugin, value_of(c, section)->node, report, &(reporter){c, section, plugin});
-    if (!error.status && kind == ZDS_KIND_OPTIM)
+    if (plugin && kind == ZDS_KIND_OPTIM) {
         check_untested(c, plugins, plugin, file);
+        check_groups(c, plugin);
+    }
     zds_error_clear(&error);
 }
 

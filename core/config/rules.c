@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "config/internal.h"
+#include "host/glob.h"
 
 #define Z "zero_optimization."
 
@@ -321,6 +322,37 @@ static void optimizer(zds_config *c)
         INSIST("scheduler", "has no params; write \"params\": {} for the defaults");
 }
 
+/* === groups of parameters === */
+
+static void pattern(zds_config *c, const char *path, const cJSON *node)
+{
+    const char *fault = cJSON_IsString(node) ? glob_fault(node->valuestring) : NULL;
+    if (fault)
+        problem_add_node(c, ZDS_PROBLEM_ERROR, ZDS_CHECK_ZDS, path, node, false, "%s", fault);
+}
+
+static void param_groups(zds_config *c)
+{
+    const cJSON *group, *item;
+    size_t i = 0;
+    cJSON_ArrayForEach(group, value_of(c, "zds.param_groups")->list)
+    {
+        char path[80];
+        const cJSON *params = cJSON_GetObjectItemCaseSensitive(group, "params");
+        int n = snprintf(path, sizeof path, "zds.param_groups.%zu%s", i++, params ? ".params" : "");
+        size_t k = 0;
+        if (cJSON_IsObject(group) && (!params || (cJSON_IsArray(params) && !params->child)))
+            INSIST(path,
+                   "names no parameters; write \"params\": [\"*.bias\"], or delete the group");
+        pattern(c, path, params);
+        cJSON_ArrayForEach(item, params)
+        {
+            snprintf(path + n, sizeof path - (size_t)n, ".%zu", k++);
+            pattern(c, path, item);
+        }
+    }
+}
+
 /* === derived values === */
 
 static void derive(zds_config *c)
@@ -342,5 +374,6 @@ void effective_rules(zds_config *c)
     gradients(c);
     offload(c);
     optimizer(c);
+    param_groups(c);
     derive(c);
 }

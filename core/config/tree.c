@@ -4,12 +4,28 @@
 
 #include "config/internal.h"
 
-/* The child of `object` that the front of `path` names, and how much of the path that is: all of
- * it if there is such a key, else up to the first dot. */
+/* The element of an array that a number names. */
+static const cJSON *element(const cJSON *array, const char *number, size_t length)
+{
+    size_t i = 0;
+    const cJSON *item = array->child;
+    if (length == 0 || length > 9 || strspn(number, "0123456789") != length)
+        return NULL;
+    for (size_t k = 0; k < length; k++)
+        i = 10 * i + (size_t)(number[k] - '0');
+    while (item && i--)
+        item = item->next;
+    return item;
+}
+
+/* The child of `object`, or the element of an array, that the front of `path` names, and how much
+ * of the path that is: all of it if there is such a key, else up to the first dot. */
 static const cJSON *step(const cJSON *object, const char *path, size_t *used)
 {
     const cJSON *child = NULL, *item;
     size_t length = strcspn(path, "."), rest = strlen(path);
+    if (cJSON_IsArray(object))
+        return element(object, path, *used = length);
     if (!cJSON_IsObject(object))
         return NULL;
     cJSON_ArrayForEach(item, object)

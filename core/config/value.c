@@ -95,11 +95,13 @@ static const char *read_list(const field *f, const cJSON *node, value *out)
         return "is not an array";
     cJSON_ArrayForEach(item, node)
     {
-        if (f->type == FIELD_STRINGS
-                ? !cJSON_IsString(item)
-                : !cJSON_IsNumber(item) || item->valuedouble != floor(item->valuedouble))
-            return f->type == FIELD_STRINGS ? "holds something that is no string"
-                                            : "holds something that is no integer";
+        bool whole = item->valuedouble == floor(item->valuedouble);
+        if (f->type == FIELD_STRINGS && !cJSON_IsString(item))
+            return "holds something that is no string";
+        if (f->type == FIELD_INTS && !(cJSON_IsNumber(item) && whole))
+            return "holds something that is no integer";
+        if (f->type == FIELD_FLOATS && !(cJSON_IsNumber(item) && isfinite(item->valuedouble)))
+            return "holds something that is no number";
     }
     return NULL;
 }
@@ -133,6 +135,8 @@ const char *value_read(const field *f, const cJSON *node, value *out)
         return NULL;
     case FIELD_STRINGS:
     case FIELD_INTS:
+    case FIELD_FLOATS:
+    case FIELD_SECTIONS:
         return read_list(f, node, out);
     case FIELD_OBJECT:
         return cJSON_IsObject(node) ? NULL : "is not an object";
@@ -207,6 +211,8 @@ bool value_is_default(const field *f, const value *v)
                                         : strcmp(v->string, d.string) == 0;
     case FIELD_STRINGS:
     case FIELD_INTS:
+    case FIELD_FLOATS:
+    case FIELD_SECTIONS:
         return !v->list || list_is(v->list, f->fallback);
     case FIELD_OBJECT:
     case FIELD_ANY:

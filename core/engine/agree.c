@@ -50,7 +50,7 @@ static uint64_t model_hash(const zds_model *m)
 
 static uint64_t options_hash(const zds_engine *e, const zds_engine_options *o)
 {
-    uint64_t row[] = {e->seed, (uint64_t)o->total_steps, (uint64_t)o->warmup_steps};
+    uint64_t row[] = {e->seed, (uint64_t)o->total_steps, (uint64_t)o->warmup_steps, o->keep_groups};
     uint64_t hash = XXH64(row, sizeof row, 0);
     hash = text_hash(o->optimizer, hash);
     hash = text_hash(o->optimizer_params, hash);

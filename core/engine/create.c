@@ -109,6 +109,8 @@ static zds_status build(zds_engine *e, const zds_model *model, const zds_engine_
     if (!status)
         status = plugins_open_sched(e, o, error);
     if (!status)
+        status = check_rates(e, error);
+    if (!status)
         status = lay_out(e, error);
     if (!status)
         status = storage_create(e, error);
@@ -208,6 +210,7 @@ void zds_engine_destroy(zds_engine *e)
     free(e->param_runs);
     free(e->base_hypers);
     free(e->hypers);
+    free(e->declared);
     free(e->sched_values);
     zds_model_destroy(e->model);
     pool_destroy(e->threads);

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/internal.h"
+#include "engine/chosen.h"
 #include "host/error.h"
 #include "plugin/fault.h"
 #include "plugin/needs.h"
@@ -15,23 +15,45 @@ static void override(double *value, double with)
         *value = with;
 }
 
-/* The group as the program declared it, or the config's only one. */
-static zds_status group_hyper(const zds_engine *e, const zds_engine_options *o, uint32_t param,
-                              zds_hyper *h, zds_error *error)
+static void override_all(zds_hyper *h, const zds_hyper *with)
 {
-    const model_param *p = &e->model->params[param];
-    if (!o->groups || zds_config_string(e->config, "optimizer.type"))
-        return ZDS_OK;
-    if (p->group >= o->group_count)
+    override(&h->lr, with->lr);
+    override(&h->beta1, with->beta1);
+    override(&h->beta2, with->beta2);
+    override(&h->momentum, with->momentum);
+    override(&h->weight_decay, with->weight_decay);
+}
+
+/* What groups are made from. Groups are numbered: zds.param_groups, then the program's. */
+typedef struct grouping {
+    const zds_engine_options *options;
+    bool program; /* the program's groups hold */
+    chosen chosen;
+    zds_hyper base;    /* of the optimizer's options */
+    uint32_t *number;  /* [params] */
+    zds_hyper *hypers; /* [params], of those that are trained */
+} grouping;
+
+/* The parameter's group, and what that and the program's say of its hyperparameters. */
+static zds_status find_group(const zds_engine *e, grouping *g, uint32_t i, zds_error *error)
+{
+    const model_param *p = &e->model->params[i];
+    const zds_engine_options *o = g->options;
+    zds_hyper *h = &g->hypers[i];
+    uint32_t taken = g->chosen.of[i];
+    bool by_name = taken < g->chosen.count;
+    g->number[i] = by_name ? taken : (uint32_t)g->chosen.count + (g->program ? p->group : 0);
+    *h = g->base;
+    if (g->program && p->group >= o->group_count)
         return error_set(error, ZDS_ERR_INVALID,
                          "parameter %s is in group %u, but there are %zu groups", p->name, p->group,
                          o->group_count);
-    const zds_group_desc *g = (const void *)((const char *)o->groups + p->group * o->group_stride);
-    override(&h->lr, g->hyper.lr);
-    override(&h->beta1, g->hyper.beta1);
-    override(&h->beta2, g->hyper.beta2);
-    override(&h->momentum, g->hyper.momentum);
-    override(&h->weight_decay, g->hyper.weight_decay);
+    if (g->program) {
+        const char *at = (const char *)o->groups + p->group * o->group_stride;
+        override_all(h, &((const zds_group_desc *)(const void *)at)->hyper);
+    }
+    if (by_name)
+        override_all(h, &g->chosen.groups[taken].hyper);
     return ZDS_OK;
 }
 
@@ -41,19 +63,40 @@ static bool same(double a, double b)
 }
 
 /* Parameters with equal hyperparameters from one group share an entry; the table never moves, tiles
- * point into it. */
-static uint32_t entry(zds_engine *e, uint32_t *group_of, uint32_t group, const zds_hyper *h)
+ * point into it. `first`: the entries before it are other groups'. */
+static uint32_t entry(zds_engine *e, uint32_t first, const zds_hyper *h)
 {
-    for (uint32_t i = 0; i < e->hyper_count; i++) {
+    for (uint32_t i = first; i < e->hyper_count; i++) {
         const zds_hyper *b = &e->base_hypers[i];
-        if (group_of[i] == group && same(b->lr, h->lr) && same(b->beta1, h->beta1) &&
-            same(b->beta2, h->beta2) && same(b->momentum, h->momentum) &&
-            same(b->weight_decay, h->weight_decay))
+        if (same(b->lr, h->lr) && same(b->beta1, h->beta1) && same(b->beta2, h->beta2) &&
+            same(b->momentum, h->momentum) && same(b->weight_decay, h->weight_decay))
             return i;
     }
-    group_of[e->hyper_count] = group;
+    e->declared[e->hyper_count] = e->declared_count;
     e->base_hypers[e->hyper_count] = *h;
     return e->hyper_count++;
+}
+
+/* Entries in the order of the groups' numbers; groups without a trained parameter have none. */
+static void number_entries(zds_engine *e, const grouping *g)
+{
+    uint32_t placed = 0, trained = 0;
+    for (uint32_t i = 0; i < e->model->param_count; i++)
+        trained += e->param_runs[i].trainable;
+    for (uint32_t number = 0; placed < trained; number++) {
+        uint32_t first = e->hyper_count;
+        for (uint32_t i = 0; i < e->model->param_count; i++) {
+            if (!e->param_runs[i].trainable || g->number[i] != number)
+                continue;
+            e->param_runs[i].hyper = entry(e, first, &g->hypers[i]);
+            placed++;
+        }
+        e->declared_count += e->hyper_count > first;
+    }
+    if (!trained) { /* the schedule still has a rate to tell */
+        entry(e, 0, &g->base);
+        e->declared_count = 1;
+    }
 }
 
 static zds_status refuse(const zds_engine *e, const char *name, const char *what, zds_error *error)
@@ -87,28 +130,24 @@ static zds_status check_needs(const zds_engine *e, const char *name, const zds_p
     return ZDS_OK;
 }
 
-static zds_status describe(zds_engine *e, const zds_engine_options *o, uint32_t i,
-                           const zds_hyper *base, uint32_t *group_of, zds_error *error)
+static zds_status describe(zds_engine *e, grouping *g, uint32_t i, zds_error *error)
 {
     const model_param *p = &e->model->params[i];
     param_run *run = &e->param_runs[i];
+    zds_status status = find_group(e, g, i, error);
     run->trainable = !p->frozen;
     run->desc = (zds_param){.struct_size = sizeof run->desc,
                             .index = i,
                             .role = p->role,
                             .name = p->name,
                             .ndim = p->ndim,
-                            .group = p->group,
+                            .group = g->number[i],
                             .shape = p->shape,
                             .numel = p->numel,
                             .width_mult = p->width_mult};
-    if (p->frozen)
-        return ZDS_OK;
-    zds_hyper h = *base;
-    zds_status status = group_hyper(e, o, i, &h, error);
-    if (status)
+    if (status || p->frozen)
         return status;
-    run->needs = (zds_param_needs){.struct_size = sizeof run->needs, .hyper = &h};
+    run->needs = (zds_param_needs){.struct_size = sizeof run->needs, .hyper = &g->hypers[i]};
     services_clear(&e->optim_services);
     status = e->optim.describe(e->optim_self, &run->desc, &run->needs);
     run->needs.hyper = NULL;
@@ -121,27 +160,36 @@ static zds_status describe(zds_engine *e, const zds_engine_options *o, uint32_t 
         if (!run->state_names[s])
             status = error_set(error, ZDS_ERR_MEMORY, "no memory for the names of states");
     }
-    run->hyper = entry(e, group_of, p->group, &h);
     return status;
 }
 
 zds_status groups_create(zds_engine *e, const zds_engine_options *o, zds_error *error)
 {
     size_t room = e->model->param_count + (size_t)1;
+    grouping g = {.options = o,
+                  .program = o->groups &&
+                             (o->keep_groups || !zds_config_string(e->config, "optimizer.type")),
+                  .base = options_hyper(e->optim_plugin, e->optim_options),
+                  .number = calloc(room, sizeof *g.number),
+                  .hypers = calloc(room, sizeof *g.hypers)};
     e->param_runs = calloc(room, sizeof *e->param_runs);
     e->base_hypers = calloc(room, sizeof *e->base_hypers);
     e->hypers = calloc(room, sizeof *e->hypers);
+    e->declared = calloc(room, sizeof *e->declared);
     e->sched_values = calloc(room, sizeof *e->sched_values);
-    uint32_t *group_of = calloc(room, sizeof *group_of);
     zds_status status = ZDS_OK;
-    if (!e->param_runs || !e->base_hypers || !e->hypers || !e->sched_values || !group_of)
+    if (!e->param_runs || !e->base_hypers || !e->hypers || !e->declared || !e->sched_values ||
+        !g.number || !g.hypers)
         status =
             error_set(error, ZDS_ERR_MEMORY, "no memory for %u parameters", e->model->param_count);
-    zds_hyper base = status ? (zds_hyper){0} : options_hyper(e->optim_plugin, e->optim_options);
+    if (!status)
+        status = chosen_create(e, &g.chosen, error);
     for (uint32_t i = 0; !status && i < e->model->param_count; i++)
-        status = describe(e, o, i, &base, group_of, error);
-    if (!status && !e->hyper_count) /* nothing to train: the schedule still has a rate to tell */
-        e->base_hypers[e->hyper_count++] = base;
-    free(group_of);
+        status = describe(e, &g, i, error);
+    if (!status)
+        number_entries(e, &g);
+    chosen_destroy(&g.chosen);
+    free(g.number);
+    free(g.hypers);
     return status;
 }

@@ -152,6 +152,8 @@ struct zds_engine {
     void **collective_states;        /* [params][ZDS_MAX_STATES]: as step_collective gets them */
     zds_hyper *base_hypers, *hypers; /* [hyper_count]: of the options, and of this step */
     uint32_t hyper_count;
+    uint32_t *declared; /* [hyper_count]: which group of the config or the program each is of */
+    uint32_t declared_count;
     zds_sched_value *sched_values;
     void **scratch; /* [threads] */
 
@@ -221,7 +223,6 @@ void own_statistics(zds_engine *e, uint32_t span);
 
 /* update.c of core/engine: norm, clip, optimizer, publish, schedule */
 zds_status update_boundary(zds_engine *e, zds_step_result *result);
-zds_status update_hypers(zds_engine *e, int64_t moves);
 /* After a plugin's failure in the middle of an update. */
 zds_status update_failed(zds_engine *e, zds_status status, const char *what);
 /* params.c of core/engine: the optimizer's calls over whole parameters; each does nothing where the
@@ -229,5 +230,10 @@ zds_status update_failed(zds_engine *e, zds_status status, const char *what);
 zds_status params_begin_step(zds_engine *e, const zds_step_ctx *ctx);
 zds_status params_sums_ready(zds_engine *e, const zds_step_ctx *ctx);
 zds_status params_step_collective(zds_engine *e, const zds_step_ctx *ctx);
+/* hypers.c: the hyperparameters of a step */
+zds_status update_hypers(zds_engine *e, int64_t moves);
+double first_rate(const zds_engine *e); /* of the first parameter that is trained */
+/* ZDS_ERR_CONFIG: a group of zds.param_groups has a rate of its own that the schedule overrides */
+zds_status check_rates(zds_engine *e, zds_error *error);
 
 #endif

@@ -241,7 +241,7 @@ zds_status zds_step(zds_engine *e, zds_step_result *result)
                            .grad_norm = NAN,
                            .loss_scale = 1,
                            .loss = NAN};
-    now.lr = now.next_lr = e->hyper_count ? e->hypers[0].lr : NAN;
+    now.lr = now.next_lr = first_rate(e);
     e->micro++;
     e->in_micro = false;
     if (e->boundary)

@@ -264,7 +264,9 @@ zds_status plugins_open_sched(zds_engine *e, const zds_engine_options *o, zds_er
                          .base = e->base_hypers,
                          .total_steps = o->total_steps > 0 ? o->total_steps : -1,
                          .warmup_steps =
-                             o->warmup_steps > 0 || o->total_steps > 0 ? o->warmup_steps : -1};
+                             o->warmup_steps > 0 || o->total_steps > 0 ? o->warmup_steps : -1,
+                         .declared = e->declared,
+                         .declared_count = e->declared_count};
     const zds_plugin *plugin;
     const char *file;
     zds_status status =

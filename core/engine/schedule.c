@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "config/plugins.h"
+#include "engine/chosen.h"
 #include "engine/services.h"
 #include "host/error.h"
 #include "plugin/options.h"
@@ -49,57 +50,148 @@ static zds_status open_plugin(registry *plugins, int32_t kind, const char *name,
     return p.any ? ZDS_ERR_CONFIG : error_set(error, ZDS_ERR_MEMORY, "out of memory");
 }
 
-static zds_status fill_points(const opened *sched, const zds_hyper *base,
-                              const zds_engine_options *o, size_t count, zds_schedule_point *points,
-                              bool *moves_betas, zds_error *error)
+/* Groups as an engine would number them: those of zds.param_groups, then the other parameters. */
+typedef struct rates {
+    size_t count;
+    zds_hyper *base; /* [count] */
+    uint32_t *number;
+    zds_sched_value *values;
+} rates;
+
+static void first_of_groups(void *user, const char *path, const char *message)
 {
+    first_problem *p = user;
+    if (!p->any)
+        error_set(p->error, ZDS_ERR_CONFIG, "%s: %s", path, message);
+    p->any = true;
+}
+
+static zds_status rates_create(const zds_config *config, const opened *optim, rates *r,
+                               zds_error *error)
+{
+    size_t named = (size_t)cJSON_GetArraySize(zds_config_node(config, "zds.param_groups"));
+    first_problem p = {.error = error};
+    *r = (rates){.count = named + 1,
+                 .base = calloc(named + 1, sizeof *r->base),
+                 .number = calloc(named + 1, sizeof *r->number),
+                 .values = calloc(named + 1, sizeof *r->values)};
+    if (!r->base || !r->number || !r->values)
+        return error_set(error, ZDS_ERR_MEMORY, "out of memory");
+    for (size_t i = 0; i <= named; i++) {
+        r->number[i] = (uint32_t)i;
+        r->base[i] = options_hyper(optim->plugin, optim->options);
+        if (i < named && chosen_hyper(config, optim->plugin, i, &r->base[i], first_of_groups, &p))
+            return ZDS_ERR_CONFIG;
+    }
+    return ZDS_OK;
+}
+
+static void rates_destroy(rates *r)
+{
+    free(r->base);
+    free(r->number);
+    free(r->values);
+}
+
+/* An instance of the schedule, and what it is given. */
+typedef struct instance {
     zds_sched_ops ops;
     services offered;
-    void *self = NULL;
-    zds_sched_env env = {.struct_size = sizeof env,
-                         .group_count = 1,
-                         .hyper_stride = sizeof *base,
-                         .base = base,
-                         .total_steps = o->total_steps > 0 ? o->total_steps : -1,
-                         .warmup_steps =
-                             o->warmup_steps > 0 || o->total_steps > 0 ? o->warmup_steps : -1};
-    plugin_ops(sched->plugin, &ops, sizeof ops);
-    pool *alone = NULL;
-    zds_status status = pool_create(1, 1, &alone, error);
+    pool *alone;
+    memory *ledger;
+    void *self;
+} instance;
+
+static zds_status instance_create(instance *in, const opened *sched, rates *r,
+                                  const zds_engine_options *o, zds_error *error)
+{
+    zds_status status = pool_create(1, 1, &in->alone, error);
+    in->ledger = memory_create();
+    if (!status && !in->ledger)
+        status = error_set(error, ZDS_ERR_MEMORY, "out of memory");
     if (status)
         return status;
-    memory *ledger = memory_create();
-    if (!ledger) {
-        pool_destroy(alone);
-        return error_set(error, ZDS_ERR_MEMORY, "out of memory");
+    plugin_ops(sched->plugin, &in->ops, sizeof in->ops);
+    services_init(&in->offered, sched->plugin->name, 0, in->ledger, in->alone);
+    /* Where zds.param_groups take every parameter, there is no group of others, and lists of one
+     * value a group are shorter by one. */
+    for (size_t least = r->count > 1 ? r->count - 1 : 1; r->count >= least; r->count--) {
+        zds_sched_env env = {.struct_size = sizeof env,
+                             .group_count = r->count,
+                             .hyper_stride = sizeof *r->base,
+                             .base = r->base,
+                             .total_steps = o->total_steps > 0 ? o->total_steps : -1,
+                             .warmup_steps =
+                                 o->warmup_steps > 0 || o->total_steps > 0 ? o->warmup_steps : -1,
+                             .declared = r->number,
+                             .declared_count = r->count};
+        status = in->ops.create(&in->offered.host, sched->options, &env, &in->self);
+        if (!status)
+            return ZDS_OK;
     }
-    services_init(&offered, sched->plugin->name, 0, ledger, alone);
-    status = ops.create(&offered.host, sched->options, &env, &self);
-    if (status)
-        self = NULL;
-    for (size_t i = 0; status == ZDS_OK && i < count; i++) {
-        zds_sched_value v = {.struct_size = sizeof v};
-        status = ops.at(self, (int64_t)i, &v, sizeof v);
+    in->self = NULL;
+    return error_set(error, status, "scheduler %s: %s", sched->plugin->name,
+                     services_error(&in->offered));
+}
+
+static void instance_destroy(instance *in)
+{
+    if (in->self)
+        in->ops.destroy(in->self);
+    services_destroy(&in->offered);
+    memory_destroy(in->ledger);
+    pool_destroy(in->alone);
+}
+
+/* The last group's values: those of parameters that no group of zds.param_groups takes. */
+static zds_status fill_points(instance *in, const rates *r, const double *metrics, size_t count,
+                              zds_schedule_point *points, bool *moves_betas)
+{
+    const zds_hyper *base = &r->base[r->count - 1];
+    zds_status status = ZDS_OK;
+    for (size_t i = 0; !status && i < count; i++) {
+        memset(r->values, 0, r->count * sizeof *r->values);
+        for (size_t g = 0; g < r->count; g++)
+            r->values[g].struct_size = sizeof *r->values;
+        status = in->ops.at(in->self, (int64_t)i, r->values, sizeof *r->values);
+        const zds_sched_value *v = &r->values[r->count - 1];
         points[i] = (zds_schedule_point){
-            v.mask & ZDS_SCHED_LR ? v.hyper.lr : base->lr,
-            v.mask & ZDS_SCHED_BETA1 ? v.hyper.beta1 : base->beta1,
-            v.mask & ZDS_SCHED_BETA2 ? v.hyper.beta2 : base->beta2,
+            v->mask & ZDS_SCHED_LR ? v->hyper.lr : base->lr,
+            v->mask & ZDS_SCHED_BETA1 ? v->hyper.beta1 : base->beta1,
+            v->mask & ZDS_SCHED_BETA2 ? v->hyper.beta2 : base->beta2,
         };
-        *moves_betas |= (v.mask & (ZDS_SCHED_BETA1 | ZDS_SCHED_BETA2)) != 0;
+        *moves_betas |= (v->mask & (ZDS_SCHED_BETA1 | ZDS_SCHED_BETA2)) != 0;
+        if (!status && metrics && !isnan(metrics[i]))
+            status = in->ops.observe(in->self, metrics[i]);
     }
-    if (status != ZDS_OK)
-        error_set(error, status, "scheduler %s: %s", sched->plugin->name, services_error(&offered));
-    if (self)
-        ops.destroy(self);
-    services_destroy(&offered);
-    memory_destroy(ledger);
-    pool_destroy(alone);
+    return status;
+}
+
+static zds_status run_schedule(const opened *sched, rates *r, const zds_engine_options *o,
+                               const double *metrics, size_t count, zds_schedule_point *points,
+                               bool *moves_betas, zds_error *error)
+{
+    instance in = {0};
+    zds_status status = instance_create(&in, sched, r, o, error);
+    bool missing = in.ops.observe && !metrics && count > 1;
+    if (!status && (missing || (metrics && !in.ops.observe))) {
+        status = error_set(error, ZDS_ERR_INVALID,
+                           metrics ? "scheduler %s follows no metric"
+                                   : "scheduler %s follows a metric, which must be given",
+                           sched->plugin->name);
+    } else if (!status) {
+        status = fill_points(&in, r, metrics, count, points, moves_betas);
+        if (status)
+            error_set(error, status, "scheduler %s: %s", sched->plugin->name,
+                      services_error(&in.offered));
+    }
+    instance_destroy(&in);
     return status;
 }
 
 zds_status zds_schedule_points(const zds_config *config, const zds_engine_options *options,
-                               size_t count, zds_schedule_point *points, bool *moves_betas,
-                               zds_error *error)
+                               const double *metrics, size_t count, zds_schedule_point *points,
+                               bool *moves_betas, zds_error *error)
 {
     const zds_engine_options none = {.total_steps = -1, .warmup_steps = -1};
     if (!options)
@@ -123,13 +215,17 @@ zds_status zds_schedule_points(const zds_config *config, const zds_engine_option
         status = open_plugin(plugins, ZDS_KIND_SCHED, schedule,
                              own_schedule ? zds_config_node(config, "scheduler.params") : NULL,
                              own_schedule ? NULL : options->scheduler_params, &sched, error);
-    if (!status) {
-        zds_hyper base = options_hyper(optim.plugin, optim.options);
+    rates r = {0};
+    if (!status)
+        status = rates_create(config, &optim, &r, error);
+    if (!status && schedule) {
+        status = run_schedule(&sched, &r, options, metrics, count, points, moves_betas, error);
+    } else if (!status) {
+        const zds_hyper *base = &r.base[r.count - 1];
         for (size_t i = 0; i < count; i++)
-            points[i] = (zds_schedule_point){base.lr, base.beta1, base.beta2};
-        if (schedule)
-            status = fill_points(&sched, &base, options, count, points, moves_betas, error);
+            points[i] = (zds_schedule_point){base->lr, base->beta1, base->beta2};
     }
+    rates_destroy(&r);
     options_destroy(optim.options);
     options_destroy(sched.options);
     registry_destroy(plugins);

@@ -224,32 +224,6 @@ static zds_status apply(zds_engine *e, double grad_scale)
     return publish(e);
 }
 
-zds_status update_hypers(zds_engine *e, int64_t moves)
-{
-    memcpy(e->hypers, e->base_hypers, e->hyper_count * sizeof *e->hypers);
-    if (!e->has_sched)
-        return ZDS_OK;
-    memset(e->sched_values, 0, e->hyper_count * sizeof *e->sched_values);
-    for (uint32_t g = 0; g < e->hyper_count; g++)
-        e->sched_values[g].struct_size = sizeof *e->sched_values;
-    services_clear(&e->sched_services);
-    zds_status status = e->sched.at(e->sched_self, moves, e->sched_values, sizeof *e->sched_values);
-    if (status)
-        return engine_fail(e, status, "the scheduler failed at move %lld: %s", (long long)moves,
-                           services_error(&e->sched_services));
-    for (uint32_t g = 0; g < e->hyper_count; g++) {
-        const zds_sched_value *v = &e->sched_values[g];
-        zds_hyper *h = &e->hypers[g];
-        h->lr = v->mask & ZDS_SCHED_LR ? v->hyper.lr : h->lr;
-        h->beta1 = v->mask & ZDS_SCHED_BETA1 ? v->hyper.beta1 : h->beta1;
-        h->beta2 = v->mask & ZDS_SCHED_BETA2 ? v->hyper.beta2 : h->beta2;
-        h->momentum = v->mask & ZDS_SCHED_MOMENTUM ? v->hyper.momentum : h->momentum;
-        h->weight_decay =
-            v->mask & ZDS_SCHED_WEIGHT_DECAY ? v->hyper.weight_decay : h->weight_decay;
-    }
-    return ZDS_OK;
-}
-
 /* Gradients of this optimizer step are used up. */
 static void reset(zds_engine *e)
 {
@@ -324,7 +298,7 @@ zds_status update_boundary(zds_engine *e, zds_step_result *r)
     reset(e);
     r->steps = e->steps;
     r->skips = e->skips;
-    r->next_lr = e->hyper_count ? e->hypers[0].lr : NAN;
+    r->next_lr = first_rate(e);
     e->now.reduce_ms = reduced - start;
     e->now.update_ms = engine_now_ms() - reduced;
     print_step(e, r);

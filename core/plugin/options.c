@@ -381,3 +381,82 @@ zds_hyper options_hyper(const zds_plugin *plugin, const void *options)
     h.beta2 = betas[1];
     return h;
 }
+
+/* === groups === */
+
+static const char *const group_names[] = {"lr", "betas", "momentum", "weight_decay"};
+enum { GROUP_NAMES = sizeof group_names / sizeof *group_names };
+
+/* The option of that name, if a group may have a value of its own for it. */
+static const zds_option *group_option(const zds_plugin *plugin, const char *name)
+{
+    bool listed = false;
+    for (size_t i = 0; i < GROUP_NAMES; i++)
+        listed |= strcmp(group_names[i], name) == 0;
+    const zds_option *option = listed ? options_find(plugin, name) : NULL;
+    bool pair = option && strcmp(name, "betas") == 0;
+    bool fits = option && (pair ? option->type == ZDS_OPTION_FLOATS && option->count == 2
+                                : option->type == ZDS_OPTION_FLOAT);
+    return fits ? option : NULL;
+}
+
+static void set_hyper(zds_hyper *hyper, const char *name, const cJSON *value)
+{
+    if (cJSON_IsNull(value))
+        return;
+    if (strcmp(name, "betas") == 0) {
+        hyper->beta1 = value->child->valuedouble;
+        hyper->beta2 = value->child->next->valuedouble;
+    } else if (strcmp(name, "lr") == 0) {
+        hyper->lr = value->valuedouble;
+    } else if (strcmp(name, "momentum") == 0) {
+        hyper->momentum = value->valuedouble;
+    } else {
+        hyper->weight_decay = value->valuedouble;
+    }
+}
+
+static void report_not_of_groups(reporter *to, const zds_plugin *plugin, const char *key)
+{
+    char *own = NULL;
+    const char *near = NULL;
+    for (size_t i = 0; i < GROUP_NAMES; i++) {
+        if (!group_option(plugin, group_names[i]))
+            continue;
+        char *longer = text_format("%s%s%s", own ? own : "", own ? ", " : "", group_names[i]);
+        free(own);
+        own = longer;
+        if (name_is_near(key, group_names[i]))
+            near = group_names[i];
+    }
+    const char *list = own ? own : "nothing";
+    if (options_find(plugin, key))
+        report(to, key,
+               fault_format("of %s is the same for all parameters; a group has %s of its own",
+                            plugin->name, list));
+    else if (near)
+        report(to, key, fault_format("is no option of %s; did you mean %s?", plugin->name, near));
+    else
+        report(to, key,
+               fault_format("is no option of %s; a group has %s of its own", plugin->name, list));
+    free(own);
+}
+
+size_t options_group(const zds_plugin *plugin, const cJSON *group, zds_hyper *hyper,
+                     options_problem_fn problem, void *user)
+{
+    reporter to = {problem, user, 0};
+    for (const cJSON *item = group->child; item; item = item->next) {
+        if (strcmp(item->string, "params") == 0)
+            continue;
+        const zds_option *option = group_option(plugin, item->string);
+        char *wrong = option ? option_read(option, item, NULL) : NULL;
+        if (!option)
+            report_not_of_groups(&to, plugin, item->string);
+        else if (wrong)
+            report(&to, item->string, wrong);
+        else if (hyper)
+            set_hyper(hyper, item->string, item);
+    }
+    return to.count;
+}

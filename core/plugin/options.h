@@ -30,6 +30,11 @@ bool options_floats(const zds_plugin *plugin, const void *options, const char *n
 /* An optimizer's hyperparameters by the names that plugin.h gives them; NaN where it has no such
  * option. */
 zds_hyper options_hyper(const zds_plugin *plugin, const void *options);
+/* Hyperparameters of a group of parameters: those of "lr", "betas", "momentum" and "weight_decay"
+ * that the optimizer has, as keys of `group`, an object; other keys but "params" are problems.
+ * Fields of `hyper` (may be NULL) that it does not set stay. Returns the number of problems. */
+size_t options_group(const zds_plugin *plugin, const struct cJSON *group, zds_hyper *hyper,
+                     options_problem_fn problem, void *user);
 /* The table as a JSON array, as zds_plugin_info shows it. The caller deletes it. */
 struct cJSON *options_describe(const zds_plugin *plugin);
 

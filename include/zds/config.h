@@ -107,13 +107,13 @@ struct cJSON *zds_config_effective(const zds_config *config);
 /* === the keys themselves === */
 
 typedef struct zds_config_key {
-    const char *path;     /* '*' stands for any name */
-    const char *type;     /* "bool", "int", "float", "string", "enum", "strings", "ints", "section",
-                             "any" */
-    const char *fallback; /* the default as JSON text; NULL: a section that is absent by default */
-    const char *expects;  /* what to write: "an integer > 0" */
-    const char *choices;  /* of an enum, '|' between them; else NULL */
-    const char *aliases;  /* other spellings of the last part; "" */
+    const char *path;      /* '*' stands for any name */
+    const char *type;      /* "bool", "int", "float", "string", "enum", "strings", "ints",
+                              "floats", "section", "sections", "any" */
+    const char *fallback;  /* the default as JSON text; NULL: a section that is absent by default */
+    const char *expects;   /* what to write: "an integer > 0" */
+    const char *choices;   /* of an enum, '|' between them; else NULL */
+    const char *aliases;   /* other spellings of the last part; "" */
     const char *successor; /* the path that replaces a deprecated key; NULL */
     const char *auto_from; /* what fills "auto"; NULL: nothing */
     const char *support;   /* "implemented", "planned", "without effect", "refused", "deprecated",

@@ -103,8 +103,10 @@ typedef struct zds_engine_options {
     const char *optimizer, *optimizer_params;
     const char *scheduler, *scheduler_params;
     /* Groups of the program's own optimizer: zds_param_desc.group indexes them. NULL: one group.
-     * With an optimizer of ds_config there is one group and the param's `group` is not used, as in
-     * DeepSpeed. */
+     * With an optimizer of ds_config there is one group and the param's `group` is not used, as
+     * under the Trainer, unless keep_groups says so. zds.param_groups of the config come before
+     * these: a parameter that one of them takes by its name is in that group, and has the
+     * hyperparameters that it sets; all else stays as here. */
     const zds_group_desc *groups;
     size_t group_count, group_stride;
     /* Plugins linked into the program; looked at before any file. NULL-ended, or NULL. Kept by the
@@ -112,6 +114,10 @@ typedef struct zds_engine_options {
     const zds_plugin *const *plugins;
     uint64_t seed;
     int64_t total_steps, warmup_steps; /* of the run, for schedules that ask; -1 or 0: not known */
+    /* `groups` hold for an optimizer of ds_config, too, as where deepspeed.initialize is given
+     * groups of parameters. */
+    bool keep_groups;
+    uint8_t reserved[7];
 } zds_engine_options;
 
 /* Collective. Opens the plugins that the config names and lays out all memory. `config` must stay
@@ -225,6 +231,14 @@ zds_status zds_no_sync(zds_engine *engine, bool on);
  * `train_batch_size`; between steps only. ZDS_ERR_INVALID if it does not divide. */
 zds_status zds_set_train_batch_size(zds_engine *engine, int64_t train_batch_size);
 
+/* Collective, between micro steps. A metric of the run, such as an evaluation's loss, for schedules
+ * that follow one (reduce_lr_on_plateau, greedy): rank 0's value, on every rank. The rate of the
+ * next step is what the schedule makes of it. With any other schedule it is ignored, so that a
+ * program may report what it measures whatever the config names. */
+zds_status zds_observe(zds_engine *engine, double metric);
+/* Whether the run's schedule follows a metric; its rate stays where it is without zds_observe. */
+bool zds_observes(const zds_engine *engine);
+
 /* Callbacks of zds_train_batch. */
 typedef struct zds_model_ops {
     size_t struct_size;
@@ -251,6 +265,19 @@ int64_t zds_accumulation_steps(const zds_engine *engine);
 int64_t zds_micro_batch_size(const zds_engine *engine);
 zds_dtype zds_param_dtype(const zds_engine *engine);
 bool zds_is_boundary(const zds_engine *engine); /* of the micro step in progress */
+
+/* Parameters with the same hyperparameters. */
+typedef struct zds_group_info {
+    size_t struct_size;
+    uint32_t
+        declared;    /* counts zds.param_groups, then the program's groups, but for those that hold
+                        nothing trainable; an optimizer may split one into several of these */
+    uint32_t params; /* that are trainable */
+    uint64_t elements; /* of these */
+    zds_hyper hyper;   /* of the next step */
+} zds_group_info;
+/* Group i, in the order of `declared`; false past the last. */
+bool zds_group(const zds_engine *engine, size_t i, zds_group_info *info);
 
 /* Runs body(arg, i) for i < n on the engine's bound threads; returns when all are done. body must
  * not call the engine. */

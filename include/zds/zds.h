@@ -64,11 +64,14 @@ typedef struct zds_schedule_point {
 } zds_schedule_point;
 
 /* The first `count` steps of the schedule that an engine would run with this config and these
- * options: the config's, else `options->scheduler` (both NULL: a constant rate). `points`: [count].
- * *moves_betas: whether the schedule sets betas too. Errors as of zds_engine_create. */
+ * options: the config's, else `options->scheduler` (both NULL: a constant rate); for parameters
+ * that no group of zds.param_groups takes. `metrics`: [count], what zds_observe gets after each
+ * step, NaN for none; NULL unless the schedule follows a metric, needed where it does and count is
+ * above 1. `points`: [count]. *moves_betas: whether the schedule sets betas too. Errors as of
+ * zds_engine_create. */
 zds_status zds_schedule_points(const zds_config *config, const zds_engine_options *options,
-                               size_t count, zds_schedule_point *points, bool *moves_betas,
-                               zds_error *error);
+                               const double *metrics, size_t count, zds_schedule_point *points,
+                               bool *moves_betas, zds_error *error);
 
 ZDS_END_DECLS
 #endif

@@ -113,3 +113,15 @@ zds_status elementwise_no_max_grad_norm(const zds_host *host, double value)
                       "max_grad_norm is not an option of the optimizer any more; write "
                       "\"gradient_clipping\" at the top level of ds_config instead");
 }
+
+zds_status elementwise_group_momentum(const elementwise_optim *o, const zds_param_needs *needs,
+                                      double own)
+{
+    if (own != 0 || needs->hyper->momentum == 0)
+        return ZDS_OK;
+    return o->host->fail(o->host, ZDS_ERR_CONFIG,
+                         "its group has the momentum %g, but the optimizer has none and keeps no "
+                         "state for one; write a momentum into the optimizer's params, and 0 into "
+                         "the groups that are to have none",
+                         needs->hyper->momentum);
+}

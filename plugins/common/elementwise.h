@@ -64,6 +64,11 @@ zds_status elementwise_norms(void *self, const zds_tiles *tiles, const zds_step_
  * options. See OPTION_MAX_GRAD_NORM. */
 zds_status elementwise_no_max_grad_norm(const zds_host *host, double value);
 
+/* In describe of an optimizer that keeps a momentum's state only where its own option, `own`, is
+ * not 0: ZDS_ERR_CONFIG if a group has a momentum without that. */
+zds_status elementwise_group_momentum(const elementwise_optim *o, const zds_param_needs *needs,
+                                      double own);
+
 /* Element types of weights, gradients, output and states that the kernels take. */
 #define ELEMENTWISE_DTYPES                                                                         \
     (ZDS_DTYPE_BIT(ZDS_F32) | ZDS_DTYPE_BIT(ZDS_F16) | ZDS_DTYPE_BIT(ZDS_BF16))

@@ -50,7 +50,15 @@ static zds_status create(const zds_host *host, const void *options, const zds_op
     return elementwise_create(host, env, &plan, kernels[momentum][o->centered], self);
 }
 
-static const zds_optim_ops ops = {ELEMENTWISE_OPS(create), .describe = elementwise_describe};
+static zds_status describe(void *self, const zds_param *param, zds_param_needs *needs)
+{
+    const elementwise_optim *optim = self;
+    const rmsprop_options *o = optim->options;
+    elementwise_describe(self, param, needs);
+    return elementwise_group_momentum(optim, needs, o->momentum);
+}
+
+static const zds_optim_ops ops = {ELEMENTWISE_OPS(create), .describe = describe};
 
 static const zds_plugin plugin = {OPTIM_PLUGIN("RMSprop", options_table, rmsprop_options, ops,
                                                "the gradient over the root of its mean square")};

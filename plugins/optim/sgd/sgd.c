@@ -66,7 +66,8 @@ static zds_status describe(void *self, const zds_param *param, zds_param_needs *
     if (counts(optim->options))
         needs->states[needs->state_count++] = (zds_state_spec){
             .name = "step", .kind = ZDS_STATE_TENSOR, .dtype = ZDS_I64, .bytes = sizeof(int64_t)};
-    return ZDS_OK;
+    const sgd_options *o = optim->options;
+    return elementwise_group_momentum(optim, needs, o->momentum);
 }
 
 static zds_status begin_step(void *self, const zds_param_steps *params, const zds_step_ctx *ctx)

@@ -1,0 +1,176 @@
+/* The groups of zds.param_groups: which parameters each takes by name, and its hyperparameters. */
+#include "engine/chosen.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "host/error.h"
+#include "host/glob.h"
+
+#define SECTION "zds.param_groups"
+enum { NEAREST = 3 };
+
+/* === hyperparameters === */
+
+typedef struct reporter {
+    size_t group;
+    void (*report)(void *user, const char *path, const char *message);
+    void *user;
+} reporter;
+
+static void pass_on(void *user, const char *key, const char *message)
+{
+    reporter *r = user;
+    char path[256];
+    snprintf(path, sizeof path, SECTION ".%zu.%.128s", r->group, key);
+    r->report(r->user, path, message);
+}
+
+size_t chosen_hyper(const zds_config *config, const zds_plugin *optim, size_t i, zds_hyper *hyper,
+                    void (*report)(void *user, const char *path, const char *message), void *user)
+{
+    const cJSON *group = cJSON_GetArrayItem(zds_config_node(config, SECTION), (int)i);
+    return options_group(optim, group, hyper, pass_on, &(reporter){i, report, user});
+}
+
+typedef struct problems {
+    const zds_config *config;
+    char *text;
+    size_t count;
+} problems;
+
+static void collect(void *user, const char *path, const char *message)
+{
+    problems *p = user;
+    p->count++;
+    char *longer = text_format("%s%s%s: error: %s: %s", p->text ? p->text : "", p->text ? "\n" : "",
+                               zds_config_place(p->config, path), path, message);
+    if (longer) {
+        free(p->text);
+        p->text = longer;
+    }
+}
+
+/* === names === */
+
+/* The i-th pattern of a group, or NULL. */
+static const cJSON *pattern_at(const chosen_group *g, size_t i)
+{
+    if (cJSON_IsString(g->patterns))
+        return i == 0 ? g->patterns : NULL;
+    return cJSON_GetArrayItem(g->patterns, (int)i);
+}
+
+static bool takes(const chosen_group *g, const char *name)
+{
+    const cJSON *pattern;
+    for (size_t i = 0; (pattern = pattern_at(g, i)) != NULL; i++)
+        if (glob_match(pattern->valuestring, name))
+            return true;
+    return false;
+}
+
+/* The names that are nearest to a pattern: "a, b, c". */
+static void nearest(const zds_model *model, const char *pattern, char *text, size_t size)
+{
+    size_t distance[NEAREST], used = 0;
+    const char *name[NEAREST] = {0};
+    for (uint32_t p = 0; p < model->param_count; p++) {
+        size_t d = glob_distance(pattern, model->params[p].name);
+        const char *one = model->params[p].name;
+        for (size_t k = 0; k < NEAREST && one; k++) {
+            if (name[k] && distance[k] <= d)
+                continue;
+            const char *next = name[k];
+            size_t next_distance = next ? distance[k] : 0;
+            name[k] = one;
+            distance[k] = d;
+            one = next;
+            d = next_distance;
+        }
+    }
+    text[0] = '\0';
+    for (size_t k = 0; k < NEAREST && name[k] && used < size; k++)
+        used += (size_t)snprintf(text + used, size - used, "%s%s", k ? ", " : "", name[k]);
+}
+
+static void check_pattern(const zds_model *model, const char *path, const char *pattern,
+                          problems *p)
+{
+    char names[512], message[1024];
+    for (uint32_t i = 0; i < model->param_count; i++)
+        if (glob_match(pattern, model->params[i].name))
+            return;
+    nearest(model, pattern, names, sizeof names);
+    snprintf(message, sizeof message, "\"%.200s\" matches no parameter; the nearest names are %s",
+             pattern, names);
+    collect(p, path, message);
+}
+
+/* Each pattern must match something, and each group be left something that is trained. */
+static void check_group(const zds_engine *e, const chosen *c, size_t i, problems *p)
+{
+    const chosen_group *g = &c->groups[i];
+    const cJSON *pattern;
+    bool trained = false, taken = false;
+    size_t before = p->count;
+    for (size_t k = 0; (pattern = pattern_at(g, k)) != NULL; k++) {
+        char path[96];
+        bool list = cJSON_IsArray(g->patterns);
+        snprintf(path, sizeof path, list ? SECTION ".%zu.params.%zu" : SECTION ".%zu.params", i, k);
+        check_pattern(e->model, path, pattern->valuestring, p);
+    }
+    for (uint32_t k = 0; k < e->model->param_count; k++) {
+        taken |= c->of[k] == i;
+        trained |= c->of[k] == i && !e->model->params[k].frozen;
+    }
+    if (trained || p->count != before)
+        return;
+    char path[96];
+    snprintf(path, sizeof path, SECTION ".%zu.params", i);
+    collect(p, path,
+            taken ? "none of the parameters that it takes is trained; delete the group"
+                  : "all that it matches belongs to groups before it, since the first that "
+                    "matches takes a parameter; put it before them, or delete it");
+}
+
+zds_status chosen_create(const zds_engine *e, chosen *c, zds_error *error)
+{
+    const cJSON *list = zds_config_node(e->config, SECTION);
+    size_t count = (size_t)cJSON_GetArraySize(list);
+    problems p = {.config = e->config};
+    *c = (chosen){.count = count,
+                  .groups = calloc(count + 1, sizeof *c->groups),
+                  .of = calloc(e->model->param_count + (size_t)1, sizeof *c->of)};
+    if (!c->groups || !c->of) {
+        chosen_destroy(c);
+        return error_set(error, ZDS_ERR_MEMORY, "no memory for the groups of " SECTION);
+    }
+    for (size_t i = 0; i < count; i++) {
+        const cJSON *group = cJSON_GetArrayItem(list, (int)i);
+        c->groups[i].patterns = cJSON_GetObjectItemCaseSensitive(group, "params");
+        c->groups[i].hyper = (zds_hyper){sizeof(zds_hyper), NAN, NAN, NAN, NAN, NAN};
+        chosen_hyper(e->config, e->optim_plugin, i, &c->groups[i].hyper, collect, &p);
+    }
+    for (uint32_t k = 0; k < e->model->param_count; k++)
+        while (c->of[k] < count && !takes(&c->groups[c->of[k]], e->model->params[k].name))
+            c->of[k]++;
+    for (size_t i = 0; i < count; i++)
+        check_group(e, c, i, &p);
+    zds_status status = ZDS_OK;
+    if (p.count)
+        status = error_set(error, ZDS_ERR_CONFIG, "%s", p.text ? p.text : SECTION " has problems");
+    free(p.text);
+    if (status)
+        chosen_destroy(c);
+    return status;
+}
+
+void chosen_destroy(chosen *c)
+{
+    free(c->groups);
+    free(c->of);
+    *c = (chosen){0};
+}

@@ -1,0 +1,154 @@
+/* The hyperparameters of a step: the groups' own, moved by the schedule, which may follow a metric.
+ */
+#include <cjson/cJSON.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "engine/internal.h"
+#include "host/error.h"
+
+/* What the schedule says after `moves` moves, into e->sched_values. */
+static zds_status ask_schedule(zds_engine *e, int64_t moves)
+{
+    memset(e->sched_values, 0, e->hyper_count * sizeof *e->sched_values);
+    for (uint32_t g = 0; g < e->hyper_count; g++)
+        e->sched_values[g].struct_size = sizeof *e->sched_values;
+    services_clear(&e->sched_services);
+    zds_status status = e->sched.at(e->sched_self, moves, e->sched_values, sizeof *e->sched_values);
+    if (status)
+        return engine_fail(e, status, "the scheduler failed at move %lld: %s", (long long)moves,
+                           services_error(&e->sched_services));
+    return ZDS_OK;
+}
+
+zds_status update_hypers(zds_engine *e, int64_t moves)
+{
+    memcpy(e->hypers, e->base_hypers, e->hyper_count * sizeof *e->hypers);
+    if (!e->has_sched)
+        return ZDS_OK;
+    zds_status status = ask_schedule(e, moves);
+    for (uint32_t g = 0; !status && g < e->hyper_count; g++) {
+        const zds_sched_value *v = &e->sched_values[g];
+        zds_hyper *h = &e->hypers[g];
+        h->lr = v->mask & ZDS_SCHED_LR ? v->hyper.lr : h->lr;
+        h->beta1 = v->mask & ZDS_SCHED_BETA1 ? v->hyper.beta1 : h->beta1;
+        h->beta2 = v->mask & ZDS_SCHED_BETA2 ? v->hyper.beta2 : h->beta2;
+        h->momentum = v->mask & ZDS_SCHED_MOMENTUM ? v->hyper.momentum : h->momentum;
+        h->weight_decay =
+            v->mask & ZDS_SCHED_WEIGHT_DECAY ? v->hyper.weight_decay : h->weight_decay;
+    }
+    return status;
+}
+
+double first_rate(const zds_engine *e)
+{
+    for (uint32_t i = 0; i < e->model->param_count; i++)
+        if (e->param_runs[i].trainable)
+            return e->hypers[e->param_runs[i].hyper].lr;
+    return e->hypers[0].lr;
+}
+
+/* === rates that would change nothing === */
+
+/* The first of zds.param_groups with a rate of its own, or -1. */
+static int64_t group_with_rate(const zds_engine *e)
+{
+    const cJSON *group;
+    int64_t i = 0;
+    cJSON_ArrayForEach(group, zds_config_node(e->config, "zds.param_groups"))
+    {
+        if (cJSON_IsNumber(cJSON_GetObjectItemCaseSensitive(group, "lr")))
+            return i;
+        i++;
+    }
+    return -1;
+}
+
+/* True if the schedule gives groups with different rates the same one, wherever it is asked. */
+static zds_status is_flat(zds_engine *e, bool *flat)
+{
+    static const int64_t moves[] = {0, 1, 2, 3, 5, 10, 30, 100, 300, 1000, 3000, 10000, 100000};
+    zds_status status = ZDS_OK;
+    *flat = false;
+    for (uint32_t g = 1; g < e->hyper_count; g++)
+        *flat |= e->base_hypers[g].lr != e->base_hypers[0].lr;
+    for (size_t i = 0; *flat && !status && i < sizeof moves / sizeof *moves; i++) {
+        status = ask_schedule(e, moves[i]);
+        for (uint32_t g = 0; !status && g < e->hyper_count; g++)
+            *flat &= e->sched_values[g].mask & ZDS_SCHED_LR &&
+                     e->sched_values[g].hyper.lr == e->sched_values[0].hyper.lr;
+    }
+    return status;
+}
+
+zds_status check_rates(zds_engine *e, zds_error *error)
+{
+    int64_t group = e->has_sched ? group_with_rate(e) : -1;
+    bool flat;
+    if (group < 0)
+        return ZDS_OK;
+    zds_status status = is_flat(e, &flat);
+    if (status)
+        return error_set(error, status, "%s", zds_engine_error(e));
+    if (!flat)
+        return ZDS_OK;
+    char path[64];
+    snprintf(path, sizeof path, "zds.param_groups.%lld.lr", (long long)group);
+    return error_set(error, ZDS_ERR_CONFIG,
+                     "%s: error: %s: the schedule gives every group the same rate, so that this "
+                     "one would change nothing; give the schedule's option a list of %u rates (one "
+                     "for each of zds.param_groups, then for the other parameters), or leave the "
+                     "option out where it then takes each group's own rate",
+                     zds_config_place(e->config, path), path, e->declared_count);
+}
+
+/* === metrics === */
+
+bool zds_observes(const zds_engine *e)
+{
+    return e->has_sched && e->sched.observe;
+}
+
+zds_status zds_observe(zds_engine *e, double metric)
+{
+    const void *all;
+    zds_status status = engine_usable(e);
+    if (status)
+        return status;
+    if (e->in_micro)
+        return engine_fail(e, ZDS_ERR_INVALID,
+                           "zds_observe in a micro step: call it after zds_step");
+    if (!zds_observes(e))
+        return ZDS_OK;
+    status = engine_gather_small(e, &metric, sizeof metric, &all);
+    if (status)
+        return status;
+    memcpy(&metric, all, sizeof metric);
+    services_clear(&e->sched_services);
+    status = e->sched.observe(e->sched_self, metric);
+    if (status)
+        engine_fail(e, status, "the scheduler failed to observe %g: %s", metric,
+                    services_error(&e->sched_services));
+    else
+        status = update_hypers(e, e->sched_moves);
+    return status ? engine_give_up(e, status) : ZDS_OK;
+}
+
+/* === what groups there are === */
+
+bool zds_group(const zds_engine *e, size_t i, zds_group_info *info)
+{
+    if (i >= e->hyper_count)
+        return false;
+    zds_group_info own = {
+        .struct_size = info->struct_size, .declared = e->declared[i], .hyper = e->hypers[i]};
+    for (uint32_t p = 0; p < e->model->param_count; p++) {
+        if (!e->param_runs[p].trainable || e->param_runs[p].hyper != i)
+            continue;
+        own.params++;
+        own.elements += e->model->params[p].numel;
+    }
+    memcpy(info, &own, info->struct_size < sizeof own ? info->struct_size : sizeof own);
+    return true;
+}
