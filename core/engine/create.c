@@ -65,6 +65,19 @@ static uint64_t alignment(const zds_engine *e)
     return align;
 }
 
+/* What parameters that the optimizer needs whole cost it. At stage 0 every rank has all of them
+ * whole anyway, however their gradients are reduced. */
+static double *whole_costs(const zds_engine *e)
+{
+    double *costs = calloc(e->model->param_count + (size_t)1, sizeof *costs);
+    for (uint32_t i = 0; costs && i < e->model->param_count; i++) {
+        const zds_param_needs *needs = &e->param_runs[i].needs;
+        if (needs->whole_tensor)
+            costs[i] = needs->cost > 0 ? needs->cost : (double)e->model->params[i].numel;
+    }
+    return costs;
+}
+
 static zds_status lay_out(zds_engine *e, zds_error *error)
 {
     uint64_t align = alignment(e);
@@ -73,7 +86,14 @@ static zds_status lay_out(zds_engine *e, zds_error *error)
             error, ZDS_ERR_UNSUPPORTED,
             "optimizer %s: its granularities have no common multiple below 16 Mi elements",
             e->optim_plugin->name);
-    e->lay = layout_create(e->model, (uint32_t)e->place.world_size, align, e->set.bucket);
+    double *whole = whole_costs(e);
+    layout_wish wish = {.world_size = (uint32_t)e->place.world_size,
+                        .rank = (uint32_t)e->place.rank,
+                        .align = align,
+                        .bucket = e->set.bucket,
+                        .whole = e->set.stage ? whole : NULL};
+    e->lay = whole ? layout_create(e->model, &wish) : NULL;
+    free(whole);
     if (!e->lay)
         return error_set(error, ZDS_ERR_MEMORY, "no memory for the layout of %u parameters",
                          e->model->param_count);
@@ -185,8 +205,9 @@ void zds_engine_destroy(zds_engine *e)
     if (!e || getpid() != e->process)
         return;
     for (uint32_t k = 0; e->span_runs && k < e->lay->span_count; k++)
-        if (e->span_runs[k].event)
-            e->span_runs[k].event->ops->release(e->span_runs[k].event);
+        for (size_t i = 0; i < e->span_runs[k].event_count; i++)
+            if (e->span_runs[k].events[i])
+                e->span_runs[k].events[i]->ops->release(e->span_runs[k].events[i]);
     if (e->publish)
         e->publish->ops->release(e->publish);
     if (e->sched_self)

@@ -115,10 +115,6 @@ static zds_status check_needs(const zds_engine *e, const char *name, const zds_p
         fault_free(fault);
         return ZDS_ERR_PLUGIN;
     }
-    if (n->whole_tensor)
-        return refuse(e, name,
-                      "it needs whole tensors, which this version of the engine does not give",
-                      error);
     bool own = false;
     for (uint32_t s = 0; s < n->state_count; s++)
         own |= n->states[s].kind == ZDS_STATE_ELEMENT && n->states[s].scope == ZDS_SCOPE_RANK_LOCAL;

@@ -62,9 +62,11 @@ typedef enum span_state { SPAN_IDLE, SPAN_OPEN, SPAN_REDUCING } span_state;
 
 typedef struct span_run {
     span_state state;
-    uint32_t waiting;      /* modules that this micro step has not reported */
-    zds_event *event;      /* of the reduction in flight */
-    zds_fused fused;       /* its arguments */
+    uint32_t waiting;   /* modules that this micro step has not reported */
+    zds_event **events; /* [event_count] of the reduction in flight: one, or one an owner */
+    size_t event_count;
+    zds_fused fused;       /* its arguments, */
+    zds_fused fused_away;  /* and those of a reduction to another owner */
     zds_segment *segments; /* [segment_count] parameters in this rank's slice, for the norm */
     size_t segment_count;
     double *chunk_sums; /* [chunk_count] */
@@ -141,6 +143,8 @@ struct zds_engine {
     uint32_t piece_count;
     zds_tile *tiles;
     uint32_t tile_count;
+    zds_tile *whole_tiles; /* [whole_count] of this step: of parameters that are updated whole */
+    uint32_t whole_count;
     tile_batch *batches;
     uint32_t batch_count;
     double *norm_sums; /* [norm_count]: all parameters' sums, one after another */

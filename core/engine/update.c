@@ -58,15 +58,18 @@ static zds_status exchange(zds_engine *e, exchange_row *total, double *norm)
 }
 
 /* Tiles of parameters with a gradient, in batches of about one tile's size, so that small
- * parameters do not cost a call each. */
+ * parameters do not cost a call each; and those of whole parameters. */
 static void batch_tiles(zds_engine *e)
 {
-    e->batch_count = 0;
+    e->batch_count = e->whole_count = 0;
     uint64_t size = TILE_ELEMENTS;
     bool joined = false;
     for (uint32_t k = 0; k < e->piece_count; k++) {
         const owned_piece *p = &e->pieces[k];
-        if (!e->param_runs[p->param].present) {
+        const param_run *run = &e->param_runs[p->param];
+        if (run->present && run->needs.whole_tensor)
+            e->whole_tiles[e->whole_count++] = e->tiles[p->tile_first];
+        if (!run->present || run->needs.whole_tensor) {
             joined = false;
             continue;
         }
@@ -89,14 +92,12 @@ typedef struct update {
     _Atomic int32_t status;
 } update;
 
-static void run_batch(update *u, size_t i, int32_t thread,
+static void run_tiles(update *u, const zds_tile *first, size_t count, int32_t thread,
                       zds_status (*function)(void *, const zds_tiles *, const zds_step_ctx *))
 {
     zds_engine *e = u->e;
-    zds_tiles tiles = {.struct_size = sizeof tiles,
-                       .count = e->batches[i].count,
-                       .stride = sizeof(zds_tile),
-                       .first = &e->tiles[e->batches[i].first]};
+    zds_tiles tiles = {
+        .struct_size = sizeof tiles, .count = count, .stride = sizeof *first, .first = first};
     zds_step_ctx ctx = {.struct_size = sizeof ctx,
                         .step = e->steps + 1,
                         .grad_scale = u->grad_scale,
@@ -111,13 +112,15 @@ static void run_batch(update *u, size_t i, int32_t thread,
 static void step_batch(void *arg, size_t i, int32_t thread)
 {
     update *u = arg;
-    run_batch(u, i, thread, u->e->optim.step);
+    const tile_batch *b = &u->e->batches[i];
+    run_tiles(u, &u->e->tiles[b->first], b->count, thread, u->e->optim.step);
 }
 
 static void norms_batch(void *arg, size_t i, int32_t thread)
 {
     update *u = arg;
-    run_batch(u, i, thread, u->e->optim.norms);
+    const tile_batch *b = &u->e->batches[i];
+    run_tiles(u, &u->e->tiles[b->first], b->count, thread, u->e->optim.norms);
 }
 
 /* Sums over whole tensors: in chunk, then rank order. At stage 0 every rank has all of them. */
@@ -168,7 +171,36 @@ static zds_status step_tiles(zds_engine *e, const zds_step_ctx *ctx)
             return status;
     }
     pool_run(e->threads, e->batch_count, step_batch, &u);
+    if (!u.status && e->whole_count)
+        run_tiles(&u, e->whole_tiles, e->whole_count, 0, e->optim.step);
     return u.status ? update_failed(e, u.status, "step") : ZDS_OK;
+}
+
+static zds_status publish_part(zds_engine *e,
+                               zds_status (*send)(void *, const zds_coll *, zds_event **),
+                               const zds_coll *coll)
+{
+    zds_event *event = NULL;
+    zds_status status = send(e->comm_self, coll, &event);
+    if (status)
+        return engine_comm_failed(e, status, "publishing parameters");
+    return engine_wait(e, &event, "publishing parameters");
+}
+
+/* Parameters that are not cut, from each owner to all. */
+static zds_status publish_owners(zds_engine *e, const layout_span *span, zds_coll coll)
+{
+    char *base = coll.dst;
+    zds_status status = ZDS_OK;
+    for (uint32_t r = 0; !status && r < e->lay->world_size; r++) {
+        coll.count = layout_part_count(span, r);
+        coll.peer = (int32_t)r;
+        coll.dst = base + layout_part_first(span, r) * zds_dtype_size(coll.src_dtype);
+        coll.src = coll.dst;
+        if (coll.count)
+            status = publish_part(e, e->comm.broadcast, &coll);
+    }
+    return status;
 }
 
 /* Everybody may read the new parameters. */
@@ -194,13 +226,12 @@ static zds_status publish(zds_engine *e)
                          .count = span->slice,
                          .src_dtype = e->set.param_dtype,
                          .dst_dtype = e->set.param_dtype};
-        zds_event *event = NULL;
         if (!span->count)
             continue;
-        status = e->comm.all_gather(e->comm_self, &coll, &event);
-        if (status)
-            return engine_comm_failed(e, status, "publishing parameters");
-        status = engine_wait(e, &event, "publishing parameters");
+        if (span->parts)
+            status = publish_owners(e, span, coll);
+        else
+            status = publish_part(e, e->comm.all_gather, &coll);
     }
     return status;
 }

@@ -61,6 +61,14 @@ char *needs_fault(const zds_optim_ops *ops, const zds_param_needs *n)
                             MOST_NORMS);
     if (n->tensor_norms && !ops->norms)
         return fault_format("it asks for tensor_norms, but its norms function is NULL");
+    if (n->whole_tensor && n->tensor_norms)
+        return fault_format("it asks for whole_tensor and for tensor_norms, which it can add up "
+                            "itself where it has the tensor whole");
+    if (n->whole_tensor && ops->reduction_mode)
+        return fault_format("it asks for whole_tensor, and has a reduction_mode: whoever reduces "
+                            "gradients itself gets them cut");
+    if (!isfinite(n->cost) || n->cost < 0)
+        return fault_format("it says that a step costs %g", n->cost);
     if (n->granularity > MOST_GRANULARITY)
         return fault_format("it asks for a granularity of %u; %d is the most", n->granularity,
                             MOST_GRANULARITY);

@@ -23,13 +23,24 @@ void *reduce_grad_pointer(zds_engine *e, uint32_t param)
                      : at(e->grads.base, place->first, e->set.accum_dtype);
 }
 
-/* Where a span's own slice is kept once reduced. */
-static void *slice_of(zds_engine *e, const layout_span *span)
+/* Where this rank's part of a span is kept once reduced. */
+static void *part_of(zds_engine *e, const layout_span *span)
 {
     if (e->set.stage >= 2)
         return at(e->slices, span->shard_first, e->set.accum_dtype);
-    return at(e->grads.base, span->first + (uint64_t)e->place.rank * span->slice,
+    return at(e->grads.base, span->first + layout_part_first(span, (uint32_t)e->place.rank),
               e->set.accum_dtype);
+}
+
+static zds_status wait_all(zds_engine *e, uint32_t k, const char *doing)
+{
+    const span_run *run = &e->span_runs[k];
+    for (size_t i = 0; i < run->event_count; i++) {
+        zds_status status = engine_wait(e, &run->events[i], doing);
+        if (status)
+            return status;
+    }
+    return ZDS_OK;
 }
 
 typedef struct local_pass {
@@ -91,7 +102,7 @@ static zds_status finish(zds_engine *e, uint32_t k)
     const layout_span *span = &e->lay->spans[k];
     if (run->state != SPAN_REDUCING)
         return ZDS_OK;
-    zds_status status = engine_wait(e, &run->event, "reducing gradients");
+    zds_status status = wait_all(e, k, "reducing gradients");
     if (status)
         return status;
     if (e->travelling == (int32_t)k)
@@ -103,12 +114,12 @@ static zds_status finish(zds_engine *e, uint32_t k)
         local_pass p = {.e = e,
                         .run = run,
                         .from_dtype = dtype,
-                        .to = slice_of(e, span),
+                        .to = part_of(e, span),
                         .scale = e->set.postscale,
                         .accumulate = e->set.stage >= 2 && run->accumulated,
-                        .count = span->slice};
-        p.from = at(source, (uint64_t)e->place.rank * span->slice, dtype);
-        p.parts = span->slice >= 65536 ? (size_t)pool_threads(e->threads) : 1;
+                        .count = layout_part_count(span, (uint32_t)e->place.rank)};
+        p.from = at(source, layout_part_first(span, (uint32_t)e->place.rank), dtype);
+        p.parts = p.count >= 65536 ? (size_t)pool_threads(e->threads) : 1;
         if (p.from != p.to || p.scale != 1)
             pool_run(e->threads, p.parts, postprocess, &p);
         if (e->boundary)
@@ -120,13 +131,13 @@ static zds_status finish(zds_engine *e, uint32_t k)
     /* Every rank of stage 0 updates everything: it gets the others' slices too. */
     zds_coll gather = {.struct_size = sizeof gather,
                        .tag = (uint64_t)k << 8 | 2,
-                       .src = slice_of(e, span),
+                       .src = part_of(e, span),
                        .dst = at(e->grads.base, span->first, e->set.accum_dtype),
                        .count = span->slice,
                        .src_dtype = e->set.accum_dtype,
                        .dst_dtype = e->set.accum_dtype};
     services_clear(&e->comm_services);
-    status = e->comm.all_gather(e->comm_self, &gather, &run->event);
+    status = e->comm.all_gather(e->comm_self, &gather, &run->events[0]);
     return status ? engine_comm_failed(e, status, "gathering gradients") : ZDS_OK;
 }
 
@@ -207,6 +218,47 @@ static zds_status prepare_travel(zds_engine *e, uint32_t k, char *from, zds_dtyp
     return ZDS_OK;
 }
 
+/* What the plugin does besides reducing. */
+static void fuse(zds_engine *e, span_run *run)
+{
+    run->fused = (zds_fused){.struct_size = sizeof run->fused,
+                             .prescale = e->set.prescale,
+                             .postscale = e->set.postscale,
+                             .accumulate = e->set.stage >= 2 && run->accumulated};
+    run->fused_away = run->fused;
+    if (e->boundary) {
+        run->fused.segments = run->segments;
+        run->fused.segment_count = run->segment_count;
+        run->fused.chunk_sums = run->chunk_sums;
+        run->fused.non_finite = &run->non_finite;
+    }
+}
+
+/* Parameters that are not cut: each owner gets the sum of its own. */
+static zds_status reduce_to_owners(zds_engine *e, uint32_t k, zds_coll coll)
+{
+    const layout_span *span = &e->lay->spans[k];
+    span_run *run = &e->span_runs[k];
+    char *source = (char *)(uintptr_t)coll.src;
+    zds_status status = e->comm.group_begin ? e->comm.group_begin(e->comm_self) : ZDS_OK;
+    size_t i = 0;
+    for (uint32_t r = 0; !status && r < e->lay->world_size; r++) {
+        bool mine = r == (uint32_t)e->place.rank;
+        coll.count = layout_part_count(span, r);
+        if (!coll.count)
+            continue;
+        coll.peer = (int32_t)r;
+        coll.src = at(source, layout_part_first(span, r), coll.src_dtype);
+        coll.dst = !mine ? NULL : e->fused ? part_of(e, span) : (void *)(uintptr_t)coll.src;
+        if (e->fused)
+            coll.fused = mine ? &run->fused : &run->fused_away;
+        status = e->comm.reduce(e->comm_self, &coll, &run->events[i++]);
+    }
+    if (!status && e->comm.group_end)
+        status = e->comm.group_end(e->comm_self);
+    return status;
+}
+
 static zds_status reduce(zds_engine *e, uint32_t k)
 {
     const layout_span *span = &e->lay->spans[k];
@@ -224,30 +276,25 @@ static zds_status reduce(zds_engine *e, uint32_t k)
     coll.src = source_of(e, span, &coll.src_dtype);
     coll.dst_dtype = coll.src_dtype;
     services_clear(&e->comm_services);
+    run->non_finite = 0;
     if (e->fused) {
-        run->fused = (zds_fused){.struct_size = sizeof run->fused,
-                                 .prescale = e->set.prescale,
-                                 .postscale = e->set.postscale,
-                                 .accumulate = e->set.stage >= 2 && run->accumulated};
-        if (e->boundary) {
-            run->fused.segments = run->segments;
-            run->fused.segment_count = run->segment_count;
-            run->fused.chunk_sums = run->chunk_sums;
-            run->fused.non_finite = &run->non_finite;
-        }
-        run->non_finite = 0;
-        coll.fused = &run->fused;
-        coll.dst = slice_of(e, span);
+        fuse(e, run);
         coll.dst_dtype = e->set.accum_dtype;
-        status = e->comm.reduce_scatter(e->comm_self, &coll, &run->event);
+    }
+    if (span->parts) {
+        status = reduce_to_owners(e, k, coll);
+    } else if (e->fused) {
+        coll.fused = &run->fused;
+        coll.dst = part_of(e, span);
+        status = e->comm.reduce_scatter(e->comm_self, &coll, &run->events[0]);
     } else if (e->set.reduce_scatter) {
         coll.dst =
             at((void *)(uintptr_t)coll.src, (uint64_t)e->place.rank * span->slice, coll.src_dtype);
-        status = e->comm.reduce_scatter(e->comm_self, &coll, &run->event);
+        status = e->comm.reduce_scatter(e->comm_self, &coll, &run->events[0]);
     } else {
         coll.dst = (void *)(uintptr_t)coll.src;
         coll.count = span->count;
-        status = e->comm.all_reduce(e->comm_self, &coll, &run->event);
+        status = e->comm.all_reduce(e->comm_self, &coll, &run->events[0]);
     }
     if (status)
         return engine_comm_failed(e, status, "reducing gradients");
@@ -287,13 +334,14 @@ static zds_status span_done(zds_engine *e, uint32_t k)
 
 zds_status reduce_module_done(zds_engine *e, uint32_t module)
 {
-    int32_t k = e->lay->span_of[module];
-    if (k == LAYOUT_NONE)
+    if (e->lay->span_of[module] == LAYOUT_NONE)
         return ZDS_OK;
-    span_run *run = &e->span_runs[k];
-    if (run->waiting && --run->waiting)
-        return ZDS_OK;
-    return span_done(e, (uint32_t)k);
+    for (uint32_t k = (uint32_t)e->lay->span_of[module];; k--) {
+        span_run *run = &e->span_runs[k];
+        zds_status status = run->waiting && --run->waiting ? ZDS_OK : span_done(e, k);
+        if (status || !layout_has_sibling(e->lay, k))
+            return status;
+    }
 }
 
 zds_status reduce_finish_all(zds_engine *e)
@@ -304,7 +352,7 @@ zds_status reduce_finish_all(zds_engine *e)
             return status;
     }
     for (uint32_t k = e->lay->span_count; k-- > 0;) {
-        zds_status status = engine_wait(e, &e->span_runs[k].event, "gathering gradients");
+        zds_status status = wait_all(e, k, "gathering gradients");
         if (status)
             return status;
     }

@@ -241,7 +241,7 @@ static zds_status pieces(zds_engine *e, zds_error *error)
             if (!piece.count)
                 continue;
             uint64_t first = e->lay->places[param].first + piece.param_first;
-            uint64_t shard = set->stage ? span->shard_first + piece.slice_first : first;
+            uint64_t shard = set->stage ? span->shard_first + piece.part_first : first;
             owned_piece *p = &e->pieces[e->piece_count++];
             e->param_runs[param].piece = p;
             *p = (owned_piece){
@@ -256,9 +256,11 @@ static zds_status pieces(zds_engine *e, zds_error *error)
     return ZDS_OK;
 }
 
-/* Elements of a whole tile for a parameter: whole chunks of the norm and whole blocks. */
+/* Elements of a full tile of a parameter: whole chunks of the norm and whole blocks, or all. */
 static uint64_t tile_elements(const zds_engine *e, uint32_t param)
 {
+    if (e->param_runs[param].needs.whole_tensor)
+        return e->model->params[param].numel;
     uint64_t block = e->param_runs[param].needs.granularity;
     uint64_t unit = LAYOUT_CHUNK;
     while (block > 1 && unit % block)
@@ -268,14 +270,16 @@ static uint64_t tile_elements(const zds_engine *e, uint32_t param)
 
 static zds_status tiles(zds_engine *e, zds_error *error)
 {
-    size_t count = 0;
+    size_t count = 0, whole = 0;
     for (uint32_t k = 0; k < e->piece_count; k++) {
         uint64_t size = tile_elements(e, e->pieces[k].param);
         count += (e->pieces[k].count + size - 1) / size;
+        whole += e->param_runs[e->pieces[k].param].needs.whole_tensor != 0;
     }
+    e->whole_tiles = calloc(whole + 1, sizeof *e->whole_tiles);
     e->tiles = calloc(count + 1, sizeof *e->tiles);
     e->batches = calloc(count + 1, sizeof *e->batches);
-    if (!e->tiles || !e->batches || count > UINT32_MAX)
+    if (!e->whole_tiles || !e->tiles || !e->batches || count > UINT32_MAX)
         return no_memory(error, "the list of tiles", count * sizeof *e->tiles);
     for (uint32_t k = 0; k < e->piece_count; k++) {
         owned_piece *p = &e->pieces[k];
@@ -333,21 +337,25 @@ static zds_status param_steps(zds_engine *e, zds_error *error)
                : no_memory(error, "the norm", parts * sizeof *e->own_parts);
 }
 
-/* The parameters of a span inside this rank's slice: what the norm counts. */
+/* What the reduction of a span needs: room for its events, and the parameters inside this rank's
+ * part, which the norm counts. */
 static zds_status segments(zds_engine *e, uint32_t k, zds_error *error)
 {
     const layout_span *span = &e->lay->spans[k];
     span_run *run = &e->span_runs[k];
     run->segments = calloc(span->param_count + (size_t)1, sizeof *run->segments);
-    if (!run->segments)
-        return no_memory(error, "the norm", 0);
+    size_t room = span->parts ? e->lay->world_size : 1;
+    run->events = calloc(room, sizeof(zds_event *));
+    run->event_count = run->events ? room : 0;
+    if (!run->segments || !run->events)
+        return no_memory(error, "the reduction of a span", 0);
     for (uint32_t i = 0; i < span->param_count; i++) {
         layout_piece piece =
             layout_piece_of(e->lay, e->model, span->params[i], (uint32_t)e->place.rank);
         if (!piece.count)
             continue;
         run->segments[run->segment_count++] =
-            (zds_segment){.first = piece.slice_first, .count = piece.count};
+            (zds_segment){.first = piece.part_first, .count = piece.count};
         run->chunk_count += (piece.count + LAYOUT_CHUNK - 1) / LAYOUT_CHUNK;
     }
     run->chunk_sums = memory_alloc(e->ledger, "norm", run->chunk_count * sizeof(double), 0);
@@ -417,13 +425,16 @@ void storage_destroy(zds_engine *e)
             e->comm.mem_free(e->comm_self, regions_held[i]);
     for (uint32_t i = 0; e->tiles && i < e->tile_count; i++)
         free((void *)(uintptr_t)e->tiles[i].states);
-    for (uint32_t k = 0; e->span_runs && k < e->lay->span_count; k++)
+    for (uint32_t k = 0; e->span_runs && k < e->lay->span_count; k++) {
         free(e->span_runs[k].segments);
+        free(e->span_runs[k].events);
+    }
     for (uint32_t m = 0; e->module_runs && m < e->model->module_count; m++) {
         free(e->module_runs[m].slots);
         free(e->module_runs[m].none);
     }
     free(e->tiles);
+    free(e->whole_tiles);
     free(e->batches);
     free(e->pieces);
     free(e->span_runs);

@@ -235,12 +235,14 @@ typedef struct zds_param_needs {
     uint32_t granularity;  /* no slice or tile boundary falls inside a block of so many elements,
                               counted from the  parameter's first; 0 and 1 are the same */
     int32_t whole_tensor;  /* 1: step gets this parameter in one tile, on one thread, with the pool
-                              idle */
+                              idle; at stage >= 1 on one rank, which has the whole of its states */
     uint32_t tensor_norms; /* how many sums over the whole tensor `norms` makes for this parameter;
                               at most 4 */
     zds_state_spec states[ZDS_MAX_STATES];
     zds_hyper *hyper; /* in: the group's; out: may be changed (Muon's second rate); the host then
                          splits the group */
+    double cost; /* of a whole_tensor parameter's step, in any unit, the same for all: ranks get
+                    about as much of it; 0: its number of elements */
 } zds_param_needs;
 
 /* A run of consecutive elements of one parameter. All pointers are at the tile's first element
@@ -382,7 +384,10 @@ typedef struct zds_optim_ops {
      * write the tiles' states. Writes chunk_sums, which are NULL for parameters without norms. */
     zds_status (*norms)(void *self, const zds_tiles *tiles, const zds_step_ctx *ctx);
     /* Several threads at once, on disjoint tiles; no state but the tile's may be written. The
-     * result must not depend on how a parameter is cut into tiles. */
+     * result must not depend on how a parameter is cut into tiles. Tiles of whole_tensor parameters
+     * come by themselves, all of this rank's in one call on one thread, which may use parallel_for
+     * and ctx->scratch (of this thread); they may write TENSOR states, which are then the owner's.
+     */
     zds_status (*step)(void *self, const zds_tiles *tiles, const zds_step_ctx *ctx);
     /* Optional. One thread. */
     zds_status (*end_step)(void *self, const zds_step_ctx *ctx);
@@ -536,7 +541,7 @@ typedef struct zds_comm_env {
 enum { ZDS_SUM = 0, ZDS_AVG = 1, ZDS_MAX = 2 };
 
 enum {
-    ZDS_COMM_FUSED = 1u << 0,         /* reduce_scatter takes zds_fused */
+    ZDS_COMM_FUSED = 1u << 0,         /* reduce_scatter and reduce take zds_fused */
     ZDS_COMM_DETERMINISTIC = 1u << 1, /* same ranks, same input, same bits */
     ZDS_COMM_NODE_SHARED =
         1u << 2, /* mem_alloc can give all ranks the same pages (ZDS_MEM_SHARED) */
@@ -561,7 +566,8 @@ typedef struct zds_region {
     void *handle; /* the plugin's */
 } zds_region;
 
-/* What a FUSED reduce_scatter does besides reducing. For every element i of this rank's part
+/* What a FUSED reduce_scatter or reduce does besides reducing. For every element i of this rank's
+ * part, or of the root's result,
  *     r = postscale * sum over ranks, in rank order, of (prescale * src[i]), in fp32
  *     dst[i] = round to dst_dtype (accumulate ? dst[i] + r : r)
  * and, where statistics are asked for, over dst[i] as stored: for each segment, for each chunk of
@@ -595,10 +601,11 @@ typedef struct zds_coll {
     const void *src;
     void *dst;
     uint64_t count;                 /* elements, see each operation */
-    zds_dtype src_dtype, dst_dtype; /* may differ only in a fused reduce_scatter */
+    zds_dtype src_dtype, dst_dtype; /* may differ only in a fused operation */
     int32_t op;                     /* ZDS_SUM, ZDS_AVG, ZDS_MAX */
     int32_t peer;            /* root of broadcast and reduce; the other side of send and recv */
-    const zds_fused *fused;  /* NULL, or reduce_scatter of a FUSED plugin: `op` is then not used */
+    const zds_fused *fused;  /* NULL, or reduce_scatter or reduce of a FUSED plugin: `op` is then
+                                not used; all ranks give one, without segments where dst is NULL */
     zds_event *const *waits; /* [wait_count]: start after these */
     size_t wait_count;
     const zds_stream *stream;
@@ -633,7 +640,7 @@ struct zds_comm_ops {
     void (*mem_unregister)(void *self, zds_region *region);
     /* count: elements of src and of dst. In place allowed. */
     zds_status (*all_reduce)(void *self, const zds_coll *coll, zds_event **done);
-    /* count likewise; dst only on the root. */
+    /* count likewise; dst only on the root, NULL elsewhere. In place allowed. */
     zds_status (*reduce)(void *self, const zds_coll *coll, zds_event **done);
     /* count: elements of dst; src has world_size times as many, rank r's part at r * count. In
      * place allowed: dst = src + rank * count. */

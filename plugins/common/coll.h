@@ -52,8 +52,8 @@ static inline zds_status coll_check(const zds_host *host, const char *name, cons
         }
     } else if (c->src_dtype != c->dst_dtype) {
         return host->fail(host, ZDS_ERR_INVALID,
-                          "%s: dtypes %d and %d differ, which only a fused reduce_scatter may",
-                          name, (int)c->src_dtype, (int)c->dst_dtype);
+                          "%s: dtypes %d and %d differ, which only a fused reduction may", name,
+                          (int)c->src_dtype, (int)c->dst_dtype);
     }
     return ZDS_OK;
 }

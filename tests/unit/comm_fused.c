@@ -213,6 +213,44 @@ typedef struct plugin_case {
     bool region, in_place;
 } plugin_case;
 
+/* reduce: the last rank gets the sum of all ranks' first COUNT elements. */
+static void fused_root(const rank *me, const plugin_case *p, char *src)
+{
+    const wanted *w = &p->w;
+    bool root = me->rank == me->size - 1;
+    char *dst = root ? host_alloc(NULL, COUNT * zds_dtype_size(w->dst), 0) : NULL;
+    double *sums = calloc(chunk_total(), sizeof *sums);
+    uint64_t bad = 99;
+    for (uint64_t i = 0; root && i < COUNT; i++)
+        set_value(dst, w->dst, i, noise(9, i));
+    zds_fused fused = {.struct_size = sizeof fused,
+                       .prescale = w->prescale,
+                       .postscale = w->postscale,
+                       .accumulate = w->accumulate,
+                       .segments = root ? segments : NULL,
+                       .segment_count = root ? SEGMENTS : 0,
+                       .chunk_sums = sums,
+                       .non_finite = &bad};
+    zds_coll c = {.struct_size = sizeof c,
+                  .src = src,
+                  .dst = dst,
+                  .count = COUNT,
+                  .peer = me->size - 1,
+                  .src_dtype = w->src,
+                  .dst_dtype = w->dst,
+                  .fused = &fused};
+    zds_event *done = NULL;
+    NEED(!me->ops->reduce(me->self, &c, &done) && !finish(done), "reduce");
+    for (uint64_t i = 0; root && i < COUNT; i++) {
+        double want = formula(w, me->size, i, rounded(noise(9, i), w->dst));
+        NEED(get_value(dst, w->dst, i) == want, "reduce, element %llu: %.9g, not %.9g",
+             (unsigned long long)i, get_value(dst, w->dst, i), want);
+    }
+    NEED(!root || (statistics_right(dst, w->dst, sums, COUNT) && bad == 0), "statistics of reduce");
+    free(dst);
+    free(sums);
+}
+
 static void fused_rank(const rank *me, const plugin_case *p)
 {
     const wanted *w = &p->w;
@@ -228,6 +266,8 @@ static void fused_rank(const rank *me, const plugin_case *p)
     }
     for (uint64_t i = 0; i < all; i++)
         set_value(src, w->src, i, noise(me->rank, i));
+    if (!p->in_place)
+        fused_root(me, p, src);
     dst = p->in_place ? src + first * src_size : dst_own;
     for (uint64_t i = 0; i < COUNT && !p->in_place; i++)
         set_value(dst, w->dst, i, noise(9, i));

@@ -1,5 +1,6 @@
 /* The layout of spans: every trainable element has exactly one owner, slices are equal and aligned,
- * the pool never gives one place to two spans at once. */
+ * parameters that must not be cut are whole with owners that have about as much to do, the pool
+ * never gives one place to two spans at once. */
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -56,20 +57,36 @@ static void check_owners(const layout *l, const zds_model *model, uint64_t align
     }
 }
 
-static void check_spans(const layout *l, uint64_t align)
+static void check_spans(const layout *l, uint32_t rank, uint64_t align)
 {
     uint64_t at = 0, shard = 0;
     for (uint32_t k = 0; k < l->span_count; k++) {
         const layout_span *s = &l->spans[k];
+        uint64_t next = 0;
         cr_assert_eq(s->first, at);
-        cr_assert_eq(s->count, s->slice * l->world_size);
-        cr_assert_eq(s->slice % align, 0);
         cr_assert_eq(s->shard_first, shard);
+        for (uint32_t r = 0; r < l->world_size; r++) {
+            cr_assert_eq(layout_part_first(s, r), next);
+            cr_assert_eq(layout_part_count(s, r) % align, 0);
+            cr_assert(s->parts || layout_part_count(s, r) == s->slice);
+            next += layout_part_count(s, r);
+        }
+        cr_assert_eq(s->count, next);
         at += s->count;
-        shard += s->slice;
+        shard += layout_part_count(s, rank);
     }
     cr_assert_eq(l->trainable, at);
     cr_assert_eq(l->shard, shard);
+}
+
+/* A parameter that must not be cut is one rank's. */
+static void check_whole(const layout *l, const zds_model *model, const double *whole)
+{
+    for (uint32_t p = 0; p < model->param_count; p++)
+        for (uint32_t r = 0; whole[p] > 0 && !model->params[p].frozen && r < l->world_size; r++) {
+            uint64_t count = layout_piece_of(l, model, p, r).count;
+            cr_assert_eq(count, (int32_t)r == l->places[p].owner ? model->params[p].numel : 0);
+        }
 }
 
 /* Walks a backward: at each module the open spans must not overlap in the pool. */
@@ -96,18 +113,27 @@ Test(layout, every_element_has_one_owner)
                                    {3, {0, 0, 0, 0, 0, 0}, 2}};
     static const uint64_t aligns[] = {16, 32, 96};
     static const uint64_t buckets[] = {1, 200, 500000000};
+    static const double whole[18] = {1, 0, 5, 0, 0, 2, 3, 0, 0.5, 7};
     int count = 0;
     for (size_t s = 0; s < 4; s++)
         for (uint32_t world = 1; world <= 5; world++)
             for (size_t a = 0; a < 3; a++)
                 for (size_t b = 0; b < 3; b++)
-                    for (int tied = 0; tied < 2; tied++) {
+                    for (int kind = 0; kind < 4; kind++) {
+                        bool tied = kind & 1;
                         if (tied && shapes[s].modules < 2)
                             continue;
                         zds_model *model = build(&shapes[s], tied);
-                        layout *l = layout_create(model, world, aligns[a], buckets[b]);
+                        layout_wish wish = {.world_size = world,
+                                            .rank = world / 2,
+                                            .align = aligns[a],
+                                            .bucket = buckets[b],
+                                            .whole = kind & 2 ? whole : NULL};
+                        layout *l = layout_create(model, &wish);
                         cr_assert_not_null(l);
-                        check_spans(l, aligns[a]);
+                        check_spans(l, wish.rank, aligns[a]);
+                        if (wish.whole)
+                            check_whole(l, model, whole);
                         check_owners(l, model, aligns[a]);
                         for (int overlap = 0; overlap < 2; overlap++) {
                             layout_plan_pool(l, overlap);
@@ -120,11 +146,66 @@ Test(layout, every_element_has_one_owner)
     cr_log_info("%d layouts", count);
 }
 
+/* The least that the busiest of `world` ranks can have, by trying everything. */
+static double best_load(const double *costs, int count, double *busy, int world)
+{
+    double best = 0;
+    if (!count) {
+        for (int r = 0; r < world; r++)
+            best = busy[r] > best ? busy[r] : best;
+        return best;
+    }
+    best = 1e300;
+    for (int r = 0; r < world; r++) {
+        busy[r] += costs[0];
+        double load = best_load(costs + 1, count - 1, busy, world);
+        best = load < best ? load : best;
+        busy[r] -= costs[0];
+    }
+    return best;
+}
+
+/* Graham 1969: the largest first is within 4/3 - 1/(3 world) of the best. */
+Test(layout, owners_have_about_as_much_to_do)
+{
+    enum { COUNT = 9 };
+    static const double costs[][COUNT] = {{5, 5, 4, 4, 3, 3, 3, 1, 1},
+                                          {1, 1, 1, 1, 1, 1, 1, 1, 1},
+                                          {100, 1, 1, 1, 1, 1, 1, 1, 1},
+                                          {7, 3, 9, 2, 8, 6, 5, 4, 1}};
+    for (size_t c = 0; c < sizeof costs / sizeof *costs; c++)
+        for (int world = 1; world <= 3; world++) {
+            zds_model *model = zds_model_create();
+            static const int64_t extents[] = {4, 5};
+            cr_assert_eq(zds_model_add_module(model, "m", NULL), ZDS_OK);
+            for (int i = 0; i < COUNT; i++) {
+                char name[8];
+                snprintf(name, sizeof name, "p%d", i);
+                zds_param_desc desc = {
+                    .struct_size = sizeof desc, .name = name, .shape = extents, .ndim = 2};
+                cr_assert_eq(zds_model_add_param(model, 0, &desc, NULL), ZDS_OK);
+            }
+            layout_wish wish = {
+                .world_size = (uint32_t)world, .align = 16, .bucket = 1, .whole = costs[c]};
+            layout *l = layout_create(model, &wish);
+            double busy[3] = {0}, none[3] = {0}, most = 0;
+            for (int i = 0; i < COUNT; i++)
+                busy[l->places[i].owner] += costs[c][i];
+            for (int r = 0; r < world; r++)
+                most = busy[r] > most ? busy[r] : most;
+            double best = best_load(costs[c], COUNT, none, world);
+            cr_assert(most <= best * (4.0 / 3 - 1.0 / (3 * world)) + 1e-9,
+                      "costs %zu, %d ranks: %g, the best is %g", c, world, most, best);
+            layout_destroy(l);
+            zds_model_destroy(model);
+        }
+}
+
 Test(layout, the_pool_of_equal_modules_holds_one_or_two)
 {
     shape s = {8, {640, 640, 640, 640, 640, 640}, 1};
     zds_model *model = build(&s, false);
-    layout *l = layout_create(model, 2, 32, 1);
+    layout *l = layout_create(model, &(layout_wish){.world_size = 2, .align = 32, .bucket = 1});
     layout_plan_pool(l, false);
     cr_assert_eq(l->pool, 640);
     layout_plan_pool(l, true);
@@ -145,11 +226,12 @@ Test(layout, small_modules_share_a_span_up_to_the_largest_module)
             .struct_size = sizeof desc, .name = name, .shape = &sizes[m], .ndim = 1};
         cr_assert_eq(zds_model_add_param(model, m, &desc, NULL), ZDS_OK);
     }
-    layout *l = layout_create(model, 1, 32, 500000000);
+    layout *l =
+        layout_create(model, &(layout_wish){.world_size = 1, .align = 32, .bucket = 500000000});
     cr_assert_eq(l->span_count, 3);
     cr_assert_eq(l->spans[0].module_count, 3);
     layout_destroy(l);
-    l = layout_create(model, 1, 32, 64);
+    l = layout_create(model, &(layout_wish){.world_size = 1, .align = 32, .bucket = 64});
     cr_assert_eq(l->span_count, 4);
     layout_destroy(l);
     zds_model_destroy(model);

@@ -125,8 +125,8 @@ static zds_status move(const world *w, const char *name, const zds_coll *coll, b
     zds_coll c;
     zds_status status = begin(w, name, coll, reduces, &c, done);
     if (!status && c.fused)
-        status =
-            w->host->fail(w->host, ZDS_ERR_INVALID, "%s: only reduce_scatter can be fused", name);
+        status = w->host->fail(w->host, ZDS_ERR_INVALID,
+                               "%s: only reduce_scatter and reduce can be fused", name);
     if (!status && rooted)
         status = need_root(w, name, &c);
     if (!status)
@@ -139,16 +139,13 @@ static zds_status all_reduce(void *self, const zds_coll *coll, zds_event **done)
     return move(self, "all_reduce", coll, true, false, done);
 }
 
-static zds_status reduce(void *self, const zds_coll *coll, zds_event **done)
+static zds_status reduce_own(const world *w, const char *name, const zds_coll *coll, bool rooted,
+                             zds_event **done)
 {
-    return move(self, "reduce", coll, true, true, done);
-}
-
-static zds_status reduce_scatter(void *self, const zds_coll *coll, zds_event **done)
-{
-    const world *w = self;
     zds_coll c;
-    zds_status status = begin(w, "reduce_scatter", coll, true, &c, done);
+    zds_status status = begin(w, name, coll, true, &c, done);
+    if (!status && rooted)
+        status = need_root(w, name, &c);
     if (status)
         return status;
     if (!c.fused) {
@@ -158,6 +155,16 @@ static zds_status reduce_scatter(void *self, const zds_coll *coll, zds_event **d
     reduce_task task = coll_fused_task(&c, &c.src, 1);
     reduce_fused(w->host, &task);
     return ZDS_OK;
+}
+
+static zds_status reduce(void *self, const zds_coll *coll, zds_event **done)
+{
+    return reduce_own(self, "reduce", coll, true, done);
+}
+
+static zds_status reduce_scatter(void *self, const zds_coll *coll, zds_event **done)
+{
+    return reduce_own(self, "reduce_scatter", coll, false, done);
 }
 
 static zds_status all_gather(void *self, const zds_coll *coll, zds_event **done)

@@ -287,8 +287,9 @@ static zds_status check(const comm *c, int32_t kind, const zds_coll *a)
     if ((kind == OP_SEND || kind == OP_RECV) && a->peer == c->rank)
         return host->fail(host, ZDS_ERR_INVALID, "%s: rank %d cannot exchange messages with itself",
                           name, (int)a->peer);
-    if (a->fused && kind != OP_REDUCE_SCATTER)
-        return host->fail(host, ZDS_ERR_INVALID, "%s: only reduce_scatter can be fused", name);
+    if (a->fused && kind != OP_REDUCE_SCATTER && kind != OP_REDUCE)
+        return host->fail(host, ZDS_ERR_INVALID, "%s: only reduce_scatter and reduce can be fused",
+                          name);
     if (a->count > (UINT64_MAX >> 8) / (uint64_t)c->size)
         return host->fail(host, ZDS_ERR_INVALID, "%s: %llu elements are too many", name,
                           (unsigned long long)a->count);
