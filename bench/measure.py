@@ -184,4 +184,57 @@ def train(programs, python, folder):
         yield f"train, {label}, 2 ranks x 1 thread", sides, bars
 
 
-PARTS = {"step": step, "comm": comm, "train": train}
+# === config ===
+
+GOLDEN = os.path.join(os.path.dirname(HERE), "tests", "data", "config", "golden.json")
+HIDDEN_SIZE, TRAINING_STEPS = 768, 1000
+
+
+def richest_case(stage):
+    """Of the golden configs of this stage that all readers accept, the longest."""
+    with open(GOLDEN) as file:
+        cases = json.load(file)["cases"]
+    good = [case for case in cases
+            if case["expect"]["resolve"]["status"] == case["expect"]["engine"]["status"] == "ok"
+            and case["expect"]["engine"]["values"]["zero_optimization"]["stage"] == stage
+            and "prescale_gradients" not in case["ds_config"]]  # zds refuses it at stages 2 and 3
+    return max(good, key=lambda case: len(json.dumps(case["ds_config"])))
+
+
+def config(programs, python, folder):
+    for stage in (2, 3):
+        case = richest_case(stage)
+        path = write_json(folder, f"config{stage}.json", case["ds_config"])
+        arguments = write_json(folder, f"args{stage}.json", case["args"])
+        context = ["--args", arguments, "--world-size", str(case["world_size"]), "--hidden-size",
+                   str(HIDDEN_SIZE), "--num-training-steps", str(TRAINING_STEPS)]
+        inside = [os.path.join(programs, "zds-bench"), "config", path, *context, "--json"]
+        check = [os.path.join(programs, "zds-config"), "check", path, *context]
+        theirs = [python, os.path.join(HERE, "rival_config.py"), path, arguments,
+                  str(case["world_size"]), str(HIDDEN_SIZE), str(TRAINING_STEPS)]
+
+        def run_zds(inside=inside, check=check):
+            times = []
+            for _ in range(11):
+                start = time.perf_counter()
+                done = subprocess.run(check, stdin=subprocess.DEVNULL, capture_output=True)
+                times.append((time.perf_counter() - start) * 1e3)
+                if done.returncode:
+                    raise RuntimeError(f"{' '.join(check)}: {done.stdout}{done.stderr}")
+            return {**rivals.run_json(inside), "process_ms": statistics.median(times)}
+
+        def run_deepspeed(command=theirs):
+            start = time.perf_counter()
+            out = rivals.run_ranks(command, 1, 2)[0][-1]
+            return {**out, "process_ms": (time.perf_counter() - start) * 1e3}
+
+        def bars(sides):
+            zds = sides["zds"]
+            return [at_most("load, resolve and check in a process, ms", zds["check_ms"], 1),
+                    at_most("zds-config check, ms", zds["process_ms"], 20)]
+
+        yield (f"config, {case['id']}, stage {stage}", {"zds": run_zds, "DeepSpeed": run_deepspeed},
+               bars)
+
+
+PARTS = {"step": step, "comm": comm, "train": train, "config": config}

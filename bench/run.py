@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """zds and its rivals, alternately in one run: medians, ratios, and the bars that zds sets itself.
 
-usage: bench/run.py [step] [comm] [train] [--rounds N] [--build DIR] [--json FILE]
+usage: bench/run.py [step] [comm] [train] [config] [--rounds N] [--build DIR] [--json FILE]
   step    64 Mi parameters in 16 tensors, AdamW, clipping: DeepSpeed's engine.step()
   comm    64 MiB of fp32 a rank, 2 ranks: Open MPI, gloo, memcpy
   train   a GPT-2 of 10.8 M parameters, 2 ranks: DeepSpeed + transformers; torch.compile
+  config  two golden configs, from file to checked: DeepSpeed + transformers
 The rivals' virtual environment is $ZDS_RIVALS, else bench/.venv, which is made if it is missing
 (6 GB). zds is taken from --build (default: build, configured and compiled if it is missing).
 """
@@ -72,7 +73,7 @@ def report(results):
 
 def main():
     parser = argparse.ArgumentParser(usage=__doc__)
-    parser.add_argument("parts", nargs="*", metavar="step|comm|train")
+    parser.add_argument("parts", nargs="*", metavar="step|comm|train|config")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--build", default=os.path.join(ROOT, "build"))
     parser.add_argument("--json")

@@ -7,6 +7,7 @@ int bench_stream(int argc, char **argv);
 int bench_step(int argc, char **argv);
 int bench_comm(int argc, char **argv);
 int bench_train(int argc, char **argv);
+int bench_config(int argc, char **argv);
 
 /* Processors that this process may use. */
 int bench_cores(void);

@@ -18,6 +18,7 @@ static const measurement measurements[] = {
     {"step", bench_step, "an optimizer step, beside the time its bytes need"},
     {"comm", bench_comm, "a collective operation between the ranks of zds-run"},
     {"train", bench_train, "training of a GPT-2: tokens a second, time to the first step, memory"},
+    {"config", bench_config, "reading, resolving and checking a ds_config"},
 };
 
 int bench_cores(void)

@@ -193,6 +193,7 @@ int command_check(int argc, char **argv)
         return code;
     context.context.accelerate = true;
     context.context.check_plugins = true;
+    context.context.check_engine = true;
     zds_config *config = load_config(words.word[0], &context, json);
     found more = {0};
     code = EXIT_FAILED;

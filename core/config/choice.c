@@ -81,6 +81,6 @@ static void refused(zds_config *c)
 
 void effective_choice(zds_config *c, const zds_config_context *context)
 {
-    dropped(c, context ? context->arguments : NULL);
+    dropped(c, context->arguments);
     refused(c);
 }

@@ -24,10 +24,18 @@ struct mutable_places {
 
 /* === loading === */
 
+zds_config_context config_context(const zds_config_context *given)
+{
+    zds_config_context own = {0};
+    if (given)
+        memcpy(&own, given, given->struct_size < sizeof own ? given->struct_size : sizeof own);
+    return own;
+}
+
 int32_t config_world_size(const zds_config_context *context)
 {
     launch place;
-    if (context && context->world_size > 0)
+    if (context->world_size > 0)
         return context->world_size;
     /* What a launcher says badly, the engine reports. */
     return launch_read(&place, NULL) == ZDS_OK ? place.world_size : 1;
@@ -90,16 +98,23 @@ static void resolve(zds_config *c, const zds_config_context *context)
     }
 }
 
+static void warn_of_refusal(void *user, const char *path, const char *message)
+{
+    zds_config *c = user;
+    problem_add(c, ZDS_PROBLEM_WARNING, ZDS_CHECK_ZDS, path, "zds will not start: %s", message);
+}
+
 /* `c` has its raw tree; takes it over. */
-static zds_status finish(zds_config *c, const zds_config_context *context, zds_config **out,
+static zds_status finish(zds_config *c, const zds_config_context *given, zds_config **out,
                          zds_error *error)
 {
+    const zds_config_context own = config_context(given), *context = &own;
     if (!allocate(c)) {
         zds_config_destroy(c);
         return error_set(error, ZDS_ERR_MEMORY, "out of memory");
     }
     c->world_size = config_world_size(context);
-    c->has_arguments = context && context->arguments;
+    c->has_arguments = context->arguments;
     field_index_fill(&c->index);
     report_duplicates(c);
     resolve(c, context);
@@ -107,8 +122,10 @@ static zds_status finish(zds_config *c, const zds_config_context *context, zds_c
     effective_rules(c);
     effective_choice(c, context);
     effective_wisdom(c, context);
-    if (context && context->check_plugins)
+    if (context->check_plugins)
         config_check_plugins(c);
+    if (context->check_engine)
+        config_require_implemented(c, warn_of_refusal, c);
     problems_sort(c);
     if (c->failed) {
         zds_config_destroy(c);

@@ -316,9 +316,10 @@ static zds_status outcome(zds_hf_config *hf, zds_error *error)
 zds_status zds_hf_config_process(zds_hf_config *hf, const zds_config_context *context,
                                  zds_error *error)
 {
-    if (!context || !context->arguments)
+    const zds_config_context own = config_context(context);
+    if (!own.arguments)
         return error_set(error, ZDS_ERR_INVALID, "zds_hf_config_process: no arguments");
-    hf_process(hf, context);
+    hf_process(hf, &own);
     /* Mismatches are told by finalize, as transformers does. */
     return hf->errors->child || hf->failed ? outcome(hf, error) : ZDS_OK;
 }
@@ -326,8 +327,9 @@ zds_status zds_hf_config_process(zds_hf_config *hf, const zds_config_context *co
 zds_status zds_hf_config_finalize(zds_hf_config *hf, const zds_config_context *context,
                                   zds_error *error)
 {
-    if (!context || !context->arguments)
+    const zds_config_context own = config_context(context);
+    if (!own.arguments)
         return error_set(error, ZDS_ERR_INVALID, "zds_hf_config_finalize: no arguments");
-    hf_finalize(hf, context);
+    hf_finalize(hf, &own);
     return outcome(hf, error);
 }

@@ -44,6 +44,8 @@ struct zds_config {
     struct mutable_places *places; /* texts handed out by zds_config_place */
 };
 
+/* What the caller filled in, as this version knows it; zeros for NULL. */
+zds_config_context config_context(const zds_config_context *given);
 /* Of the context, else as the launcher says; alone if there is none. */
 int32_t config_world_size(const zds_config_context *context);
 
@@ -82,7 +84,7 @@ bool value_is_default(const field *f, const value *v);
 
 void effective_fill(zds_config *c);  /* values of all rows from the resolved tree, with problems */
 void effective_rules(zds_config *c); /* what rows say about each other */
-/* Who chooses optimizer and schedule; what is legal but unwise. `context` may be NULL. */
+/* Who chooses optimizer and schedule; what is legal but unwise. */
 void effective_choice(zds_config *c, const zds_config_context *context);
 void effective_wisdom(zds_config *c, const zds_config_context *context);
 

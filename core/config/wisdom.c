@@ -124,7 +124,7 @@ static void gradients(zds_config *c)
 static void buckets(zds_config *c, const zds_config_context *context)
 {
     enum { TINY = 100000 };
-    double h = context ? (double)context->hidden_size : 0, matrix = h * h;
+    double h = (double)context->hidden_size, matrix = h * h;
     static const struct {
         const char *path, *why;
         int64_t stage;

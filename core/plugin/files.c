@@ -254,14 +254,15 @@ bool file_may_hold(const plugin_file *file, int32_t kind)
     return true;
 }
 
-/* Compares the stem up to ".so" with a name; case, _ and - count for nothing. */
-static bool same_stem(const char *stem, const char *name)
+/* True if the stem up to ".so" is a name, or how it begins: "warmup" for WarmupLR. Case, _ and -
+ * count for nothing. */
+static bool begins_with_stem(const char *name, const char *stem)
 {
     for (;; stem++, name++) {
         stem += strspn(stem, "_-");
         name += strspn(name, "_-");
-        if (!*name)
-            return strcmp(stem, ".so") == 0;
+        if (strcmp(stem, ".so") == 0)
+            return true;
         if (tolower((unsigned char)*stem) != tolower((unsigned char)*name))
             return false;
     }
@@ -271,7 +272,7 @@ bool file_is_likely(const plugin_file *file, int32_t kind, const char *name)
 {
     for (int32_t k = kind ? kind : 1; kind_name(k); k++) {
         const char *stem = stem_of(file, k);
-        if (stem && same_stem(stem, name))
+        if (stem && begins_with_stem(name, stem))
             return true;
         if (kind)
             return false;

@@ -37,6 +37,9 @@ typedef struct zds_config_context {
     /* Also hold optimizer.params and scheduler.params against the tables of the plugins that they
      * name, and the names against the plugins that there are. */
     bool check_plugins;
+    /* Also warn of what zds_engine_create will refuse: keys that are known, but not implemented in
+     * this version or not meant for zds. */
+    bool check_engine;
 } zds_config_context;
 
 /* One thing that is wrong, or unwise, with a config. */
