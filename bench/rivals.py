@@ -48,7 +48,8 @@ def children(pid):
 
 
 class Peak(threading.Thread):
-    """Samples the memory of processes every 50 ms; `bytes` is the highest that one of them had."""
+    """Samples the memory of processes twice a second (a sample costs milliseconds of a core); `bytes`
+    is the highest that one of them had."""
 
     def __init__(self, pids):
         super().__init__(daemon=True)
@@ -56,7 +57,7 @@ class Peak(threading.Thread):
         self.start()
 
     def run(self):
-        while not self.stopping.wait(0.05):
+        while not self.stopping.wait(0.5):
             self.bytes = max([self.bytes, *map(pss_bytes, self.pids())])
 
     def stop(self):

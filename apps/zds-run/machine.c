@@ -1,21 +1,38 @@
 /* The processors that the ranks share, and each rank's part of them. */
+#include <stdlib.h>
+
 #include "run.h"
+
+/* Cores and NUMA nodes are all that is asked for: the plugins that look for devices would load the
+ * libraries of displays and OpenCL before each start. Who has set them means it. */
+static bool load(hwloc_topology_t *topology)
+{
+    bool ours = !getenv("HWLOC_COMPONENTS") && !getenv("HWLOC_PLUGINS_PATH");
+    if (ours) {
+        setenv("HWLOC_COMPONENTS", "linux,stop", 1);
+        setenv("HWLOC_PLUGINS_PATH", "/dev/null", 1);
+    }
+    bool opened = hwloc_topology_init(topology) == 0;
+    bool good = opened && hwloc_topology_load(*topology) == 0;
+    if (ours) { /* not for the ranks' programs */
+        unsetenv("HWLOC_COMPONENTS");
+        unsetenv("HWLOC_PLUGINS_PATH");
+    }
+    if (opened && !good)
+        hwloc_topology_destroy(*topology);
+    return good;
+}
 
 bool machine_open(machine *m)
 {
     *m = (machine){0};
-    if (hwloc_topology_init(&m->topology) != 0)
+    if (!load(&m->topology))
         return false;
     hwloc_cpuset_t allowed = hwloc_bitmap_alloc();
-    bool good = allowed && hwloc_topology_load(m->topology) == 0;
     /* Started under taskset or a batch system's mask, only that part is ours. */
-    if (good && hwloc_get_cpubind(m->topology, allowed, HWLOC_CPUBIND_PROCESS) == 0)
+    if (allowed && hwloc_get_cpubind(m->topology, allowed, HWLOC_CPUBIND_PROCESS) == 0)
         (void)hwloc_topology_restrict(m->topology, allowed, 0);
     hwloc_bitmap_free(allowed);
-    if (!good) {
-        hwloc_topology_destroy(m->topology);
-        return false;
-    }
     m->cores = hwloc_get_nbobjs_by_type(m->topology, HWLOC_OBJ_CORE);
     if (m->cores < 1) /* some virtual machines show no cores */
         m->cores = hwloc_get_nbobjs_by_type(m->topology, HWLOC_OBJ_PU);

@@ -124,6 +124,8 @@ zds_status gpt2_create(const gpt2_config *config, size_t batch, size_t length, w
     if (g->layers && g->slot_taken) /* pages come when they are first used */
         g->memory =
             mmap(NULL, g->bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (g->memory != MAP_FAILED)
+        madvise(g->memory, g->bytes, MADV_HUGEPAGE); /* rows are far apart: few entries of a TLB */
     if (g->memory == MAP_FAILED) {
         size_t bytes = g->bytes;
         gpt2_destroy(g);

@@ -11,42 +11,51 @@ static char *param_at(const zds_engine *e, uint64_t element)
     return (char *)e->params.base + element * zds_dtype_size(e->set.param_dtype);
 }
 
-/* Rank 0 reads one parameter into its pages, piece by piece, rounding to the parameter's type. */
-static zds_status read_param(zds_engine *e, uint32_t param, zds_read_fn read, void *user)
+/* A piece of a parameter goes into rank 0's pages, rounded to the parameter's type. */
+static zds_status read_piece(zds_engine *e, uint32_t param, uint64_t first, uint64_t count,
+                             zds_read_fn read, void *user)
 {
-    uint64_t numel = e->model->params[param].numel, first = e->lay->places[param].first;
-    for (uint64_t i = 0; i < numel; i += STAGING_ELEMENTS) {
-        uint64_t n = numel - i < STAGING_ELEMENTS ? numel - i : STAGING_ELEMENTS;
-        bool direct = e->set.param_dtype == ZDS_F32;
-        float *to = direct ? (float *)(void *)param_at(e, first + i) : e->staging;
-        zds_status status = read(user, param, i, n, to);
-        if (status)
-            return status;
-        if (!direct)
-            kernel_convert(param_at(e, first + i), e->set.param_dtype, to, ZDS_F32, n);
-    }
-    return ZDS_OK;
+    char *to = param_at(e, e->lay->places[param].first + first);
+    bool direct = e->set.param_dtype == ZDS_F32;
+    float *floats = direct ? (float *)(void *)to : e->staging;
+    zds_status status = read(user, param, first, count, floats);
+    if (!status && !direct)
+        kernel_convert(to, e->set.param_dtype, floats, ZDS_F32, count);
+    return status;
 }
 
-/* All parameters travel from rank 0 in one operation a megabyte-sized piece; in shared pages
- * nothing moves. */
-static zds_status broadcast_params(zds_engine *e)
+/* All parameters travel from rank 0, a piece while it reads the next; in shared pages nothing
+ * moves. Where reading fails the rest travels as it is: `read_status` tells. */
+static zds_status distribute(zds_engine *e, zds_read_fn read, void *user, zds_status *read_status)
 {
-    if (e->place.world_size == 1)
-        return ZDS_OK;
-    zds_coll coll = {.struct_size = sizeof coll,
-                     .tag = 5,
-                     .src = e->params.base,
-                     .dst = e->params.base,
-                     .count = e->lay->total,
-                     .src_dtype = e->set.param_dtype,
-                     .dst_dtype = e->set.param_dtype};
+    zds_status status = ZDS_OK;
     zds_event *event = NULL;
-    services_clear(&e->comm_services);
-    zds_status status = e->comm.broadcast(e->comm_self, &coll, &event);
-    if (status)
-        return engine_comm_failed(e, status, "distributing initial values");
-    return engine_wait(e, &event, "distributing initial values");
+    for (uint32_t p = 0; !status && p < e->model->param_count; p++) {
+        uint64_t numel = e->model->params[p].numel;
+        for (uint64_t i = 0; !status && i < numel; i += STAGING_ELEMENTS) {
+            uint64_t n = numel - i < STAGING_ELEMENTS ? numel - i : STAGING_ELEMENTS;
+            if (e->place.rank == 0 && !*read_status)
+                *read_status = read_piece(e, p, i, n, read, user);
+            if (e->place.world_size == 1)
+                continue;
+            status = engine_wait(e, &event, "distributing initial values");
+            if (status)
+                break;
+            char *piece = param_at(e, e->lay->places[p].first + i);
+            zds_coll coll = {.struct_size = sizeof coll,
+                             .tag = 5,
+                             .src = piece,
+                             .dst = piece,
+                             .count = n,
+                             .src_dtype = e->set.param_dtype,
+                             .dst_dtype = e->set.param_dtype};
+            services_clear(&e->comm_services);
+            status = e->comm.broadcast(e->comm_self, &coll, &event);
+            if (status)
+                return engine_comm_failed(e, status, "distributing initial values");
+        }
+    }
+    return status ? status : engine_wait(e, &event, "distributing initial values");
 }
 
 /* Rank 0's status, so that all ranks fail alike. */
@@ -116,16 +125,15 @@ zds_status zds_set_values(zds_engine *e, zds_read_fn read, void *user)
         status = agree(e, ZDS_OK);
     if (status)
         return status;
-    for (uint32_t i = 0; e->place.rank == 0 && !status && i < e->model->param_count; i++)
-        status = read_param(e, i, read, user);
-    zds_status common = agree(e, status);
+    zds_status read_status = ZDS_OK;
+    status = distribute(e, read, user, &read_status);
+    if (status)
+        return status;
+    zds_status common = agree(e, read_status);
     if (common)
         return e->broken ? common
                          : engine_fail(e, common, "initial values could not be read on rank 0 (%s)",
                                        zds_status_name(common));
-    status = broadcast_params(e);
-    if (status)
-        return status;
     pool_run(e->threads, e->tile_count, start_piece, e);
     start_own_states(e);
     e->values_set = true;
