@@ -89,7 +89,7 @@ static void attend(void *arg, size_t task)
             g->k->multiply(count * keys, s.scores, s.mask, s.scores);
         }
         product(g, 'N', 'N', count, n, keys, 1, s.scores, keys, s.v, n, 0,
-                g->mixed + (sequence * t + i) * g->d + head * n, g->d);
+                g->layers[job->layer].mixed + (sequence * t + i) * g->d + head * n, g->d);
     }
     slot_give(g, slot);
 }
@@ -117,8 +117,6 @@ static void attend_backward_rows(attention_job *job, size_t sequence, size_t hea
         g->k->multiply(count * keys, s->scores, s->mask, s->dropped);
         weights = s->dropped;
     }
-    product(g, 'N', 'N', count, n, keys, 1, weights, keys, s->v, n, 0,
-            g->mixed + (sequence * t + i) * g->d + head * n, g->d);
     product(g, 'T', 'N', keys, n, count, 1, weights, keys, s->d_out + i * n, n, 1, s->d_v, n);
     product(g, 'N', 'T', count, keys, n, 1, s->d_out + i * n, n, s->v, n, 0, s->d_scores, keys);
     if (drops)

@@ -73,7 +73,7 @@ static void forward_mlp(void *arg, size_t task)
     float *active = out + n * d, *mask = active + n * f;
     float *middle = job->m->middle + at, *hidden = job->m->hidden + rows.first * g->ld_f;
     const float *fc = g->fc ? g->fc : job->w[FC_W];
-    product(g, 'N', 'N', n, d, d, 1, g->mixed + at, d, job->w[PROJ_W], d, 0, out, d);
+    product(g, 'N', 'N', n, d, d, 1, job->m->mixed + at, d, job->w[PROJ_W], d, 0, out, d);
     g->k->residual(n, d, job->m->x + at, out, job->w[PROJ_B], mask_of(job, SITE_PROJ, rows, mask),
                    middle);
     g->k->norm_forward(n, d, middle, job->w[LN2_W], job->w[LN2_B], (float)g->c.layer_norm_epsilon,
@@ -197,8 +197,8 @@ static void backward_weights(void *arg, size_t task)
     size_t d = g->d, column = task ? (task - 1) * COLUMNS : 0;
     float *scratch = slot_take(g);
     if (task == 0)
-        gradient_product(g, &job->dw[PROJ_W], 0, d, 'T', d, d, g->rows, g->mixed, d, job->upstream,
-                         d, scratch);
+        gradient_product(g, &job->dw[PROJ_W], 0, d, 'T', d, d, g->rows, job->m->mixed, d,
+                         job->upstream, d, scratch);
     else
         gradient_product(g, &job->dw[QKV_W], column, 3 * d, 'N', d,
                          min_size(COLUMNS, 3 * d - column), g->rows, g->normed, g->ld_m,

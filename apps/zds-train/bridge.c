@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "common/fail.h"
+#include "pages.h"
 
 enum { CONVERT = 1 << 16 /* elements of one task */ };
 
@@ -34,8 +35,9 @@ zds_status bridge_create(zds_engine *engine, const gpt2_config *config, const pa
         block += (param_elements(&p->list[FIRST_BLOCK_PARAM + i]) + 15) / 16 * 16;
     b->tokens = calloc((size_t)b->batch * ((size_t)b->length + 1), sizeof *b->tokens);
     b->norm = calloc(2 * (size_t)b->width, sizeof *b->norm);
+    b->weights_bytes = block * sizeof *b->weights;
     if (dtype != ZDS_F32)
-        b->weights = aligned_alloc(64, block * sizeof *b->weights);
+        b->weights = pages_take(b->weights_bytes);
     if (!b->tokens || !b->norm || (dtype != ZDS_F32 && !b->weights))
         return fail(error, ZDS_ERR_MEMORY, "there is no memory for a block's weights");
     return ZDS_OK;
@@ -45,7 +47,7 @@ void bridge_destroy(bridge *b)
 {
     gpt2_destroy(b->model);
     free(b->tokens);
-    free(b->weights);
+    pages_give(b->weights, b->weights_bytes);
     free(b->norm);
     zds_error_clear(&b->error);
 }

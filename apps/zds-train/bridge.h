@@ -17,7 +17,8 @@ typedef struct bridge {
     int64_t step;     /* of the run, from 0 */
     uint32_t *tokens; /* (B, T + 1) */
     float *weights;   /* a block's, converted from 16 bits; NULL in fp32 */
-    float *norm;      /* (2, D): the final norm's, likewise */
+    size_t weights_bytes;
+    float *norm; /* (2, D): the final norm's, likewise */
     int64_t batch, length, width;
     zds_error error; /* of the program's own part of a callback */
 } bridge;

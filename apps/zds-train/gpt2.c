@@ -3,11 +3,11 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "common/fail.h"
 #include "gpt2_parts.h"
 #include "matmul.h"
+#include "pages.h"
 
 /* === memory === */
 
@@ -69,6 +69,7 @@ static void lay_out(gpt2 *g, arena *a)
         layer->x = arena_take(a, m * d);
         layer->middle = arena_take(a, m * d);
         layer->qkv = arena_take(a, m * 3 * d);
+        layer->mixed = arena_take(a, m * d);
         layer->hidden = arena_take(a, m * g->ld_f);
         layer->lse = arena_take(a, m * g->heads);
         layer->stats1 = arena_take(a, m * 2);
@@ -120,13 +121,9 @@ zds_status gpt2_create(const gpt2_config *config, size_t batch, size_t length, w
     if (g->layers)
         lay_out(g, &a);
     g->bytes = a.used * sizeof(float);
-    g->memory = MAP_FAILED;
-    if (g->layers && g->slot_taken) /* pages come when they are first used */
-        g->memory =
-            mmap(NULL, g->bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (g->memory != MAP_FAILED)
-        madvise(g->memory, g->bytes, MADV_HUGEPAGE); /* rows are far apart: few entries of a TLB */
-    if (g->memory == MAP_FAILED) {
+    if (g->layers && g->slot_taken)
+        g->memory = pages_take(g->bytes);
+    if (!g->memory) {
         size_t bytes = g->bytes;
         gpt2_destroy(g);
         return fail(error, ZDS_ERR_MEMORY,
@@ -144,8 +141,7 @@ void gpt2_destroy(gpt2 *g)
 {
     if (!g)
         return;
-    if (g->memory && g->memory != MAP_FAILED)
-        munmap(g->memory, g->bytes);
+    pages_give(g->memory, g->bytes);
     free(g->slot_taken);
     free(g->layers);
     free(g);

@@ -22,6 +22,7 @@ typedef struct layer_memory {
     float *x;               /* (M, D): input; in backward the gradient of the input */
     float *middle;          /* (M, D): after attention; in backward its gradient */
     float *qkv;             /* (M, 3D) before the bias; in backward its gradient */
+    float *mixed;           /* (M, D): output of the heads */
     float *hidden;          /* (M, F) before bias and activation; in backward its gradient */
     float *lse;             /* (B, H, T): log of the sum of exp of attention scores */
     float *stats1, *stats2; /* (M, 2) of both norms */
@@ -47,7 +48,7 @@ struct gpt2 {
         *normed;  /* output of the norm that is being walked through: in the head (M, D), in a block
                      its transpose (D, M; ld_m), which makes weight gradients plain products */
     float *fc;    /* (D, F; ld_f): a copy of the block's FC_W; NULL where F needs no spreading */
-    float *mixed; /* (M, D): output of the heads; in backward its gradient, then it again */
+    float *mixed; /* (M, D): gradient of the heads' output */
     float *masked;                 /* (M, D): gradient behind a dropout; NULL if resid_pdrop is 0 */
     float *scores;                 /* (M, VOCAB): gradient of a piece of the logits */
     float *stats, *lse, *row_loss; /* (M, 2), (M), (M): the final norm, the logits */
@@ -96,10 +97,9 @@ random_stream dropout_stream(const gpt2 *g, size_t layer, int site, size_t seque
 /* Masks (rows, D) for rows of M; only where the rate is not 0. */
 void dropout_rows(const gpt2 *g, size_t layer, int site, double rate, span rows, float *mask);
 
-/* Scores, softmax and their product with v for all heads: g->layers[layer].qkv -> g->mixed, lse. */
+/* Scores, softmax and their product with v for all heads: g->layers[layer].qkv -> mixed, lse. */
 void attention(gpt2 *g, size_t layer, const float *bias);
-/* g->mixed: in the gradient of the heads' output, out the output itself; qkv becomes its gradient;
- * sums (B, 3D): its column sums. */
+/* From g->mixed: qkv becomes its gradient; sums (B, 3D): its column sums. */
 void attention_backward(gpt2 *g, size_t layer, const float *bias, float *sums);
 size_t attention_scratch(const gpt2 *g);
 

@@ -37,6 +37,19 @@ static zds_status region(zds_engine *e, zds_region *r, const char *purpose, uint
     return ZDS_OK;
 }
 
+/* At stage 0 no peer reads a rank's parameters: its own memory may be of huge pages, which shared
+ * memory seldom is, and matrix products walk over many rows at a time. */
+static zds_status private_params(zds_engine *e, zds_error *error)
+{
+    uint64_t bytes = e->lay->total * zds_dtype_size(e->set.param_dtype);
+    void *base = memory_alloc(e->ledger, "parameters", bytes, 0);
+    if (!base)
+        return no_memory(error, "parameters", bytes);
+    e->params = (zds_region){
+        .struct_size = sizeof e->params, .base = base, .read_only = base, .bytes = bytes};
+    return ZDS_OK;
+}
+
 static zds_status regions(zds_engine *e, zds_error *error)
 {
     settings *set = &e->set;
@@ -50,8 +63,10 @@ static zds_status regions(zds_engine *e, zds_error *error)
     e->staged = set->comm_dtype != source && !(e->fused && set->comm_dtype == ZDS_F32);
     e->params_shared = set->stage >= 1 && (e->comm.flags & ZDS_COMM_NODE_SHARED) &&
                        e->place.local_world_size == e->place.world_size;
-    zds_status s = region(e, &e->params, "parameters", l->total, set->param_dtype,
-                          e->params_shared ? ZDS_MEM_SHARED : ZDS_MEM_SYMMETRIC, error);
+    zds_status s = set->stage == 0
+                       ? private_params(e, error)
+                       : region(e, &e->params, "parameters", l->total, set->param_dtype,
+                                e->params_shared ? ZDS_MEM_SHARED : ZDS_MEM_SYMMETRIC, error);
     if (!s && set->stage < 2)
         s = region(e, &e->grads, "gradients", l->trainable, set->accum_dtype, ZDS_MEM_SYMMETRIC,
                    error);
@@ -419,6 +434,8 @@ zds_status storage_create(zds_engine *e, zds_error *error)
 
 void storage_destroy(zds_engine *e)
 {
+    if (e->set.stage == 0)
+        e->params.base = NULL; /* goes with the ledger */
     zds_region *regions_held[] = {&e->control, &e->travel, &e->pool, &e->grads, &e->params};
     for (size_t i = 0; i < sizeof regions_held / sizeof *regions_held; i++)
         if (regions_held[i]->base)
