@@ -13,7 +13,8 @@ void context_options(context_args *args, args_option *rows)
          .type = ARGS_STRING,
          .value = &args->arguments,
          .meta = "ARGS.json",
-         .doc = "fields of TrainingArguments; one that is absent never mismatches"},
+         .doc = "fields of TrainingArguments; without it, or for a field that is absent, \"auto\" "
+                "is filled with the default, and nothing mismatches"},
         {.name = "world-size",
          .type = ARGS_INT,
          .value = &args->world_size,

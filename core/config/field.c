@@ -40,7 +40,9 @@ void field_expects(const field *f, char *text, size_t size)
                        : f->flags & FIELD_NULLABLE ? " or null"
                                                    : "";
     char range[64] = "";
-    if (f->flags & FIELD_MAX)
+    if (f->flags & FIELD_BELOW)
+        snprintf(range, sizeof range, " > %.15g and < %.15g", f->min, f->max);
+    else if (f->flags & FIELD_MAX)
         snprintf(range, sizeof range, " from %.15g to %.15g", f->min, f->max);
     else if (f->flags & (FIELD_MIN | FIELD_ABOVE))
         snprintf(range, sizeof range, " %s %.15g", f->flags & FIELD_MIN ? ">=" : ">", f->min);
@@ -71,7 +73,8 @@ void field_expects(const field *f, char *text, size_t size)
         snprintf(text, size, "an array of objects%s", also);
         break;
     case FIELD_OBJECT:
-        snprintf(text, size, "an object { ... }%s", also);
+        snprintf(text, size, "an object { ... }%s%s", also,
+                 f->flags & FIELD_OR_BOOL ? " or true or false" : "");
         break;
     case FIELD_ANY:
         snprintf(text, size, "a value%s", also);

@@ -33,18 +33,19 @@ typedef enum field_support {
 } field_support;
 
 enum {
-    FIELD_NULLABLE = 1 << 0,  /* null is a value */
-    FIELD_TYPED = 1 << 1,     /* DeepSpeed checks it itself; of a section: unknown keys too */
-    FIELD_OPEN = 1 << 2,      /* a section whose keys are not ours to check */
-    FIELD_MAP = 1 << 3,       /* a section whose keys are names: rows below it have '*' there */
-    FIELD_OR_BOOL = 1 << 4,   /* a section that may be true or false instead */
-    FIELD_NO_CASE = 1 << 5,   /* choices match without case */
-    FIELD_MIN = 1 << 6,       /* value >= min */
-    FIELD_ABOVE = 1 << 7,     /* value > min */
-    FIELD_MAX = 1 << 8,       /* value <= max */
-    FIELD_NO_BOOL = 1 << 9,   /* a number that DeepSpeed does not take from true and false */
-    FIELD_OR_AUTO = 1 << 10,  /* "auto" is a value of its own, which nothing fills */
-    FIELD_OR_STRING = 1 << 11 /* one string stands for an array of one */
+    FIELD_NULLABLE = 1 << 0,   /* null is a value */
+    FIELD_TYPED = 1 << 1,      /* DeepSpeed checks it itself; of a section: unknown keys too */
+    FIELD_OPEN = 1 << 2,       /* a section whose keys are not ours to check */
+    FIELD_MAP = 1 << 3,        /* a section whose keys are names: rows below it have '*' there */
+    FIELD_OR_BOOL = 1 << 4,    /* a section that may be true or false instead */
+    FIELD_NO_CASE = 1 << 5,    /* choices match without case */
+    FIELD_MIN = 1 << 6,        /* value >= min */
+    FIELD_ABOVE = 1 << 7,      /* value > min */
+    FIELD_MAX = 1 << 8,        /* value <= max */
+    FIELD_NO_BOOL = 1 << 9,    /* a number that DeepSpeed does not take from true and false */
+    FIELD_OR_AUTO = 1 << 10,   /* "auto" is a value of its own, which nothing fills */
+    FIELD_OR_STRING = 1 << 11, /* one string stands for an array of one */
+    FIELD_BELOW = 1 << 12      /* value < max */
 };
 
 enum { STAGE_1_2 = 1 << 1 | 1 << 2, STAGE_2 = 1 << 2, STAGE_3 = 1 << 3 };

@@ -34,8 +34,8 @@ static const field rows[] = {
      .flags = FIELD_TYPED | FIELD_NULLABLE},
     {"comet.online", FIELD_BOOL, FIELD_REFUSED, NULL, "Send events, or keep them here.",
      .flags = FIELD_TYPED | FIELD_NULLABLE},
-    {"comet.mode", FIELD_STRING, FIELD_REFUSED, NULL, "get, create or get_or_create.",
-     .flags = FIELD_TYPED | FIELD_NULLABLE},
+    {"comet.mode", FIELD_ENUM, FIELD_REFUSED, NULL, "How the experiment is found.",
+     .choices = "get|create|get_or_create", .flags = FIELD_NULLABLE},
 
     {"autotuning", FIELD_OBJECT, FIELD_REFUSED, "{}", "Search for good settings by trial runs.",
      .reason = "it drives DeepSpeed's Python launcher; zds-config estimate says what fits"},

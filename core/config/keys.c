@@ -36,6 +36,8 @@ static cJSON *fallback_node(const field *f)
         return f->type == FIELD_OBJECT || f->support == FIELD_REMOVED ? NULL : cJSON_CreateNull();
     if (f->type == FIELD_STRING || f->type == FIELD_ENUM || word)
         return cJSON_CreateString(f->fallback);
+    if (f->type == FIELD_INT || f->type == FIELD_FLOAT)
+        return cJSON_CreateRaw(f->fallback); /* a double would not hold all integers */
     return cJSON_Parse(f->fallback);
 }
 
@@ -76,8 +78,9 @@ void zds_config_keys(bool (*visit)(void *user, const zds_config_key *key), void 
             .reason = inherited_reason(&index, (int)i),
             .doc = f->doc,
             .min = f->flags & (FIELD_MIN | FIELD_ABOVE) ? f->min : -(double)INFINITY,
-            .max = f->flags & FIELD_MAX ? f->max : (double)INFINITY,
+            .max = f->flags & (FIELD_MAX | FIELD_BELOW) ? f->max : (double)INFINITY,
             .above_min = f->flags & FIELD_ABOVE,
+            .below_max = f->flags & FIELD_BELOW,
             .nullable = f->flags & FIELD_NULLABLE,
             .open = f->flags & (FIELD_OPEN | FIELD_MAP),
         };
@@ -182,6 +185,8 @@ static cJSON *number_schema(const field *f)
         cJSON_AddNumberToObject(schema, "exclusiveMinimum", f->min);
     if (f->flags & FIELD_MAX)
         cJSON_AddNumberToObject(schema, "maximum", f->max);
+    if (f->flags & FIELD_BELOW)
+        cJSON_AddNumberToObject(schema, "exclusiveMaximum", f->max);
     return schema;
 }
 
@@ -296,8 +301,7 @@ static cJSON *section_schema(const char *path, const field *f)
 {
     cJSON *schema = typed("object");
     size_t length = strlen(path), count = field_count();
-    if (f && f->flags & FIELD_OPEN)
-        return schema;
+    bool open = f && f->flags & FIELD_OPEN;
     cJSON *keys = cJSON_CreateObject();
     for (size_t i = 0; i < count; i++) {
         const field *child = field_at(i);
@@ -314,7 +318,7 @@ static cJSON *section_schema(const char *path, const field *f)
             cJSON_AddItemToObject(keys, child->alias, key_schema(child));
     }
     cJSON_AddItemToObject(schema, "properties", keys);
-    if (!cJSON_HasObjectItem(schema, "additionalProperties"))
+    if (!open && !cJSON_HasObjectItem(schema, "additionalProperties"))
         cJSON_AddFalseToObject(schema, "additionalProperties");
     return schema;
 }

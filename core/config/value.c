@@ -65,7 +65,7 @@ static const char *read_number(const field *f, const cJSON *node, double *out)
 static const char *check_range(const field *f, double x)
 {
     if ((f->flags & FIELD_MIN && x < f->min) || (f->flags & FIELD_ABOVE && x <= f->min) ||
-        (f->flags & FIELD_MAX && x > f->max))
+        (f->flags & FIELD_MAX && x > f->max) || (f->flags & FIELD_BELOW && x >= f->max))
         return "is out of range";
     return NULL;
 }

@@ -126,6 +126,7 @@ typedef struct zds_config_key {
     const char *doc;       /* one line */
     double min, max;       /* of numbers; -INFINITY, INFINITY: none */
     bool above_min;        /* min itself is out of range */
+    bool below_max;        /* so is max */
     bool nullable, open;   /* null is a value; a section whose keys are not in the table */
 } zds_config_key;
 
