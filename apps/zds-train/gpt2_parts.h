@@ -10,9 +10,9 @@
 #include "gpt2.h"
 
 enum {
-    ROWS = 256,        /* rows of M in one task */
-    HIDDEN = 384,      /* columns of F in one task of the backward pass */
-    COLUMNS = 384,     /* columns of a weight's gradient in one task */
+    ROWS = 512,        /* rows of M in one task */
+    HIDDEN = 768,      /* columns of F in one task of the backward pass */
+    COLUMNS = 576,     /* columns of a weight's gradient in one task */
     VOCAB = 512,       /* rows of the vocabulary in one piece */
     QUERIES = 64,      /* rows of attention scores at a time */
     TOKEN_COLUMNS = 64 /* columns of the embedding's gradient in one task */
