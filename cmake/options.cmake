@@ -41,3 +41,7 @@ endif()
 # Programs and the library find each other wherever the tree is moved.
 set(CMAKE_BUILD_RPATH_USE_ORIGIN ON)
 set(CMAKE_INSTALL_RPATH "$ORIGIN/../${CMAKE_INSTALL_LIBDIR}")
+if(CMAKE_INSTALL_LIBDIR STREQUAL "lib")
+    # Else CMake pads the build tree's path with an empty entry, which is the current folder.
+    set(CMAKE_BUILD_WITH_INSTALL_RPATH ON)
+endif()
