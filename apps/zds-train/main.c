@@ -2,6 +2,7 @@
 #include <cjson/cJSON.h>
 #include <malloc.h>
 #include <math.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +15,7 @@
 #include "common/output.h"
 #include "files.h"
 #include "generate.h"
+#include "moot.h"
 #include "options.h"
 #include "rank.h"
 #include "report.h"
@@ -33,7 +35,8 @@ typedef struct training {
     bridge bridge;
     report report;
     int64_t steps;
-    bool made_folder, bytes;
+    size_t made_folders; /* of output_prepare */
+    bool bytes;
 } training;
 
 static double now(void)
@@ -126,6 +129,8 @@ static zds_status read_config(training *t, zds_error *error)
     zds_status status = load_config(t, t->steps, error);
     if (!status && rank_here() == 0)
         print_warnings(t->config);
+    if (!status && rank_here() == 0)
+        print_moot_arguments(t->config, t->o.arguments);
     return status;
 }
 
@@ -275,7 +280,7 @@ static zds_status prepare(training *t, zds_error *error)
     if (!status)
         status = read_config(t, error);
     if (!status && rank_here() == 0)
-        status = output_prepare(t->o.output, t->o.overwrite, &t->made_folder, error);
+        status = output_prepare(t->o.output, t->o.overwrite, &t->made_folders, error);
     return status;
 }
 
@@ -299,6 +304,7 @@ int main(int argc, char **argv)
      */
     mallopt(M_MMAP_THRESHOLD, 32 << 20);
     mallopt(M_TRIM_THRESHOLD, 64 << 20);
+    signal(SIGXFSZ, SIG_IGN); /* a file that may grow no longer is an error of the write, EFBIG */
     training t = {0};
     int code = options_parse(argc, argv, &t.o);
     if (code != ARGS_GO)
@@ -315,7 +321,7 @@ int main(int argc, char **argv)
         report_pause(&t.report);
     code = status ? rank_failed(&error) : output_end();
     clear(&t);
-    if (status && t.made_folder)
-        rmdir(t.o.output); /* only an empty one goes */
+    if (status)
+        output_abandon(t.o.output, t.made_folders);
     return code;
 }

@@ -234,6 +234,9 @@ int options_parse(int argc, char **argv, options *o)
     int code = args_parse(&program, argc, argv, NULL);
     if (code == ARGS_GO)
         code = check(o);
+    for (size_t i = 0; code == ARGS_GO && i < program.option_count; i++)
+        if (rows[i].value == &o->block_size && rows[i].given && o->block_size < 1)
+            code = args_wrong("--block_size wants a number above 0");
     if (code != ARGS_GO)
         return code;
     size_t first = 0; /* from "seed" on the names are TrainingArguments' */

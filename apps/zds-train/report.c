@@ -3,6 +3,7 @@
 
 #include <cjson/cJSON.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,13 +20,16 @@ zds_status report_create(const char *folder, int64_t logging_steps, int64_t tota
     r->terminal = isatty(STDERR_FILENO);
     r->losses = calloc((size_t)total, sizeof *r->losses);
     r->path = path_join(folder, "metrics.jsonl");
-    if (r->path && access(r->path, F_OK) == 0) {
+    bool beside = r->path && access(r->path, F_OK) == 0;
+    if (beside) {
         r->final_path = r->path;
         r->path = path_join(folder, "metrics.jsonl.new");
     }
     if (!r->path || !r->losses)
         return fail(error, ZDS_ERR_MEMORY, "there is no memory for the metrics");
-    r->metrics = fopen(r->path, "we");
+    int nameless = beside ? open(folder, O_TMPFILE | O_WRONLY | O_CLOEXEC, 0666) : -1;
+    r->nameless = nameless >= 0;
+    r->metrics = r->nameless ? fdopen(nameless, "w") : fopen(r->path, "we");
     return r->metrics
                ? ZDS_OK
                : fail(error, ZDS_ERR_IO, "%s: cannot be created: %s", r->path, strerror(errno));
@@ -77,9 +81,13 @@ static void print_progress(report *r, const zds_step_result *s, double seconds, 
         return;
     double loss = r->terminal ? s->loss : r->unlogged / (double)r->unlogged_count;
     double each = r->steps > 1 ? r->seconds / (double)(r->steps - 1) : seconds;
-    fprintf(stderr, "%sstep %lld/%lld  loss %.4f  rate %.3g  %.0f tokens/s",
-            r->terminal ? "\r" : "", (long long)r->steps, (long long)r->total, loss, s->next_lr,
-            tokens / each);
+    fprintf(stderr, "%sstep %lld/%lld  loss ", r->terminal ? "\r" : "", (long long)r->steps,
+            (long long)r->total);
+    if (isnan(loss)) /* without its sign */
+        fputs("nan", stderr);
+    else
+        fprintf(stderr, "%.4f", loss);
+    fprintf(stderr, "  rate %.3g  %.0f tokens/s", s->next_lr, tokens / each);
     if (!last) {
         fprintf(stderr, "  left ");
         print_left(each * (double)(r->total - r->steps));
@@ -110,10 +118,20 @@ void report_pause(report *r)
     r->line_open = false;
 }
 
+/* Gives the file its name. */
+static bool name_metrics(const report *r)
+{
+    char own[64];
+    snprintf(own, sizeof own, "/proc/self/fd/%d", fileno(r->metrics));
+    unlink(r->path); /* of a run that was killed where files must have names */
+    return linkat(AT_FDCWD, own, AT_FDCWD, r->path, AT_SYMLINK_FOLLOW) == 0;
+}
+
 zds_status report_finish(report *r, zds_error *error)
 {
     report_pause(r);
     bool good = fsync(fileno(r->metrics)) == 0;
+    good = good && (!r->nameless || name_metrics(r));
     good = fclose(r->metrics) == 0 && good;
     r->metrics = NULL;
     if (good && r->final_path)
@@ -127,7 +145,7 @@ void report_destroy(report *r)
     report_pause(r);
     if (r->metrics) {
         fclose(r->metrics);
-        if (r->steps == 0 || r->final_path)
+        if (!r->nameless && (r->steps == 0 || r->final_path))
             unlink(r->path);
     }
     free(r->path);

@@ -12,6 +12,7 @@ typedef struct report {
     FILE *metrics;
     char *path, *final_path; /* of metrics; NULL final_path: they are the same */
     bool terminal, line_open;
+    bool nameless; /* the metrics' file has no name yet: if the process is killed, it is gone */
     int64_t logging_steps, total;
     double *losses; /* (steps) */
     int64_t steps;

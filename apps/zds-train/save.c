@@ -12,8 +12,8 @@
 #include "common/safetensors.h"
 #include "files.h"
 
-/* mkdir -p; *made: the last folder is new. */
-static zds_status make_folders(const char *folder, bool *made, zds_error *error)
+/* mkdir -p; *made: the length of the first path that is new, 0 if all was there. */
+static zds_status make_folders(const char *folder, size_t *made, zds_error *error)
 {
     char *path = strdup(folder);
     if (!path)
@@ -24,8 +24,10 @@ static zds_status make_folders(const char *folder, bool *made, zds_error *error)
         if (kept != '/' && kept != '\0')
             continue;
         *c = '\0';
-        *made = mkdir(path, 0777) == 0;
-        if (!*made && errno != EEXIST)
+        bool new = mkdir(path, 0777) == 0;
+        if (new && !*made)
+            *made = (size_t)(c - path);
+        if (!new &&errno != EEXIST)
             status =
                 fail(error, ZDS_ERR_IO, "--output_dir %s: %s: %s", folder, path, strerror(errno));
         *c = kept;
@@ -36,11 +38,24 @@ static zds_status make_folders(const char *folder, bool *made, zds_error *error)
     return status;
 }
 
-zds_status output_prepare(const char *folder, bool overwrite, bool *made, zds_error *error)
+void output_abandon(const char *folder, size_t made)
+{
+    char *path = made ? strdup(folder) : NULL;
+    bool empty = path != NULL;
+    for (size_t length = path ? strlen(path) : 0; empty && length >= made; length--) {
+        if (path[length] != '/' && path[length] != '\0')
+            continue;
+        path[length] = '\0';
+        empty = rmdir(path) == 0 || errno == ENOENT; /* "a//b" has a name twice */
+    }
+    free(path);
+}
+
+zds_status output_prepare(const char *folder, bool overwrite, size_t *made, zds_error *error)
 {
     static const char *const models[] = {"config.json", "model.safetensors",
                                          "model.safetensors.index.json", "pytorch_model.bin"};
-    *made = false;
+    *made = 0;
     if (!*folder)
         return fail(error, ZDS_ERR_INVALID, "--output_dir is empty");
     for (size_t i = 0; i < sizeof models / sizeof *models && !overwrite; i++) {

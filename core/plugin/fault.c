@@ -1,8 +1,10 @@
 /* What is wrong with a plugin, as text. */
 #include "plugin/fault.h"
 
+#include <dlfcn.h>
 #include <stdarg.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "host/error.h"
 
@@ -21,4 +23,15 @@ void fault_free(char *fault)
 {
     if (fault != no_memory)
         free(fault);
+}
+
+const char *fault_of_loader(const char *path)
+{
+    const char *text = dlerror();
+    size_t length = strlen(path);
+    if (!text)
+        return "the loader does not say why";
+    return strncmp(text, path, length) == 0 && strncmp(text + length, ": ", 2) == 0
+               ? text + length + 2
+               : text;
 }

@@ -8,5 +8,8 @@
 /* The text; where there is no memory for it, a text that says so. Never NULL. */
 char *fault_format(const char *format, ...) ZDS_PRINTF(1, 2) __attribute__((returns_nonnull));
 void fault_free(char *fault); /* NULL is allowed */
+/* What dlopen(path) said last, without the path in front, which whoever tells it says, too. Valid
+ * until the next call of dlopen and its like. */
+const char *fault_of_loader(const char *path) __attribute__((returns_nonnull));
 
 #endif

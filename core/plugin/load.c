@@ -30,7 +30,7 @@ static char *open_module(const char *path, lt_dlhandle *module)
      * symbol is an error of the opening and not a crash in the middle of a step. */
     void *bound = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (!bound)
-        return fault_format("cannot be loaded: %s", dlerror());
+        return fault_format("cannot be loaded: %s", fault_of_loader(path));
     lt_dladvise advice;
     *module = NULL;
     if (lt_dladvise_init(&advice) == 0) {

@@ -69,7 +69,7 @@ def check_install():
 
 
 def check_list(folder):
-    put(folder, "sample", "pair", "crash", "hang", "abi_2", "no_symbol", "null_step")
+    put(folder, "sample", "pair", "crash", "hang", "abi_2", "no_symbol", "null_step", "undefined")
     other = os.path.join(folder, "other")
     os.mkdir(other)
     put(other, "sample", "device")
@@ -87,6 +87,7 @@ def check_list(folder):
                     ("pair.so", "optim", "PairSecond", "ok"),
                     ("pair.so", "optim", "PairThird", "rejected"),
                     ("sample.so", "optim", "Sample", "ok"),
+                    ("undefined.so", "", "", "rejected"),
                     ("other/device.so", "optim", "Sample", "ok"),  # on another space: no shadow
                     ("other/sample.so", "optim", "Sample", "shadowed")], f"the list: {mine}")
     expect(2 <= took < 20, f"the plugin that hangs costs its 2 s: {took:.1f} s")
@@ -96,6 +97,8 @@ def check_list(folder):
                        ("null_step.so", "step of its zds_optim_ops is NULL"),
                        ("other/sample.so", os.path.join(folder, "sample.so"))):
         expect(part in reasons[file], f"{file}: {reasons[file]}")
+    expect(reasons["undefined.so"].startswith("undefined symbol: zds_function"),
+           f"the file's name is told once: {reasons['undefined.so']}")
     sample = next(e for e in listed if e["file"] == os.path.join(folder, "sample.so"))
     expect(sample["aliases"] == ["Example"] and sample["version"] == "1.0" and
            sample["abi"] == "1.0" and sample["doc"] == "for tests" and sample["reason"] == "",

@@ -207,6 +207,39 @@ def bad_input(good):
     check("an output folder that cannot be made", r.code == 1 and "--output_dir" in r.stderr, r.stderr[-200:])
 
 
+def small_print():
+    """What a careful user would trip over."""
+    r = Run("--max_steps", 2, ds=dict(DS, zero_optimization=dict(stage=3)), out="a/b//c")
+    check("a run that fails leaves none of the folders that it made", r.code == 1 and not os.path.exists(f"{r.base}/a"), r.stderr[-200:])
+    os.mkdir(f"{r.base}/a")
+    r = Run("--max_steps", 2, ds=dict(DS, zero_optimization=dict(stage=3)), out="a/b/c", base=r.base)
+    check("but those that were there", r.code == 1 and os.listdir(f"{r.base}/a") == [], str(os.listdir(r.base)))
+    for size in (-5, 0):
+        r = Run("--max_steps", 2, "--block_size", size)
+        check(f"--block_size {size}: wrong usage", r.code == 2 and "--block_size" in r.stderr, f"{r.code} {r.stderr}")
+    r = Run("--max_steps", 6, ds=dict(DS, optimizer=dict(type="SGD", params=dict(lr=1e30)), gradient_clipping=0))
+    check("a loss that is no number has no sign", "loss nan" in r.stderr and "-nan" not in r.stderr, r.stderr[-300:])
+    check("and is null in the metrics", any(m["loss"] is None for m in r.metrics()))
+    scheduler = dict(type="WarmupLR", params=dict(warmup_num_steps=2))
+    plain = {k: v for k, v in DS.items() if k != "gradient_accumulation_steps"}
+    moot = dict(weight_decay=0.1, adam_beta1=0.8, adam_beta2=0.9, adam_epsilon=1e-7, lr_scheduler_type="linear", max_grad_norm=2)
+    flags = [x for k, v in moot.items() for x in (f"--{k}", v)]
+    r = Run("--max_steps", 1, *flags, "--warmup_steps", 2, ds=dict(plain, optimizer=dict(type="AdamW", params=dict(lr=1e-3)), scheduler=scheduler))
+    told = [line for line in r.stderr.splitlines() if "has no effect" in line]
+    check("arguments that the config leaves without effect are told", trained(r, "moot") and len(told) == len(moot) and
+          all(any(f"--{k} " in line and "ds.json:1:" in line for line in told) for k in moot), "\n".join(told))
+    auto = dict(plain, gradient_clipping="auto", gradient_accumulation_steps="auto", optimizer=dict(type="AdamW", params=dict(
+        lr="auto", weight_decay="auto", betas="auto", eps="auto")), scheduler=dict(type="WarmupLR", params=dict(warmup_num_steps="auto")))
+    flags = [x for k, v in moot.items() if k != "lr_scheduler_type" for x in (f"--{k}", v)]
+    r = Run("--max_steps", 1, *flags, "--warmup_steps", 2, "--learning_rate", 1e-3, ds=auto)
+    check("and none that it reads", trained(r, "auto") and "has no effect" not in r.stderr, r.stderr)
+    r = Run("--max_steps", 1, *flags[:8], "--warmup_ratio", 0.5, ds={k: v for k, v in DS.items() if k != "optimizer"})
+    check("nor those of the program's own optimizer", trained(r, "own") and "has no effect" not in r.stderr, r.stderr)
+    r = Run("--max_steps", 2, keep=True)
+    p = subprocess.run(["sh", "-c", 'ulimit -f 1; exec "$@"', "sh", *r.command], stdin=subprocess.DEVNULL, capture_output=True, timeout=300)
+    check("a file that may grow no longer is an error", p.returncode == 1 and b"File too large" in p.stderr, f"{p.returncode} {p.stderr[-200:]}")
+
+
 def alive(group):
     try:
         os.killpg(group, 0)
@@ -236,6 +269,17 @@ def signals():
                   and not alive(p.pid), f"exit {code}, {files}, processes left: {alive(p.pid)}")
             for line in open(metrics).read().splitlines()[:-1]:
                 json.loads(line)
+    r = Run("--max_steps", 1)
+    before = {f: open(f"{r.out}/{f}", "rb").read() for f in os.listdir(r.out)}
+    r = Run("--max_steps", 1000000, "--overwrite_output_dir", "--logging_steps", 1, base=r.base, keep=True)
+    p = subprocess.Popen(r.command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while "step 2/" not in p.stderr.readline():
+        pass
+    p.send_signal(signal.SIGINT)
+    code = p.wait(30)
+    p.stderr.close()
+    after = {f: open(f"{r.out}/{f}", "rb").read() for f in os.listdir(r.out)}
+    check("a signal in a run that overwrites leaves what was there", code == -signal.SIGINT and after == before, f"{code} {sorted(after)}")
 
 
 with tempfile.TemporaryDirectory() as ROOT:
@@ -247,6 +291,7 @@ with tempfile.TemporaryDirectory() as ROOT:
     variants()
     if good:
         bad_input(good)
+        small_print()
     signals()
 print(f"{failures} failures")
 sys.exit(1 if failures else 0)

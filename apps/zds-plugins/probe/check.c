@@ -58,7 +58,8 @@ static const zds_plugin *const *open_file(const char *path, void **handle, char 
 {
     const zds_plugin *const *plugins = NULL;
     *handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    *fault = *handle ? descriptor_symbol(dlsym, *handle, &plugins) : fault_format("%s", dlerror());
+    *fault = *handle ? descriptor_symbol(dlsym, *handle, &plugins)
+                     : fault_format("%s", fault_of_loader(path));
     if (!*fault && !*plugins)
         *fault = fault_format("its array of plugins is empty");
     return *fault ? NULL : plugins;

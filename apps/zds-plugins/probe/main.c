@@ -22,7 +22,7 @@ static cJSON *look_into(const char *path)
     cJSON *answer = cJSON_CreateObject();
     void *handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (!handle) {
-        cJSON_AddStringToObject(answer, "reason", dlerror());
+        cJSON_AddStringToObject(answer, "reason", fault_of_loader(path));
         return answer;
     }
     const zds_plugin *const *plugins;
