@@ -83,7 +83,7 @@ SCHEDULES = [
     ("sched_stride", "values, masks and strides", "use value_stride, not sizeof"),
     ("sched_no_mask", "values, masks and strides", "bit 0x1 of the mask is not set"),
 ]
-GOOD = ["sample", "momentum", "chatty", "newer", "old_abi_1_0"]
+GOOD = ["sample", "momentum", "chatty", "newer", "old_abi_1_0", "whole"]
 
 
 def expect(condition, what):
@@ -92,8 +92,10 @@ def expect(condition, what):
     failures += not condition
 
 
-def run(*command, timeout=100):
-    environment = dict(os.environ, ZDS_PLUGIN_TIMEOUT="1")
+def run(*command, timeout=600):
+    """Only those that hang have but a second: machines may be slow."""
+    hangs = any(name in " ".join(command) for name in ("hang.so", "loops_in_step.so"))
+    environment = dict(os.environ, ZDS_PLUGIN_TIMEOUT="1" if hangs else "60")
     return subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, text=True,
                           errors="replace", capture_output=True, timeout=timeout)
 
@@ -127,20 +129,19 @@ def check_build():
     for name in sorted(os.listdir(plugins)):
         if not name.endswith(".so"):
             continue
-        result = run(os.path.join(PROGRAMS, "zds-plugins"), "--check",
-                     os.path.join(plugins, name), "--json", timeout=600)
-        results = json.loads(result.stdout)
+        code, results = check(os.path.join(plugins, name))
         passed = sum(r["status"] in ("ok", "note") for r in results)
-        expect(result.returncode == 0 and not failed(results),
+        expect(code == 0 and not failed(results),
                f"{name}: {passed} checks passed {failed(results) or ''}")
 
 
 def check_engine(folder):
     """One rank, three steps of golden gradients, with each plugin by its path."""
-    config, out = os.path.join(folder, "ds_config.json"), os.path.join(folder, "out.safetensors")
+    out = os.path.join(folder, "out.safetensors")
     for name, _, _, does in FAULTS:
         if does in (HANGS, UNSEEN):
             continue
+        config = os.path.join(folder, name + ".so.json")
         with open(config, "w") as file:
             json.dump({"train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 1,
                        "optimizer": {"type": os.path.join(folder, name + ".so")}}, file)

@@ -1,15 +1,12 @@
 """docs/plugins.md as its reader uses it: its commands run against an install, its code compiles, its
-signatures are the header's, every function of the ABI has a section, and what is recorded by its Python
-(where torch is installed: ZDS_TEST_PYTHON, or the python that runs this) comes out of the plugin."""
+signatures are the header's, and every function of the ABI has a section."""
 import os
 import re
-import subprocess
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 from installed import SOURCE, expect, library_folder, prefix, run
 
-PYTHON = os.environ.get("ZDS_TEST_PYTHON", sys.executable)
 with open(os.path.join(SOURCE, "docs", "plugins.md")) as file:
     PAGE = file.read()
 
@@ -61,7 +58,7 @@ def check_code(folder, root):
 
 def check_commands(folder, env):
     """The first shell block makes a plugin; the second builds it once more without CMake."""
-    make, line, replay = blocks("sh")
+    make, line = blocks("sh")
     said = run(["sh", "-ec", make], cwd=folder, env=env)
     expect("100% tests passed" in said and "momentum_buffer" not in said and "optim" in said,
            "from nothing to a checked plugin, by the page's commands")
@@ -77,23 +74,6 @@ def check_commands(folder, env):
          f"-DCMAKE_PREFIX_PATH={env['ZDS']}"])
     run(["cmake", "--build", os.path.join(own, "build")])
     expect(os.path.exists(os.path.join(own, "build", "optim_my_opt.so")), "the page's CMakeLists.txt")
-    return replay
-
-
-def check_original(folder, env, replay):
-    probe = subprocess.run([PYTHON, "-c", "import torch, safetensors"], capture_output=True)
-    if probe.returncode:
-        print("left out: recording from PyTorch, which is not installed")
-        return
-    record, compare = blocks("python")
-    with open(os.path.join(folder, "ds_config.json"), "w") as file:
-        file.write(blocks("json")[0])
-    run([PYTHON, "-c", record], cwd=folder)
-    run(["sh", "-ec", replay], cwd=folder, env=env)
-    lines = run([PYTHON, "-c", compare], cwd=folder).split()
-    gaps = dict(zip(lines[::2], map(float, lines[1::2])))
-    expect(len(gaps) == 4 and all(gap < 1e-6 for gap in gaps.values()),
-           f"recorded in PyTorch, replayed through the plugin: {gaps}")
 
 
 check_signatures()
@@ -105,4 +85,4 @@ with prefix() as (temporary, root):
                        PATH=os.path.join(root, "bin") + ":" + os.environ["PATH"],
                        PKG_CONFIG_PATH=os.path.join(library_folder(root), "pkgconfig"))
     check_code(work, root)
-    check_original(work, environment, check_commands(work, environment))
+    check_commands(work, environment)

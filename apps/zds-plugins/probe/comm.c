@@ -268,32 +268,27 @@ static char *expect_fused(const world *w, const double *sums, uint64_t non_finit
         float g = (float)number_random(6, i);
         float right = (float)i + 0.5f * (0.25f * g);
         if (i != 50 && dst[i] != right)
-            return fault_format("a fused reduce_scatter gives %.9g for element %llu, not %.9g",
-                                (double)dst[i], (unsigned long long)i, (double)right);
+            return fault_format("gives %.9g for element %llu, not %.9g", (double)dst[i],
+                                (unsigned long long)i, (double)right);
     }
     for (int s = 0; s < SEGMENTS; s++)
         for (uint64_t at = 0; at < segments[s].count; at += CHUNK, chunk++) {
             uint64_t left = segments[s].count - at;
             double right = chunk_sum(dst + segments[s].first + at, left < CHUNK ? left : CHUNK);
             if (s + at > 0 && memcmp(&right, &sums[chunk], sizeof right) != 0)
-                return fault_format("chunk %zu of a fused reduce_scatter has the sum of squares "
-                                    "%.17g, not %.17g",
-                                    chunk, sums[chunk], right);
+                return fault_format("chunk %zu has the sum of squares %.17g, not %.17g", chunk,
+                                    sums[chunk], right);
         }
     return non_finite == 1 ? NULL
-                           : fault_format("a fused reduce_scatter counts %llu non-finite elements "
-                                          "where there is one",
+                           : fault_format("it counts %llu non-finite elements where there is one",
                                           (unsigned long long)non_finite);
 }
 
-static char *fused(world *w)
+static char *run_fused(world *w, collective function)
 {
     double sums[CHUNKS] = {0};
     uint64_t non_finite = 99;
     zds_event *done = NULL;
-    char *fault = alloc_both(w, COUNT * 8 + 64);
-    if (fault)
-        return fault;
     for (uint64_t i = 0; i < COUNT; i++) {
         ((float *)w->src.base)[i] = i == 50 ? NAN : (float)number_random(6, i);
         ((float *)w->dst.base)[i] = (float)i;
@@ -315,9 +310,19 @@ static char *fused(world *w)
                            .dst_dtype = ZDS_F32,
                            .fused = &how};
     bench_clear(w->b);
-    zds_status status = w->ops.reduce_scatter(w->self, &coll, &done);
-    fault = finish(w, "fused reduce_scatter", status, done);
+    zds_status status = function(w->self, &coll, &done);
+    char *fault = finish(w, "it", status, done);
     return fault ? fault : expect_fused(w, sums, non_finite);
+}
+
+static char *fused(world *w)
+{
+    char *fault = alloc_both(w, COUNT * 8 + 64);
+    if (!fault)
+        fault = bench_within(run_fused(w, w->ops.reduce_scatter), "reduce_scatter");
+    if (!fault)
+        fault = bench_within(run_fused(w, w->ops.reduce), "reduce");
+    return fault;
 }
 
 static char *fused_check(bench *b)

@@ -68,7 +68,8 @@ static bool same_spec(const zds_state_spec *a, const zds_state_spec *b)
 static bool same_needs(const zds_param_needs *a, const zds_param_needs *b)
 {
     bool same = a->state_count == b->state_count && a->granularity == b->granularity &&
-                a->whole_tensor == b->whole_tensor && a->tensor_norms == b->tensor_norms;
+                a->whole_tensor == b->whole_tensor && a->tensor_norms == b->tensor_norms &&
+                memcmp(&a->cost, &b->cost, sizeof a->cost) == 0;
     for (uint32_t s = 0; same && s < a->state_count; s++)
         same = same_spec(&a->states[s], &b->states[s]);
     return same;

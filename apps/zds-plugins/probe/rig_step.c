@@ -208,18 +208,15 @@ static zds_status call_tiles(calls *c)
     return c->status;
 }
 
-/* Whole tensors, each on one thread with the pool idle. */
+/* Whole tensors: all in one call, on one thread with the pool idle. */
 static zds_status call_whole(calls *c)
 {
-    zds_status status = ZDS_OK;
-    for (size_t i = c->t->shared; i < c->t->all && !status; i++) {
-        zds_tiles tiles = {.struct_size = sizeof tiles,
-                           .count = 1,
-                           .stride = TILE_STRIDE,
-                           .first = tile_of(c->t, i)};
-        status = c->function(c->r->self, &tiles, c->ctx[0]);
-    }
-    return status;
+    const size_t count = c->t->all - c->t->shared;
+    zds_tiles tiles = {.struct_size = sizeof tiles,
+                       .count = count,
+                       .stride = TILE_STRIDE,
+                       .first = tile_of(c->t, c->t->shared)};
+    return count ? c->function(c->r->self, &tiles, c->ctx[0]) : ZDS_OK;
 }
 
 /* TENSOR and GLOBAL states, which tiles share: only begin_step and whole tensors may write them. */
@@ -233,14 +230,13 @@ static void seal_shared(rig *r, bool sealed)
         }
 }
 
-static zds_status call_all(calls *c, tile_function function)
+static zds_status call_all(calls *c)
 {
-    c->function = function;
     c->count = (c->t->shared + c->batch - 1) / c->batch;
     seal_shared(c->r, true);
     zds_status status = call_tiles(c);
     seal_shared(c->r, false);
-    return status ? status : call_whole(c);
+    return status || c->function == c->r->ops.norms ? status : call_whole(c);
 }
 
 /* === norms === */
@@ -385,7 +381,8 @@ static zds_status pass(rig *r, const rig_cut *cut, bool only_second, tile_functi
         c.ctx[i] = make_ctx(r, i);
     area_seal(r->inputs, true);
     const long before = alloc_watched();
-    zds_status status = call_all(&c, function);
+    c.function = function;
+    zds_status status = call_all(&c);
     r->allocated += alloc_watched() - before;
     return status;
 }
