@@ -254,6 +254,22 @@ static void report(reporter *to, const char *key, char *text)
     fault_free(text);
 }
 
+/* How torch.optim's classes are to compute; what they compute is the same. True if `item` is such
+ * an option, told unless it is off. */
+static bool is_of_pytorch(const cJSON *item, reporter *to)
+{
+    static const char *const names[] = {"foreach", "fused", "capturable", "differentiable"};
+    size_t i = 0;
+    while (i < sizeof names / sizeof *names && strcmp(item->string, names[i]) != 0)
+        i++;
+    if (i == sizeof names / sizeof *names)
+        return false;
+    if (!cJSON_IsNull(item) && !cJSON_IsFalse(item))
+        report(to, item->string,
+               fault_format("chooses how PyTorch computes, which zds does its own way; delete it"));
+    return true;
+}
+
 static void report_unknown(reporter *to, const zds_plugin *plugin, const char *key)
 {
     const char *nearest = NULL;
@@ -305,7 +321,7 @@ static void read_all(const zds_plugin *plugin, const cJSON *params, option_store
         read_option(option, cJSON_GetObjectItemCaseSensitive(params, option->name), store, to);
     }
     for (const cJSON *item = params ? params->child : NULL; item; item = item->next)
-        if (!options_find(plugin, item->string))
+        if (!options_find(plugin, item->string) && !is_of_pytorch(item, to))
             report_unknown(to, plugin, item->string);
 }
 

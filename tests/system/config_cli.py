@@ -133,6 +133,19 @@ def get_and_explain():
     code, out, _ = run("explain", "zero_optimization.max_live_parameters", "@", text=text)
     for part in ("stage3_max_live_parameters", "1000000000", "@:1:82", "value:    7"):
         expect(code == 0 and part in out, f"explain: {part}", out)
+    code, out, _ = run("explain", "tensor_parallel.tensor_parallel.tp_size")
+    expect(code == 0 and out.startswith("tensor_parallel.tp.tp_size\n"), "explain: aliases", out)
+    text = '{"train_batch_size": 8, "optimizer": {"type": "SGD", "params": {"lr": 0.25}}}'
+    code, out, _ = run("explain", "optimizer.params.lr", "@", text=text)
+    for part in ("optimizer.params.lr of SGD", "default:  0.001", "learning_rate", "@:1:71",
+                 "value:    0.25"):
+        expect(code == 0 and part in out, f"explain an option: {part}", out)
+    code, out, _ = run("explain", "scheduler.params.warmup_max_lr")
+    expect(code == 0 and "of WarmupLR" in out and "of WarmupDecayLR" in out,
+           "explain an option of several plugins", out)
+    code, out, err = run("explain", "optimizer.params.beta1", "@", text=text)
+    expect(code == 1 and "SGD has no option beta1" in err and not out,
+           "explain an option that is not there", out + err)
     code, _, err = run("explain", "zero_optimization.stag")
     expect(code == 1 and "did you mean zero_optimization.stage?" in err, "explain: nearest", err)
 
@@ -163,6 +176,15 @@ def whose_choice_counts():
                          ': "OneCycle", "params": {"cycle_min_lr": 0, "cycle_max_lr": 1}}}')
     expect(code == 0 and "warning: scheduler: the config's optimizer with the config's schedule: "
            "the optimizer has no betas" in out and not err, "check: a schedule warns", out + err)
+
+
+def torch_choices():
+    text = '{"train_batch_size": 8, "optimizer": {"type": "AdamW", "params": {"%s": %s}}}'
+    code, out, _ = run("check", "@", text=text % ("foreach", "true"))
+    expect(code == 1 and "optimizer.params.foreach: chooses how PyTorch computes" in out,
+           "check: PyTorch's own options are refused with the reason", out)
+    code, out, _ = run("check", "@", text=text % ("fused", "false"))
+    expect((code, out) == (0, ""), "check: and harmless when they are off", out)
 
 
 def schedule():
@@ -254,7 +276,7 @@ def hostile_files():
 
 for test in (check_reports_all_at_once, check_shows_the_line, check_exit_codes,
              check_knows_what_zds_does, get_and_explain,
-             whose_choice_counts, schedule, reference_page_is_current, schema_agrees_with_check,
+             whose_choice_counts, torch_choices, schedule, reference_page_is_current, schema_agrees_with_check,
              hostile_files):
     test()
 sys.exit(1 if failed else 0)
