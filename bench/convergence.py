@@ -90,7 +90,7 @@ def write(text):
 
 
 def main():
-    parser = argparse.ArgumentParser(usage=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("programs")
     parser.add_argument("text")
     parser.add_argument("--only", nargs="+", default=[name for name, _ in OPTIMIZERS])

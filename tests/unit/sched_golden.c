@@ -57,6 +57,51 @@ Test(sched_golden, as_the_reference)
     cJSON_Delete(cases);
 }
 
+/* DeepSpeed's schedules over several groups (file schedule_groups.json, made by
+ * tests/makers/group_schedules.py): lists of rates, stairs, momentum, later starts. */
+static void run_groups(const cJSON *test, int number)
+{
+    const cJSON *rates = cJSON_GetObjectItem(test, "lr");
+    const char *type = cJSON_GetObjectItem(test, "type")->valuestring;
+    char *options = cJSON_PrintUnformatted(cJSON_GetObjectItem(test, "params"));
+    int groups = cJSON_GetArraySize(rates), k = 0;
+    schedule s;
+    schedule_open(&s, type, options);
+    for (int g = 0; g < groups; g++)
+        s.base[g].lr = cJSON_GetArrayItem(rates, g)->valuedouble;
+    cr_assert_eq(schedule_create(&s, (size_t)groups, -1, -1), ZDS_OK, "%s", s.h.error);
+    const cJSON *step, *group;
+    cJSON_ArrayForEach(step, cJSON_GetObjectItem(test, "values"))
+    {
+        size_t g = 0;
+        cJSON_ArrayForEach(group, step)
+        {
+            zds_hyper h = schedule_at(&s, k, g++);
+            const double got[] = {h.lr, h.beta1, h.beta2};
+            for (int i = 0; i < 3; i++) {
+                double want = cJSON_GetArrayItem(group, i)->valuedouble;
+                cr_assert(fabs(got[i] - want) <= 1e-14 + 1e-12 * fabs(want),
+                          "case %d, %s %s: number %d of group %zu at %d is %.17g, expected %.17g",
+                          number, type, options, i, g - 1, k, got[i], want);
+            }
+        }
+        k++;
+    }
+    cr_assert_eq(k, 37);
+    cJSON_free(options);
+    schedule_close(&s);
+}
+
+Test(sched_golden, groups_as_the_reference)
+{
+    cJSON *cases = read_json(TEST_DATA "/schedule_groups.json");
+    int run = 0;
+    for (const cJSON *test = cases->child; test; test = test->next)
+        run_groups(test, run++);
+    cr_assert_eq(run, 35);
+    cJSON_Delete(cases);
+}
+
 /* === what the golden cases do not reach === */
 
 Test(sched_golden, warmup_rates_by_group)
