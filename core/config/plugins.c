@@ -54,16 +54,23 @@ static void check_untested(zds_config *c, const registry *plugins, const zds_plu
                     zds_config_combination(c), plugin->name, file, (int)stage);
 }
 
+typedef struct group_reporter {
+    zds_config *c;
+    const cJSON *group;
+    size_t number;
+    const zds_plugin *plugin;
+} group_reporter;
+
 /* What the table of keys has told already is not told again. */
 static void report_group(void *user, const char *key, const char *message)
 {
-    reporter *r = user;
+    const group_reporter *r = user;
     char path[256];
     snprintf(path, sizeof path, "zds.param_groups.*.%.128s", key);
     int row = field_find_path(&r->c->index, path);
     value scratch;
-    snprintf(path, sizeof path, "%s.%.128s", r->section, key);
-    const cJSON *node = tree_find(r->c->resolved, path);
+    const cJSON *node = cJSON_GetObjectItemCaseSensitive(r->group, key);
+    snprintf(path, sizeof path, "zds.param_groups.%zu.%.128s", r->number, key);
     if (row >= 0 && value_read(field_at((size_t)row), node, &scratch) == NULL)
         problem_add_node(r->c, ZDS_PROBLEM_ERROR, ZDS_CHECK_ZDS, path, node,
                          !options_find(r->plugin, key), "%s", message);
@@ -75,10 +82,9 @@ static void check_groups(zds_config *c, const zds_plugin *optim)
     size_t i = 0;
     cJSON_ArrayForEach(group, value_of(c, "zds.param_groups")->list)
     {
-        char path[64];
-        snprintf(path, sizeof path, "zds.param_groups.%zu", i++);
+        group_reporter r = {c, group, i++, optim};
         if (cJSON_IsObject(group))
-            options_group(optim, group, NULL, report_group, &(reporter){c, path, optim});
+            options_group(optim, group, NULL, report_group, &r);
     }
 }
 

@@ -28,10 +28,9 @@ static void pass_on(void *user, const char *key, const char *message)
     r->report(r->user, path, message);
 }
 
-size_t chosen_hyper(const zds_config *config, const zds_plugin *optim, size_t i, zds_hyper *hyper,
+size_t chosen_hyper(const cJSON *group, size_t i, const zds_plugin *optim, zds_hyper *hyper,
                     void (*report)(void *user, const char *path, const char *message), void *user)
 {
-    const cJSON *group = cJSON_GetArrayItem(zds_config_node(config, SECTION), (int)i);
     return options_group(optim, group, hyper, pass_on, &(reporter){i, report, user});
 }
 
@@ -55,19 +54,21 @@ static void collect(void *user, const char *path, const char *message)
 
 /* === names === */
 
-/* The i-th pattern of a group, or NULL. */
-static const cJSON *pattern_at(const chosen_group *g, size_t i)
+/* One pattern is a string, several are an array. */
+static const cJSON *first_pattern(const chosen_group *g)
 {
-    if (cJSON_IsString(g->patterns))
-        return i == 0 ? g->patterns : NULL;
-    return cJSON_GetArrayItem(g->patterns, (int)i);
+    return cJSON_IsArray(g->patterns) ? g->patterns->child : g->patterns;
+}
+
+static const cJSON *next_pattern(const chosen_group *g, const cJSON *pattern)
+{
+    return cJSON_IsArray(g->patterns) ? pattern->next : NULL;
 }
 
 static bool takes(const chosen_group *g, const char *name)
 {
-    const cJSON *pattern;
-    for (size_t i = 0; (pattern = pattern_at(g, i)) != NULL; i++)
-        if (glob_match(pattern->valuestring, name))
+    for (const cJSON *p = first_pattern(g); p; p = next_pattern(g, p))
+        if (glob_match(p->valuestring, name))
             return true;
     return false;
 }
@@ -113,18 +114,17 @@ static void check_pattern(const zds_model *model, const char *path, const char *
 static void check_group(const zds_engine *e, const chosen *c, size_t i, problems *p)
 {
     const chosen_group *g = &c->groups[i];
-    const cJSON *pattern;
     bool trained = false, taken = false;
-    size_t before = p->count;
-    for (size_t k = 0; (pattern = pattern_at(g, k)) != NULL; k++) {
+    size_t before = p->count, k = 0;
+    for (const cJSON *one = first_pattern(g); one; one = next_pattern(g, one), k++) {
         char path[96];
         bool list = cJSON_IsArray(g->patterns);
         snprintf(path, sizeof path, list ? SECTION ".%zu.params.%zu" : SECTION ".%zu.params", i, k);
-        check_pattern(e->model, path, pattern->valuestring, p);
+        check_pattern(e->model, path, one->valuestring, p);
     }
-    for (uint32_t k = 0; k < e->model->param_count; k++) {
-        taken |= c->of[k] == i;
-        trained |= c->of[k] == i && !e->model->params[k].frozen;
+    for (uint32_t n = 0; n < e->model->param_count; n++) {
+        taken |= c->of[n] == i;
+        trained |= c->of[n] == i && !e->model->params[n].frozen;
     }
     if (trained || p->count != before)
         return;
@@ -148,11 +148,14 @@ zds_status chosen_create(const zds_engine *e, chosen *c, zds_error *error)
         chosen_destroy(c);
         return error_set(error, ZDS_ERR_MEMORY, "no memory for the groups of " SECTION);
     }
-    for (size_t i = 0; i < count; i++) {
-        const cJSON *group = cJSON_GetArrayItem(list, (int)i);
-        c->groups[i].patterns = cJSON_GetObjectItemCaseSensitive(group, "params");
-        c->groups[i].hyper = (zds_hyper){sizeof(zds_hyper), NAN, NAN, NAN, NAN, NAN};
-        chosen_hyper(e->config, e->optim_plugin, i, &c->groups[i].hyper, collect, &p);
+    const cJSON *group;
+    chosen_group *g = c->groups;
+    cJSON_ArrayForEach(group, list)
+    {
+        *g = (chosen_group){cJSON_GetObjectItemCaseSensitive(group, "params"),
+                            {sizeof(zds_hyper), NAN, NAN, NAN, NAN, NAN}};
+        chosen_hyper(group, (size_t)(g - c->groups), e->optim_plugin, &g->hyper, collect, &p);
+        g++;
     }
     for (uint32_t k = 0; k < e->model->param_count; k++)
         while (c->of[k] < count && !takes(&c->groups[c->of[k]], e->model->params[k].name))

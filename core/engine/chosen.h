@@ -21,9 +21,9 @@ typedef struct chosen {
  * optimizer does not have, a pattern that matches nothing, a group that nothing is left for. */
 zds_status chosen_create(const zds_engine *e, chosen *c, zds_error *error);
 void chosen_destroy(chosen *c);
-/* Changes the hyperparameters that the i-th of zds.param_groups sets; problems go to `report` with
- * their paths, and are counted. */
-size_t chosen_hyper(const zds_config *config, const zds_plugin *optim, size_t i, zds_hyper *hyper,
+/* Changes the hyperparameters that a group, the i-th of zds.param_groups, sets; problems go to
+ * `report` with their paths, and are counted. */
+size_t chosen_hyper(const cJSON *group, size_t i, const zds_plugin *optim, zds_hyper *hyper,
                     void (*report)(void *user, const char *path, const char *message), void *user);
 
 #endif

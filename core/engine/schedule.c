@@ -69,7 +69,8 @@ static void first_of_groups(void *user, const char *path, const char *message)
 static zds_status rates_create(const zds_config *config, const opened *optim, rates *r,
                                zds_error *error)
 {
-    size_t named = (size_t)cJSON_GetArraySize(zds_config_node(config, "zds.param_groups"));
+    const cJSON *group, *groups = zds_config_node(config, "zds.param_groups");
+    size_t named = (size_t)cJSON_GetArraySize(groups), i = 0;
     first_problem p = {.error = error};
     *r = (rates){.count = named + 1,
                  .base = calloc(named + 1, sizeof *r->base),
@@ -77,11 +78,15 @@ static zds_status rates_create(const zds_config *config, const opened *optim, ra
                  .values = calloc(named + 1, sizeof *r->values)};
     if (!r->base || !r->number || !r->values)
         return error_set(error, ZDS_ERR_MEMORY, "out of memory");
-    for (size_t i = 0; i <= named; i++) {
-        r->number[i] = (uint32_t)i;
-        r->base[i] = options_hyper(optim->plugin, optim->options);
-        if (i < named && chosen_hyper(config, optim->plugin, i, &r->base[i], first_of_groups, &p))
+    for (size_t k = 0; k <= named; k++) {
+        r->number[k] = (uint32_t)k;
+        r->base[k] = options_hyper(optim->plugin, optim->options);
+    }
+    cJSON_ArrayForEach(group, groups)
+    {
+        if (chosen_hyper(group, i, optim->plugin, &r->base[i], first_of_groups, &p))
             return ZDS_ERR_CONFIG;
+        i++;
     }
     return ZDS_OK;
 }
