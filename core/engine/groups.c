@@ -77,7 +77,8 @@ static uint32_t entry(zds_engine *e, uint32_t first, const zds_hyper *h)
     return e->hyper_count++;
 }
 
-/* Entries in the order of the groups' numbers; groups without a trained parameter have none. */
+/* Entries in the order of the groups' numbers, in a group those that lead first; groups without a
+ * trained parameter have none. */
 static void number_entries(zds_engine *e, const grouping *g)
 {
     uint32_t placed = 0, trained = 0;
@@ -85,8 +86,10 @@ static void number_entries(zds_engine *e, const grouping *g)
         trained += e->param_runs[i].trainable;
     for (uint32_t number = 0; placed < trained; number++) {
         uint32_t first = e->hyper_count;
-        for (uint32_t i = 0; i < e->model->param_count; i++) {
-            if (!e->param_runs[i].trainable || g->number[i] != number)
+        for (uint32_t k = 0; k < 2 * e->model->param_count; k++) {
+            uint32_t i = k % e->model->param_count;
+            bool now = (e->param_runs[i].needs.leads != 0) == (k < e->model->param_count);
+            if (!now || !e->param_runs[i].trainable || g->number[i] != number)
                 continue;
             e->param_runs[i].hyper = entry(e, first, &g->hypers[i]);
             placed++;

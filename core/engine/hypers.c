@@ -43,10 +43,13 @@ zds_status update_hypers(zds_engine *e, int64_t moves)
 
 double first_rate(const zds_engine *e)
 {
-    for (uint32_t i = 0; i < e->model->param_count; i++)
-        if (e->param_runs[i].trainable)
-            return e->hypers[e->param_runs[i].hyper].lr;
-    return e->hypers[0].lr;
+    const param_run *first = NULL;
+    for (uint32_t i = 0; i < e->model->param_count; i++) {
+        const param_run *run = &e->param_runs[i];
+        if (run->trainable && (!first || (run->needs.leads && !first->needs.leads)))
+            first = run;
+    }
+    return e->hypers[first ? first->hyper : 0].lr;
 }
 
 /* === rates that would change nothing === */

@@ -148,8 +148,8 @@ typedef zds_status (*zds_write_fn)(void *user, uint32_t param, uint64_t first, u
 zds_status zds_set_values(zds_engine *engine, zds_read_fn read, void *user);
 
 /* Collective. The parameter as trained (`state` NULL: the master weight where one is kept) or an
- * ELEMENT or CONSTANT state by name ("exp_avg"), handed to `write` on rank 0, in ascending pieces. Frozen
- * parameters have no state: ZDS_ERR_NOT_FOUND. */
+ * ELEMENT or CONSTANT state by name ("exp_avg"), handed to `write` on rank 0, in ascending pieces.
+ * Frozen parameters have no state: ZDS_ERR_NOT_FOUND. */
 zds_status zds_get_values(zds_engine *engine, uint32_t param, const char *state, zds_write_fn write,
                           void *user);
 /* Name of the i-th ELEMENT or CONSTANT state of a parameter; NULL past the last. */
@@ -212,9 +212,10 @@ typedef struct zds_step_result {
     double grad_norm;  /* over all parameters and ranks, unscaled, before clipping; NaN if not a
                           boundary; Inf or NaN if skipped */
     double loss_scale; /* that the next step will use */
-    double lr;         /* rate of the first trainable parameter in this step, applied or not */
-    double next_lr;    /* after the scheduler moved */
-    double loss;       /* zds_train_batch only: mean over micro steps and ranks; else NaN */
+    double lr; /* rate of the first trainable parameter (of those that lead, see plugin.h) in this
+                  step, applied or not */
+    double next_lr; /* after the scheduler moved */
+    double loss;    /* zds_train_batch only: mean over micro steps and ranks; else NaN */
 } zds_step_result;
 
 /* The end of a micro step. At the boundary: finish reductions, norm, clip, update, publish, move

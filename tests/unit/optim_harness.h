@@ -11,6 +11,9 @@ typedef struct optim_setup {
     zds_dtype master, grad, output, state; /* output equal to master: none */
     bool guard_before;                     /* else the guard is after */
     const char *simd;                      /* ZDS_SIMD; NULL: the best */
+    const char *param;                     /* its name; NULL: "w" */
+    const int64_t *shape;                  /* [ndim], with `count` elements; NULL: one extent */
+    uint32_t ndim;
 } optim_setup;
 
 typedef struct optim {
@@ -77,9 +80,9 @@ HARNESS_FN void optim_open(optim *o, const optim_setup *setup)
     cr_assert_eq(status, ZDS_OK, "%s: %s", setup->name, o->h.error);
     o->shape[0] = (int64_t)setup->count;
     o->param = (zds_param){.struct_size = sizeof o->param,
-                           .name = "w",
-                           .ndim = 1,
-                           .shape = o->shape,
+                           .name = setup->param ? setup->param : "w",
+                           .ndim = setup->shape ? setup->ndim : 1,
+                           .shape = setup->shape ? setup->shape : o->shape,
                            .numel = setup->count,
                            .width_mult = 1};
     o->needs = (zds_param_needs){.struct_size = sizeof o->needs, .hyper = &o->hyper};

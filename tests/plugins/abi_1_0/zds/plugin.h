@@ -241,8 +241,11 @@ typedef struct zds_param_needs {
     zds_state_spec states[ZDS_MAX_STATES];
     zds_hyper *hyper; /* in: the group's; out: may be changed (Muon's second rate); the host then
                          splits the group */
-    double cost; /* of a whole_tensor parameter's step, in any unit, the same for all: ranks get
-                    about as much of it; 0: its number of elements */
+    double cost;   /* of a whole_tensor parameter's step, in any unit, the same for all: ranks get
+                      about as much of it; 0: its number of elements */
+    int32_t leads; /* 1: of a group that `hyper` splits, the part with this parameter comes first,
+                      and its rate is the one that is reported of a step */
+    int32_t reserved;
 } zds_param_needs;
 
 /* A run of consecutive elements of one parameter. All pointers are at the tile's first element
