@@ -111,9 +111,7 @@ static char *how_it_ended(pid_t pid)
     return fault_format("ended its process with exit code %d", WEXITSTATUS(status));
 }
 
-/* Lets the child end by itself for a moment after it has closed its output, so that its own way of
- * ending is what is seen, then ends its whole group. */
-static char *finish(pid_t pid, bool closed, int limit_ms)
+char *child_finish(pid_t pid, bool closed, int limit_ms)
 {
     siginfo_t info = {0};
     for (int64_t end = now_ms() + limit_ms; closed && now_ms() < end;) {
@@ -143,7 +141,7 @@ char *child_run(char *const argv[], int limit_ms, bool quiet, char **output)
     *output = read_output(ends[0], limit_ms, &late);
     close(ends[0]);
     bool done = *output && is_done(*output, strlen(*output));
-    char *ended = finish(pid, !done && !late, limit_ms);
+    char *ended = child_finish(pid, !done && !late, limit_ms);
     if (done || late) {
         fault_free(ended);
         ended = done ? NULL

@@ -3,6 +3,7 @@
 #define CORE_PLUGIN_CHILD_H
 
 #include <stdbool.h>
+#include <sys/types.h>
 
 /* A program that ends its output with an empty line has done its work; what it still does then is
  * cut off. */
@@ -13,6 +14,11 @@
  * output ended with CHILD_DONE; else how it ended instead ("crashed: Segmentation fault"), as
  * a fault. `quiet`: its stderr is dropped. */
 char *child_run(char *const argv[], int limit_ms, bool quiet, char **output);
+
+/* Ends a child that leads a process group, and that group. `closed`: it has closed its output, and
+ * gets up to limit_ms to end by itself, so that its own way of ending is seen. Returns how it
+ * ended, as a fault. */
+char *child_finish(pid_t pid, bool closed, int limit_ms);
 
 /* How long a plugin may take in a child: 10 s, or ZDS_PLUGIN_TIMEOUT of the environment. */
 int child_limit_ms(void);

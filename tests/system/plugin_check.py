@@ -77,11 +77,14 @@ FAULTS = [
     ("leaks_malloc", "no leaks", "4 pieces of memory", UNSEEN),
     ("leaks_thread", "no leaks", "4 threads", UNSEEN),
 ]
-SCHEDULES = [
+# schedules, memory tiers and backends: --check alone
+OTHERS = [
     ("sched_counts", "at is a function of the moves alone", "from the last move to the first"),
     ("sched_not_finite", "values, masks and strides", "at(101) gives group 0"),
     ("sched_stride", "values, masks and strides", "use value_stride, not sizeof"),
     ("sched_no_mask", "values, masks and strides", "bit 0x1 of the mask is not set"),
+    ("offload_dirty", "blocks keep what is written", "in a block that is fresh"),
+    ("comm_cuts", "reductions of its types", "all_reduce of f32 in a world of one does not give"),
 ]
 GOOD = ["sample", "momentum", "chatty", "newer", "old_abi_1_0", "whole"]
 
@@ -111,7 +114,7 @@ def failed(results):
 
 
 def check_faults(folder):
-    for name, what, part, *_ in FAULTS + SCHEDULES:
+    for name, what, part, *_ in FAULTS + OTHERS:
         code, results = check(os.path.join(folder, name + ".so"))
         found = failed(results)
         expect(code == 1 and any(c == what and part in text for c, text in found),

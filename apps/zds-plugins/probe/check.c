@@ -7,7 +7,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -152,16 +151,6 @@ static bool read_line(int fd, char *line, int limit_ms)
     return !late;
 }
 
-static char *how_it_ended(pid_t pid)
-{
-    int status = 0;
-    while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
-        ;
-    if (WIFSIGNALED(status))
-        return fault_format("crashed: %s", strsignal(WTERMSIG(status)));
-    return fault_format("ended its process with exit code %d", WEXITSTATUS(status));
-}
-
 /* The answer of a child that died in the middle of something. */
 static cJSON *death(const char *how)
 {
@@ -189,6 +178,7 @@ static cJSON *in_child(const subject *s, void (*work)(const subject *s, int fd),
             _exit(0);
         }
         close(ends[1]);
+        setpgid(pid, pid); /* whoever of the two comes first */
     }
     if (pid < 0) {
         answer = cJSON_CreateObject();
@@ -197,10 +187,7 @@ static cJSON *in_child(const subject *s, void (*work)(const subject *s, int fd),
     }
     const bool in_time = read_line(ends[0], line, limit_ms);
     answer = *line ? cJSON_Parse(line) : NULL;
-    if (answer || !in_time)
-        kill(pid, SIGKILL);
-    char *ended = how_it_ended(pid);
-    kill(-pid, SIGKILL); /* what it may have started */
+    char *ended = child_finish(pid, !answer && in_time, limit_ms);
     close(ends[0]);
     if (answer && strcmp(text_of(answer, "status"), "died") == 0) {
         cJSON *told = answer;

@@ -275,7 +275,7 @@ static char *expect_fused(const world *w, const double *sums, uint64_t non_finit
         for (uint64_t at = 0; at < segments[s].count; at += CHUNK, chunk++) {
             uint64_t left = segments[s].count - at;
             double right = chunk_sum(dst + segments[s].first + at, left < CHUNK ? left : CHUNK);
-            if (s + at > 0 && memcmp(&right, &sums[chunk], sizeof right) != 0)
+            if (s + at > 0 && !number_same(right, sums[chunk]))
                 return fault_format("chunk %zu has the sum of squares %.17g, not %.17g", chunk,
                                     sums[chunk], right);
         }

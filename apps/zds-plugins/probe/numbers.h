@@ -2,6 +2,8 @@
 #ifndef ZDS_PLUGIN_PROBE_NUMBERS_H
 #define ZDS_PLUGIN_PROBE_NUMBERS_H
 
+#include <stdbool.h>
+
 #include "common/floats.h"
 #include "zds/types.h"
 
@@ -64,6 +66,15 @@ static inline uint64_t number_hash(uint64_t x)
     x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
     x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
     return x ^ (x >> 31);
+}
+
+/* To the bit: 0 and -0 differ, a NaN is itself. */
+static inline bool number_same(double a, double b)
+{
+    uint64_t x, y;
+    memcpy(&x, &a, sizeof x);
+    memcpy(&y, &b, sizeof y);
+    return x == y;
 }
 
 /* About normal, of variance 1, with 8 significant bits: exact in bf16, fp16 and fp32. */

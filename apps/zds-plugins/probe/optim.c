@@ -62,17 +62,24 @@ static bool same_spec(const zds_state_spec *a, const zds_state_spec *b)
 {
     return strcmp(a->name, b->name) == 0 && a->kind == b->kind && a->dtype == b->dtype &&
            a->block == b->block && a->scope == b->scope && a->bytes == b->bytes &&
-           memcmp(&a->initial, &b->initial, sizeof a->initial) == 0;
+           number_same(a->initial, b->initial);
 }
 
 static bool same_needs(const zds_param_needs *a, const zds_param_needs *b)
 {
     bool same = a->state_count == b->state_count && a->granularity == b->granularity &&
                 a->whole_tensor == b->whole_tensor && a->tensor_norms == b->tensor_norms &&
-                memcmp(&a->cost, &b->cost, sizeof a->cost) == 0;
+                number_same(a->cost, b->cost);
     for (uint32_t s = 0; same && s < a->state_count; s++)
         same = same_spec(&a->states[s], &b->states[s]);
     return same;
+}
+
+static bool same_hyper(const zds_hyper *a, const zds_hyper *b)
+{
+    return number_same(a->lr, b->lr) && number_same(a->beta1, b->beta1) &&
+           number_same(a->beta2, b->beta2) && number_same(a->momentum, b->momentum) &&
+           number_same(a->weight_decay, b->weight_decay);
 }
 
 /* Describes once more, into a struct that ends where memory does. */
@@ -87,7 +94,7 @@ static char *describe_again(rig *r, const rig_param *p)
     if (!fault && !same_needs(needs, &p->needs))
         fault = fault_format("describe says something else of %s when it is asked again",
                              p->param.name);
-    if (!fault && memcmp(&hyper, &p->hyper, sizeof hyper) != 0)
+    if (!fault && !same_hyper(&hyper, &p->hyper))
         fault = fault_format("describe sets other hyperparameters for %s when it is asked again",
                              p->param.name);
     area_free(room);

@@ -268,7 +268,7 @@ static char *lonely_tile(rig *r, uint32_t i, const rig_cut *cut)
     }
     free(master);
     free(output);
-    for (uint32_t s = 0; s < p->needs.state_count; s++)
+    for (uint32_t s = 0; s < ZDS_MAX_STATES; s++)
         free(states[s]);
     return fault;
 }

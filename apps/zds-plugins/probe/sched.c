@@ -6,6 +6,7 @@
 
 #include "area.h"
 #include "bench.h"
+#include "numbers.h"
 #include "plugin/fault.h"
 #include "plugin/options.h"
 #include "plugin/registry.h"
@@ -123,6 +124,14 @@ static char *ask_all(stage *s, answers *into, bool backward)
     return fault;
 }
 
+static bool same_value(const zds_sched_value *a, const zds_sched_value *b)
+{
+    bool same = a->mask == b->mask;
+    for (uint64_t bit = 1; bit <= ZDS_SCHED_WEIGHT_DECAY; bit <<= 1)
+        same = same && number_same(field_of(a, bit), field_of(b, bit));
+    return same;
+}
+
 static char *compare(const answers *a, const answers *b, const char *when)
 {
     for (int m = 0; m < MOVES; m++)
@@ -130,7 +139,7 @@ static char *compare(const answers *a, const answers *b, const char *when)
             zds_sched_value x, y;
             memcpy(&x, a->rows[m] + g * VALUE_STRIDE, sizeof x);
             memcpy(&y, b->rows[m] + g * VALUE_STRIDE, sizeof y);
-            if (memcmp(&x, &y, sizeof x) != 0)
+            if (!same_value(&x, &y))
                 return fault_format("at(%d) gives group %zu lr %.9g, but %.9g %s (mask 0x%llx and "
                                     "0x%llx)",
                                     m, g, x.hyper.lr, y.hyper.lr, when, (unsigned long long)x.mask,

@@ -163,7 +163,7 @@ static char *try_values(bench *b, const maker *m, const cJSON *values, bool must
 /* The number of the first variant that is accepted; `none` if there is none. */
 static size_t first_variant(bench *b, const maker *m, size_t none)
 {
-    char *label;
+    char *label = NULL;
     cJSON *values;
     for (size_t i = 0; (values = values_variant(b->plugin, i, &label)) != NULL; i++) {
         char *fault = try_values(b, m, values, true);
@@ -174,6 +174,7 @@ static size_t first_variant(bench *b, const maker *m, size_t none)
         if (accepted)
             return i;
     }
+    free(label);
     return none;
 }
 
