@@ -78,17 +78,29 @@ stage_gcc() {
     check gcc-build build gcc -DCMAKE_C_COMPILER=gcc && all_tests gcc
 }
 
+# The fuzz targets run beside each other, a minute each.
+fuzzed() {
+    wait "$1"
+    local code=$?
+    tail -n 60 "$2"
+    return $code
+}
+
 stage_clang() {
     check clang-build build clang -DCMAKE_C_COMPILER=clang -DZDS_FUZZ=ON || return
-    local targets=("$work"/clang/bin/fuzz_*)
+    local targets=("$work"/clang/bin/fuzz_*) target name i started=()
     [ -e "${targets[0]}" ] || return
-    local seconds=$((60 / ${#targets[@]})) target name
     for target in "${targets[@]}"; do
         name=$(basename "$target")
         mkdir -p "$work/corpus/$name"
-        check "$name" "$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 \
-            -print_final_stats=1 -artifact_prefix="$work/" "$work/corpus/$name" \
-            "$root/tests/fuzz/corpus/${name#fuzz_}"
+        "$target" -max_total_time=60 -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
+            -artifact_prefix="$work/" "$work/corpus/$name" \
+            "$root/tests/fuzz/corpus/${name#fuzz_}" >"$work/logs/$name.run" 2>&1 &
+        started+=("$!")
+    done
+    for i in "${!targets[@]}"; do
+        name=$(basename "${targets[$i]}")
+        check "$name" fuzzed "${started[$i]}" "$work/logs/$name.run"
     done
 }
 

@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -79,6 +80,62 @@ def check_reports_all_at_once():
     expect(places == sorted(places), "check: in the order of the file", places)
     code, out, _ = run("check", "@", "--json", text=BROKEN)
     expect(code == 1 and len(json.loads(out)["errors"]) == 6, "check --json: six errors", out)
+
+
+FLOW = """{
+  "gradient_clipping": "one",
+  "zero_optimization": {"stage": 2, "reduce_bucket_size": -1, "overlap_comm": "maybe",
+                        "offload_optimizer": {"device": "disk", "ratio": 0.5}},
+  "bf16": {"enabled": true, "bf16_optimizer_states": true},
+  "prescale_gradients": true,
+  "optimizer": {"params": {"lr": 1e-3}},
+  "scheduler": {"type": "WarmupDecayLR", "params": {"total_num_steps": "auto", "warmup": 3}}
+}
+"""
+
+
+def validation_in_one_run():
+    """Required fields, types, ranges, choices, consistency of ZeRO, conflicts with the training
+    arguments and options of plugins: all in one run."""
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as arguments:
+        arguments.write('{"learning_rate": 1e-4, "bf16": false}')
+        arguments.flush()
+        code, out, _ = run("check", "@", "--args", arguments.name, text=FLOW)
+    for line in ("@:1:1: error: train_batch_size: is missing",
+                 '@:2:24: error: gradient_clipping: "one" is not a number; write a number >= 0',
+                 "@:3:59: error: zero_optimization.reduce_bucket_size: -1 is out of range",
+                 '@:3:79: error: zero_optimization.overlap_comm: "maybe" is not a boolean',
+                 '@:4:57: error: zero_optimization.offload_optimizer.device: "disk" is not among '
+                 "the choices; write one of none, cpu, nvme",
+                 "error: zero_optimization.offload_optimizer.ratio: below 1 needs "
+                 "zero_optimization.stage 3",
+                 "error: bf16.bf16_optimizer_states: needs bf16.bf16_master_weights_and_grads",
+                 "error: prescale_gradients: true is not possible at stage 2",
+                 "error: optimizer: has no type",
+                 "error: optimizer.params.lr: 0.001, but the training arguments say "
+                 "learning_rate=0.0001",
+                 "error: bf16.enabled: true, but the training arguments say "
+                 "bf16|bf16_full_eval=false",
+                 'error: scheduler.params.total_num_steps: "auto" is filled with the number of '
+                 "training steps, which is not known",
+                 "error: scheduler.params.warmup:"):
+        expect(code == 1 and line in out, f"one run says {line!r}", out)
+
+
+def check_guards_untested_optimizers():
+    """zero_allow_untested_optimizer: false is about optimizers that others made."""
+    sample = os.path.join(os.path.dirname(PROGRAM), "..", "tests", "plugins", "momentum.so")
+    with tempfile.TemporaryDirectory() as folder:
+        plugin = os.path.join(folder, "mine.so")
+        shutil.copyfile(sample, plugin)
+        text = ('{"train_batch_size": 8, "zero_allow_untested_optimizer": %s, '
+                '"zero_optimization": {"stage": %d}, "optimizer": {"type": "%s", "params": {}}}')
+        code, out, _ = run("check", "@", text=text % ("false", 1, plugin))
+        expect(code == 1 and "error: zero_allow_untested_optimizer: the config's optimizer with the "
+               "program's schedule: false, but" in out, "check: an untested optimizer", out)
+        for allow, stage, name in (("true", 1, plugin), ("false", 0, plugin), ("false", 1, "SGD")):
+            code, out, _ = run("check", "@", text=text % (allow, stage, name))
+            expect((code, out) == (0, ""), f"check: {allow} at stage {stage} is no problem", out)
 
 
 def check_shows_the_line():
@@ -274,9 +331,9 @@ def hostile_files():
             expect(good, f"hostile: {name}", (child.returncode, best, usage.ru_maxrss, out[:200]))
 
 
-for test in (check_reports_all_at_once, check_shows_the_line, check_exit_codes,
-             check_knows_what_zds_does, get_and_explain,
-             whose_choice_counts, torch_choices, schedule, reference_page_is_current, schema_agrees_with_check,
-             hostile_files):
+for test in (check_reports_all_at_once, validation_in_one_run, check_guards_untested_optimizers,
+             check_shows_the_line, check_exit_codes, check_knows_what_zds_does, get_and_explain,
+             whose_choice_counts, torch_choices, schedule, reference_page_is_current,
+             schema_agrees_with_check, hostile_files):
     test()
 sys.exit(1 if failed else 0)
