@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <ftw.h>
 #include <limits.h>
+#include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -150,9 +151,27 @@ static pid_t start(const char *folder, const shape *s)
     return code == 0 ? pid : -1;
 }
 
-/* Watches until the end; returns the exit code. */
+static volatile sig_atomic_t told_to_end;
+
+static void remember(int number)
+{
+    told_to_end = number;
+}
+
+/* The run is ended, and its files removed, before this program goes. */
+static void handle_signals(void)
+{
+    struct sigaction action = {.sa_handler = remember};
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+}
+
+/* Watches until the end; returns the exit code. Memory is sampled twice a second: a sample costs
+ * milliseconds of a core. */
 static int watch(pid_t pid, const char *folder, outcome *o)
 {
+    bool ending = false;
     char path[PATH_MAX];
     snprintf(path, sizeof path, "%s/out/metrics.jsonl", folder);
     double begun = now_ms(), sampled = 0;
@@ -161,9 +180,15 @@ static int watch(pid_t pid, const char *folder, outcome *o)
         if (waitpid(pid, &state, WNOHANG) == pid)
             return WIFEXITED(state) ? WEXITSTATUS(state) : 128 + WTERMSIG(state);
         struct stat info;
-        if (o->first_step_ms == 0 && stat(path, &info) == 0 && info.st_size > 0)
+        if (o->first_step_ms == 0 && stat(path, &info) == 0 && info.st_size > 0) {
             o->first_step_ms = now_ms() - begun;
-        if (now_ms() - sampled > 40) {
+            sampled = 0; /* short runs, too, have a figure */
+        }
+        if (told_to_end && !ending) {
+            kill(pid, SIGTERM);
+            ending = true;
+        }
+        if (now_ms() - sampled > 500) {
             double pss = largest_pss_mib(pid);
             o->pss_mib = pss > o->pss_mib ? pss : o->pss_mib;
             sampled = now_ms();
@@ -214,15 +239,18 @@ static int measure(const shape *s, bool json)
     outcome o = {0};
     int code = EXIT_FAILED;
     pid_t pid = -1;
+    handle_signals();
     if (!write_inputs(folder, s))
         output_error("%s: cannot be written: %s", folder, strerror(errno));
     else if ((pid = start(folder, s)) < 0)
         output_error("zds-run is not beside this program");
-    else if (watch(pid, folder, &o) != 0 || !read_metrics(folder, &o))
-        output_error("zds-train failed");
+    else if (watch(pid, folder, &o) != 0 || told_to_end || !read_metrics(folder, &o))
+        output_error(told_to_end ? "ended by a signal" : "zds-train failed");
     else
         code = EXIT_DONE;
     nftw(folder, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    if (told_to_end)
+        return 128 + told_to_end;
     if (code != EXIT_DONE)
         return code;
     if (json) {
