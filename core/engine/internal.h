@@ -164,11 +164,12 @@ struct zds_engine {
     /* Where the run stands. */
     bool values_set, broken;
     bool in_micro, in_backward, boundary, no_sync;
-    bool local;         /* the optimizer reduces this step's gradients itself */
-    double phase_start; /* of the forward or the backward in progress */
-    int64_t micro;      /* since the last boundary */
-    uint32_t cursor;    /* backward: modules at and above it are reported */
-    int32_t acquired;   /* module acquired for BACKWARD, or -1 */
+    bool local;          /* the optimizer reduces this step's gradients itself */
+    bool own_states_cut; /* RANK_LOCAL states were last written by tiles, each rank in its slices */
+    double phase_start;  /* of the forward or the backward in progress */
+    int64_t micro;       /* since the last boundary */
+    uint32_t cursor;     /* backward: modules at and above it are reported */
+    int32_t acquired;    /* module acquired for BACKWARD, or -1 */
     int64_t steps, skips, sched_moves;
     int32_t travelling; /* span whose copy is in `travel`, or -1 */
     double pending_loss, mean_loss;
@@ -209,6 +210,11 @@ zds_status agree_on_start(zds_engine *e, const zds_engine_options *options, zds_
 /* storage.c of core/zero: regions, slices, masters, states, tiles */
 zds_status storage_create(zds_engine *e, zds_error *error);
 void storage_destroy(zds_engine *e);
+/* Bytes of an ELEMENT or BLOCK state of `count` elements from a block's first; 0 for other kinds.
+ */
+uint64_t state_bytes(const zds_state_spec *spec, uint64_t count);
+/* Bytes from the state of an element to that of the one `elements` further on. */
+uint64_t state_offset(const zds_state_spec *spec, uint64_t elements);
 
 /* Waits for an event of the comm plugin and releases it. */
 zds_status engine_wait(zds_engine *e, zds_event **event, const char *doing);

@@ -63,14 +63,56 @@ static void fill_own(zds_engine *e, zds_param_step *step)
     step->slice_count = piece->count;
 }
 
+/* One rank's slice of a state goes to all. */
+static zds_status spread(zds_engine *e, uint32_t param, uint32_t state, int32_t owner)
+{
+    const zds_state_spec *spec = &e->param_runs[param].needs.states[state];
+    layout_piece piece = layout_piece_of(e->lay, e->model, param, (uint32_t)owner);
+    uint64_t first = state_offset(spec, piece.param_first);
+    char *at = (char *)e->param_runs[param].whole_states[state] + first;
+    zds_coll coll = {.struct_size = sizeof coll,
+                     .tag = 9,
+                     .src = at,
+                     .dst = at,
+                     .count = state_bytes(spec, piece.count),
+                     .src_dtype = ZDS_U8,
+                     .dst_dtype = ZDS_U8,
+                     .peer = owner};
+    zds_event *event = NULL;
+    if (!coll.count)
+        return ZDS_OK;
+    services_clear(&e->comm_services);
+    zds_status status = e->comm.broadcast(e->comm_self, &coll, &event);
+    if (status)
+        return engine_comm_failed(e, status, "gathering states of each rank's own");
+    return engine_wait(e, &event, "gathering states of each rank's own");
+}
+
+/* Before the first step_collective after steps by tiles: what each rank wrote in its slices. */
+static zds_status gather_own_states(zds_engine *e)
+{
+    zds_status status = ZDS_OK;
+    for (uint32_t i = 0; i < e->model->param_count; i++)
+        for (uint32_t s = 0; s < e->param_runs[i].needs.state_count; s++) {
+            if (e->param_runs[i].needs.states[s].scope != ZDS_SCOPE_RANK_LOCAL)
+                continue;
+            for (int32_t r = 0; !status && r < e->place.world_size; r++)
+                status = spread(e, i, s, r);
+        }
+    e->own_states_cut = false;
+    return status;
+}
+
 zds_status params_step_collective(zds_engine *e, const zds_step_ctx *ctx)
 {
+    zds_status status = e->own_states_cut ? gather_own_states(e) : ZDS_OK;
+    if (status)
+        return status;
     zds_param_steps params = list_params(e);
     for (size_t i = 0; i < params.count; i++)
         fill_own(e, &e->param_steps[i]);
     services_clear(&e->comm_services);
-    zds_status status =
-        e->optim.step_collective(e->optim_self, &params, &e->comm, e->comm_self, ctx);
+    status = e->optim.step_collective(e->optim_self, &params, &e->comm, e->comm_self, ctx);
     if (!status)
         return ZDS_OK;
     if (!e->comm_services.error)

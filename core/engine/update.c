@@ -173,6 +173,7 @@ static zds_status step_tiles(zds_engine *e, const zds_step_ctx *ctx)
     pool_run(e->threads, e->batch_count, step_batch, &u);
     if (!u.status && e->whole_count)
         run_tiles(&u, e->whole_tiles, e->whole_count, 0, e->optim.step);
+    e->own_states_cut = e->set.stage >= 1 && e->place.world_size > 1;
     return u.status ? update_failed(e, u.status, "step") : ZDS_OK;
 }
 

@@ -278,7 +278,7 @@ zds_status zds_get_values(zds_engine *e, uint32_t param, const char *state, zds_
     zds_status written = ZDS_OK;
     const zds_state_spec *spec = state ? &e->param_runs[param].needs.states[index] : NULL;
     bool everywhere = !state && (!e->master || !e->param_runs[param].trainable);
-    bool own = state && e->param_runs[param].whole_states[index];
+    bool own = state && e->param_runs[param].whole_states[index] && !e->own_states_cut;
     if (spec && spec->kind == ZDS_STATE_CONSTANT) {
         if (e->place.rank == 0)
             written = write_constant(e, param, spec->initial, write, user);

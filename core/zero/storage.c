@@ -150,17 +150,16 @@ static layout_piece owned(const zds_engine *e, uint32_t param)
     return layout_piece_of(e->lay, e->model, param, (uint32_t)e->place.rank);
 }
 
-static uint64_t state_bytes(const zds_state_spec *spec, const layout_piece *piece)
+uint64_t state_bytes(const zds_state_spec *spec, uint64_t count)
 {
     if (spec->kind == ZDS_STATE_ELEMENT)
-        return piece->count * zds_dtype_size(spec->dtype);
+        return count * zds_dtype_size(spec->dtype);
     if (spec->kind == ZDS_STATE_BLOCK)
-        return (piece->count + spec->block - 1) / spec->block * spec->bytes;
+        return (count + spec->block - 1) / spec->block * spec->bytes;
     return 0;
 }
 
-/* Bytes from the state of an element to that of the one `elements` further on. */
-static uint64_t offset_of(const zds_state_spec *spec, uint64_t elements)
+uint64_t state_offset(const zds_state_spec *spec, uint64_t elements)
 {
     if (spec->kind == ZDS_STATE_ELEMENT)
         return elements * zds_dtype_size(spec->dtype);
@@ -185,14 +184,13 @@ static zds_status states(zds_engine *e, zds_error *error)
             uint64_t before = total;
             for (uint32_t k = 0; k < e->piece_count; k++) {
                 owned_piece *p = &e->pieces[k];
-                layout_piece piece = {.param = p->param, .count = p->count};
                 const zds_param_needs *needs = &e->param_runs[p->param].needs;
                 char *whole = e->param_runs[p->param].whole_states[s];
                 uint64_t bytes = s < needs->state_count && !whole
-                                     ? padded(state_bytes(&needs->states[s], &piece))
+                                     ? padded(state_bytes(&needs->states[s], p->count))
                                      : 0;
                 if (place && whole) /* of a RANK_LOCAL one the tiles see this rank's slice */
-                    p->states[s] = whole + offset_of(&needs->states[s], p->param_first);
+                    p->states[s] = whole + state_offset(&needs->states[s], p->param_first);
                 else if (place)
                     p->states[s] = bytes ? base + total : NULL;
                 total += bytes;
@@ -212,8 +210,7 @@ static uint64_t whole_bytes(const zds_state_spec *spec, uint64_t numel)
 {
     if (spec->kind == ZDS_STATE_TENSOR || spec->kind == ZDS_STATE_GLOBAL)
         return spec->bytes;
-    layout_piece whole = {.count = numel};
-    return spec->scope == ZDS_SCOPE_RANK_LOCAL ? state_bytes(spec, &whole) : 0;
+    return spec->scope == ZDS_SCOPE_RANK_LOCAL ? state_bytes(spec, numel) : 0;
 }
 
 /* States that no slice cuts: RANK_LOCAL ones, TENSOR ones, one a parameter, and GLOBAL ones, one a
@@ -322,8 +319,9 @@ static zds_status tiles(zds_engine *e, zds_error *error)
                 return no_memory(error, "the list of tiles", 0);
             t->states = list;
             for (uint32_t s = 0; s < run->needs.state_count; s++) {
-                list[s] = p->states[s] ? (char *)p->states[s] + offset_of(&run->needs.states[s], i)
-                                       : NULL;
+                list[s] = p->states[s]
+                              ? (char *)p->states[s] + state_offset(&run->needs.states[s], i)
+                              : NULL;
             }
         }
         p->tile_count = e->tile_count - p->tile_first;

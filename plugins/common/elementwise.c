@@ -24,24 +24,33 @@ static zds_status check(const zds_host *host, const zds_optim_env *env)
     return ZDS_OK;
 }
 
+zds_status elementwise_init(elementwise_optim *o, const zds_host *host, const zds_optim_env *env,
+                            const elementwise_fn *kernels)
+{
+    zds_status status = check(host, env);
+    if (!status)
+        status = simd_level(host, &o->level);
+    if (status)
+        return status;
+    o->host = host;
+    o->run = kernels[o->level];
+    o->run_norms = o->norm_kernels ? o->norm_kernels[o->level] : NULL;
+    o->state_dtype = env->state_dtype;
+    return ZDS_OK;
+}
+
 zds_status elementwise_create(const zds_host *host, const zds_optim_env *env,
                               const elementwise_optim *plan, const elementwise_fn *kernels,
                               void **self)
 {
-    int level = 0;
-    zds_status status = check(host, env);
-    if (!status)
-        status = simd_level(host, &level);
+    elementwise_optim made = *plan;
+    zds_status status = elementwise_init(&made, host, env, kernels);
     if (status)
         return status;
     elementwise_optim *o = host->alloc(host, sizeof *o, 0);
     if (!o)
         return host->fail(host, ZDS_ERR_MEMORY, "no memory for an optimizer");
-    *o = *plan;
-    o->host = host;
-    o->run = kernels[level];
-    o->run_norms = plan->norm_kernels ? plan->norm_kernels[level] : NULL;
-    o->state_dtype = env->state_dtype;
+    *o = made;
     *self = o;
     return ZDS_OK;
 }

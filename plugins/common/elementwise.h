@@ -43,8 +43,9 @@ struct elementwise_optim {
     uint32_t norms;
     /* Fills the kernel's constants, at most ELEMENTWISE_MAX_CONSTANTS bytes. */
     void (*constants)(const elementwise_optim *o, const zds_tile *tile, int64_t step, void *out);
-    /* Set by elementwise_create. */
+    /* Set by elementwise_create and elementwise_init. */
     const zds_host *host;
+    int level; /* into SIMD_TABLEs */
     elementwise_fn run, run_norms;
     zds_dtype state_dtype;
 };
@@ -54,6 +55,9 @@ struct elementwise_optim {
 zds_status elementwise_create(const zds_host *host, const zds_optim_env *env,
                               const elementwise_optim *plan, const elementwise_fn *kernels,
                               void **self);
+/* The same for an instance whose first member is an elementwise_optim, filled as a plan. */
+zds_status elementwise_init(elementwise_optim *o, const zds_host *host, const zds_optim_env *env,
+                            const elementwise_fn *kernels);
 void elementwise_destroy(void *self);
 zds_status elementwise_describe(void *self, const zds_param *param, zds_param_needs *needs);
 zds_status elementwise_step(void *self, const zds_tiles *tiles, const zds_step_ctx *ctx);

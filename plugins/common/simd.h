@@ -102,7 +102,7 @@ SIMD_INLINE uint16_t f16_of_float(float value)
 
 /* === vectors === */
 
-/* vec: LANES floats. vec_mask: a truth value a lane. */
+/* vec: LANES floats. vec_mask: a truth value a lane, in bits: lane i at bit i. */
 #if SIMD_LEVEL == SIMD_AVX512
 
 #define SIMD_SUFFIX avx512
@@ -153,6 +153,14 @@ SIMD_INLINE vec_mask vec_is_nan(vec a)
 SIMD_INLINE vec vec_select(vec_mask m, vec a, vec b)
 {
     return _mm512_mask_blend_ps(m, b, a);
+}
+SIMD_INLINE uint32_t bits_of_mask(vec_mask m)
+{
+    return m;
+}
+SIMD_INLINE vec_mask mask_of_bits(uint32_t bits)
+{
+    return (vec_mask)bits;
 }
 
 SIMD_INLINE vec load_f32(const float *p)
@@ -244,6 +252,16 @@ SIMD_INLINE vec_mask vec_is_nan(vec a)
 SIMD_INLINE vec vec_select(vec_mask m, vec a, vec b)
 {
     return _mm256_blendv_ps(b, a, m);
+}
+SIMD_INLINE uint32_t bits_of_mask(vec_mask m)
+{
+    return (uint32_t)_mm256_movemask_ps(m);
+}
+SIMD_INLINE vec_mask mask_of_bits(uint32_t bits)
+{
+    __m256i one = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    __m256i set = _mm256_and_si256(_mm256_set1_epi32((int)bits), one);
+    return _mm256_castsi256_ps(_mm256_cmpeq_epi32(set, one));
 }
 
 SIMD_INLINE vec load_f32(const float *p)
@@ -337,6 +355,14 @@ SIMD_INLINE vec_mask vec_is_nan(vec a)
 SIMD_INLINE vec vec_select(vec_mask m, vec a, vec b)
 {
     return m ? a : b;
+}
+SIMD_INLINE uint32_t bits_of_mask(vec_mask m)
+{
+    return m;
+}
+SIMD_INLINE vec_mask mask_of_bits(uint32_t bits)
+{
+    return bits & 1u;
 }
 
 SIMD_INLINE vec load_f32(const float *p)
