@@ -326,3 +326,16 @@ zds_status average_run(average *a, const average_work *work, const zds_comm_ops 
     host->parallel_for(host, p->blocks, take_mean, &blocks);
     return ZDS_OK;
 }
+
+size_t average_stretch(const average *a, size_t i, uint64_t *first)
+{
+    const average_plan *p = a->plan;
+    *first = first_of(p, &p->block[i]);
+    return filled(p, &p->block[i]);
+}
+
+zds_status average_gather(const zds_comm_ops *comm, void *comm_self, const void *mine, void *all,
+                          uint64_t bytes)
+{
+    return exchange(comm->all_gather, comm_self, mine, all, bytes);
+}

@@ -54,4 +54,11 @@ zds_status average_run(average *a, const average_work *work, const zds_comm_ops 
                        void *comm_self);
 void average_release(average *a);
 
+/* The elements of a block of the last call that are no padding: how many, and the first. */
+size_t average_stretch(const average *a, size_t i, uint64_t *first);
+
+/* Collective: every rank's bytes to all[world][bytes]. */
+zds_status average_gather(const zds_comm_ops *comm, void *comm_self, const void *mine, void *all,
+                          uint64_t bytes);
+
 #endif

@@ -65,7 +65,8 @@ typedef struct onebit_local {
     zds_dtype output_dtype, grad_dtype;
     const void *grad;
     float grad_scale;
-    bool starts; /* the last step exchanged: drift is 0, synced the weight, whatever is there */
+    bool starts; /* nothing has moved so far: drift is 0, synced the weight, whatever is there */
+    bool still;  /* nothing moves in this step: there is no gradient */
     const onebit_constants *constants;
 } onebit_local;
 

@@ -141,4 +141,4 @@ void onebit_update(const onebit *o, elementwise_fn kernel, const zds_param_step 
                           .constants = constants});
 }
 
-ZDS_PLUGINS(&onebit_adam_plugin);
+ZDS_PLUGINS(&onebit_adam_plugin, &onebit_lamb_plugin, &zero_one_adam_plugin);

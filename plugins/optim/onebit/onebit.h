@@ -41,10 +41,10 @@ typedef struct onebit_options {
     }
 
 /* Members of a zds_optim_ops; more may follow. */
-#define ONEBIT_OPS(create_fn, describe_fn)                                                         \
+#define ONEBIT_OPS(create_fn, describe_fn, destroy_fn)                                             \
     .struct_size = sizeof(zds_optim_ops), .spaces = ZDS_SPACE_BIT(ZDS_SPACE_HOST),                 \
     .grad_dtypes = ELEMENTWISE_DTYPES, .master_dtypes = ZDS_DTYPE_BIT(ZDS_F32),                    \
-    .output_dtypes = ELEMENTWISE_DTYPES, .create = create_fn, .destroy = onebit_destroy,           \
+    .output_dtypes = ELEMENTWISE_DTYPES, .create = create_fn, .destroy = destroy_fn,               \
     .describe = describe_fn, .step = elementwise_step
 
 typedef struct onebit {
@@ -93,6 +93,6 @@ static inline const void *onebit_grad_at(const zds_param_step *param, uint64_t e
     return (const char *)param->grad + element * zds_dtype_size(param->grad_dtype);
 }
 
-extern const zds_plugin onebit_adam_plugin;
+extern const zds_plugin onebit_adam_plugin, onebit_lamb_plugin, zero_one_adam_plugin;
 
 #endif

@@ -218,7 +218,7 @@ SIMD_INLINE vec local_update(const onebit_local *l, size_t i, size_t n, vec *exp
     *denom = denominator(vec_load(l->exp_avg_sq, ZDS_F32, i, n), c);
     vec p = vec_load(l->master, ZDS_F32, i, n);
     vec update = vec_fma(vec_all(c->weight_decay), p, vec_div(*exp_avg, *denom));
-    return vec_mul(vec_all(-c->rate), update);
+    return l->still ? vec_all(0) : vec_mul(vec_all(-c->rate), update);
 }
 
 SIMD_INLINE vec drift_before(const onebit_local *l, size_t i, size_t n)

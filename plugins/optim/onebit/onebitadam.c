@@ -115,7 +115,8 @@ static zds_status step_collective(void *self, const zds_param_steps *params,
     return average_run(&o->average, &work, comm, comm_self);
 }
 
-static const zds_optim_ops ops = {ONEBIT_OPS(create, describe), .reduction_mode = reduction_mode,
+static const zds_optim_ops ops = {ONEBIT_OPS(create, describe, onebit_destroy),
+                                  .reduction_mode = reduction_mode,
                                   .step_collective = step_collective};
 
 const zds_plugin onebit_adam_plugin = {
