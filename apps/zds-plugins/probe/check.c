@@ -7,9 +7,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -172,13 +174,17 @@ static cJSON *in_child(const subject *s, void (*work)(const subject *s, int fd),
     if (pipe2(ends, O_CLOEXEC) == 0) {
         pid = fork();
         if (pid == 0) {
+            prctl(PR_SET_PDEATHSIG, SIGKILL);
             setpgid(0, 0);
             close(ends[0]);
             work(s, ends[1]);
             _exit(0);
         }
         close(ends[1]);
-        setpgid(pid, pid); /* whoever of the two comes first */
+        if (pid > 0)
+            setpgid(pid, pid); /* whoever of the two comes first */
+        else
+            close(ends[0]);
     }
     if (pid < 0) {
         answer = cJSON_CreateObject();
