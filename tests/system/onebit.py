@@ -1,6 +1,6 @@
 """The 1-bit optimizers against DeepSpeed's own classes (parity/make_onebit.py), at every stage they run at, on 1 to 3 ranks;
 what must not depend on stage, threads or precision; refusals. usage: onebit.py FOLDER_OF_PROGRAMS"""
-import json, math, os, sys, tempfile
+import json, math, os, re, shutil, sys, tempfile
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 import golden
@@ -139,6 +139,44 @@ def overflow(folder, cases):
         check(f"{case['id']}: a rank's overflow skips the step on all", fault)
 
 
+def on_the_wire(folder, grads, cases):
+    """After the freeze a step sends, beside the engine's row of 24 bytes and a byte a parameter, one bit an element in each of
+    two collectives, and a scale a vector: counted by a communication plugin, as what a run of one step more sends more."""
+    build = os.path.dirname(BIN)
+    with tempfile.TemporaryDirectory() as plugins:
+        shutil.copy(os.path.join(build, "tests", "plugins", "count.so"), plugins)
+        environment = [f"ZDS_PLUGIN_PATH={plugins}", f"ZDS_TEST_COUNT={build}/lib/zds/plugins/comm_shm.so"]
+
+        def counts(case, steps):
+            code, _, _, err = replay(folder, grads, {**case, "micro_steps": steps}, {"zds": {"comm": "count"}}, environment)
+            if code:
+                raise RuntimeError(f"exit {code}: {err[-300:]}")
+            lines = sorted(re.findall(r"count (\w+) (\d+) (\d+)", err))  # every rank's
+            if len(lines) != 6 * case["world_size"] or len(set(lines)) != 6:
+                raise RuntimeError(f"ranks count differently: {lines}")
+            return {n: (int(c), int(b)) for n, c, b in lines}
+
+        sizes = [math.prod(e["shape"]) for e in golden.read_header(os.path.join(REPLAY, "init.safetensors"))[0].values()]
+        for case in (c for c in cases if c["world_size"] > 1 and "gas2" not in c["id"]):
+            world = case["world_size"]
+            unit = world * math.lcm(world, 8)
+            vectors = [sum(sizes)] if "lamb" in case["id"] else sizes
+            bits = sum(-(-n // unit) * unit for n in vectors) // world  # for each other rank
+            message = bits // 8 + 4 * len(vectors)
+            row = 24 + len(sizes)
+            try:
+                before, after = counts(case, 14), counts(case, 15)
+                step = {n: (after[n][0] - before[n][0], after[n][1] - before[n][1]) for n in after}
+            except RuntimeError as error:
+                check(f"{case['id']}: bytes on the wire", str(error))
+                continue
+            want = {n: (0, 0) for n in step} | {"all_to_all": (1, message), "all_gather": (2, message + row)}
+            if "early" in case["id"]:  # step 15 of this one is local: its ranks meet at multiples of 4
+                want = {n: (0, 0) for n in step} | {"all_gather": (1, row)}
+            check(f"{case['id']}: {want['all_to_all'][1]} bytes in each direction for {bits} bits",
+                  None if step == want else f"{step}; expected {want}")
+
+
 def refusals(folder, grads, cases):
     by_kind = {c["ds_config"]["optimizer"]["type"]: c for c in cases}
     tries = [("OneBitAdam", {"zero_optimization": {"stage": 2}}, {}, "write 0 or 1"),
@@ -164,5 +202,6 @@ with tempfile.TemporaryDirectory() as scratch, tempfile.TemporaryDirectory() as 
     same_bits(scratch, gradients, [c for c in CASES if c["world_size"] == 3])
     op_sum(scratch, gradients, CASES)
     overflow(scratch, CASES)
+    on_the_wire(scratch, gradients, CASES)
     refusals(scratch, gradients, CASES)
 sys.exit(1 if failures else 0)
