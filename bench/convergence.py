@@ -21,21 +21,21 @@ BEGIN, END = "<!-- bench/convergence.py writes from here -->", "<!-- to here -->
 
 # The rate of each, in the middle of those at which it does best on this model, and what else is not a default.
 OPTIMIZERS = [
-    ("AdamW", {"lr": 3e-3, "betas": [0.9, 0.95], "weight_decay": 0.1}),
-    ("AdamW8bit", {"lr": 3e-3, "betas": [0.9, 0.95], "weight_decay": 0.1}),
-    ("Adam", {"lr": 3e-3, "betas": [0.9, 0.95]}),
-    ("MuAdamW", {"lr": 3e-3, "betas": [0.9, 0.95], "weight_decay": 0.1}),
-    ("MuAdam", {"lr": 3e-3, "betas": [0.9, 0.95]}),
-    ("NAdam", {"lr": 3e-3, "betas": [0.9, 0.95]}),
-    ("RAdam", {"lr": 1e-2, "betas": [0.9, 0.95]}),
-    ("Adamax", {"lr": 1e-2}),
+    ("AdamW", {"lr": 1e-3, "betas": [0.9, 0.95], "weight_decay": 0.1}),
+    ("AdamW8bit", {"lr": 1e-3, "betas": [0.9, 0.95], "weight_decay": 0.1}),
+    ("Adam", {"lr": 1e-3, "betas": [0.9, 0.95]}),
+    ("MuAdamW", {"lr": 1e-3, "betas": [0.9, 0.95], "weight_decay": 0.1}),
+    ("MuAdam", {"lr": 1e-3, "betas": [0.9, 0.95]}),
+    ("NAdam", {"lr": 1e-3, "betas": [0.9, 0.95]}),
+    ("RAdam", {"lr": 3e-3, "betas": [0.9, 0.95]}),
+    ("Adamax", {"lr": 3e-3}),
     ("Adafactor", {"lr": 1e-2}),
-    ("Lamb", {"lr": 1e-2}),
+    ("Lamb", {"lr": 0.1}),
     ("Lion", {"lr": 5e-4, "weight_decay": 0.1}),
     ("Muon", {"lr": 2e-2}),
-    ("OneBitAdam", {"lr": 1e-3, "freeze_step": 100}),
+    ("OneBitAdam", {"lr": 5e-4, "freeze_step": 100}),
     ("OneBitLamb", {"lr": 1e-2, "freeze_step": 100}),
-    ("ZeroOneAdam", {"lr": 1e-3, "var_freeze_step": 100}),
+    ("ZeroOneAdam", {"lr": 5e-4, "var_freeze_step": 100}),
     ("RMSprop", {"lr": 1e-3}),
     ("Adagrad", {"lr": 1e-2}),
     ("Adadelta", {"lr": 1.0}),
@@ -61,7 +61,7 @@ def train(options, folder, name, params):
         [os.path.join(options.programs, "zds-run"), "-n", "1", "--bind", "core",
          os.path.join(options.programs, "zds-train"), "--config_name", options.model,
          "--train_file", options.text, "--deepspeed", path, "--output_dir", out,
-         "--overwrite_output_dir", "--max_steps", str(STEPS), "--seed", "1"],
+         "--overwrite_output_dir", "--max_steps", str(STEPS), "--seed", str(options.seed)],
         env=environment, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{name}: zds-train failed:\n{done.stderr}")
@@ -96,6 +96,7 @@ def main():
     parser.add_argument("--only", nargs="+", default=[name for name, _ in OPTIMIZERS])
     parser.add_argument("--rates", nargs="+", type=float, default=[1])
     parser.add_argument("--model", default=os.path.join(ROOT, "examples", "demo", "gpt2.json"))
+    parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     rows = []
