@@ -19,7 +19,7 @@ enum {
 
 typedef struct bench {
     zds_engine *engine;
-    int64_t params, tensors, steps;
+    int64_t params, tensors, rows, steps;
     double *ready, *step, *mix;
     stream_arrays stream;
 } bench;
@@ -111,18 +111,20 @@ static double median(double *values, int64_t n)
     return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
 }
 
-static zds_model *make_model(int64_t params, int64_t tensors)
+/* Tensors of one extent, or with `rows` matrices. */
+static zds_model *make_model(const bench *b)
 {
     zds_model *model = zds_model_create();
-    for (int64_t i = 0; model && i < tensors; i++) {
+    for (int64_t i = 0; model && i < b->tensors; i++) {
         char name[32];
         uint32_t module;
-        int64_t shape = params / tensors + (i < params % tensors);
+        int64_t numel = b->params / b->tensors + (i < b->params % b->tensors);
+        int64_t shape[] = {b->rows ? b->rows : numel, b->rows ? numel / b->rows : 1};
         snprintf(name, sizeof name, "tensor.%lld", (long long)i);
         zds_param_desc desc = {.struct_size = sizeof desc,
                                .name = name,
-                               .shape = &shape,
-                               .ndim = 1,
+                               .shape = shape,
+                               .ndim = b->rows ? 2 : 1,
                                .role = ZDS_ROLE_MATRIX};
         if (zds_model_add_module(model, name, &module) ||
             zds_model_add_param(model, module, &desc, NULL)) {
@@ -211,7 +213,7 @@ static int run(bench *b, const char *path, int64_t threads, bool json)
     zds_error error = ZDS_ERROR_INIT;
     zds_config *config = NULL;
     zds_config_context context = {.struct_size = sizeof context};
-    zds_model *model = make_model(b->params, b->tensors);
+    zds_model *model = make_model(b);
     int code = EXIT_FAILED;
     zds_status status = model ? zds_config_load(path, &context, &config, &error) : ZDS_ERR_MEMORY;
     zds_engine_options options = {
@@ -245,7 +247,7 @@ static int run(bench *b, const char *path, int64_t threads, bool json)
 int bench_step(int argc, char **argv)
 {
     const char *config = NULL;
-    int64_t params = 64 << 20, tensors = 16, steps = 12, threads = 0;
+    int64_t params = 64 << 20, tensors = 16, rows = 0, steps = 12, threads = 0;
     bool json = false;
     args_option options[] = {
         {.name = "config",
@@ -263,6 +265,11 @@ int bench_step(int argc, char **argv)
          .value = &tensors,
          .meta = "N",
          .doc = "in so many tensors, a module each (default 16)"},
+        {.name = "rows",
+         .type = ARGS_COUNT,
+         .value = &rows,
+         .meta = "R",
+         .doc = "which are matrices of so many rows (default: of one extent)"},
         {.name = "steps",
          .type = ARGS_COUNT,
          .value = &steps,
@@ -293,7 +300,10 @@ int bench_step(int argc, char **argv)
     if (params < 1 || tensors < 1 || tensors > params || tensors > 1 << 20 || steps < 3 ||
         threads > 4096)
         return args_wrong("need 1 <= tensors <= params, at least 3 steps, at most 4096 threads");
-    bench b = {.params = params, .tensors = tensors, .steps = steps};
+    if (rows && params % (tensors * rows))
+        return args_wrong("matrices of %lld rows do not make %lld parameters in %lld tensors",
+                          (long long)rows, (long long)params, (long long)tensors);
+    bench b = {.params = params, .tensors = tensors, .rows = rows, .steps = steps};
     b.ready = calloc((size_t)steps, sizeof *b.ready);
     b.step = calloc((size_t)steps, sizeof *b.step);
     b.mix = calloc((size_t)steps, sizeof *b.mix);
