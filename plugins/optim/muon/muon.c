@@ -316,8 +316,7 @@ static bool update(const muon *self, const zds_host *host, job *j, char *work, f
             squares += j->squares[i];
         p.factor = (float)(1 / (sqrt(squares) + 1e-7));
         pass_over(host, &p, self->scale);
-        p.x = muon_orthogonal(host, &j->shape, x);
-        if (!p.x)
+        if (!muon_orthogonal(host, &j->shape, x))
             return false;
         p.factor = (float)(h->lr * j->lift);
     }

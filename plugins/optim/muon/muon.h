@@ -43,9 +43,9 @@ void muon_spread(const zds_host *host, size_t n, void (*body)(void *arg, size_t 
 double muon_cost(const muon_shape *s);
 /* Floats of `work` below. */
 size_t muon_floats(const muon_shape *s);
-/* Makes x[rows][cols], whose Frobenius norm is at most 1, nearly orthogonal; `work` begins with x.
- * The result is x itself or lies in work. `host` as above. NULL: a product failed. The bits do not
- * depend on the number of threads. */
-float *muon_orthogonal(const zds_host *host, const muon_shape *s, float *work);
+/* Makes x[rows][cols], with which `work` begins and whose Frobenius norm is at most 1, nearly
+ * orthogonal. `host` as above. False: a product failed. The bits do not depend on the number of
+ * threads. */
+bool muon_orthogonal(const zds_host *host, const muon_shape *s, float *work);
 
 #endif
