@@ -1,7 +1,8 @@
 """Parameters that an optimizer needs whole: at 1, 2 and 3 ranks, in every stage and precision, over a backend with and without
-fused reductions and shared pages, the same as the formula written out here. The same bits with any number of threads.
+fused reductions and shared pages, the same as the formula written out here. The same bits with any number of threads. Muon at
+any number of ranks as alone.
 usage: whole.py FOLDER_OF_PROGRAMS"""
-import array, json, math, os, random, struct, subprocess, sys, tempfile
+import array, json, math, os, random, shutil, struct, subprocess, sys, tempfile
 
 BIN = os.path.abspath(sys.argv[1])
 PLUGINS = os.path.join(os.path.dirname(BIN), "tests", "plugins")
@@ -139,4 +140,29 @@ for ranks in (1, 2, 3):
                 run(inner, ranks, out, threads)
             files = [open(f"{inner}/{o}.safetensors", "rb").read() for o in ("one", "three")]
             check(f"{ranks} ranks: the same bits with 3 threads {more}", files[0] == files[1])
+
+
+def muon():
+    """Every rank with the same gradients, whatever the stage: the same as one rank alone."""
+    with tempfile.TemporaryDirectory() as inner:
+        make(inner, 1)
+        for r in (1, 2):
+            for k in range(MICRO):
+                shutil.copy(f"{inner}/grads/m{k:03d}.r0.safetensors", f"{inner}/grads/m{k:03d}.r{r}.safetensors")
+        optimizer = {"type": "Muon", "params": {"lr": 0.02, "adam_lr": 0.001, "weight_decay": 0.1}}
+        config(inner, 2, {"stage": 0}, optimizer=optimizer)
+        run(inner, 1, "alone")
+        want = load(f"{inner}/alone.safetensors")
+        states = {k.split(".")[0] for k in want}
+        check("muon: states", states == {"param", "momentum_buffer", "exp_avg", "exp_avg_sq"}, str(states))
+        for ranks in (1, 2, 3):
+            for stage in (0, 1, 2):
+                config(inner, 2, {"stage": stage}, optimizer=optimizer)
+                q = run(inner, ranks)
+                got = load(f"{inner}/out.safetensors") if q.returncode == 0 else {}
+                off = max((abs(x - y) for k in want for x, y in zip(want[k], got.get(k, [math.inf] * len(want[k])))), default=9)
+                check(f"muon: {ranks} ranks stage {stage}", off < 4e-6, f"{off:.1e} {q.stderr[-300:]}")
+
+
+muon()
 sys.exit(1 if failures else 0)
