@@ -128,10 +128,11 @@ zds_status elementwise_group_momentum(const elementwise_optim *o, const zds_para
         .default_value = preset, .min = 0, .max = INFINITY, .auto_from = "adam_epsilon",           \
         .doc = text                                                                                \
     }
-#define OPTION_WEIGHT_DECAY(options, text)                                                         \
+#define OPTION_WEIGHT_DECAY(options, text) OPTION_WEIGHT_DECAY_OF(options, "0", text)
+#define OPTION_WEIGHT_DECAY_OF(options, preset, text)                                              \
     {                                                                                              \
         .name = "weight_decay", .type = ZDS_OPTION_FLOAT,                                          \
-        .offset = offsetof(options, weight_decay), .default_value = "0", .min = 0,                 \
+        .offset = offsetof(options, weight_decay), .default_value = preset, .min = 0,              \
         .max = INFINITY, .auto_from = "weight_decay", .doc = text                                  \
     }
 #define OPTION_MAX_GRAD_NORM(options)                                                              \

@@ -26,6 +26,16 @@ typedef struct elementwise_types {
     bool reads_grad, writes_states;
 } elementwise_types;
 
+SIMD_INLINE elementwise_types elementwise_types_of(const elementwise *t)
+{
+    return (elementwise_types){.master = t->master_dtype,
+                               .grad = t->grad_dtype,
+                               .state = t->state_dtype,
+                               .output = t->output ? t->output_dtype : -1,
+                               .stream = t->output &&
+                                         (uintptr_t)t->output % (LANES * sizeof(uint16_t)) == 0};
+}
+
 SIMD_INLINE void elementwise_at(const elementwise *t, elementwise_types is, int states,
                                 lanes_fn formula, size_t i, size_t n)
 {
@@ -67,14 +77,9 @@ SIMD_INLINE void elementwise_loop(const elementwise *tile, elementwise_types is,
 SIMD_INLINE void elementwise_run_part(const elementwise *t, int states, lanes_fn formula,
                                       bool reads_grad, bool writes_states)
 {
-    bool stream = t->output && (uintptr_t)t->output % (LANES * sizeof(uint16_t)) == 0;
-    elementwise_types is = {.master = t->master_dtype,
-                            .grad = t->grad_dtype,
-                            .state = t->state_dtype,
-                            .output = t->output ? t->output_dtype : -1,
-                            .stream = stream,
-                            .reads_grad = reads_grad,
-                            .writes_states = writes_states};
+    elementwise_types is = elementwise_types_of(t);
+    is.reads_grad = reads_grad;
+    is.writes_states = writes_states;
     elementwise_types fp32 = {.master = ZDS_F32,
                               .grad = ZDS_F32,
                               .state = ZDS_F32,
@@ -88,13 +93,13 @@ SIMD_INLINE void elementwise_run_part(const elementwise *t, int states, lanes_fn
     unsigned mode = simd_mode_flush();
     if (usual && is.grad == ZDS_F32 && is.output < 0)
         elementwise_loop(t, fp32, states, formula);
-    else if (usual && is.grad == ZDS_BF16 && is.output == ZDS_BF16 && stream)
+    else if (usual && is.grad == ZDS_BF16 && is.output == ZDS_BF16 && is.stream)
         elementwise_loop(t, half, states, formula);
-    else if (usual && is.grad == ZDS_F32 && is.output == ZDS_BF16 && stream)
+    else if (usual && is.grad == ZDS_F32 && is.output == ZDS_BF16 && is.stream)
         elementwise_loop(t, widened, states, formula);
     else
         elementwise_loop(t, is, states, formula);
-    if (stream)
+    if (is.stream)
         simd_stream_end();
     simd_mode_restore(mode);
 }

@@ -1,4 +1,5 @@
-/* AdamW and Adam: options and life of an instance. The formula is in adamw_kernel.h.
+/* AdamW and Adam: options and life of an instance. The formula is in adamw_kernel.h; AdamW8bit is
+ * in adamw8bit.c.
  *
  * What each type means is DeepSpeed 0.19's: both decouple the weight decay; only type Adam can be
  * told not to (adam_w_mode false), AdamW ignores that; torch_adam takes torch's defaults and
@@ -158,4 +159,4 @@ static const zds_plugin adamw_plugin = {OPTIM_PLUGIN(
 static const zds_plugin adam_plugin = {OPTIM_PLUGIN(
     "Adam", adam_options_table, adam_options, adam_ops, "Adam, with decoupled weight decay or L2")};
 
-ZDS_PLUGINS(&adamw_plugin, &adam_plugin);
+ZDS_PLUGINS(&adamw_plugin, &adam_plugin, &adamw8bit_plugin);

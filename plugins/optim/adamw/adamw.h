@@ -19,4 +19,6 @@ typedef struct adam_constants {
 SIMD_DECLARE(void, adam_run, const elementwise *tile);         /* exp_avg, exp_avg_sq */
 SIMD_DECLARE(void, adam_run_amsgrad, const elementwise *tile); /* and max_exp_avg_sq */
 
+extern const zds_plugin adamw8bit_plugin;
+
 #endif
