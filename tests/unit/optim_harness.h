@@ -70,7 +70,10 @@ HARNESS_FN zds_status optim_try(optim *o, const optim_setup *setup)
 
 HARNESS_FN size_t state_bytes(const zds_state_spec *spec, uint64_t count)
 {
-    return spec->kind == ZDS_STATE_ELEMENT ? count * zds_dtype_size(spec->dtype) : spec->bytes;
+    if (spec->kind == ZDS_STATE_ELEMENT)
+        return count * zds_dtype_size(spec->dtype);
+    return spec->kind == ZDS_STATE_BLOCK ? (count + spec->block - 1) / spec->block * spec->bytes
+                                         : spec->bytes;
 }
 
 /* Weights are normal, gradients not yet set. */
@@ -152,8 +155,11 @@ HARNESS_FN zds_tile optim_tile(optim *o, uint64_t first, uint64_t count, void **
 {
     for (uint32_t s = 0; s < o->needs.state_count; s++) {
         const zds_state_spec *spec = &o->needs.states[s];
-        states[s] = spec->kind == ZDS_STATE_ELEMENT ? advance(&o->states[s], spec->dtype, first)
-                                                    : o->states[s].data;
+        states[s] = o->states[s].data;
+        if (spec->kind == ZDS_STATE_ELEMENT)
+            states[s] = advance(&o->states[s], spec->dtype, first);
+        if (spec->kind == ZDS_STATE_BLOCK)
+            states[s] = (char *)states[s] + first / spec->block * spec->bytes;
     }
     bool has_output = o->setup.output != o->setup.master;
     return (zds_tile){.struct_size = sizeof(zds_tile),

@@ -26,6 +26,8 @@ static const optim_case optim_cases[] = {
     {"optim_radam", "RAdam", "{\"betas\": [0.9, 0.2]}"},
     {"optim_adadelta", "Adadelta", "{}"},
     {"optim_lamb", "Lamb", "{\"weight_decay\": 0.1}"},
+    {"optim_adamw", "AdamW8bit", "{}"},
+    {"optim_adamw", "AdamW8bit", "{\"min_8bit_size\": 0}"},
 };
 
 enum { OPTIM_CASES = sizeof optim_cases / sizeof optim_cases[0] };

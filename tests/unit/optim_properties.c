@@ -29,6 +29,11 @@ static void assert_same(const optim *a, const optim *b, const char *what)
                           (unsigned long long)i);
         }
     }
+    for (uint32_t s = 0; s < a->needs.state_count; s++)
+        if (a->needs.states[s].kind != ZDS_STATE_ELEMENT)
+            cr_assert_eq(memcmp(a->states[s].data, b->states[s].data,
+                                state_bytes(&a->needs.states[s], a->setup.count)),
+                         0, "%s, %s: %s differs", a->setup.name, what, a->needs.states[s].name);
     if (a->setup.output != a->setup.master)
         cr_assert_eq(memcmp(a->output.data, b->output.data,
                             a->setup.count * zds_dtype_size(a->setup.output)),
@@ -81,7 +86,7 @@ static bool cpu_has(const char *simd)
 /* Combinations of types (all where states are fp32), and lengths around the width of vectors. */
 static void compare_variant(size_t which, const char *simd)
 {
-    static const uint64_t counts[] = {1, 8, 15, 16, 33, 100};
+    static const uint64_t counts[] = {1, 8, 15, 16, 33, 100, 300};
     for (size_t t = 0; t < 81; t += t < 27 ? 1 : 5)
         for (size_t n = 0; n < sizeof counts / sizeof *counts; n++) {
             optim_setup scalar = setup_of(which, counts[n]);
@@ -135,7 +140,7 @@ static bool untouched(const guarded *g, size_t unit, uint64_t from, uint64_t to)
 /* The memory is the tile's neighbours': all bytes around it must stay. */
 static void step_in_the_middle(size_t which, zds_dtype type, uint64_t first, uint64_t count)
 {
-    enum { ALL = 200 };
+    enum { ALL = 900 };
     optim_setup s = setup_of(which, ALL);
     s.grad = s.output = s.state = type;
     optim o;
@@ -143,8 +148,12 @@ static void step_in_the_middle(size_t which, zds_dtype type, uint64_t first, uin
     fill(&o.master, ALL * sizeof(float));
     fill(&o.output, ALL * zds_dtype_size(s.output));
     for (uint32_t k = 0; k < o.needs.state_count; k++)
-        if (o.needs.states[k].kind == ZDS_STATE_ELEMENT)
-            fill(&o.states[k], ALL * zds_dtype_size(type));
+        if (o.needs.states[k].kind < ZDS_STATE_TENSOR)
+            fill(&o.states[k], state_bytes(&o.needs.states[k], ALL));
+    if (o.needs.granularity > 1) {
+        first = o.needs.granularity;
+        count *= 10;
+    }
     optim_begin(&o);
     optim_norms_tile(&o, first, count);
     optim_step_tile(&o, first, count);
@@ -153,10 +162,11 @@ static void step_in_the_middle(size_t which, zds_dtype type, uint64_t first, uin
     cr_assert(untouched(&o.master, 4, 0, first) && untouched(&o.master, 4, end, ALL));
     cr_assert(untouched(&o.output, half, 0, first) && untouched(&o.output, half, end, ALL));
     for (uint32_t k = 0; k < o.needs.state_count; k++) {
-        size_t unit = zds_dtype_size(type);
-        if (o.needs.states[k].kind == ZDS_STATE_ELEMENT)
-            cr_assert(untouched(&o.states[k], unit, 0, first) &&
-                      untouched(&o.states[k], unit, end, ALL));
+        const zds_state_spec *spec = &o.needs.states[k];
+        size_t bytes = state_bytes(spec, ALL), before = state_bytes(spec, first);
+        if (spec->kind < ZDS_STATE_TENSOR)
+            cr_assert(untouched(&o.states[k], 1, 0, before) &&
+                      untouched(&o.states[k], 1, state_bytes(spec, end), bytes));
     }
     optim_close(&o);
 }
@@ -179,7 +189,8 @@ Test(optim_properties, non_finite_gradients_stay_where_they_are)
             optim clean, dirty;
             optim_open(&clean, &s);
             optim_open(&dirty, &s);
-            if (clean.needs.tensor_norms) { /* one element reaches all others through the norm */
+            /* Through a norm or a block's scale one element reaches others. */
+            if (clean.needs.tensor_norms || clean.needs.granularity > 1) {
                 optim_close(&clean);
                 optim_close(&dirty);
                 continue;

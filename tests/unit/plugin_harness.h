@@ -184,6 +184,8 @@ HARNESS_FN double read_at(const void *array, zds_dtype dtype, size_t i)
 {
     if (dtype == ZDS_F32)
         return (double)((const float *)array)[i];
+    if (dtype == ZDS_U8)
+        return ((const uint8_t *)array)[i];
     uint16_t h = ((const uint16_t *)array)[i];
     int fraction_bits = dtype == ZDS_F16 ? 10 : 7, exponent_bits = 15 - fraction_bits;
     int fraction = h & ((1 << fraction_bits) - 1), top = (1 << exponent_bits) - 1;
@@ -201,6 +203,10 @@ HARNESS_FN void write_at(void *array, zds_dtype dtype, size_t i, double x)
 {
     if (dtype == ZDS_F32) {
         ((float *)array)[i] = (float)x;
+        return;
+    }
+    if (dtype == ZDS_U8) {
+        ((uint8_t *)array)[i] = (uint8_t)x;
         return;
     }
     int fraction_bits = dtype == ZDS_F16 ? 10 : 7, exponent_bits = 15 - fraction_bits;

@@ -145,7 +145,9 @@ SIMD_INLINE void update(const elementwise *t, elementwise_types is, size_t i, si
                         const line *lines, float *m_out, float *v_out, vec *top)
 {
     const adamw8bit_constants *c = t->constants;
-    uint8_t part1[LANES] = {0}, part2[LANES] = {0};
+    uint8_t part1[LANES], part2[LANES];
+    memset(part1, 127, LANES); /* what lies past n is 0, and no largest */
+    memset(part2, 0, LANES);
     float scale = t->grad_scale;
     vec g = vec_load(t->grad, is.grad, i, n);
     vec m = signed_value(codes_at(t->states[0], i, n, part1), &lines[0]);
