@@ -12,13 +12,14 @@
 
 #include "common/args.h"
 #include "common/fail.h"
+#include "common/files.h"
 #include "common/floats.h"
 #include "common/metrics.h"
 #include "common/output.h"
 #include "common/safetensors.h"
 #include "zds/zds.h"
 
-enum { PIECE = 4096 };
+enum { PIECE = 4096, ABOUT_LIMIT = 1 << 24 };
 
 typedef struct replay {
     const char *config_path, *params_path, *grads_path, *out_path, *metrics_path, *observe_path;
@@ -29,11 +30,54 @@ typedef struct replay {
     zds_engine *engine;
     safetensors *params, *grads; /* grads: of the micro step in progress */
     safetensors_writer *writer;  /* rank 0 */
+    const char *about_path;
+    cJSON *about; /* what describes parameters beside their shapes; or NULL */
     cJSON *metrics;
     FILE *metrics_file; /* of rank 0, under a temporary name until all is done */
     char metrics_temporary[PATH_MAX];
     zds_error error;
 } replay;
+
+static zds_status read_about(replay *r)
+{
+    size_t size = 0;
+    char *text = NULL;
+    if (!r->about_path)
+        return ZDS_OK;
+    zds_status status = file_read(r->about_path, ABOUT_LIMIT, &text, &size, &r->error);
+    if (status)
+        return status;
+    r->about = cJSON_ParseWithLength(text, size);
+    free(text);
+    return cJSON_IsObject(r->about)
+               ? ZDS_OK
+               : fail(&r->error, ZDS_ERR_FORMAT, "%s: not a JSON object", r->about_path);
+}
+
+/* Role and width multipliers of one parameter, as the file says them. */
+static zds_status apply_about(replay *r, zds_param_desc *desc)
+{
+    static const char *const roles[] = {"other", "matrix", "bias", "norm", "embedding", "head"};
+    const cJSON *entry = cJSON_GetObjectItemCaseSensitive(r->about, desc->name), *item;
+    cJSON_ArrayForEach(item, entry)
+    {
+        int32_t role = 0;
+        while (role < 6 && !(cJSON_IsString(item) && strcmp(item->valuestring, roles[role]) == 0))
+            role++;
+        if (strcmp(item->string, "role") == 0 && role < 6)
+            desc->role = role;
+        else if (strcmp(item->string, "width_mult") == 0 && cJSON_IsNumber(item))
+            desc->width_mult = item->valuedouble;
+        else if (strcmp(item->string, "fan_out_mult") == 0 && cJSON_IsNumber(item))
+            desc->fan_out_mult = item->valuedouble;
+        else
+            return fail(&r->error, ZDS_ERR_FORMAT,
+                        "%s: %s.%s: write role (other, matrix, bias, norm, embedding, head), or "
+                        "the numbers width_mult and fan_out_mult",
+                        r->about_path, desc->name, item->string);
+    }
+    return ZDS_OK;
+}
 
 /* A module a tensor: each is reduced by itself, in the reverse order of names. */
 static zds_status describe(replay *r, zds_model *model)
@@ -46,7 +90,10 @@ static zds_status describe(replay *r, zds_model *model)
                                .shape = t->shape,
                                .ndim = t->ndim,
                                .role = t->ndim > 1 ? ZDS_ROLE_MATRIX : ZDS_ROLE_OTHER};
-        zds_status status = zds_model_add_module(model, t->name, &module);
+        zds_status status = apply_about(r, &desc);
+        if (status)
+            return status;
+        status = zds_model_add_module(model, t->name, &module);
         if (!status)
             status = zds_model_add_param(model, module, &desc, NULL);
         if (status)
@@ -65,6 +112,8 @@ static zds_status open_engine(replay *r)
 {
     zds_config_context context = {.struct_size = sizeof context};
     zds_status status = safetensors_open(r->params_path, &r->params, &r->error);
+    if (!status)
+        status = read_about(r);
     if (status)
         return status;
     status = zds_config_load(r->config_path, &context, &r->config, &r->error);
@@ -346,6 +395,7 @@ static int run(replay *r)
     safetensors_close(r->params);
     cJSON_Delete(r->metrics);
     free(r->observed);
+    cJSON_Delete(r->about);
     zds_error_clear(&r->error);
     return status ? EXIT_FAILED : EXIT_DONE;
 }
@@ -391,6 +441,12 @@ int main(int argc, char **argv)
          .meta = "FILE",
          .doc = "what a schedule that follows a metric gets after each optimizer step: a JSON "
                 "array of numbers and nulls"},
+        {.name = "about",
+         .type = ARGS_STRING,
+         .value = &r.about_path,
+         .meta = "A.json",
+         .doc = "what optimizers may ask: {NAME: {role, width_mult, fan_out_mult}}; role is matrix "
+                "(with more than one dimension) or other where this says nothing"},
         {.name = "threads",
          .type = ARGS_COUNT,
          .value = &r.threads,

@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "common/fail.h"
-#include "files.h"
+#include "common/files.h"
 
 enum kind {
     SIZE, /* int64_t, from 1 */

@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 #include "common/fail.h"
-#include "files.h"
+#include "common/files.h"
 #include "gpt2.h"
 #include "kernels.h"
 

@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "common/fail.h"
-#include "files.h"
+#include "common/files.h"
 
 zds_status report_create(const char *folder, int64_t logging_steps, int64_t total, report *r,
                          zds_error *error)

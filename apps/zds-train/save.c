@@ -9,8 +9,8 @@
 #include <unistd.h>
 
 #include "common/fail.h"
+#include "common/files.h"
 #include "common/safetensors.h"
-#include "files.h"
 
 /* mkdir -p; *made: the length of the first path that is new, 0 if all was there. */
 static zds_status make_folders(const char *folder, size_t *made, zds_error *error)

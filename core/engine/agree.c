@@ -38,6 +38,7 @@ static uint64_t model_hash(const zds_model *m)
         hash = XXH64(p->shape, p->ndim * sizeof *p->shape, hash);
         hash = XXH64(row, sizeof row, hash);
         hash = XXH64(&p->width_mult, sizeof p->width_mult, hash);
+        hash = XXH64(&p->fan_out_mult, sizeof p->fan_out_mult, hash);
     }
     for (uint32_t i = 0; i < m->module_count; i++) {
         const model_module *module = &m->modules[i];

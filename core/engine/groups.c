@@ -143,7 +143,8 @@ static zds_status describe(zds_engine *e, grouping *g, uint32_t i, zds_error *er
                             .group = g->number[i],
                             .shape = p->shape,
                             .numel = p->numel,
-                            .width_mult = p->width_mult};
+                            .width_mult = p->width_mult,
+                            .fan_out_mult = p->fan_out_mult};
     if (status || p->frozen)
         return status;
     run->needs = (zds_param_needs){.struct_size = sizeof run->needs, .hyper = &g->hypers[i]};

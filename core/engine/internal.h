@@ -17,6 +17,10 @@ typedef struct settings {
     int64_t micro_batch, accumulation;
     bool managed_accumulation;
     zds_dtype param_dtype; /* of parameters and of what backward leaves */
+    zds_dtype
+        master_dtype;      /* of what the optimizer updates: param_dtype where that is the master */
+    zds_dtype state_dtype; /* of the optimizer's element states */
+    bool stochastic_rounding;
     zds_dtype accum_dtype; /* in which micro steps are added up */
     zds_dtype comm_dtype;  /* in which gradients travel */
     double clip;           /* 0: off */
@@ -133,7 +137,7 @@ struct zds_engine {
     bool staged;        /* gradients travel as a copy in comm_dtype */
     bool fused;
     char *slices;   /* stage 2: accum_dtype, [shard] */
-    float *master;  /* 16-bit training: [shard], or [trainable] at stage 0 */
+    float *master;  /* where master_dtype is not param_dtype: [shard], or [trainable] at stage 0 */
     float *staging; /* values in and out */
 
     param_run *param_runs;

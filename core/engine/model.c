@@ -76,6 +76,11 @@ zds_status zds_model_add_module(zds_model *model, const char *name, uint32_t *mo
     return ZDS_OK;
 }
 
+static double fan_out_of(const zds_param_desc *desc)
+{
+    return ZDS_HAS(desc, fan_out_mult) ? desc->fan_out_mult : 0;
+}
+
 static zds_status check_param(zds_model *model, uint32_t module, const zds_param_desc *desc,
                               uint64_t *numel)
 {
@@ -87,9 +92,9 @@ static zds_status check_param(zds_model *model, uint32_t module, const zds_param
     if (desc->ndim > MODEL_MAX_NDIM || (desc->ndim && !desc->shape))
         return fail(model, ZDS_ERR_INVALID, "parameter %s: %u dimensions; 0 to %d are possible",
                     desc->name, desc->ndim, MODEL_MAX_NDIM);
-    if (desc->width_mult < 0 || !(desc->width_mult == desc->width_mult))
-        return fail(model, ZDS_ERR_INVALID, "parameter %s: width_mult must be positive",
-                    desc->name);
+    if (!(desc->width_mult >= 0) || !(fan_out_of(desc) >= 0))
+        return fail(model, ZDS_ERR_INVALID,
+                    "parameter %s: width_mult and fan_out_mult must be positive", desc->name);
     *numel = 1;
     for (uint32_t i = 0; i < desc->ndim; i++) {
         if (desc->shape[i] < 0 || __builtin_mul_overflow(*numel, (uint64_t)desc->shape[i], numel) ||
@@ -140,9 +145,12 @@ zds_status zds_model_add_param(zds_model *model, uint32_t module, const zds_para
                        .frozen = desc->frozen,
                        .group = desc->group,
                        .width_mult = desc->width_mult > 0 ? desc->width_mult : 1,
+                       .fan_out_mult = fan_out_of(desc),
                        .numel = numel,
                        .home = module,
                        .last_use = module};
+    if (p->fan_out_mult == 0)
+        p->fan_out_mult = p->role == ZDS_ROLE_MATRIX ? p->width_mult : 1;
     if (desc->ndim)
         memcpy(p->shape, desc->shape, desc->ndim * sizeof *desc->shape);
     model->modules[module].home_count++;
@@ -198,7 +206,8 @@ zds_model *model_copy(const zds_model *model)
                                .role = p->role,
                                .frozen = p->frozen,
                                .group = p->group,
-                               .width_mult = p->width_mult};
+                               .width_mult = p->width_mult,
+                               .fan_out_mult = p->fan_out_mult};
         if (zds_model_add_param(copy, p->home, &desc, NULL))
             goto failed;
     }

@@ -14,7 +14,7 @@ typedef struct model_param {
     int32_t role;
     bool frozen;
     uint32_t group;
-    double width_mult;
+    double width_mult, fan_out_mult;
     uint64_t numel;
     uint32_t home;     /* module */
     uint32_t last_use; /* the highest module that uses it: in backward the first */

@@ -13,7 +13,7 @@ static zds_param_steps list_params(zds_engine *e)
                                                    .param = &run->desc,
                                                    .hyper = &e->hypers[run->hyper],
                                                    .states = run->whole_states,
-                                                   .master_dtype = ZDS_F32,
+                                                   .master_dtype = e->set.master_dtype,
                                                    .grad_dtype = e->set.accum_dtype,
                                                    .output_dtype = e->set.param_dtype,
                                                    .has_grad = run->present};

@@ -212,10 +212,11 @@ zds_status plugins_open_optim(zds_engine *e, const zds_engine_options *o, zds_er
                          "program name one");
     zds_optim_env env = {.struct_size = sizeof env,
                          .space = ZDS_SPACE_HOST,
-                         .master_dtype = ZDS_F32,
+                         .master_dtype = e->set.master_dtype,
                          .grad_dtype = e->set.accum_dtype,
                          .output_dtype = e->set.param_dtype,
-                         .state_dtype = ZDS_F32,
+                         .state_dtype = e->set.state_dtype,
+                         .stochastic_rounding = e->set.stochastic_rounding,
                          .world_size = e->place.world_size,
                          .rank = e->place.rank,
                          .seed = e->seed,

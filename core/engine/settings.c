@@ -140,6 +140,12 @@ zds_status settings_read(settings *set, const zds_config *c, int32_t world_size,
         .check_overflow = true};
     bool bf16 = zds_config_bool(c, "bf16.enabled");
     set->param_dtype = bf16 ? ZDS_BF16 : ZDS_F32;
+    set->master_dtype = set->state_dtype = ZDS_F32;
+    if (bf16 && zds_config_bool(c, "bf16.bf16_master_weights_and_grads"))
+        set->master_dtype = ZDS_BF16;
+    if (bf16 && zds_config_bool(c, "bf16.bf16_optimizer_states"))
+        set->state_dtype = ZDS_BF16;
+    set->stochastic_rounding = zds_config_bool(c, "zds.stochastic_rounding");
     if (bf16 && (set->stage == 1 || set->stage == 2))
         set->check_overflow = zds_config_bool(c, "bf16.check_grad_overflow");
     /* zds overlaps unless it is told not to: a bucket more is all it costs. */

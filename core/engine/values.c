@@ -98,7 +98,7 @@ static void start_piece(void *arg, size_t i, int32_t thread)
     const zds_tile *t = &e->tiles[i];
     const zds_param_needs *needs = &e->param_runs[t->param->index].needs;
     if (t->output)
-        kernel_convert(t->master, ZDS_F32, t->output, e->set.param_dtype, t->count);
+        kernel_convert(t->master, t->master_dtype, t->output, e->set.param_dtype, t->count);
     for (uint32_t s = 0; s < needs->state_count; s++) {
         const zds_state_spec *spec = &needs->states[s];
         if (spec->kind == ZDS_STATE_ELEMENT && spec->initial != 0)
@@ -172,7 +172,7 @@ static const void *source(const zds_engine *e, uint32_t param, int32_t state, ui
         if (p->param != param || first < p->param_first || first >= p->param_first + p->count)
             continue;
         const char *base = p->master;
-        *dtype = ZDS_F32;
+        *dtype = e->set.master_dtype;
         if (state >= 0) {
             base = p->states[state];
             *dtype = run->needs.states[state].dtype;

@@ -98,7 +98,7 @@ static zds_status private_memory(zds_engine *e, zds_error *error)
         if (!e->slices)
             return no_memory(error, "gradients", bytes);
     }
-    if (set->param_dtype != ZDS_F32) {
+    if (set->param_dtype != set->master_dtype) {
         uint64_t bytes = (set->stage ? l->shard : l->trainable) * sizeof(float);
         e->master = memory_alloc_in(e->ledger, "master weights", set->state_tier, bytes, 0);
         if (!e->master)
@@ -260,8 +260,8 @@ static zds_status pieces(zds_engine *e, zds_error *error)
                 .param = param, .param_first = piece.param_first, .count = piece.count};
             p->grad = set->stage >= 2 ? at(e->slices, shard, set->accum_dtype)
                                       : at(e->grads.base, first, set->accum_dtype);
-            p->master =
-                e->master ? (void *)(e->master + shard) : at(e->params.base, first, ZDS_F32);
+            p->master = e->master ? (void *)(e->master + shard)
+                                  : at(e->params.base, first, set->param_dtype);
             p->output = e->master ? at(e->params.base, first, set->param_dtype) : NULL;
         }
     }
@@ -305,10 +305,10 @@ static zds_status tiles(zds_engine *e, zds_error *error)
                             .hyper = &e->hypers[run->hyper],
                             .first = p->param_first + i,
                             .count = p->count - i < size ? p->count - i : size,
-                            .master_dtype = ZDS_F32,
+                            .master_dtype = e->set.master_dtype,
                             .grad_dtype = e->set.accum_dtype,
                             .output_dtype = e->set.param_dtype};
-            t->master = at(p->master, i, ZDS_F32);
+            t->master = at(p->master, i, e->set.master_dtype);
             t->grad = at(p->grad, i, e->set.accum_dtype);
             t->output = p->output ? at(p->output, i, e->set.param_dtype) : NULL;
             t->sums = run->sums;

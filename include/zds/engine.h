@@ -57,8 +57,9 @@ typedef struct zds_param_desc {
     int32_t role;  /* ZDS_ROLE_...; optimizers may treat roles differently */
     bool frozen;   /* not trainable: no gradient, no state, never updated */
     uint8_t reserved[3];
-    uint32_t group;    /* 0 with an optimizer of ds_config; see zds_group_desc */
-    double width_mult; /* 0 is taken as 1 */
+    uint32_t group;      /* 0 with an optimizer of ds_config; see zds_group_desc */
+    double width_mult;   /* for muP's optimizers, as in zds_param; 0 is taken as 1 */
+    double fan_out_mult; /* likewise; 0: width_mult for ZDS_ROLE_MATRIX, else 1 */
 } zds_param_desc;
 
 zds_model *zds_model_create(void); /* NULL if there is no memory */

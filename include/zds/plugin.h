@@ -187,7 +187,8 @@ typedef struct zds_param {
     const int64_t *shape; /* [ndim] */
     uint64_t numel;       /* product of shape */
     double width_mult;    /* this width over the base model's width (muP); 1 where the program says
-                             nothing */
+                             nothing. Where both sides of a matrix grow: of its fan-in */
+    double fan_out_mult;  /* where both sides of a matrix grow: of its fan-out; else 1 */
 } zds_param;
 
 /* Hyperparameters of a group of parameters. What an optimizer has no option for is NaN. */
@@ -338,7 +339,7 @@ typedef struct zds_optim_env {
     zds_dtype output_dtype; /* equal to master_dtype when there is no separate output */
     zds_dtype state_dtype;  /* in which element states should be kept: ZDS_F32, or the 16-bit type
                                that the config asks for */
-    int32_t stochastic_rounding; /* 1: round 16-bit states stochastically */
+    int32_t stochastic_rounding; /* 1: round 16-bit states and master weights stochastically */
     int32_t world_size, rank;
     uint64_t seed;
     int32_t

@@ -17,10 +17,9 @@ static zds_status check(const zds_host *host, const zds_optim_env *env)
                           "weights, gradients, output and states must be fp32, bf16 or fp16, not "
                           "dtypes %d, %d, %d and %d",
                           env->master_dtype, env->grad_dtype, env->output_dtype, env->state_dtype);
-    if (env->stochastic_rounding)
+    if (env->stochastic_rounding && (env->master_dtype == ZDS_F16 || env->state_dtype == ZDS_F16))
         return host->fail(host, ZDS_ERR_UNSUPPORTED,
-                          "this optimizer rounds 16-bit states to nearest; remove "
-                          "\"stochastic_rounding\"");
+                          "stochastic rounding is for bfloat16 weights and states, not for fp16");
     return ZDS_OK;
 }
 
@@ -36,6 +35,7 @@ zds_status elementwise_init(elementwise_optim *o, const zds_host *host, const zd
     o->run = kernels[o->level];
     o->run_norms = o->norm_kernels ? o->norm_kernels[o->level] : NULL;
     o->state_dtype = env->state_dtype;
+    o->stochastic = env->stochastic_rounding != 0;
     return ZDS_OK;
 }
 
@@ -64,7 +64,10 @@ void elementwise_destroy(void *self)
 zds_status elementwise_describe(void *self, const zds_param *param, zds_param_needs *needs)
 {
     const elementwise_optim *o = self;
-    (void)param;
+    if (o->stochastic && param->numel > UINT32_MAX)
+        return o->host->fail(o->host, ZDS_ERR_UNSUPPORTED,
+                             "stochastic rounding counts up to 2^32 elements a parameter, not %llu",
+                             (unsigned long long)param->numel);
     for (int i = 0; i < o->state_count; i++)
         needs->states[i] = (zds_state_spec){.name = o->states[i],
                                             .kind = ZDS_STATE_ELEMENT,
@@ -73,6 +76,21 @@ zds_status elementwise_describe(void *self, const zds_param *param, zds_param_ne
     needs->state_count = (uint32_t)o->state_count;
     needs->tensor_norms = o->norms;
     return ZDS_OK;
+}
+
+/* SplitMix64's finalizer (Steele et al. 2014, "Fast Splittable Pseudorandom Number Generators"). */
+static uint64_t mix(uint64_t x)
+{
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+    return x ^ (x >> 31);
+}
+
+static uint32_t key_of(const zds_step_ctx *ctx, const zds_param *param)
+{
+    uint64_t x = mix(ctx->seed + 0x9e3779b97f4a7c15u);
+    x = mix(x ^ (uint64_t)ctx->step);
+    return (uint32_t)(mix(x ^ param->index) >> 32);
 }
 
 static void run_tiles(const elementwise_optim *o, elementwise_fn run, const zds_tiles *tiles,
@@ -93,6 +111,9 @@ static void run_tiles(const elementwise_optim *o, elementwise_fn run, const zds_
                            .output_dtype = tile->output_dtype,
                            .state_dtype = o->state_dtype,
                            .grad_scale = o->maximize ? -scale : scale,
+                           .stochastic = o->stochastic,
+                           .key = o->stochastic ? key_of(ctx, tile->param) : 0,
+                           .first = (uint32_t)tile->first,
                            .constants = constants,
                            .sums = tile->sums,
                            .chunk_sums = tile->chunk_sums,

@@ -22,6 +22,9 @@ typedef struct elementwise {
     void *const *states;
     zds_dtype master_dtype, grad_dtype, output_dtype, state_dtype;
     float grad_scale;
+    bool stochastic;       /* round bfloat16 weights and states at random.. */
+    uint32_t key;          /* ..by (seed, step, parameter).. */
+    uint32_t first;        /* ..and element: the tile's first in the parameter */
     const void *constants; /* the optimizer's own, for this tile's hyperparameters */
     const double *sums;    /* [norms] over the whole tensor; in a step only */
     double *chunk_sums;    /* [norms][chunk_stride] as in zds_tile; in norms only */
@@ -48,6 +51,7 @@ struct elementwise_optim {
     int level; /* into SIMD_TABLEs */
     elementwise_fn run, run_norms;
     zds_dtype state_dtype;
+    bool stochastic;
 };
 
 /* Makes an instance like `plan`. `kernels`: a SIMD_TABLE. ZDS_ERR_UNSUPPORTED: types or a space

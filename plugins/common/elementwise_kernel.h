@@ -10,7 +10,7 @@
 #define ZDS_ELEMENTWISE_KERNEL_H
 
 #include "common/elementwise.h"
-#include "common/simd.h"
+#include "common/simd_int.h"
 
 typedef struct lanes {
     vec p, g; /* master weight; gradient, times grad_scale */
@@ -24,6 +24,7 @@ typedef struct elementwise_types {
     zds_dtype master, grad, state, output; /* output: -1 for none */
     bool stream;
     bool reads_grad, writes_states;
+    bool stochastic; /* weights and states that are bfloat16 */
 } elementwise_types;
 
 SIMD_INLINE elementwise_types elementwise_types_of(const elementwise *t)
@@ -32,8 +33,20 @@ SIMD_INLINE elementwise_types elementwise_types_of(const elementwise *t)
                                .grad = t->grad_dtype,
                                .state = t->state_dtype,
                                .output = t->output ? t->output_dtype : -1,
+                               .stochastic = t->stochastic,
                                .stream = t->output &&
                                          (uintptr_t)t->output % (LANES * sizeof(uint16_t)) == 0};
+}
+
+/* Stores what the next step starts from: the weight (`which` -1) or a state. */
+SIMD_INLINE void elementwise_keep(const elementwise *t, bool stochastic, void *base,
+                                  zds_dtype dtype, size_t i, size_t n, vec a, int which)
+{
+    if (stochastic && dtype == ZDS_BF16)
+        vec_store_bf16_random(base, i, n, a, t->first + (uint32_t)i,
+                              t->key + (uint32_t)(which + 1) * 0x9e3779b9u);
+    else
+        vec_store(base, dtype, i, n, a, false);
 }
 
 SIMD_INLINE void elementwise_at(const elementwise *t, elementwise_types is, int states,
@@ -47,9 +60,9 @@ SIMD_INLINE void elementwise_at(const elementwise *t, elementwise_types is, int 
     for (int s = 0; s < states; s++)
         x.state[s] = vec_load(t->states[s], is.state, i, n);
     formula(&x, t->constants);
-    vec_store(t->master, is.master, i, n, x.p, false);
+    elementwise_keep(t, is.stochastic, t->master, is.master, i, n, x.p, -1);
     for (int s = 0; is.writes_states && s < states; s++)
-        vec_store(t->states[s], is.state, i, n, x.state[s], false);
+        elementwise_keep(t, is.stochastic, t->states[s], is.state, i, n, x.state[s], s);
     if (is.output >= 0)
         vec_store(t->output, is.output, i, n, x.p, is.stream);
 }
@@ -89,6 +102,7 @@ SIMD_INLINE void elementwise_run_part(const elementwise *t, int states, lanes_fn
     elementwise_types widened = fp32, half = fp32;
     widened.output = half.output = half.grad = ZDS_BF16;
     widened.stream = half.stream = true;
+    /* Where all that is kept is fp32, nothing is rounded at random. */
     bool usual = is.master == ZDS_F32 && (states == 0 || is.state == ZDS_F32);
     unsigned mode = simd_mode_flush();
     if (usual && is.grad == ZDS_F32 && is.output < 0)
@@ -151,7 +165,8 @@ SIMD_INLINE void elementwise_norms_run(const elementwise *tile, int states, lane
                 x.state[s] = vec_load(tile->states[s], is.state, i, n);
             formula(&x, tile->constants);
             for (int s = 0; s < states; s++) {
-                vec_store(tile->states[s], is.state, i, n, x.state[s], false);
+                elementwise_keep(tile, tile->stochastic, tile->states[s], is.state, i, n,
+                                 x.state[s], s);
                 if (is.state != ZDS_F32)
                     x.state[s] = vec_load(tile->states[s], is.state, i, n);
             }

@@ -286,4 +286,77 @@ SIMD_INLINE vec vec_min(vec a, vec b)
 }
 
 #endif
+
+/* Lanes' numbers from `first` on. */
+SIMD_INLINE ivec ivec_count(uint32_t first)
+{
+#if SIMD_LEVEL == SIMD_AVX512
+    return _mm512_add_epi32(
+        _mm512_set1_epi32((int)first),
+        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+#elif SIMD_LEVEL == SIMD_AVX2
+    return _mm256_add_epi32(_mm256_set1_epi32((int)first),
+                            _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+#else
+    return (int32_t)first;
+#endif
+}
+
+SIMD_INLINE ivec ivec_all(uint32_t a)
+{
+#if SIMD_LEVEL == SIMD_AVX512
+    return _mm512_set1_epi32((int)a);
+#elif SIMD_LEVEL == SIMD_AVX2
+    return _mm256_set1_epi32((int)a);
+#else
+    return (int32_t)a;
+#endif
+}
+
+SIMD_INLINE ivec ivec_xor(ivec a, ivec b)
+{
+#if SIMD_LEVEL == SIMD_AVX512
+    return _mm512_xor_si512(a, b);
+#elif SIMD_LEVEL == SIMD_AVX2
+    return _mm256_xor_si256(a, b);
+#else
+    return a ^ b;
+#endif
+}
+
+/* The lower 32 bits of the product. */
+SIMD_INLINE ivec ivec_mul(ivec a, ivec b)
+{
+#if SIMD_LEVEL == SIMD_AVX512
+    return _mm512_mullo_epi32(a, b);
+#elif SIMD_LEVEL == SIMD_AVX2
+    return _mm256_mullo_epi32(a, b);
+#else
+    return (int32_t)((uint32_t)a * (uint32_t)b);
+#endif
+}
+
+/* 32 random bits a lane from its number and a key: rounds of multiply and xor-shift whose bias is
+ * the least that is known for their number (Wellons' hash prospector: 16 21f0aaad 15 d35a2d97 15).
+ */
+SIMD_INLINE ivec ivec_random(uint32_t first, uint32_t key)
+{
+    ivec x = ivec_xor(ivec_count(first), ivec_all(key));
+    x = ivec_mul(ivec_xor(x, ivec_right(x, 16)), ivec_all(0x21f0aaadu));
+    x = ivec_mul(ivec_xor(x, ivec_right(x, 15)), ivec_all(0xd35a2d97u));
+    return ivec_xor(x, ivec_right(x, 15));
+}
+
+/* vec_store as bfloat16, rounded up or down at random: up as often as `a` is near the upper. What
+ * is not finite stays what it is. The lanes are numbers `number` and on. */
+SIMD_INLINE void vec_store_bf16_random(void *base, size_t i, size_t n, vec a, uint32_t number,
+                                       uint32_t key)
+{
+    /* |a - a| < 1 is false for Inf and NaN */
+    vec_mask finite = vec_less(vec_sub(a, a), vec_all(1));
+    ivec moved = ivec_add(ivec_of_bits(a), ivec_right(ivec_random(number, key), 16));
+    vec rounded = vec_of_bits(ivec_left(ivec_right(moved, 16), 16));
+    vec_store(base, ZDS_BF16, i, n, vec_select(finite, rounded, a), false);
+}
+
 #endif

@@ -14,6 +14,8 @@ typedef struct optim_setup {
     const char *param;                     /* its name; NULL: "w" */
     const int64_t *shape;                  /* [ndim], with `count` elements; NULL: one extent */
     uint32_t ndim;
+    bool stochastic;
+    uint64_t seed;
 } optim_setup;
 
 typedef struct optim {
@@ -60,6 +62,7 @@ HARNESS_FN zds_status optim_try(optim *o, const optim_setup *setup)
                          .grad_dtype = setup->grad,
                          .output_dtype = setup->output,
                          .state_dtype = setup->state,
+                         .stochastic_rounding = setup->stochastic,
                          .world_size = 1};
     if (setup->simd)
         setenv("ZDS_SIMD", setup->simd, 1);
@@ -87,7 +90,8 @@ HARNESS_FN void optim_open(optim *o, const optim_setup *setup)
                            .ndim = setup->shape ? setup->ndim : 1,
                            .shape = setup->shape ? setup->shape : o->shape,
                            .numel = setup->count,
-                           .width_mult = 1};
+                           .width_mult = 1,
+                           .fan_out_mult = 1};
     o->needs = (zds_param_needs){.struct_size = sizeof o->needs, .hyper = &o->hyper};
     cr_assert_eq(o->ops->describe(o->self, &o->param, &o->needs), ZDS_OK);
     cr_assert(o->needs.state_count <= ZDS_MAX_STATES);
@@ -182,6 +186,7 @@ HARNESS_FN zds_step_ctx optim_context(optim *o)
     return (zds_step_ctx){.struct_size = sizeof(zds_step_ctx),
                           .step = o->step,
                           .grad_scale = o->grad_scale,
+                          .seed = o->setup.seed,
                           .scratch = o->scratch.data,
                           .scratch_bytes = o->ops->scratch_bytes};
 }

@@ -94,6 +94,7 @@ static void compare_variant(size_t which, const char *simd)
             scalar.grad = float_types[t / 3 % 3];
             scalar.output = float_types[t / 9 % 3];
             scalar.state = float_types[t / 27];
+            scalar.stochastic = n % 2 && scalar.master != ZDS_F16 && scalar.state != ZDS_F16;
             scalar.simd = "scalar";
             scalar.guard_before = n % 2;
             optim_setup vector = scalar;
@@ -120,7 +121,64 @@ Test(optim_properties, any_tiling_gives_the_same_bits)
             optim_setup s = setup_of(which, 3000);
             s.grad = s.output = float_types[n % 3];
             run_both(&s, &s, tiles[n], "tiling");
+            s.master = s.output = s.state = ZDS_BF16;
+            s.stochastic = true;
+            run_both(&s, &s, tiles[n], "tiling, rounded at random");
         }
+}
+
+/* === stochastic rounding === */
+
+static void one_small_step(const optim_setup *s, double *mean, optim *o)
+{
+    optim_open(o, s);
+    for (uint64_t i = 0; i < s->count; i++) {
+        write_at(o->master.data, ZDS_BF16, i, 1);
+        write_at(o->grad.data, s->grad, i, 1);
+    }
+    o->hyper.lr = 0.001; /* a quarter of bfloat16's step below 1 */
+    optim_step(o, 0);
+    *mean = 0;
+    for (uint64_t i = 0; i < s->count; i++) {
+        double weight = optim_weight(o, i);
+        cr_assert(weight == 1 || weight == 1 - 0x1p-8);
+        *mean += weight;
+    }
+    *mean /= (double)s->count;
+}
+
+static bool same_weights(const optim *a, const optim *b)
+{
+    return memcmp(a->master.data, b->master.data, a->setup.count * 2) == 0;
+}
+
+Test(optim_properties, small_steps_are_kept_on_average)
+{
+    optim_setup s = {.file = "optim_sgd",
+                     .name = "SGD",
+                     .count = 100000,
+                     .master = ZDS_BF16,
+                     .grad = ZDS_BF16,
+                     .output = ZDS_BF16,
+                     .state = ZDS_BF16};
+    double mean;
+    optim nearest, first, again, other;
+    one_small_step(&s, &mean, &nearest);
+    cr_assert_eq(mean, 1);
+    s.stochastic = true;
+    s.seed = 7;
+    one_small_step(&s, &mean, &first);
+    /* A weight falls by 2^-8 with probability 0.256: the mean is within 4 standard deviations. */
+    double deviation = 0x1p-8 * sqrt(0.256 * 0.744 / (double)s.count);
+    cr_assert(fabs(mean - 0.999) < 4 * deviation, "%.9g, expected 0.999", mean);
+    one_small_step(&s, &mean, &again);
+    s.seed = 8;
+    one_small_step(&s, &mean, &other);
+    cr_assert(same_weights(&first, &again) && !same_weights(&first, &other));
+    optim_close(&nearest);
+    optim_close(&first);
+    optim_close(&again);
+    optim_close(&other);
 }
 
 static void fill(guarded *g, size_t bytes)

@@ -204,7 +204,8 @@ static void describe_param(rig *r, uint32_t i)
                            .ndim = model[i].ndim,
                            .shape = p->shape,
                            .numel = (uint64_t)(p->shape[0] * p->shape[1]),
-                           .width_mult = 1};
+                           .width_mult = 1,
+                           .fan_out_mult = 1};
     *shown = p->param;
     p->hyper = options_hyper(r->b->plugin, r->options);
     p->needs = (zds_param_needs){.struct_size = sizeof p->needs, .hyper = &p->hyper};

@@ -86,25 +86,32 @@ static double decay_of(const adam_options *o, const zds_hyper *hyper, bool decou
     return o->torch_adam && decoupled ? 0.01 : 0;
 }
 
-static void constants(const adam_options *o, const zds_hyper *hyper, bool decoupled, int64_t step,
-                      adam_constants *out)
+adam_constants adam_constants_of(const zds_hyper *hyper, double eps, int64_t step, bool decoupled)
 {
-    double beta1 = hyper->beta1, beta2 = hyper->beta2, bias1 = 1, bias2 = 1;
-    double decay = decay_of(o, hyper, decoupled);
-    if (o->bias_correction) {
-        bias1 -= pow(beta1, (double)step);
-        bias2 -= pow(beta2, (double)step);
-    }
-    *out = (adam_constants){.beta1 = (float)beta1,
+    double beta1 = hyper->beta1, beta2 = hyper->beta2;
+    double bias1 = 1 - pow(beta1, (double)step), bias2 = 1 - pow(beta2, (double)step);
+    return (adam_constants){.beta1 = (float)beta1,
                             .one_minus_beta1 = (float)(1 - beta1),
                             .beta2 = (float)beta2,
                             .one_minus_beta2 = (float)(1 - beta2),
-                            .eps = (float)o->eps,
+                            .eps = (float)eps,
                             .inverse_sqrt_bias2 = (float)(1 / sqrt(bias2)),
                             .rate = (float)(hyper->lr / bias1),
-                            .decay = (float)(hyper->lr * decay),
-                            .weight_decay = (float)decay,
+                            .decay = (float)(hyper->lr * hyper->weight_decay),
+                            .weight_decay = (float)hyper->weight_decay,
                             .l2 = !decoupled};
+}
+
+static void constants(const adam_options *o, const zds_hyper *hyper, bool decoupled, int64_t step,
+                      adam_constants *out)
+{
+    zds_hyper h = *hyper;
+    h.weight_decay = decay_of(o, hyper, decoupled);
+    *out = adam_constants_of(&h, o->eps, step, decoupled);
+    if (!o->bias_correction) {
+        out->rate = (float)hyper->lr;
+        out->inverse_sqrt_bias2 = 1;
+    }
 }
 
 static void adamw_constants(const elementwise_optim *optim, const zds_tile *tile, int64_t step,
@@ -120,21 +127,27 @@ static void adam_own_constants(const elementwise_optim *optim, const zds_tile *t
     constants(o, tile->hyper, o->adam_w_mode, step, out);
 }
 
-static zds_status create(const zds_host *host, const adam_options *o, const zds_optim_env *env,
-                         elementwise_optim *plan, void **self)
+zds_status adam_create_kernels(const zds_host *host, const zds_optim_env *env,
+                               elementwise_optim *plan, bool with_maximum, void **self)
 {
     static const char *const states[] = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq"};
     static const elementwise_fn plain[] = SIMD_TABLE(adam_run);
     static const elementwise_fn amsgrad[] = SIMD_TABLE(adam_run_amsgrad);
     _Static_assert(sizeof(adam_constants) <= ELEMENTWISE_MAX_CONSTANTS, "constants fit");
+    plan->states = states;
+    plan->state_count = with_maximum ? 3 : 2;
+    return elementwise_create(host, env, plan, with_maximum ? amsgrad : plain, self);
+}
+
+static zds_status create(const zds_host *host, const adam_options *o, const zds_optim_env *env,
+                         elementwise_optim *plan, void **self)
+{
     zds_status status = check(host, o);
     if (status)
         return status;
     plan->options = o;
-    plan->states = states;
-    plan->state_count = o->amsgrad ? 3 : 2;
     plan->maximize = o->maximize;
-    return elementwise_create(host, env, plan, o->amsgrad ? amsgrad : plain, self);
+    return adam_create_kernels(host, env, plan, o->amsgrad, self);
 }
 
 static zds_status adamw_create(const zds_host *host, const void *options, const zds_optim_env *env,
@@ -159,4 +172,4 @@ static const zds_plugin adamw_plugin = {OPTIM_PLUGIN(
 static const zds_plugin adam_plugin = {OPTIM_PLUGIN(
     "Adam", adam_options_table, adam_options, adam_ops, "Adam, with decoupled weight decay or L2")};
 
-ZDS_PLUGINS(&adamw_plugin, &adam_plugin, &adamw8bit_plugin);
+ZDS_PLUGINS(&adamw_plugin, &adam_plugin, &muadam_plugin, &muadamw_plugin, &adamw8bit_plugin);

@@ -19,6 +19,12 @@ typedef struct adam_constants {
 SIMD_DECLARE(void, adam_run, const elementwise *tile);         /* exp_avg, exp_avg_sq */
 SIMD_DECLARE(void, adam_run_amsgrad, const elementwise *tile); /* and max_exp_avg_sq */
 
-extern const zds_plugin adamw8bit_plugin;
+/* Of a group's hyperparameters, with bias correction. */
+adam_constants adam_constants_of(const zds_hyper *hyper, double eps, int64_t step, bool decoupled);
+/* An instance of the kernels above; `plan` has options, maximize and constants. */
+zds_status adam_create_kernels(const zds_host *host, const zds_optim_env *env,
+                               elementwise_optim *plan, bool with_maximum, void **self);
+
+extern const zds_plugin adamw8bit_plugin, muadam_plugin, muadamw_plugin;
 
 #endif

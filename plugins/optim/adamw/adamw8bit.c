@@ -50,16 +50,7 @@ static void usual_constants(const elementwise_optim *optim, const zds_tile *tile
                             void *out)
 {
     const adamw8bit_options *o = optim->options;
-    const zds_hyper *h = tile->hyper;
-    *(adam_constants *)out =
-        (adam_constants){.beta1 = (float)h->beta1,
-                         .one_minus_beta1 = (float)(1 - h->beta1),
-                         .beta2 = (float)h->beta2,
-                         .one_minus_beta2 = (float)(1 - h->beta2),
-                         .eps = (float)o->eps,
-                         .inverse_sqrt_bias2 = (float)(1 / sqrt(1 - pow(h->beta2, (double)step))),
-                         .rate = (float)(h->lr / (1 - pow(h->beta1, (double)step))),
-                         .decay = (float)(h->lr * h->weight_decay)};
+    *(adam_constants *)out = adam_constants_of(tile->hyper, o->eps, step, true);
 }
 
 static void blocks_constants(const elementwise_optim *optim, const zds_tile *tile, int64_t step,
@@ -91,8 +82,6 @@ static void destroy(void *self)
 static zds_status create(const zds_host *host, const void *options, const zds_optim_env *env,
                          void **self)
 {
-    static const char *const names[] = {"exp_avg", "exp_avg_sq"};
-    static const elementwise_fn usual[] = SIMD_TABLE(adam_run);
     static const elementwise_fn blocks[] = SIMD_TABLE(adamw8bit_run);
     _Static_assert(sizeof(adamw8bit_constants) <= ELEMENTWISE_MAX_CONSTANTS, "constants fit");
     const adamw8bit_options *o = options;
@@ -103,9 +92,8 @@ static zds_status create(const zds_host *host, const void *options, const zds_op
     if (!a)
         return host->fail(host, ZDS_ERR_MEMORY, "no memory for an optimizer");
     *a = (adamw8bit){.host = host, .options = o};
-    elementwise_optim plan = {
-        .options = o, .states = names, .state_count = 2, .constants = usual_constants};
-    zds_status status = elementwise_create(host, env, &plan, usual, &a->usual);
+    elementwise_optim plan = {.options = o, .constants = usual_constants};
+    zds_status status = adam_create_kernels(host, env, &plan, false, &a->usual);
     plan.constants = blocks_constants;
     if (!status)
         status = elementwise_create(host, env, &plan, blocks, &a->blocks);

@@ -1,5 +1,8 @@
-/* SGD: options and life of an instance. The formula is in sgd_kernel.h. */
+/* SGD, and MuSGD, whose rates follow the width of each parameter (see common/mup.h): options and
+ * life of an instance. The formula is in sgd_kernel.h; options and defaults are torch's, to which
+ * mup's function MuSGD passes them on. */
 #include "optim/sgd/sgd.h"
+#include "common/mup.h"
 
 typedef struct sgd_options {
     double lr, momentum, dampening, weight_decay;
@@ -25,38 +28,62 @@ static bool counts(const sgd_options *o)
     return o->momentum != 0 && o->dampening != 0;
 }
 
-static void constants(const elementwise_optim *optim, const zds_tile *tile, int64_t step, void *out)
+static void constants(const elementwise_optim *optim, const zds_tile *tile, double divisor,
+                      void *out)
 {
     const sgd_options *o = optim->options;
     const zds_hyper *hyper = tile->hyper;
     bool first = counts(o) && *(const int64_t *)tile->states[1] == 1;
-    (void)step;
-    *(sgd_constants *)out = (sgd_constants){.lr = (float)hyper->lr,
-                                            .weight_decay = (float)hyper->weight_decay,
+    *(sgd_constants *)out = (sgd_constants){.lr = (float)(hyper->lr / divisor),
+                                            .weight_decay = (float)(hyper->weight_decay * divisor),
                                             .momentum = first ? 0 : (float)hyper->momentum,
                                             .weight = first ? 1 : (float)(1 - o->dampening),
                                             .nesterov = (float)hyper->momentum,
                                             .is_nesterov = o->nesterov};
 }
 
-static zds_status create(const zds_host *host, const void *options, const zds_optim_env *env,
-                         void **self)
+static void sgd_plain_constants(const elementwise_optim *optim, const zds_tile *tile, int64_t step,
+                                void *out)
+{
+    (void)step;
+    constants(optim, tile, 1, out);
+}
+
+static void musgd_constants(const elementwise_optim *optim, const zds_tile *tile, int64_t step,
+                            void *out)
+{
+    (void)step;
+    constants(optim, tile, mup_sgd_divisor(tile->param), out);
+}
+
+static zds_status create(const zds_host *host, const sgd_options *o, const zds_optim_env *env,
+                         elementwise_optim *plan, void **self)
 {
     static const char *const states[] = {"momentum_buffer"};
     static const elementwise_fn plain[] = SIMD_TABLE(sgd_run);
     static const elementwise_fn momentum[] = SIMD_TABLE(sgd_run_momentum);
     _Static_assert(sizeof(sgd_constants) <= ELEMENTWISE_MAX_CONSTANTS, "constants fit");
-    const sgd_options *o = options;
     if (o->nesterov && (o->momentum <= 0 || o->dampening != 0))
         return host->fail(host, ZDS_ERR_CONFIG,
                           "nesterov needs a momentum above 0 and a dampening of 0, not %g and %g",
                           o->momentum, o->dampening);
-    elementwise_optim plan = {.options = o,
-                              .states = states,
-                              .state_count = o->momentum != 0,
-                              .maximize = o->maximize,
-                              .constants = constants};
-    return elementwise_create(host, env, &plan, o->momentum != 0 ? momentum : plain, self);
+    plan->options = o;
+    plan->states = states;
+    plan->state_count = o->momentum != 0;
+    plan->maximize = o->maximize;
+    return elementwise_create(host, env, plan, o->momentum != 0 ? momentum : plain, self);
+}
+
+static zds_status sgd_create(const zds_host *host, const void *options, const zds_optim_env *env,
+                             void **self)
+{
+    return create(host, options, env, &(elementwise_optim){.constants = sgd_plain_constants}, self);
+}
+
+static zds_status musgd_create(const zds_host *host, const void *options, const zds_optim_env *env,
+                               void **self)
+{
+    return create(host, options, env, &(elementwise_optim){.constants = musgd_constants}, self);
 }
 
 static zds_status describe(void *self, const zds_param *param, zds_param_needs *needs)
@@ -73,7 +100,8 @@ static zds_status describe(void *self, const zds_param *param, zds_param_needs *
 static zds_status begin_step(void *self, const zds_param_steps *params, const zds_step_ctx *ctx)
 {
     const elementwise_optim *optim = self;
-    (void)ctx;
+    if (optim->constants == musgd_constants)
+        mup_warn(optim->host, params, ctx);
     if (!counts(optim->options))
         return ZDS_OK;
     for (size_t i = 0; i < params->count; i++) {
@@ -84,11 +112,15 @@ static zds_status begin_step(void *self, const zds_param_steps *params, const zd
     return ZDS_OK;
 }
 
-static const zds_optim_ops ops = {ELEMENTWISE_OPS(create), .describe = describe,
-                                  .begin_step = begin_step};
+static const zds_optim_ops sgd_ops = {ELEMENTWISE_OPS(sgd_create), .describe = describe,
+                                      .begin_step = begin_step};
+static const zds_optim_ops musgd_ops = {ELEMENTWISE_OPS(musgd_create), .describe = describe,
+                                        .begin_step = begin_step};
 
-static const zds_plugin plugin = {
-    OPTIM_PLUGIN("SGD", options_table, sgd_options, ops,
+static const zds_plugin sgd_plugin = {
+    OPTIM_PLUGIN("SGD", options_table, sgd_options, sgd_ops,
                  "stochastic gradient descent, with momentum or without")};
+static const zds_plugin musgd_plugin = {OPTIM_PLUGIN("MuSGD", options_table, sgd_options, musgd_ops,
+                                                     "SGD whose rates follow the width (muP)")};
 
-ZDS_PLUGINS(&plugin);
+ZDS_PLUGINS(&sgd_plugin, &musgd_plugin);

@@ -1,5 +1,5 @@
 /* Small files: read whole, written whole. */
-#include "files.h"
+#include "common/files.h"
 
 #include <errno.h>
 #include <fcntl.h>

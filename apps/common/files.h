@@ -1,6 +1,6 @@
 /* Small files: read whole, written whole. */
-#ifndef ZDS_TRAIN_FILES_H
-#define ZDS_TRAIN_FILES_H
+#ifndef APPS_COMMON_FILES_H
+#define APPS_COMMON_FILES_H
 
 #include <stddef.h>
 
