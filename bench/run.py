@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """zds and its rivals, alternately in one run: medians, ratios, and the bars that zds sets itself.
 
-usage: bench/run.py [step] [comm] [train] [config] [--rounds N] [--build DIR] [--json FILE]
+usage: bench/run.py [step] [comm] [train] [config] [optim] [--rounds N] [--build DIR] [--json FILE]
   step    64 Mi parameters in 16 tensors, AdamW, clipping: DeepSpeed's engine.step()
   comm    64 MiB of fp32 a rank, 2 ranks: Open MPI, gloo, memcpy
   train   a GPT-2 of 10.8 M parameters, 2 ranks: DeepSpeed + transformers; torch.compile
   config  two golden configs, from file to checked: DeepSpeed + transformers
+  optim   64 Mi parameters, the update alone: torch's and DeepSpeed's CPU kernels
 The rivals' virtual environment is $ZDS_RIVALS, else bench/.venv, which is made if it is missing
 (6 GB). zds is taken from --build (default: build, configured and compiled if it is missing).
 """
@@ -21,7 +22,10 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
 sys.path.insert(0, HERE)
 import measure
+import measure_optim
 import rivals
+
+PARTS = {**measure.PARTS, "optim": measure_optim.optim}
 
 
 def build(folder):
@@ -73,13 +77,13 @@ def report(results):
 
 def main():
     parser = argparse.ArgumentParser(usage=__doc__)
-    parser.add_argument("parts", nargs="*", metavar="step|comm|train|config")
+    parser.add_argument("parts", nargs="*", metavar="|".join(PARTS))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--build", default=os.path.join(ROOT, "build"))
     parser.add_argument("--json")
     arguments = parser.parse_args()
-    parts = arguments.parts or list(measure.PARTS)
-    unknown = set(parts) - set(measure.PARTS)
+    parts = arguments.parts or list(PARTS)
+    unknown = set(parts) - set(PARTS)
     if unknown:
         parser.error(f"no part {', '.join(sorted(unknown))}")
     subprocess.run([os.path.join(ROOT, ".ci", "install"), "bench"], check=True)
@@ -87,7 +91,7 @@ def main():
     results = {}
     with tempfile.TemporaryDirectory() as folder:
         for part in parts:
-            for name, sides, bars in measure.PARTS[part](programs, python, folder):
+            for name, sides, bars in PARTS[part](programs, python, folder):
                 medians_of = alternate(name, sides, arguments.rounds)
                 results[name] = {"sides": medians_of, "bars": bars(medians_of)}
     report(results)

@@ -6,7 +6,7 @@ static bool fits(zds_dtype dtype)
     return dtype >= 0 && dtype < ZDS_DTYPE_COUNT && (ELEMENTWISE_DTYPES & ZDS_DTYPE_BIT(dtype));
 }
 
-static zds_status check(const zds_host *host, const zds_optim_env *env)
+zds_status elementwise_check(const zds_host *host, const zds_optim_env *env)
 {
     if (env->space != ZDS_SPACE_HOST)
         return host->fail(host, ZDS_ERR_UNSUPPORTED,
@@ -26,7 +26,7 @@ static zds_status check(const zds_host *host, const zds_optim_env *env)
 zds_status elementwise_init(elementwise_optim *o, const zds_host *host, const zds_optim_env *env,
                             const elementwise_fn *kernels)
 {
-    zds_status status = check(host, env);
+    zds_status status = elementwise_check(host, env);
     if (!status)
         status = simd_level(host, &o->level);
     if (status)

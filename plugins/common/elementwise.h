@@ -62,6 +62,8 @@ zds_status elementwise_create(const zds_host *host, const zds_optim_env *env,
 /* The same for an instance whose first member is an elementwise_optim, filled as a plan. */
 zds_status elementwise_init(elementwise_optim *o, const zds_host *host, const zds_optim_env *env,
                             const elementwise_fn *kernels);
+/* What create checks of the types and the space. */
+zds_status elementwise_check(const zds_host *host, const zds_optim_env *env);
 void elementwise_destroy(void *self);
 zds_status elementwise_describe(void *self, const zds_param *param, zds_param_needs *needs);
 zds_status elementwise_step(void *self, const zds_tiles *tiles, const zds_step_ctx *ctx);

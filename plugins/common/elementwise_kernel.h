@@ -99,11 +99,16 @@ SIMD_INLINE void elementwise_run_part(const elementwise *t, int states, lanes_fn
                               .output = -1,
                               .reads_grad = reads_grad,
                               .writes_states = writes_states};
-    elementwise_types widened = fp32, half = fp32;
+    elementwise_types widened = fp32, half = fp32, no_master = fp32, all_half = fp32;
     widened.output = half.output = half.grad = ZDS_BF16;
     widened.stream = half.stream = true;
+    no_master.master = no_master.grad = ZDS_BF16;
+    all_half.master = all_half.grad = all_half.state = ZDS_BF16;
     /* Where all that is kept is fp32, nothing is rounded at random. */
-    bool usual = is.master == ZDS_F32 && (states == 0 || is.state == ZDS_F32);
+    bool fp32_states = states == 0 || is.state == ZDS_F32;
+    bool usual = is.master == ZDS_F32 && fp32_states;
+    bool half_master =
+        is.master == ZDS_BF16 && is.grad == ZDS_BF16 && is.output < 0 && !is.stochastic;
     unsigned mode = simd_mode_flush();
     if (usual && is.grad == ZDS_F32 && is.output < 0)
         elementwise_loop(t, fp32, states, formula);
@@ -111,6 +116,10 @@ SIMD_INLINE void elementwise_run_part(const elementwise *t, int states, lanes_fn
         elementwise_loop(t, half, states, formula);
     else if (usual && is.grad == ZDS_F32 && is.output == ZDS_BF16 && is.stream)
         elementwise_loop(t, widened, states, formula);
+    else if (half_master && fp32_states)
+        elementwise_loop(t, no_master, states, formula);
+    else if (half_master && is.state == ZDS_BF16)
+        elementwise_loop(t, all_half, states, formula);
     else
         elementwise_loop(t, is, states, formula);
     if (is.stream)

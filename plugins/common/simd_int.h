@@ -287,6 +287,13 @@ SIMD_INLINE vec vec_min(vec a, vec b)
 
 #endif
 
+/* 1, -1, 0, or NaN. */
+SIMD_INLINE vec vec_sign(vec a)
+{
+    vec zero = vec_all(0);
+    return vec_select(vec_less(zero, a), vec_all(1), vec_select(vec_less(a, zero), vec_all(-1), a));
+}
+
 /* Lanes' numbers from `first` on. */
 SIMD_INLINE ivec ivec_count(uint32_t first)
 {

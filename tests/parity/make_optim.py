@@ -149,7 +149,8 @@ CASES = {
     "rprop": by_torch("Rprop"),
     "rprop_options": by_torch("Rprop", lr=0.02, etas=[0.4, 1.5], step_sizes=[0.003, 0.05],
                               maximize=True),
-    "adafactor": by_torch("Adafactor"),
+    # where eps[0] is null, torch takes the precision of the parameter's type
+    "adafactor": case("Adafactor", {}, torch_optim("Adafactor", eps=(2.0 ** -23, 1e-3))),
     "adafactor_options": by_torch("Adafactor", lr=0.1, beta2_decay=-0.5, eps=[1e-4, 0.01], d=1.5,
                                   weight_decay=0.1, maximize=True),
 }

@@ -28,6 +28,8 @@ static const optim_case optim_cases[] = {
     {"optim_adamw", "MuAdam", "{\"weight_decay\": 0.1}"},
     {"optim_adamw", "MuAdamW", "{\"amsgrad\": true}"},
     {"optim_sgd", "MuSGD", "{\"momentum\": 0.9}"},
+    {"optim_asgd", "ASGD", "{\"lr\": 0.1, \"t0\": 1}"},
+    {"optim_rprop", "Rprop", "{}"},
     {"optim_lamb", "Lamb", "{\"weight_decay\": 0.1}"},
     {"optim_adamw", "AdamW8bit", "{}"},
     {"optim_adamw", "AdamW8bit", "{\"min_8bit_size\": 0}"},

@@ -4,19 +4,12 @@
 #include "common/elementwise_kernel.h"
 #include "optim/lion/lion.h"
 
-/* 1, -1, 0, or NaN. */
-SIMD_INLINE vec sign_of(vec a)
-{
-    vec zero = vec_all(0);
-    return vec_select(vec_less(zero, a), vec_all(1), vec_select(vec_less(a, zero), vec_all(-1), a));
-}
-
 static void lion(lanes *x, const void *constants)
 {
     const lion_constants *c = constants;
     vec m = x->state[0];
     vec mixed = vec_fma(vec_all(c->one_minus_beta1), x->g, vec_mul(vec_all(c->beta1), m));
-    vec step = vec_fma(vec_all(c->decay), x->p, vec_mul(vec_all(c->lr), sign_of(mixed)));
+    vec step = vec_fma(vec_all(c->decay), x->p, vec_mul(vec_all(c->lr), vec_sign(mixed)));
     x->p = vec_sub(x->p, step);
     x->state[0] = vec_fma(vec_all(c->one_minus_beta2), x->g, vec_mul(vec_all(c->beta2), m));
 }

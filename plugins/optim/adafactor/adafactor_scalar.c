@@ -1,0 +1,3 @@
+/* Adafactor for all processors. */
+#define SIMD_LEVEL SIMD_SCALAR
+#include "optim/adafactor/adafactor_kernel.h"

@@ -1,0 +1,3 @@
+/* Rprop for AVX-512 processors. */
+#define SIMD_LEVEL SIMD_AVX512
+#include "optim/rprop/rprop_kernel.h"
