@@ -24,7 +24,7 @@ typedef struct elementwise {
     float grad_scale;
     bool stochastic;       /* round bfloat16 weights and states at random.. */
     uint32_t key;          /* ..by (seed, step, parameter).. */
-    uint32_t first;        /* ..and element: the tile's first in the parameter */
+    uint32_t first;        /* ..and element: the tile's first in the parameter, modulo 2^32 */
     const void *constants; /* the optimizer's own, for this tile's hyperparameters */
     const double *sums;    /* [norms] over the whole tensor; in a step only */
     double *chunk_sums;    /* [norms][chunk_stride] as in zds_tile; in norms only */
