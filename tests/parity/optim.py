@@ -1,14 +1,12 @@
 """Golden optimizer runs of references other than DeepSpeed's engine (tests/data/optim, made by
-make_optim.py): the same weights and gradients through zds-replay at every stage, on 1 to 3 ranks that
+make.py there): the same weights and gradients through zds-replay at every stage, on 1 to 3 ranks that
 all have the same gradients, must leave the same parameters and states."""
 import json
 import os
 import sys
 import tempfile
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path.insert(0, os.path.join(HERE, ".."))
-sys.path.insert(0, HERE)
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 import generated
 import golden
 

@@ -2,7 +2,7 @@
 """Makes tests/data/optim: what reference implementations leave of generated weights and gradients
 (see generated.py) after 12 steps. Needs torch, safetensors, mup and bitsandbytes from PyPI.
 
-usage: make_optim.py [CASE...]
+usage: make.py [CASE...]
 """
 import json
 import os
@@ -11,11 +11,9 @@ import sys
 import torch
 from safetensors.torch import save_file
 
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+OUT = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(OUT, "..", ".."))
 import generated
-
-HERE = os.path.dirname(os.path.abspath(__file__))
-OUT = os.path.join(HERE, "..", "data", "optim")
 
 
 def tensors(flat, dtype):
