@@ -86,22 +86,6 @@ static double decay_of(const adam_options *o, const zds_hyper *hyper, bool decou
     return o->torch_adam && decoupled ? 0.01 : 0;
 }
 
-adam_constants adam_constants_of(const zds_hyper *hyper, double eps, int64_t step, bool decoupled)
-{
-    double beta1 = hyper->beta1, beta2 = hyper->beta2;
-    double bias1 = 1 - pow(beta1, (double)step), bias2 = 1 - pow(beta2, (double)step);
-    return (adam_constants){.beta1 = (float)beta1,
-                            .one_minus_beta1 = (float)(1 - beta1),
-                            .beta2 = (float)beta2,
-                            .one_minus_beta2 = (float)(1 - beta2),
-                            .eps = (float)eps,
-                            .inverse_sqrt_bias2 = (float)(1 / sqrt(bias2)),
-                            .rate = (float)(hyper->lr / bias1),
-                            .decay = (float)(hyper->lr * hyper->weight_decay),
-                            .weight_decay = (float)hyper->weight_decay,
-                            .l2 = !decoupled};
-}
-
 static void constants(const adam_options *o, const zds_hyper *hyper, bool decoupled, int64_t step,
                       adam_constants *out)
 {

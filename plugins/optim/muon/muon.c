@@ -153,22 +153,11 @@ static zds_status describe(void *instance, const zds_param *param, zds_param_nee
 
 /* === an instance === */
 
-static void adam_constants_of(const elementwise_optim *optim, const zds_tile *tile, int64_t step,
-                              void *out)
+static void rest_constants(const elementwise_optim *optim, const zds_tile *tile, int64_t step,
+                           void *out)
 {
     const muon_options *o = optim->options;
-    const zds_hyper *h = tile->hyper;
-    double bias1 = 1 - pow(h->beta1, (double)step), bias2 = 1 - pow(h->beta2, (double)step);
-    *(adam_constants *)out = (adam_constants){.beta1 = (float)h->beta1,
-                                              .one_minus_beta1 = (float)(1 - h->beta1),
-                                              .beta2 = (float)h->beta2,
-                                              .one_minus_beta2 = (float)(1 - h->beta2),
-                                              .eps = (float)o->eps,
-                                              .inverse_sqrt_bias2 = (float)(1 / sqrt(bias2)),
-                                              .rate = (float)(h->lr / bias1),
-                                              .decay = (float)(h->lr * h->weight_decay),
-                                              .weight_decay = (float)h->weight_decay,
-                                              .l2 = !o->adam_w_mode};
+    *(adam_constants *)out = adam_constants_of(tile->hyper, o->eps, step, o->adam_w_mode);
 }
 
 static void destroy(void *instance)
@@ -211,7 +200,7 @@ static zds_status create(const zds_host *host, const void *options, const zds_op
                    .scale = scale[level],
                    .apply = apply[level]};
     elementwise_optim plan = {
-        .options = o, .states = states, .state_count = 2, .constants = adam_constants_of};
+        .options = o, .states = states, .state_count = 2, .constants = rest_constants};
     status = elementwise_create(host, env, &plan, adam, &self->adam);
     if (status) {
         self->adam = NULL;
