@@ -222,13 +222,15 @@ int command_schedule(int argc, char **argv)
     schedule s = {.count = (size_t)steps, .points = calloc((size_t)steps, sizeof *s.points)};
     zds_config *config = s.points ? load_config(words.word[0], &context, false) : NULL;
     zds_error error = ZDS_ERROR_INIT;
+    bool moves_betas = false;
     code = EXIT_FAILED;
     if (config && observe && read_metrics(&s, observe, &error) != ZDS_OK) {
         output_error("%s", error.text ? error.text : "out of memory");
     } else if (config && schedule_compute(config, &context, context.num_training_steps, s.metrics,
-                                          s.count, s.points, &s.moves_betas, &error) != ZDS_OK) {
+                                          s.count, s.points, &moves_betas, &error) != ZDS_OK) {
         output_error("%s: %s", words.word[0], error.text ? error.text : "out of memory");
     } else if (config) {
+        s.moves_betas = moves_betas;
         if (draw)
             plot(&s);
         else if (!json && !svg)

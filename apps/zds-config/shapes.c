@@ -273,7 +273,7 @@ static int32_t role_of(const tensor *one)
 
 static zds_status describe(tensors *t, bool tied, shapes *out)
 {
-    uint32_t module = 0, index, table = 0;
+    uint32_t module = 0, index = 0, table = 0;
     uint64_t module_count = 0, table_count = 0;
     zds_status status = ZDS_OK;
     bool rest = false;

@@ -225,7 +225,8 @@ static const field rows[] = {
      .flags = FIELD_TYPED | FIELD_NULLABLE},
     {Z "mics_shard_size", FIELD_ANY, FIELD_REMOVED, NULL, "MiCS: shards within groups of ranks.",
      .flags = FIELD_TYPED,
-     .reason = "MiCS was removed from DeepSpeed; zero_hpz_partition_size is the nearest"},
+     .reason = "MiCS was removed from DeepSpeed; delete it, or write zero_hpz_partition_size, the "
+               "nearest"},
     {Z "mics_hierarchical_params_gather", FIELD_ANY, FIELD_REMOVED, NULL,
      "MiCS: gathering in two levels.", .flags = FIELD_TYPED,
      .reason = "MiCS was removed from DeepSpeed; delete the key"},
