@@ -375,7 +375,9 @@ static zds_status collect(muon *self, const zds_tiles *tiles, const zds_step_ctx
         if (!takes(t->param)) {
             zds_tiles one = {
                 .struct_size = sizeof one, .count = 1, .stride = sizeof *t, .first = t};
-            elementwise_step(self->adam, &one, ctx);
+            zds_status status = elementwise_step(self->adam, &one, ctx);
+            if (status)
+                return status;
             continue;
         }
         muon_shape shape = shape_of(self, t->param, &matrices);
