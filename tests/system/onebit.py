@@ -1,4 +1,4 @@
-"""The 1-bit optimizers against DeepSpeed's own classes (parity/make_onebit.py), at every stage they run at, on 1 to 3 ranks;
+"""The 1-bit optimizers against DeepSpeed's own classes (data/onebit/make.py), at every stage they run at, on 1 to 3 ranks;
 what must not depend on stage, threads or precision; refusals. usage: onebit.py FOLDER_OF_PROGRAMS"""
 import json, math, os, re, shutil, sys, tempfile
 
@@ -6,7 +6,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import golden
 
 BIN = os.path.abspath(sys.argv[1])
-REPLAY = os.path.join(golden.DATA, "replay")
+REPLAY, ONEBIT = os.path.join(golden.DATA, "replay"), os.path.join(golden.DATA, "onebit")
 failures = 0
 
 
@@ -66,7 +66,7 @@ def mean_norms(grads, world, steps, accumulation):
 
 def against_the_reference(folder, grads, cases):
     for case in cases:
-        expected = golden.read_tensors(os.path.join(REPLAY, "expect", case["id"] + ".safetensors"))
+        expected = golden.read_tensors(os.path.join(ONEBIT, case["id"] + ".safetensors"))
         for stage in (0,) if "zero_one" in case["id"] else (0, 1):
             code, got, metrics, err = replay(folder, grads, case, {"zero_optimization": {"stage": stage}})
             fault = f"exit {code}: {err[-300:]}" if code else far(expected, got, case["tol"])
@@ -194,7 +194,7 @@ def refusals(folder, grads, cases):
         check(f"{kind} {json.dumps({**keys, **params})} is refused", None if code == 1 and word in err else err[-300:])
 
 
-with open(os.path.join(REPLAY, "onebit.json")) as file:
+with open(os.path.join(ONEBIT, "cases.json")) as file:
     CASES = json.load(file)["cases"]
 with tempfile.TemporaryDirectory() as scratch, tempfile.TemporaryDirectory() as gradients:
     three_ranks(gradients)

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Golden runs of the 1-bit optimizers: DeepSpeed 0.16's own classes, in float64, over gloo.
 
-usage: make_onebit.py DEEPSPEED   (the unpacked source of deepspeed 0.16.4; needs torch, safetensors)
+usage: make.py DEEPSPEED   (the unpacked source of deepspeed 0.16.4; needs torch, safetensors)
 
-Writes tests/data/replay/onebit.json and its expect/onebit_*.safetensors from the gradients there.
+Writes cases.json and a file a case here, from the gradients in ../replay.
 What is not DeepSpeed's here: the communication (the arithmetic of its CompressedBackend, with
 all-gathers of whole numbers in place of packed bits), and that the step which its classes spend on
 set-up is made with a zero gradient and not counted, and that OneBitLamb's padding is 0 in every
@@ -21,7 +21,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from safetensors.torch import load_file, save_file
 
-REPLAY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "data", "replay")
+HERE = os.path.dirname(os.path.abspath(__file__))
+REPLAY = os.path.join(HERE, "..", "replay")
 MICRO_STEPS = 16
 FILES = {"OneBitAdam": ("adam", "OnebitAdam"), "OneBitLamb": ("lamb", "OnebitLamb"),
          "ZeroOneAdam": ("zoadam", "ZeroOneAdam")}
@@ -137,7 +138,7 @@ def run(rank, folder, case, port):
             out[f"{state}.{n}"] = optimizer.state[p][state].reshape(p.shape)
     if rank == 0:
         save_file({n: t.float().contiguous() for n, t in out.items()},
-                  os.path.join(REPLAY, "expect", name + ".safetensors"))
+                  os.path.join(HERE, name + ".safetensors"))
     dist.destroy_process_group()
 
 
@@ -152,7 +153,7 @@ def main():
                                     "gradient_accumulation_steps": accumulation,
                                     "gradient_clipping": 0.0, "steps_per_print": 1000000},
                       "tol": {"p99": 1e-6, "max": 4e-6}})
-    with open(os.path.join(REPLAY, "onebit.json"), "w") as file:
+    with open(os.path.join(HERE, "cases.json"), "w") as file:
         json.dump({"cases": cases}, file, indent=1)
         file.write("\n")
 
