@@ -146,6 +146,12 @@ zds_status settings_read(settings *set, const zds_config *c, int32_t world_size,
     if (bf16 && zds_config_bool(c, "bf16.bf16_optimizer_states"))
         set->state_dtype = ZDS_BF16;
     set->stochastic_rounding = zds_config_bool(c, "zds.stochastic_rounding");
+    if (set->stochastic_rounding && set->master_dtype == ZDS_F32 && set->state_dtype == ZDS_F32)
+        return error_set(error, ZDS_ERR_CONFIG,
+                         "%s: error: zds.stochastic_rounding: true, but master weights and "
+                         "optimizer states are fp32; turn on bf16.bf16_master_weights_and_grads, "
+                         "or delete the key",
+                         zds_config_place(c, "zds.stochastic_rounding"));
     if (bf16 && (set->stage == 1 || set->stage == 2))
         set->check_overflow = zds_config_bool(c, "bf16.check_grad_overflow");
     /* zds overlaps unless it is told not to: a bucket more is all it costs. */
