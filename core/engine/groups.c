@@ -108,10 +108,13 @@ static zds_status refuse(const zds_engine *e, const char *name, const char *what
                      e->optim_plugin->name, name, what);
 }
 
+/* `before`, `after`: the hyperparameters around describe. */
 static zds_status check_needs(const zds_engine *e, const char *name, const zds_param_needs *n,
-                              zds_error *error)
+                              const zds_hyper *before, const zds_hyper *after, zds_error *error)
 {
     char *fault = needs_fault(&e->optim, n);
+    if (!fault)
+        fault = needs_hyper_fault(before, after);
     if (fault) {
         error_set(error, ZDS_ERR_PLUGIN, "optimizer %s, parameter %s: %s", e->optim_plugin->name,
                   name, fault);
@@ -126,6 +129,40 @@ static zds_status check_needs(const zds_engine *e, const char *name, const zds_p
                       "it reduces gradients by itself, but keeps no element state in scope "
                       "RANK_LOCAL: at stage 1 its momentum must be each rank's own",
                       error);
+    return ZDS_OK;
+}
+
+/* The earlier parameter that describes the same GLOBAL state, and its bytes. */
+static bool global_before(const zds_engine *e, uint32_t i, const char *name, uint32_t *param,
+                          uint64_t *bytes)
+{
+    for (uint32_t j = 0; j < i; j++)
+        for (uint32_t t = 0; t < e->param_runs[j].needs.state_count; t++)
+            if (e->param_runs[j].needs.states[t].kind == ZDS_STATE_GLOBAL &&
+                strcmp(e->param_runs[j].state_names[t], name) == 0) {
+                *param = j;
+                *bytes = e->param_runs[j].needs.states[t].bytes;
+                return true;
+            }
+    return false;
+}
+
+/* A GLOBAL state is one, whichever parameter describes it. */
+static zds_status check_globals(const zds_engine *e, uint32_t i, zds_error *error)
+{
+    const param_run *run = &e->param_runs[i];
+    for (uint32_t s = 0; s < run->needs.state_count; s++) {
+        uint32_t other;
+        uint64_t bytes, here = run->needs.states[s].bytes;
+        if (run->needs.states[s].kind == ZDS_STATE_GLOBAL &&
+            global_before(e, i, run->state_names[s], &other, &bytes) && bytes != here)
+            return error_set(error, ZDS_ERR_PLUGIN,
+                             "optimizer %s, parameter %s: its global state \"%s\" has %llu bytes "
+                             "here and %llu with parameter %s",
+                             e->optim_plugin->name, e->model->params[i].name, run->state_names[s],
+                             (unsigned long long)here, (unsigned long long)bytes,
+                             e->model->params[other].name);
+    }
     return ZDS_OK;
 }
 
@@ -148,19 +185,20 @@ static zds_status describe(zds_engine *e, grouping *g, uint32_t i, zds_error *er
     if (status || p->frozen)
         return status;
     run->needs = (zds_param_needs){.struct_size = sizeof run->needs, .hyper = &g->hypers[i]};
+    zds_hyper before = g->hypers[i];
     services_clear(&e->optim_services);
     status = e->optim.describe(e->optim_self, &run->desc, &run->needs);
     run->needs.hyper = NULL;
     if (status)
         return error_set(error, status, "optimizer %s refuses parameter %s: %s",
                          e->optim_plugin->name, p->name, services_error(&e->optim_services));
-    status = check_needs(e, p->name, &run->needs, error);
+    status = check_needs(e, p->name, &run->needs, &before, &g->hypers[i], error);
     for (uint32_t s = 0; !status && s < run->needs.state_count; s++) {
         run->state_names[s] = strdup(run->needs.states[s].name);
         if (!run->state_names[s])
             status = error_set(error, ZDS_ERR_MEMORY, "no memory for the names of states");
     }
-    return status;
+    return status ? status : check_globals(e, i, error);
 }
 
 zds_status groups_create(zds_engine *e, const zds_engine_options *o, zds_error *error)

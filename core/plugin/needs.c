@@ -7,7 +7,8 @@
 #include "plugin/descriptor.h"
 #include "plugin/fault.h"
 
-enum { MOST_NORMS = 4, MOST_GRANULARITY = 1 << 20, MOST_BYTES = 1 << 30, LONGEST_NAME = 63 };
+enum { MOST_NORMS = 4, MOST_GRANULARITY = 1 << 20, MOST_BLOCK = 1 << 30, LONGEST_NAME = 63 };
+static const uint64_t most_bytes = (uint64_t)1 << 48;
 
 static const uint32_t element_dtypes = ZDS_DTYPE_BIT(ZDS_F32) | ZDS_DTYPE_BIT(ZDS_F16) |
                                        ZDS_DTYPE_BIT(ZDS_BF16) | ZDS_DTYPE_BIT(ZDS_I8) |
@@ -44,9 +45,12 @@ static char *state_fault(const zds_param_needs *n, const zds_state_spec *s)
         return fault_format("state \"%s\" has blocks of %u elements and granularity is %u, so that "
                             "a tile could cut a block; make it a multiple",
                             s->name, s->block, n->granularity);
-    if (s->bytes == 0 || s->bytes > MOST_BYTES)
-        return fault_format("state \"%s\" has %llu bytes; it must have 1 to %d", s->name,
-                            (unsigned long long)s->bytes, MOST_BYTES);
+    if (s->kind == ZDS_STATE_BLOCK && (s->bytes == 0 || s->bytes > MOST_BLOCK))
+        return fault_format("state \"%s\" has %llu bytes a block; it must have 1 to %d", s->name,
+                            (unsigned long long)s->bytes, MOST_BLOCK);
+    if (s->kind != ZDS_STATE_BLOCK && s->bytes > most_bytes) /* 0: of a tensor without elements */
+        return fault_format("state \"%s\" has %llu bytes; it may have %llu", s->name,
+                            (unsigned long long)s->bytes, (unsigned long long)most_bytes);
     return NULL;
 }
 
@@ -75,4 +79,17 @@ char *needs_fault(const zds_optim_ops *ops, const zds_param_needs *n)
     for (uint32_t s = 0; !fault && s < n->state_count; s++)
         fault = state_fault(n, &n->states[s]);
     return fault;
+}
+
+char *needs_hyper_fault(const zds_hyper *before, const zds_hyper *after)
+{
+    const double was[] = {before->lr, before->beta1, before->beta2, before->momentum,
+                          before->weight_decay};
+    const double is[] = {after->lr, after->beta1, after->beta2, after->momentum,
+                         after->weight_decay};
+    static const char *const names[] = {"lr", "beta1", "beta2", "momentum", "weight_decay"};
+    for (size_t k = 0; k < sizeof is / sizeof *is; k++)
+        if (isfinite(was[k]) && !isfinite(is[k]))
+            return fault_format("describe sets %s to %g", names[k], is[k]);
+    return NULL;
 }

@@ -42,6 +42,9 @@ FAULTS = [
     ("bad_state", "describe", "has dtype 42 (unknown)", "has dtype 42 (unknown)"),
     ("cut_block", "describe", "a tile could cut a block", "a tile could cut a block"),
     ("no_norms", "describe", "its norms function is NULL", "its norms function is NULL"),
+    ("hyper_nan", "describe", "describe sets lr to", "describe sets lr to"),
+    ("two_globals", "describe", "GLOBAL state \"counter\" is one for all parameters",
+     "its global state \"counter\" has 1048576 bytes here and 8 with parameter"),
     ("changes_mind", "describe", "something else of block.weight when it is asked again", UNSEEN),
     # step
     ("fails_in_step", "a plain step", "three steps are one too many",

@@ -179,6 +179,31 @@ Test(optim_8bit, a_bad_gradient_stays_in_its_block)
     optim_close(&dirty);
 }
 
+/* A first step of Adam moves each weight by about the rate, however large the gradient was that
+ * clipping made small. */
+Test(optim_8bit, a_clipped_huge_gradient_moves_weights_by_the_rate)
+{
+    optim o;
+    optim_setup s = {.file = "optim_adamw",
+                     .name = "AdamW8bit",
+                     .options = "{\"min_8bit_size\": 0, \"lr\": 0.01, \"weight_decay\": 0}",
+                     .count = 700};
+    optim_open(&o, &s);
+    o.grad_scale = 1e-20;
+    double before[700];
+    for (uint64_t i = 0; i < 700; i++) {
+        before[i] = optim_weight(&o, i);
+        write_at(o.grad.data, ZDS_F32, i, i % 2 ? 1e19 : -3e18);
+    }
+    optim_step(&o, 0);
+    for (uint64_t i = 0; i < 700; i++) {
+        double moved = optim_weight(&o, i) - before[i];
+        cr_assert(fabs(fabs(moved) - 0.01) < 1e-4 && (moved < 0) == (i % 2 == 1),
+                  "weight %d moved by %g, expected %g", (int)i, moved, i % 2 ? -0.01 : 0.01);
+    }
+    optim_close(&o);
+}
+
 Test(optim_8bit, what_bitsandbytes_refuses)
 {
     optim o;

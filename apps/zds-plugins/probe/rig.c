@@ -293,7 +293,10 @@ char *rig_needs_fault(const rig *r, const rig_param *p)
     const zds_param_needs *n = &p->needs;
     if (n->struct_size != sizeof *n || n->hyper != &p->hyper)
         return fault_format("describe changed struct_size or the pointer hyper");
+    const zds_hyper before = options_hyper(r->b->plugin, r->options);
     char *fault = needs_fault(&r->ops, n);
+    if (!fault)
+        fault = needs_hyper_fault(&before, &p->hyper);
     for (uint32_t s = 0; !fault && s < n->state_count; s++)
         fault = global_fault(r, p, &n->states[s]);
     return fault;

@@ -148,12 +148,12 @@ SIMD_INLINE void update(const elementwise *t, elementwise_types is, size_t i, si
     uint8_t part1[LANES], part2[LANES];
     memset(part1, 127, LANES); /* what lies past n is 0, and no largest */
     memset(part2, 0, LANES);
-    float scale = t->grad_scale;
-    vec g = vec_load(t->grad, is.grad, i, n);
+    /* Scaled first: the square of a small scale would be no number of fp32. */
+    vec g = vec_mul(vec_load(t->grad, is.grad, i, n), vec_all(t->grad_scale));
     vec m = signed_value(codes_at(t->states[0], i, n, part1), &lines[0]);
     vec v = unsigned_value(codes_at(t->states[1], i, n, part2), &lines[1]);
-    m = vec_fma(vec_all(c->one_minus_beta1 * scale), g, m);
-    v = vec_fma(vec_mul(vec_all(c->one_minus_beta2 * scale * scale), g), g, v);
+    m = vec_fma(vec_all(c->one_minus_beta1), g, m);
+    v = vec_fma(vec_mul(vec_all(c->one_minus_beta2), g), g, v);
     vec denominator = vec_fma(vec_sqrt(v), vec_all(c->inverse_sqrt_bias2), vec_all(c->eps));
     vec p = vec_mul(vec_load(t->master, is.master, i, n), vec_all(c->keep));
     p = vec_fma(vec_all(-c->rate), vec_div(m, denominator), p);

@@ -21,12 +21,20 @@ static void sgd_momentum(lanes *x, const void *constants)
     x->state[0] = buffer;
 }
 
+/* The constants are copied where no store of the loop can change them: else each iteration reads
+ * them again, which so light a loop feels. */
 void SIMD_NAME(sgd_run)(const elementwise *tile)
 {
-    elementwise_run(tile, 0, sgd);
+    sgd_constants constants = *(const sgd_constants *)tile->constants;
+    elementwise t = *tile;
+    t.constants = &constants;
+    elementwise_run(&t, 0, sgd);
 }
 
 void SIMD_NAME(sgd_run_momentum)(const elementwise *tile)
 {
-    elementwise_run(tile, 1, sgd_momentum);
+    sgd_constants constants = *(const sgd_constants *)tile->constants;
+    elementwise t = *tile;
+    t.constants = &constants;
+    elementwise_run(&t, 1, sgd_momentum);
 }
