@@ -66,17 +66,38 @@ static zds_status apply_about(replay *r, zds_param_desc *desc)
             role++;
         if (strcmp(item->string, "role") == 0 && role < 6)
             desc->role = role;
-        else if (strcmp(item->string, "width_mult") == 0 && cJSON_IsNumber(item))
+        else if (strcmp(item->string, "width_mult") == 0 && item->valuedouble > 0)
             desc->width_mult = item->valuedouble;
-        else if (strcmp(item->string, "fan_out_mult") == 0 && cJSON_IsNumber(item))
+        else if (strcmp(item->string, "fan_out_mult") == 0 && item->valuedouble > 0)
             desc->fan_out_mult = item->valuedouble;
         else
             return fail(&r->error, ZDS_ERR_FORMAT,
                         "%s: %s.%s: write role (other, matrix, bias, norm, embedding, head), or "
-                        "the numbers width_mult and fan_out_mult",
+                        "the numbers width_mult and fan_out_mult, above 0",
                         r->about_path, desc->name, item->string);
     }
     return ZDS_OK;
+}
+
+static zds_status check_about(replay *r)
+{
+    for (const cJSON *entry = r->about ? r->about->child : NULL; entry; entry = entry->next)
+        if (!safetensors_find(r->params, entry->string))
+            return fail(&r->error, ZDS_ERR_NOT_FOUND, "%s: %s: %s has no such parameter",
+                        r->about_path, entry->string, r->params_path);
+    return ZDS_OK;
+}
+
+/* Gradients that no step would use are not dropped in silence. */
+static zds_status check_micro_steps(replay *r)
+{
+    int64_t each = zds_accumulation_steps(r->engine);
+    if (!zds_config_bool(r->config, "managed_gradient_accumulation") || r->micro_steps % each == 0)
+        return ZDS_OK;
+    return fail(&r->error, ZDS_ERR_INVALID,
+                "--micro-steps %lld is no multiple of gradient_accumulation_steps, %lld: the last "
+                "gradients would be in no step",
+                (long long)r->micro_steps, (long long)each);
 }
 
 /* A module a tensor: each is reduced by itself, in the reverse order of names. */
@@ -118,6 +139,9 @@ static zds_status open_engine(replay *r)
         return status;
     status = zds_config_load(r->config_path, &context, &r->config, &r->error);
     if (!r->config)
+        return status;
+    status = check_about(r);
+    if (status)
         return status;
     zds_model *model = zds_model_create();
     status =
@@ -375,6 +399,8 @@ static int run(replay *r)
                         : ZDS_OK;
     if (!status)
         status = open_engine(r);
+    if (!status)
+        status = check_micro_steps(r);
     if (!status)
         status = check_observed(r);
     if (!status)

@@ -35,7 +35,7 @@ static const field rows[] = {
     {"gradient_predivide_factor", FIELD_FLOAT, FIELD_DONE, "1.0",
      "Divide by this before the sum over ranks and by the rest after it; not with "
      "prescale_gradients.",
-     .flags = 0},
+     .flags = FIELD_ABOVE},
     {"communication_data_type", FIELD_ENUM, FIELD_DONE, NULL,
      "Element type in which gradients are reduced; null: the model's.", .choices = "fp16|bf16|fp32",
      .flags = FIELD_NULLABLE | FIELD_NO_CASE | FIELD_TYPED},

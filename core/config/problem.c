@@ -7,6 +7,26 @@
 #include "config/internal.h"
 #include "host/error.h"
 
+/* A copy in which control characters are written as \u001b: a config is shown on terminals, and a
+ * line of a log must be one of ours. */
+static char *printable(const char *text)
+{
+    char *copy = malloc(6 * strlen(text) + 1), *to = copy;
+    if (!copy)
+        return NULL;
+    for (const unsigned char *from = (const unsigned char *)text; *from; from++) {
+        bool c1 = from[0] == 0xc2 && from[1] >= 0x80 && from[1] < 0xa0; /* U+0080 to U+009F */
+        if (*from >= 0x20 && *from != 0x7f && !c1) {
+            *to++ = (char)*from;
+            continue;
+        }
+        from += c1;
+        to += snprintf(to, 7, "\\u%04x", *from);
+    }
+    *to = 0;
+    return copy;
+}
+
 void problem_add_at(zds_config *c, int32_t severity, int32_t check, const char *path,
                     source_place at, const char *message)
 {
@@ -24,7 +44,7 @@ void problem_add_at(zds_config *c, int32_t severity, int32_t check, const char *
         c->problems = grown;
         c->problem_space = space;
     }
-    char *own_path = strdup(path), *own_message = strdup(message);
+    char *own_path = printable(path), *own_message = printable(message);
     if (!own_path || !own_message) {
         free(own_path);
         free(own_message);

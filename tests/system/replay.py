@@ -89,9 +89,9 @@ def config(folder, gas, clip, stage, **more):
         json.dump(ds, f)
 
 
-def run(folder, ranks, micro, out="out", threads="1", grads="grads"):
+def run(folder, ranks, micro, out="out", threads="1", grads="grads", more=()):
     cmd = [f"{BIN}/zds-replay", "--config", f"{folder}/ds.json", "--params", f"{folder}/init.safetensors", "--grads", f"{folder}/{grads}",
-           "--micro-steps", str(micro), "--out", f"{folder}/{out}.safetensors", "--metrics", f"{folder}/{out}.json", "--threads", threads]
+           "--micro-steps", str(micro), "--out", f"{folder}/{out}.safetensors", "--metrics", f"{folder}/{out}.json", "--threads", threads, *more]
     if ranks > 1:
         cmd = [f"{BIN}/zds-run", "-n", str(ranks)] + cmd
     return subprocess.run(cmd, capture_output=True, text=True, timeout=120)
@@ -155,6 +155,14 @@ def bad_inputs(micro):
         os.makedirs(f"{inner}/other")
         save(f"{inner}/other/m000.r0.safetensors", {"g.stranger": [1.0]})
         cases.append(("a gradient of no parameter", run(inner, 1, 1, grads="other"), "g.stranger"))
+        with open(f"{inner}/about.json", "w") as f:
+            f.write('{"w.nowhere": {"role": "bias"}}')
+        cases.append(("a role of no parameter", run(inner, 1, micro, more=["--about", f"{inner}/about.json"]), "w.nowhere"))
+        with open(f"{inner}/about.json", "w") as f:
+            f.write('{"f.one": {"width_mult": 0}}')
+        cases.append(("no width", run(inner, 1, micro, more=["--about", f"{inner}/about.json"]), "f.one.width_mult"))
+        config(inner, 3, 0.0, 1)
+        cases.append(("gradients of no step", run(inner, 1, micro), "no multiple of gradient_accumulation_steps"))
         for name, q, word in cases:
             check(name, q.returncode == 1 and word in q.stderr, q.stderr.strip()[-200:])
         left = [n for n in os.listdir(inner) if n.startswith("out")]

@@ -226,6 +226,11 @@ Test(config_values, rules)
                  ZDS_CHECK_ZDS, "prescale_gradients", "reduce_scatter");
     expect_clean(B "\"prescale_gradients\":true,\"zero_optimization\":{\"stage\":2,"
                    "\"reduce_scatter\":false}}");
+    expect_error(B "\"gradient_predivide_factor\":0}", ZDS_CHECK_ZDS, "gradient_predivide_factor",
+                 "write a number > 0");
+    /* What a terminal would obey is shown, not sent. */
+    expect_error(B "\"a\\u001b[31m\\nb\\u009bc\":1}", ZDS_CHECK_ZDS, "a\\u001b[31m\\u000ab\\u009bc",
+                 "unknown key");
     expect_error(B "\"gradient_predivide_factor\":2,\"zero_optimization\":{\"stage\":2}}",
                  ZDS_CHECK_ZDS, "gradient_predivide_factor", "must be 1");
     expect_error(B "\"data_types\":{\"param_dtype\":\"bf16\"}}", ZDS_CHECK_ZDS,
