@@ -46,6 +46,25 @@ zds_status onebit_create(const zds_host *host, const onebit_options *options,
     return ZDS_OK;
 }
 
+static void adam_constants(const elementwise_optim *optim, const zds_tile *tile, int64_t step,
+                           void *out)
+{
+    (void)step;
+    onebit_fill_constants(optim->options, tile->hyper, out);
+}
+
+zds_status onebit_create_adam(const zds_host *host, const void *options, const zds_optim_env *env,
+                              void **self)
+{
+    static const elementwise_fn tiles[] = SIMD_TABLE(onebit_adam);
+    elementwise_optim plan = {.constants = adam_constants};
+    onebit *o = NULL;
+    zds_status status = onebit_create(host, options, env, sizeof *o, &plan, tiles, &o);
+    if (!status)
+        *self = o;
+    return status;
+}
+
 void onebit_destroy(void *self)
 {
     onebit *o = self;

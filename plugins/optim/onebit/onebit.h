@@ -63,6 +63,9 @@ typedef struct onebit {
 zds_status onebit_create(const zds_host *host, const onebit_options *options,
                          const zds_optim_env *env, size_t size, const elementwise_optim *plan,
                          const elementwise_fn *tiles, onebit **self);
+/* The create of those whose steps by tiles are Adam's. */
+zds_status onebit_create_adam(const zds_host *host, const void *options, const zds_optim_env *env,
+                              void **self);
 void onebit_destroy(void *self);
 
 /* exp_avg, this rank's own, and exp_avg_sq. */

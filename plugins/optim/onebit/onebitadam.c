@@ -23,24 +23,6 @@ static const zds_option options_table[] = {
                  "momentum travels in 1 bit an element"),
 };
 
-static void constants(const elementwise_optim *optim, const zds_tile *tile, int64_t step, void *out)
-{
-    (void)step;
-    onebit_fill_constants(optim->options, tile->hyper, out);
-}
-
-static zds_status create(const zds_host *host, const void *options, const zds_optim_env *env,
-                         void **self)
-{
-    static const elementwise_fn tiles[] = SIMD_TABLE(onebit_adam);
-    elementwise_optim plan = {.constants = constants};
-    onebit *o;
-    zds_status status = onebit_create(host, options, env, sizeof *o, &plan, tiles, &o);
-    if (!status)
-        *self = o;
-    return status;
-}
-
 static zds_status describe(void *self, const zds_param *param, zds_param_needs *needs)
 {
     onebit_describe(self, needs);
@@ -115,7 +97,7 @@ static zds_status step_collective(void *self, const zds_param_steps *params,
     return average_run(&o->average, &work, comm, comm_self);
 }
 
-static const zds_optim_ops ops = {ONEBIT_OPS(create, describe, onebit_destroy),
+static const zds_optim_ops ops = {ONEBIT_OPS(onebit_create_adam, describe, onebit_destroy),
                                   .reduction_mode = reduction_mode,
                                   .step_collective = step_collective};
 

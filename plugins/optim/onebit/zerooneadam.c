@@ -52,24 +52,6 @@ static drift *drift_of(const zds_param_step *p)
     return p->states[DRIFT];
 }
 
-static void constants(const elementwise_optim *optim, const zds_tile *tile, int64_t step, void *out)
-{
-    (void)step;
-    onebit_fill_constants(optim->options, tile->hyper, out);
-}
-
-static zds_status create(const zds_host *host, const void *options, const zds_optim_env *env,
-                         void **self)
-{
-    static const elementwise_fn tiles[] = SIMD_TABLE(onebit_adam);
-    elementwise_optim plan = {.constants = constants};
-    onebit *o;
-    zds_status status = onebit_create(host, options, env, sizeof *o, &plan, tiles, &o);
-    if (!status)
-        *self = o;
-    return status;
-}
-
 static zds_status describe(void *self, const zds_param *param, zds_param_needs *needs)
 {
     const onebit *o = self;
@@ -286,7 +268,7 @@ static zds_status step_collective(void *self, const zds_param_steps *params,
 }
 
 static const zds_optim_ops ops = {
-    ONEBIT_OPS(create, describe, onebit_destroy), .flags = ZDS_OPTIM_PARAMS_DIVERGE,
+    ONEBIT_OPS(onebit_create_adam, describe, onebit_destroy), .flags = ZDS_OPTIM_PARAMS_DIVERGE,
     .reduction_mode = reduction_mode, .step_collective = step_collective};
 
 const zds_plugin zero_one_adam_plugin = {
