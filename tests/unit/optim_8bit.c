@@ -212,22 +212,3 @@ Test(optim_8bit, what_bitsandbytes_refuses)
     cr_assert(strstr(o.h.error, "amsgrad"));
     optim_close(&o);
 }
-
-/* What rounds to nearest does not take the option and ignore it. */
-Test(optim_8bit, random_rounding_is_refused)
-{
-    static const char *const names[][2] = {{"optim_adamw", "AdamW8bit"}, {"optim_muon", "Muon"}};
-    for (int i = 0; i < 2; i++) {
-        optim o;
-        optim_setup s = {.file = names[i][0],
-                         .name = names[i][1],
-                         .options = "{}",
-                         .master = ZDS_BF16,
-                         .grad = ZDS_BF16,
-                         .output = ZDS_BF16,
-                         .stochastic = true};
-        cr_assert_eq(optim_try(&o, &s), ZDS_ERR_UNSUPPORTED, "%s", names[i][1]);
-        cr_assert(strstr(o.h.error, "stochastic_rounding"), "%s: %s", names[i][1], o.h.error);
-        optim_close(&o);
-    }
-}

@@ -88,10 +88,6 @@ static zds_status create(const zds_host *host, const void *options, const zds_op
     if (o->amsgrad)
         return host->fail(host, ZDS_ERR_CONFIG,
                           "AdamW8bit has no amsgrad variant; remove amsgrad, or use AdamW");
-    if (env->stochastic_rounding)
-        return host->fail(host, ZDS_ERR_UNSUPPORTED,
-                          "AdamW8bit rounds its weights to nearest; remove "
-                          "\"stochastic_rounding\"");
     adamw8bit *a = host->alloc(host, sizeof *a, 0);
     if (!a)
         return host->fail(host, ZDS_ERR_MEMORY, "no memory for an optimizer");

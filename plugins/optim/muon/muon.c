@@ -183,10 +183,6 @@ static zds_status create(const zds_host *host, const void *options, const zds_op
         return host->fail(host, ZDS_ERR_UNSUPPORTED,
                           "per_head_muon: an optimizer is not told how many attention heads a "
                           "matrix has; remove per_head_muon");
-    if (env->stochastic_rounding)
-        return host->fail(host, ZDS_ERR_UNSUPPORTED,
-                          "Muon rounds its matrices and their momentum to nearest; remove "
-                          "\"stochastic_rounding\"");
     int level;
     zds_status status = elementwise_no_max_grad_norm(host, o->max_grad_norm);
     if (!status)
