@@ -20,7 +20,11 @@ static const char *const head =
     "\n"
     "Files are JSON or Hjson: comments, keys without quotes and trailing commas are allowed.\n"
     "Options of optimizers (`optimizer.params`) and schedules (`scheduler.params`) belong to the "
-    "plugins:\n`zds-plugins --info NAME` shows them.\n";
+    "plugins:\n`zds-plugins --info NAME` shows them.\n"
+    "\n"
+    "With `zds-config schema > ds_config.schema.json` and `\"$schema\": "
+    "\"./ds_config.schema.json\"` in a\nds_config an editor completes and checks all keys, the "
+    "names of optimizers and schedules, and their options.\n";
 
 static void cell(const char *text)
 {

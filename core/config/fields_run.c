@@ -6,6 +6,9 @@
     "bfloat16"
 
 static const field rows[] = {
+    {"$schema", FIELD_STRING, FIELD_NOOP, NULL,
+     "Where an editor finds the schema of this file: what zds-config schema prints.",
+     .flags = FIELD_NULLABLE},
     {"train_batch_size", FIELD_INT, FIELD_DONE, NULL,
      "Samples per optimizer step over all ranks: micro batch x accumulation x world size, exactly.",
      .flags = FIELD_ABOVE | FIELD_NULLABLE | FIELD_TYPED,

@@ -62,8 +62,13 @@ void problem_add_node(zds_config *c, int32_t severity, int32_t check, const char
                       const cJSON *node, bool at_key, const char *format, ...) ZDS_PRINTF(7, 8);
 void problem_add_at(zds_config *c, int32_t severity, int32_t check, const char *path,
                     source_place at, const char *message);
+/* Takes back what was told of exactly this path. */
+void problem_retract(zds_config *c, const char *path);
 void problems_sort(zds_config *c);
 bool config_has_errors(const zds_config *c, int32_t check); /* check < 0: any */
+
+/* DeepSpeed refuses it among an optimizer's options, where an old version had it. */
+#define MAX_GRAD_NORM "max_grad_norm"
 
 /* === trees === */
 
@@ -81,6 +86,9 @@ void tree_show(const cJSON *node, char *text, size_t size);
 const char *value_read(const field *f, const cJSON *node, value *out);
 void value_default(const field *f, value *out);
 bool value_is_default(const field *f, const value *v);
+
+/* The default as a node: strings are quoted in JSON only. NULL: a section without default. */
+cJSON *field_fallback(const field *f);
 
 void effective_fill(zds_config *c);  /* values of all rows from the resolved tree, with problems */
 void effective_rules(zds_config *c); /* what rows say about each other */

@@ -34,10 +34,12 @@ static void report(void *user, const char *key, const char *message)
     char path[256];
     snprintf(path, sizeof path, "%s.%.128s", r->section, key);
     const cJSON *node = tree_find(r->c->resolved, path);
-    if (strcmp(path, "optimizer.params.max_grad_norm") == 0 || tree_is_auto(node))
+    bool known = options_find(r->plugin, key);
+    if (strcmp(path, "optimizer.params." MAX_GRAD_NORM) == 0 || (known && tree_is_auto(node)))
         return; /* told by the rules, with what to write instead */
-    problem_add_node(r->c, ZDS_PROBLEM_ERROR, ZDS_CHECK_ZDS, path, node,
-                     !options_find(r->plugin, key), "%s", message);
+    if (tree_is_auto(node))
+        problem_retract(r->c, path); /* no value helps */
+    problem_add_node(r->c, ZDS_PROBLEM_ERROR, ZDS_CHECK_ZDS, path, node, !known, "%s", message);
 }
 
 /* DeepSpeed's flag is about optimizers that it does not know; zds's are those of others. */

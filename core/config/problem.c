@@ -114,6 +114,21 @@ void problem_add_node(zds_config *c, int32_t severity, int32_t check, const char
     va_end(args);
 }
 
+void problem_retract(zds_config *c, const char *path)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < c->problem_count; i++) {
+        problem *p = &c->problems[i];
+        if (strcmp(p->shown.path, path) != 0) {
+            c->problems[kept++] = *p;
+            continue;
+        }
+        free((char *)p->shown.path);
+        free((char *)p->shown.message);
+    }
+    c->problem_count = kept;
+}
+
 /* By place; what has none comes last; else as found. */
 static int compare(const void *left, const void *right)
 {

@@ -308,9 +308,9 @@ static void optimizer(zds_config *c)
     if (section->node && !section->bad && !type->bad && type->null)
         INSIST("optimizer", "has no type; write \"type\": \"AdamW\", or delete the section for the "
                             "program's own optimizer");
-    const cJSON *norm = tree_find(c->resolved, "optimizer.params.max_grad_norm");
+    const cJSON *norm = tree_find(c->resolved, "optimizer.params." MAX_GRAD_NORM);
     if (norm)
-        INSIST("optimizer.params.max_grad_norm",
+        INSIST("optimizer.params." MAX_GRAD_NORM,
                "is no option of optimizers; write gradient_clipping at the top level");
     if (type->string && strcasecmp(type->string, "lamb") == 0 && is_true(c, "fp16.enabled") &&
         value_of(c, "fp16.loss_scale")->number != 0)

@@ -254,15 +254,16 @@ static void report(reporter *to, const char *key, char *text)
     fault_free(text);
 }
 
-/* How torch.optim's classes are to compute; what they compute is the same. True if `item` is such
+const char *const options_of_pytorch[] = {"foreach", "fused", "capturable", "differentiable", NULL};
+
+/* True if `item` is such
  * an option, told unless it is off. */
 static bool is_of_pytorch(const cJSON *item, reporter *to)
 {
-    static const char *const names[] = {"foreach", "fused", "capturable", "differentiable"};
     size_t i = 0;
-    while (i < sizeof names / sizeof *names && strcmp(item->string, names[i]) != 0)
+    while (options_of_pytorch[i] && strcmp(item->string, options_of_pytorch[i]) != 0)
         i++;
-    if (i == sizeof names / sizeof *names)
+    if (!options_of_pytorch[i])
         return false;
     if (!cJSON_IsNull(item) && !cJSON_IsFalse(item))
         report(to, item->string,

@@ -21,6 +21,10 @@ void options_destroy(void *options);
 size_t options_check(const zds_plugin *plugin, const struct cJSON *params,
                      options_problem_fn problem, void *user);
 
+/* Options of torch.optim's classes that say how they compute, not what: unknown to plugins, and
+ * ignored where they are off. NULL-ended. */
+extern const char *const options_of_pytorch[];
+
 /* The option with this name, or NULL; case matters. */
 const zds_option *options_find(const zds_plugin *plugin, const char *name);
 /* Reads numbers back from a filled struct: count values of a FLOAT or FLOATS option into `out`;

@@ -135,8 +135,10 @@ typedef struct zds_config_key {
 void zds_config_keys(bool (*visit)(void *user, const zds_config_key *key), void *user);
 /* The known key that is nearest to a path, or NULL. */
 const char *zds_config_nearest_key(const char *path);
-/* The keys as JSON Schema 2020-12. The caller deletes it. */
-struct cJSON *zds_config_schema(void);
+/* The keys as JSON Schema 2020-12, with the names and options of the optimizers and schedules found
+ * in `plugin_path` (folders separated by ':', may be NULL), ZDS_PLUGIN_PATH and the install's
+ * plugin folder. The caller deletes *schema. ZDS_ERR_MEMORY. */
+zds_status zds_config_schema(const char *plugin_path, struct cJSON **schema, zds_error *error);
 
 /* === HfDeepSpeedConfig and HfTrainerDeepSpeedConfig of transformers === */
 
