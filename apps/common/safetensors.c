@@ -273,7 +273,7 @@ static zds_status parts_from_index(safetensors *file, const char *path, zds_erro
             break;
         }
         bool known = false;
-        for (size_t i = 0; i < file->part_count && !known; i++)
+        for (size_t i = file->part_count; i-- > 0 && !known;) /* mostly the last one again */
             known = strcmp(file->parts[i].path + folder, item->valuestring) == 0;
         if (known)
             continue;

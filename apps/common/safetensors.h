@@ -35,7 +35,7 @@ zds_status safetensors_open(const char *path, safetensors **out, zds_error *erro
 void safetensors_close(safetensors *file);
 
 size_t safetensors_count(const safetensors *file);
-/* In the order of their names. The pointer lives as long as the file. */
+/* In the order of their names, one behind the other. The pointer lives as long as the file. */
 const safetensors_tensor *safetensors_at(const safetensors *file, size_t i);
 /* NULL if there is none. */
 const safetensors_tensor *safetensors_find(const safetensors *file, const char *name);

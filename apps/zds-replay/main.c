@@ -31,7 +31,8 @@ typedef struct replay {
     safetensors *params, *grads; /* grads: of the micro step in progress */
     safetensors_writer *writer;  /* rank 0 */
     const char *about_path;
-    cJSON *about; /* what describes parameters beside their shapes; or NULL */
+    cJSON *about;           /* what describes parameters beside their shapes; or NULL */
+    const cJSON **about_of; /* [parameters]: its entry, or NULL */
     cJSON *metrics;
     FILE *metrics_file; /* of rank 0, under a temporary name until all is done */
     char metrics_temporary[PATH_MAX];
@@ -55,10 +56,10 @@ static zds_status read_about(replay *r)
 }
 
 /* Role and width multipliers of one parameter, as the file says them. */
-static zds_status apply_about(replay *r, zds_param_desc *desc)
+static zds_status apply_about(replay *r, const cJSON *entry, zds_param_desc *desc)
 {
     static const char *const roles[] = {"other", "matrix", "bias", "norm", "embedding", "head"};
-    const cJSON *entry = cJSON_GetObjectItemCaseSensitive(r->about, desc->name), *item;
+    const cJSON *item;
     cJSON_ArrayForEach(item, entry)
     {
         int32_t role = 0;
@@ -79,12 +80,18 @@ static zds_status apply_about(replay *r, zds_param_desc *desc)
     return ZDS_OK;
 }
 
-static zds_status check_about(replay *r)
+static zds_status match_about(replay *r)
 {
-    for (const cJSON *entry = r->about ? r->about->child : NULL; entry; entry = entry->next)
-        if (!safetensors_find(r->params, entry->string))
+    r->about_of = calloc(safetensors_count(r->params) + 1, sizeof *r->about_of);
+    if (!r->about_of)
+        return fail(&r->error, ZDS_ERR_MEMORY, "no memory for the parameters");
+    for (const cJSON *entry = r->about ? r->about->child : NULL; entry; entry = entry->next) {
+        const safetensors_tensor *t = safetensors_find(r->params, entry->string);
+        if (!t)
             return fail(&r->error, ZDS_ERR_NOT_FOUND, "%s: %s: %s has no such parameter",
                         r->about_path, entry->string, r->params_path);
+        r->about_of[t - safetensors_at(r->params, 0)] = entry;
+    }
     return ZDS_OK;
 }
 
@@ -111,7 +118,7 @@ static zds_status describe(replay *r, zds_model *model)
                                .shape = t->shape,
                                .ndim = t->ndim,
                                .role = t->ndim > 1 ? ZDS_ROLE_MATRIX : ZDS_ROLE_OTHER};
-        zds_status status = apply_about(r, &desc);
+        zds_status status = apply_about(r, r->about_of[i], &desc);
         if (status)
             return status;
         status = zds_model_add_module(model, t->name, &module);
@@ -140,7 +147,7 @@ static zds_status open_engine(replay *r)
     status = zds_config_load(r->config_path, &context, &r->config, &r->error);
     if (!r->config)
         return status;
-    status = check_about(r);
+    status = match_about(r);
     if (status)
         return status;
     zds_model *model = zds_model_create();
@@ -422,6 +429,7 @@ static int run(replay *r)
     cJSON_Delete(r->metrics);
     free(r->observed);
     cJSON_Delete(r->about);
+    free(r->about_of);
     zds_error_clear(&r->error);
     return status ? EXIT_FAILED : EXIT_DONE;
 }

@@ -176,16 +176,21 @@ static zds_status match(const param *want, const safetensors *file, const char *
 /* Tensors that nothing asked for mean that the config is another model's. */
 static zds_status check_rest(const source *s, const char *path, zds_error *error)
 {
-    for (size_t i = 0; i < safetensors_count(s->file); i++) {
-        const safetensors_tensor *t = safetensors_at(s->file, i);
-        bool used = ignored(t->name) || (s->params->tied && strcmp(t->name, "lm_head.weight") == 0);
-        for (size_t k = 0; k < s->params->count && !used; k++)
-            used = s->tensors[k] == t;
-        if (!used)
-            return fail(error, ZDS_ERR_FORMAT,
-                        "%s: holds a tensor %s that config.json does not describe", path, t->name);
+    const safetensors_tensor *all = safetensors_at(s->file, 0);
+    size_t count = safetensors_count(s->file);
+    bool *used = calloc(count + 1, sizeof *used);
+    zds_status status =
+        used ? ZDS_OK : fail(error, ZDS_ERR_MEMORY, "there is no memory for the model's weights");
+    for (size_t k = 0; k < s->params->count && !status; k++)
+        used[s->tensors[k] - all] = true;
+    for (size_t i = 0; i < count && !status; i++) {
+        const char *name = all[i].name;
+        if (!used[i] && !ignored(name) && !(s->params->tied && strcmp(name, "lm_head.weight") == 0))
+            status = fail(error, ZDS_ERR_FORMAT,
+                          "%s: holds a tensor %s that config.json does not describe", path, name);
     }
-    return ZDS_OK;
+    free(used);
+    return status;
 }
 
 zds_status source_open(const char *folder, const params *p, source *s, zds_error *error)

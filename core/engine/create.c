@@ -101,9 +101,8 @@ static zds_status lay_out(zds_engine *e, zds_error *error)
     return ZDS_OK;
 }
 
-/* `plan`: alone, without memory behind what is laid out. */
 static zds_status build(zds_engine *e, const zds_model *model, const zds_engine_options *o,
-                        bool plan, zds_error *error)
+                        zds_error *error)
 {
     zds_status status = find_place(&e->place, o, error);
     if (!status)
@@ -119,8 +118,8 @@ static zds_status build(zds_engine *e, const zds_model *model, const zds_engine_
     if (!status && !e->model)
         status = error_set(error, ZDS_ERR_MEMORY, "no memory for the model's description");
     if (!status)
-        status = plan ? plugins_plan_comm(e, o, error) : plugins_open_comm(e, o, error);
-    if (!status && !plan)
+        status = e->planned ? plugins_plan_comm(e, o, error) : plugins_open_comm(e, o, error);
+    if (!status && !e->planned)
         status = agree_on_start(e, o, error);
     if (!status)
         status = plugins_open_optim(e, o, error);
@@ -168,7 +167,7 @@ zds_status zds_engine_create(const zds_config *config, const zds_model *model,
     zds_engine *e = empty(config, &o);
     if (!e)
         return error_set(error, ZDS_ERR_MEMORY, "no memory for an engine");
-    zds_status status = build(e, model, &o, false, error);
+    zds_status status = build(e, model, &o, error);
     if (status) {
         if (e->comm_self && e->place.world_size > 1)
             e->comm.abort(e->comm_self,
@@ -193,7 +192,8 @@ zds_status zds_engine_plan(const zds_config *config, const zds_model *model,
     if (!e)
         return error_set(error, ZDS_ERR_MEMORY, "no memory for a plan");
     zds_memory_row row;
-    zds_status status = build(e, model, &o, true, error);
+    e->planned = true;
+    zds_status status = build(e, model, &o, error);
     for (size_t i = 0; !status && zds_memory_report(e, i, &row); i++)
         visit(user, &row);
     zds_engine_destroy(e);
@@ -232,6 +232,8 @@ void zds_engine_destroy(zds_engine *e)
     free(e->base_hypers);
     free(e->hypers);
     free(e->declared);
+    free(e->group_sizes);
+    free(e->globals);
     free(e->sched_values);
     zds_model_destroy(e->model);
     pool_destroy(e->threads);

@@ -77,29 +77,50 @@ static uint32_t entry(zds_engine *e, uint32_t first, const zds_hyper *h)
     return e->hyper_count++;
 }
 
+typedef struct seat {
+    uint32_t number, param; /* of its group, and its own */
+    bool leads;
+} seat;
+
+static int by_place(const void *a, const void *b)
+{
+    const seat *x = a, *y = b;
+    if (x->number != y->number)
+        return x->number < y->number ? -1 : 1;
+    if (x->leads != y->leads)
+        return x->leads ? -1 : 1;
+    return x->param < y->param ? -1 : 1;
+}
+
 /* Entries in the order of the groups' numbers, in a group those that lead first; groups without a
  * trained parameter have none. */
-static void number_entries(zds_engine *e, const grouping *g)
+static zds_status number_entries(zds_engine *e, const grouping *g, zds_error *error)
 {
-    uint32_t placed = 0, trained = 0;
+    uint32_t trained = 0, first = 0;
+    seat *seats = malloc((e->model->param_count + (size_t)1) * sizeof *seats);
+    if (!seats)
+        return error_set(error, ZDS_ERR_MEMORY, "no memory for %u parameters",
+                         e->model->param_count);
     for (uint32_t i = 0; i < e->model->param_count; i++)
-        trained += e->param_runs[i].trainable;
-    for (uint32_t number = 0; placed < trained; number++) {
-        uint32_t first = e->hyper_count;
-        for (uint32_t k = 0; k < 2 * e->model->param_count; k++) {
-            uint32_t i = k % e->model->param_count;
-            bool now = (e->param_runs[i].needs.leads != 0) == (k < e->model->param_count);
-            if (!now || !e->param_runs[i].trainable || g->number[i] != number)
-                continue;
-            e->param_runs[i].hyper = entry(e, first, &g->hypers[i]);
-            placed++;
+        if (e->param_runs[i].trainable)
+            seats[trained++] = (seat){g->number[i], i, e->param_runs[i].needs.leads != 0};
+    qsort(seats, trained, sizeof *seats, by_place);
+    for (uint32_t k = 0; k < trained; k++) {
+        uint32_t i = seats[k].param;
+        if (k && seats[k].number != seats[k - 1].number) {
+            first = e->hyper_count;
+            e->declared_count++;
         }
-        e->declared_count += e->hyper_count > first;
+        uint32_t hyper = entry(e, first, &g->hypers[i]);
+        e->param_runs[i].hyper = hyper;
+        e->group_sizes[hyper].params++;
+        e->group_sizes[hyper].elements += e->model->params[i].numel;
     }
-    if (!trained) { /* the schedule still has a rate to tell */
+    if (!trained) /* the schedule still has a rate to tell */
         entry(e, 0, &g->base);
-        e->declared_count = 1;
-    }
+    e->declared_count++;
+    free(seats);
+    return ZDS_OK;
 }
 
 static zds_status refuse(const zds_engine *e, const char *name, const char *what, zds_error *error)
@@ -132,38 +153,46 @@ static zds_status check_needs(const zds_engine *e, const char *name, const zds_p
     return ZDS_OK;
 }
 
-/* The earlier parameter that describes the same GLOBAL state, and its bytes. */
-static bool global_before(const zds_engine *e, uint32_t i, const char *name, uint32_t *param,
-                          uint64_t *bytes)
+global_state *global_find(const zds_engine *e, const char *name)
 {
-    for (uint32_t j = 0; j < i; j++)
-        for (uint32_t t = 0; t < e->param_runs[j].needs.state_count; t++)
-            if (e->param_runs[j].needs.states[t].kind == ZDS_STATE_GLOBAL &&
-                strcmp(e->param_runs[j].state_names[t], name) == 0) {
-                *param = j;
-                *bytes = e->param_runs[j].needs.states[t].bytes;
-                return true;
-            }
-    return false;
+    for (uint32_t i = 0; i < e->global_count; i++)
+        if (strcmp(e->globals[i].name, name) == 0)
+            return &e->globals[i];
+    return NULL;
 }
 
-/* A GLOBAL state is one, whichever parameter describes it. */
-static zds_status check_globals(const zds_engine *e, uint32_t i, zds_error *error)
+static zds_status add_global(zds_engine *e, const global_state *global, zds_error *error)
+{
+    global_state *grown = realloc(e->globals, (e->global_count + (size_t)1) * sizeof *grown);
+    if (!grown)
+        return error_set(error, ZDS_ERR_MEMORY, "no memory for the optimizer's global states");
+    e->globals = grown;
+    e->globals[e->global_count++] = *global;
+    return ZDS_OK;
+}
+
+/* A GLOBAL state has the same bytes, whichever parameter describes it. */
+static zds_status list_globals(zds_engine *e, uint32_t i, zds_error *error)
 {
     const param_run *run = &e->param_runs[i];
-    for (uint32_t s = 0; s < run->needs.state_count; s++) {
-        uint32_t other;
-        uint64_t bytes, here = run->needs.states[s].bytes;
-        if (run->needs.states[s].kind == ZDS_STATE_GLOBAL &&
-            global_before(e, i, run->state_names[s], &other, &bytes) && bytes != here)
-            return error_set(error, ZDS_ERR_PLUGIN,
-                             "optimizer %s, parameter %s: its global state \"%s\" has %llu bytes "
-                             "here and %llu with parameter %s",
-                             e->optim_plugin->name, e->model->params[i].name, run->state_names[s],
-                             (unsigned long long)here, (unsigned long long)bytes,
-                             e->model->params[other].name);
+    zds_status status = ZDS_OK;
+    for (uint32_t s = 0; !status && s < run->needs.state_count; s++) {
+        const zds_state_spec *spec = &run->needs.states[s];
+        const char *name = run->state_names[s];
+        if (spec->kind != ZDS_STATE_GLOBAL)
+            continue;
+        const global_state *known = global_find(e, name);
+        if (!known)
+            status = add_global(e, &(global_state){name, spec->bytes, i, NULL}, error);
+        else if (known->bytes != spec->bytes)
+            status = error_set(error, ZDS_ERR_PLUGIN,
+                               "optimizer %s, parameter %s: its global state \"%s\" has %llu bytes "
+                               "here and %llu with parameter %s",
+                               e->optim_plugin->name, e->model->params[i].name, name,
+                               (unsigned long long)spec->bytes, (unsigned long long)known->bytes,
+                               e->model->params[known->param].name);
     }
-    return ZDS_OK;
+    return status;
 }
 
 static zds_status describe(zds_engine *e, grouping *g, uint32_t i, zds_error *error)
@@ -198,7 +227,7 @@ static zds_status describe(zds_engine *e, grouping *g, uint32_t i, zds_error *er
         if (!run->state_names[s])
             status = error_set(error, ZDS_ERR_MEMORY, "no memory for the names of states");
     }
-    return status ? status : check_globals(e, i, error);
+    return status ? status : list_globals(e, i, error);
 }
 
 zds_status groups_create(zds_engine *e, const zds_engine_options *o, zds_error *error)
@@ -214,10 +243,11 @@ zds_status groups_create(zds_engine *e, const zds_engine_options *o, zds_error *
     e->base_hypers = calloc(room, sizeof *e->base_hypers);
     e->hypers = calloc(room, sizeof *e->hypers);
     e->declared = calloc(room, sizeof *e->declared);
+    e->group_sizes = calloc(room, sizeof *e->group_sizes);
     e->sched_values = calloc(room, sizeof *e->sched_values);
     zds_status status = ZDS_OK;
-    if (!e->param_runs || !e->base_hypers || !e->hypers || !e->declared || !e->sched_values ||
-        !g.number || !g.hypers)
+    if (!e->param_runs || !e->base_hypers || !e->hypers || !e->declared || !e->group_sizes ||
+        !e->sched_values || !g.number || !g.hypers)
         status =
             error_set(error, ZDS_ERR_MEMORY, "no memory for %u parameters", e->model->param_count);
     if (!status)
@@ -225,7 +255,7 @@ zds_status groups_create(zds_engine *e, const zds_engine_options *o, zds_error *
     for (uint32_t i = 0; !status && i < e->model->param_count; i++)
         status = describe(e, &g, i, error);
     if (!status)
-        number_entries(e, &g);
+        status = number_entries(e, &g, error);
     chosen_destroy(&g.chosen);
     free(g.number);
     free(g.hypers);

@@ -144,14 +144,11 @@ bool zds_group(const zds_engine *e, size_t i, zds_group_info *info)
 {
     if (i >= e->hyper_count)
         return false;
-    zds_group_info own = {
-        .struct_size = info->struct_size, .declared = e->declared[i], .hyper = e->hypers[i]};
-    for (uint32_t p = 0; p < e->model->param_count; p++) {
-        if (!e->param_runs[p].trainable || e->param_runs[p].hyper != i)
-            continue;
-        own.params++;
-        own.elements += e->model->params[p].numel;
-    }
+    zds_group_info own = {.struct_size = info->struct_size,
+                          .declared = e->declared[i],
+                          .hyper = e->hypers[i],
+                          .params = e->group_sizes[i].params,
+                          .elements = e->group_sizes[i].elements};
     memcpy(info, &own, info->struct_size < sizeof own ? info->struct_size : sizeof own);
     return true;
 }

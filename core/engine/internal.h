@@ -62,6 +62,14 @@ typedef struct param_run {
     bool present; /* this rank has a gradient for it in this optimizer step */
 } param_run;
 
+/* A GLOBAL state: one, whichever parameters describe it. */
+typedef struct global_state {
+    const char *name;
+    uint64_t bytes;
+    uint32_t param; /* the first that describes it */
+    void *state;
+} global_state;
+
 typedef enum span_state { SPAN_IDLE, SPAN_OPEN, SPAN_REDUCING } span_state;
 
 typedef struct span_run {
@@ -87,6 +95,11 @@ typedef struct module_run {
     bool *none;    /* [slot_count] zds_grad_none said so */
 } module_run;
 
+/* The trained parameters of a group of hyperparameters. */
+typedef struct group_size {
+    uint64_t params, elements;
+} group_size;
+
 typedef struct tile_batch {
     uint32_t first, count;
 } tile_batch;
@@ -106,6 +119,7 @@ typedef struct exchange_row {
 
 struct zds_engine {
     pid_t process;
+    bool planned; /* there is no memory behind what is laid out */
     const zds_config *config;
     settings set;
     launch place;
@@ -141,11 +155,16 @@ struct zds_engine {
     float *staging; /* values in and out */
 
     param_run *param_runs;
+    global_state *globals; /* [global_count] */
+    uint32_t global_count;
     span_run *span_runs;
+    uint32_t *in_flight; /* [in_flight_count]: stage 2, spans that are being reduced */
+    uint32_t in_flight_count;
     module_run *module_runs;
     owned_piece *pieces;
     uint32_t piece_count;
     zds_tile *tiles;
+    void *(*tile_states)[ZDS_MAX_STATES]; /* [tile_count] */
     uint32_t tile_count;
     zds_tile *whole_tiles; /* [whole_count] of this step: of parameters that are updated whole */
     uint32_t whole_count;
@@ -153,8 +172,9 @@ struct zds_engine {
     uint32_t batch_count;
     double *norm_sums; /* [norm_count]: all parameters' sums, one after another */
     uint32_t norm_count;
-    zds_param_step
-        *param_steps; /* [params]: what the optimizer's calls over whole parameters get */
+    /* What the optimizer's calls over whole parameters get in this step. */
+    zds_param_step *param_steps; /* [params] */
+    zds_param_steps param_list;  /* those of them that are trained */
     /* Where the optimizer may reduce gradients itself, else NULL. */
     norm_part *own_parts;            /* of the largest parameter */
     void **collective_states;        /* [params][ZDS_MAX_STATES]: as step_collective gets them */
@@ -162,6 +182,7 @@ struct zds_engine {
     uint32_t hyper_count;
     uint32_t *declared; /* [hyper_count]: which group of the config or the program each is of */
     uint32_t declared_count;
+    group_size *group_sizes; /* [hyper_count] */
     zds_sched_value *sched_values;
     void **scratch; /* [threads] */
 
@@ -208,6 +229,7 @@ zds_status plugins_plan_comm(zds_engine *e, const zds_engine_options *options, z
 zds_status plugins_open_optim(zds_engine *e, const zds_engine_options *options, zds_error *error);
 zds_status plugins_open_sched(zds_engine *e, const zds_engine_options *options, zds_error *error);
 /* groups.c: what the optimizer needs for each parameter, and groups of hyperparameters */
+global_state *global_find(const zds_engine *e, const char *name); /* NULL: there is none */
 zds_status groups_create(zds_engine *e, const zds_engine_options *options, zds_error *error);
 /* agree.c: all ranks have the same config, model and options, or none starts */
 zds_status agree_on_start(zds_engine *e, const zds_engine_options *options, zds_error *error);
@@ -239,8 +261,8 @@ void own_statistics(zds_engine *e, uint32_t span);
 zds_status update_boundary(zds_engine *e, zds_step_result *result);
 /* After a plugin's failure in the middle of an update. */
 zds_status update_failed(zds_engine *e, zds_status status, const char *what);
-/* params.c of core/engine: the optimizer's calls over whole parameters; each does nothing where the
- * optimizer has no such function */
+/* params.c of core/engine: the optimizer's calls over whole parameters, begin_step first in every
+ * step; each does nothing where the optimizer has no such function */
 zds_status params_begin_step(zds_engine *e, const zds_step_ctx *ctx);
 zds_status params_sums_ready(zds_engine *e, const zds_step_ctx *ctx);
 zds_status params_step_collective(zds_engine *e, const zds_step_ctx *ctx);

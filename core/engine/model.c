@@ -2,6 +2,7 @@
  * further uses. */
 #include "engine/model.h"
 
+#include <search.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,10 +14,21 @@ zds_model *zds_model_create(void)
     return calloc(1, sizeof(zds_model));
 }
 
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(a, b);
+}
+
+static void keep(void *name)
+{
+    (void)name; /* its parameter frees it */
+}
+
 void zds_model_destroy(zds_model *model)
 {
     if (!model)
         return;
+    tdestroy(model->names, keep);
     for (uint32_t i = 0; i < model->module_count; i++) {
         free(model->modules[i].name);
         free(model->modules[i].params);
@@ -103,9 +115,8 @@ static zds_status check_param(zds_model *model, uint32_t module, const zds_param
                         "parameter %s: extent %lld of dimension %u is negative or too large",
                         desc->name, (long long)desc->shape[i], i);
     }
-    for (uint32_t i = 0; i < model->param_count; i++)
-        if (strcmp(model->params[i].name, desc->name) == 0)
-            return fail(model, ZDS_ERR_INVALID, "parameter %s: the name is taken", desc->name);
+    if (tfind(desc->name, &model->names, by_name))
+        return fail(model, ZDS_ERR_INVALID, "parameter %s: the name is taken", desc->name);
     return ZDS_OK;
 }
 
@@ -134,7 +145,7 @@ zds_status zds_model_add_param(zds_model *model, uint32_t module, const zds_para
                     desc->name);
     char *name = strdup(desc->name);
     if (!name || !reserve(&model->params, model->param_count, sizeof *model->params) ||
-        list(model, module, model->param_count)) {
+        list(model, module, model->param_count) || !tsearch(name, &model->names, by_name)) {
         free(name);
         return fail(model, ZDS_ERR_MEMORY, "parameter %s: no memory", desc->name);
     }
@@ -176,7 +187,8 @@ zds_status zds_model_add_use(zds_model *model, uint32_t module, uint32_t param)
                     "it its home",
                     p->name, model->modules[module].name, model->modules[p->home].name);
     const model_module *m = &model->modules[module];
-    for (uint32_t i = 0; i < m->home_count + m->use_count; i++)
+    bool later = module > p->last_use; /* than all that have it listed */
+    for (uint32_t i = 0; !later && i < m->home_count + m->use_count; i++)
         if (m->params[i] == param)
             return fail(model, ZDS_ERR_INVALID, "use of %s by module %s is declared twice", p->name,
                         m->name);

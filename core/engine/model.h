@@ -31,6 +31,7 @@ struct zds_model {
     uint32_t module_count;
     model_param *params;
     uint32_t param_count;
+    void *names; /* those of the parameters, as tsearch keeps them */
     char *error;
 };
 

@@ -2,8 +2,8 @@
  * reduces this rank's own gradients by itself. */
 #include "engine/internal.h"
 
-/* All trainable parameters, as far as every call sees them. */
-static zds_param_steps list_params(zds_engine *e)
+/* All trainable parameters, as far as every call of this step sees them. */
+static void list_params(zds_engine *e)
 {
     size_t n = 0;
     for (uint32_t i = 0; i < e->model->param_count; i++) {
@@ -18,18 +18,20 @@ static zds_param_steps list_params(zds_engine *e)
                                                    .output_dtype = e->set.param_dtype,
                                                    .has_grad = run->present};
     }
-    return (zds_param_steps){.struct_size = sizeof(zds_param_steps),
-                             .count = n,
-                             .stride = sizeof *e->param_steps,
-                             .first = e->param_steps};
+    e->param_list = (zds_param_steps){.struct_size = sizeof e->param_list,
+                                      .count = n,
+                                      .stride = sizeof *e->param_steps,
+                                      .first = e->param_steps};
 }
 
 zds_status params_begin_step(zds_engine *e, const zds_step_ctx *ctx)
 {
-    if (!e->optim.begin_step)
+    const zds_optim_ops *ops = &e->optim;
+    if (ops->begin_step || ops->sums_ready || ops->step_collective)
+        list_params(e);
+    if (!ops->begin_step)
         return ZDS_OK;
-    zds_param_steps params = list_params(e);
-    zds_status status = e->optim.begin_step(e->optim_self, &params, ctx);
+    zds_status status = ops->begin_step(e->optim_self, &e->param_list, ctx);
     return status ? update_failed(e, status, "begin_step") : ZDS_OK;
 }
 
@@ -37,10 +39,9 @@ zds_status params_sums_ready(zds_engine *e, const zds_step_ctx *ctx)
 {
     if (!e->optim.sums_ready)
         return ZDS_OK;
-    zds_param_steps params = list_params(e);
-    for (size_t i = 0; i < params.count; i++)
+    for (size_t i = 0; i < e->param_list.count; i++)
         e->param_steps[i].sums = e->param_runs[e->param_steps[i].param->index].sums;
-    zds_status status = e->optim.sums_ready(e->optim_self, &params, ctx);
+    zds_status status = e->optim.sums_ready(e->optim_self, &e->param_list, ctx);
     return status ? update_failed(e, status, "sums_ready") : ZDS_OK;
 }
 
@@ -108,11 +109,10 @@ zds_status params_step_collective(zds_engine *e, const zds_step_ctx *ctx)
     zds_status status = e->own_states_cut ? gather_own_states(e) : ZDS_OK;
     if (status)
         return status;
-    zds_param_steps params = list_params(e);
-    for (size_t i = 0; i < params.count; i++)
+    for (size_t i = 0; i < e->param_list.count; i++)
         fill_own(e, &e->param_steps[i]);
     services_clear(&e->comm_services);
-    status = e->optim.step_collective(e->optim_self, &params, &e->comm, e->comm_self, ctx);
+    status = e->optim.step_collective(e->optim_self, &e->param_list, &e->comm, e->comm_self, ctx);
     if (!status)
         return ZDS_OK;
     if (!e->comm_services.error)

@@ -167,19 +167,10 @@ static const void *source(const zds_engine *e, uint32_t param, int32_t state, ui
         *dtype = run->needs.states[state].dtype;
         return (const char *)run->whole_states[state] + first * zds_dtype_size(*dtype);
     }
-    for (uint32_t k = 0; k < e->piece_count; k++) {
-        const owned_piece *p = &e->pieces[k];
-        if (p->param != param || first < p->param_first || first >= p->param_first + p->count)
-            continue;
-        const char *base = p->master;
-        *dtype = e->set.master_dtype;
-        if (state >= 0) {
-            base = p->states[state];
-            *dtype = run->needs.states[state].dtype;
-        }
-        return base + (first - p->param_first) * zds_dtype_size(*dtype);
-    }
-    return NULL;
+    const owned_piece *piece = run->piece;
+    const char *base = state >= 0 ? piece->states[state] : piece->master;
+    *dtype = state >= 0 ? run->needs.states[state].dtype : e->set.master_dtype;
+    return base + (first - piece->param_first) * zds_dtype_size(*dtype);
 }
 
 /* One owner's elements [first, first + count) travel to rank 0 and are written there. */

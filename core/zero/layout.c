@@ -201,8 +201,7 @@ void layout_destroy(layout *l)
 }
 
 /* In backward a span's memory is in use from its open_module down to its first_module, and with
- * overlap until the next lower span is done. First fit by the time of opening; with as few spans as
- * models have, comparing all pairs is no cost. */
+ * overlap until the next lower span is done. */
 static bool live_together(const layout *l, uint32_t a, uint32_t b, bool overlap)
 {
     if (a > b) {
@@ -216,6 +215,7 @@ static bool live_together(const layout *l, uint32_t a, uint32_t b, bool overlap)
     return l->spans[a].open_module >= b_until;
 }
 
+/* First fit by the time of opening. What is in use when a span opens are the next ones above it. */
 void layout_plan_pool(layout *l, bool overlap)
 {
     l->pool = 0;
@@ -224,10 +224,10 @@ void layout_plan_pool(layout *l, bool overlap)
         uint64_t at = 0;
         for (bool moved = true; moved;) {
             moved = false;
-            for (uint32_t other = k + 1; other < l->span_count; other++) {
+            for (uint32_t other = k + 1;
+                 other < l->span_count && live_together(l, k, other, overlap); other++) {
                 const layout_span *o = &l->spans[other];
-                if (live_together(l, k, other, overlap) && at < o->pool_first + o->count &&
-                    o->pool_first < at + span->count) {
+                if (at < o->pool_first + o->count && o->pool_first < at + span->count) {
                     at = o->pool_first + o->count;
                     moved = true;
                 }

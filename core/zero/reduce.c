@@ -94,6 +94,15 @@ static char *source_of(zds_engine *e, const layout_span *span, zds_dtype *dtype)
                              : at(e->grads.base, span->first, *dtype);
 }
 
+static void land(zds_engine *e, uint32_t k)
+{
+    for (uint32_t i = 0; i < e->in_flight_count; i++)
+        if (e->in_flight[i] == k) {
+            e->in_flight[i] = e->in_flight[--e->in_flight_count];
+            return;
+        }
+}
+
 /* Waits for a span's reduction and, where the plugin only summed, scales, adds and takes the
  * statistics. */
 static zds_status finish(zds_engine *e, uint32_t k)
@@ -108,6 +117,7 @@ static zds_status finish(zds_engine *e, uint32_t k)
     if (e->travelling == (int32_t)k)
         e->travelling = -1;
     run->state = SPAN_IDLE;
+    land(e, k);
     if (!e->fused) {
         zds_dtype dtype;
         char *source = source_of(e, span, &dtype);
@@ -149,15 +159,16 @@ zds_status reduce_open(zds_engine *e, uint32_t k)
         return ZDS_OK;
     const layout_span *span = &e->lay->spans[k];
     /* Below stage 2 the pool was copied out, and it is the full gradient that is in flight. */
-    for (uint32_t j = 0; e->set.stage >= 2 && j < e->lay->span_count; j++) {
-        const layout_span *other = &e->lay->spans[j];
-        if (e->span_runs[j].state == SPAN_REDUCING &&
-            other->pool_first < span->pool_first + span->count &&
-            span->pool_first < other->pool_first + other->count) {
-            zds_status status = finish(e, j);
-            if (status)
-                return status;
+    for (uint32_t i = 0; i < e->in_flight_count;) {
+        const layout_span *other = &e->lay->spans[e->in_flight[i]];
+        if (other->pool_first >= span->pool_first + span->count ||
+            span->pool_first >= other->pool_first + other->count) {
+            i++;
+            continue;
         }
+        zds_status status = finish(e, e->in_flight[i]); /* another takes its place in the list */
+        if (status)
+            return status;
     }
     run->state = SPAN_OPEN;
     return ZDS_OK;
@@ -299,6 +310,8 @@ static zds_status reduce(zds_engine *e, uint32_t k)
     if (status)
         return engine_comm_failed(e, status, "reducing gradients");
     run->state = SPAN_REDUCING;
+    if (e->set.stage >= 2)
+        e->in_flight[e->in_flight_count++] = k;
     return e->set.overlap ? ZDS_OK : finish(e, k);
 }
 

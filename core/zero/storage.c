@@ -221,19 +221,16 @@ static zds_status whole_states(zds_engine *e, zds_error *error)
         param_run *run = &e->param_runs[i];
         for (uint32_t s = 0; s < run->needs.state_count; s++) {
             const zds_state_spec *spec = &run->needs.states[s];
-            if (spec->kind == ZDS_STATE_GLOBAL)
-                for (uint32_t j = 0; j < i && !run->whole_states[s]; j++)
-                    for (uint32_t t = 0; t < e->param_runs[j].needs.state_count; t++)
-                        if (e->param_runs[j].needs.states[t].kind == ZDS_STATE_GLOBAL &&
-                            strcmp(e->param_runs[j].state_names[t], run->state_names[s]) == 0)
-                            run->whole_states[s] = e->param_runs[j].whole_states[t];
+            global_state *global =
+                spec->kind == ZDS_STATE_GLOBAL ? global_find(e, run->state_names[s]) : NULL;
+            void **state = global ? &global->state : &run->whole_states[s];
             uint64_t bytes = whole_bytes(spec, e->model->params[i].numel);
-            if (!bytes || run->whole_states[s])
-                continue;
-            run->whole_states[s] =
-                memory_alloc_in(e->ledger, "optimizer states", e->set.state_tier, bytes, 0);
-            if (!run->whole_states[s])
+            if (bytes && !*state)
+                *state =
+                    memory_alloc_in(e->ledger, "optimizer states", e->set.state_tier, bytes, 0);
+            if (bytes && !*state)
                 return no_memory(error, "optimizer states", bytes);
+            run->whole_states[s] = *state;
         }
     }
     return ZDS_OK;
@@ -290,8 +287,9 @@ static zds_status tiles(zds_engine *e, zds_error *error)
     }
     e->whole_tiles = calloc(whole + 1, sizeof *e->whole_tiles);
     e->tiles = calloc(count + 1, sizeof *e->tiles);
+    e->tile_states = calloc(count + 1, sizeof *e->tile_states);
     e->batches = calloc(count + 1, sizeof *e->batches);
-    if (!e->whole_tiles || !e->tiles || !e->batches || count > UINT32_MAX)
+    if (!e->whole_tiles || !e->tiles || !e->tile_states || !e->batches || count > UINT32_MAX)
         return no_memory(error, "the list of tiles", count * sizeof *e->tiles);
     for (uint32_t k = 0; k < e->piece_count; k++) {
         owned_piece *p = &e->pieces[k];
@@ -299,6 +297,7 @@ static zds_status tiles(zds_engine *e, zds_error *error)
         uint64_t size = tile_elements(e, p->param);
         p->tile_first = e->tile_count;
         for (uint64_t i = 0; i < p->count; i += size) {
+            void **list = e->tile_states[e->tile_count];
             zds_tile *t = &e->tiles[e->tile_count++];
             *t = (zds_tile){.struct_size = sizeof *t,
                             .param = &run->desc,
@@ -314,9 +313,6 @@ static zds_status tiles(zds_engine *e, zds_error *error)
             t->sums = run->sums;
             t->chunk_sums = p->chunk_sums ? p->chunk_sums + i / LAYOUT_CHUNK : NULL;
             t->chunk_stride = p->chunks;
-            void **list = calloc(ZDS_MAX_STATES, sizeof *list);
-            if (!list)
-                return no_memory(error, "the list of tiles", 0);
             t->states = list;
             for (uint32_t s = 0; s < run->needs.state_count; s++) {
                 list[s] = p->states[s]
@@ -406,7 +402,8 @@ static zds_status modules(zds_engine *e, zds_error *error)
 zds_status storage_create(zds_engine *e, zds_error *error)
 {
     e->span_runs = calloc(e->lay->span_count + (size_t)1, sizeof *e->span_runs);
-    if (!e->span_runs)
+    e->in_flight = calloc(e->lay->span_count + (size_t)1, sizeof *e->in_flight);
+    if (!e->span_runs || !e->in_flight)
         return no_memory(error, "spans", 0);
     for (uint32_t i = 0; i < e->model->param_count; i++)
         e->norm_count += e->param_runs[i].needs.tensor_norms;
@@ -421,7 +418,7 @@ zds_status storage_create(zds_engine *e, zds_error *error)
         s = norm_sums(e, error);
     if (!s)
         s = states(e, error);
-    if (!s)
+    if (!s && !e->planned) /* which takes no step */
         s = tiles(e, error);
     if (!s)
         s = param_steps(e, error);
@@ -438,8 +435,6 @@ void storage_destroy(zds_engine *e)
     for (size_t i = 0; i < sizeof regions_held / sizeof *regions_held; i++)
         if (regions_held[i]->base)
             e->comm.mem_free(e->comm_self, regions_held[i]);
-    for (uint32_t i = 0; e->tiles && i < e->tile_count; i++)
-        free((void *)(uintptr_t)e->tiles[i].states);
     for (uint32_t k = 0; e->span_runs && k < e->lay->span_count; k++) {
         free(e->span_runs[k].segments);
         free(e->span_runs[k].events);
@@ -449,10 +444,12 @@ void storage_destroy(zds_engine *e)
         free(e->module_runs[m].none);
     }
     free(e->tiles);
+    free(e->tile_states);
     free(e->whole_tiles);
     free(e->batches);
     free(e->pieces);
     free(e->span_runs);
+    free(e->in_flight);
     free(e->module_runs);
     free(e->scratch);
     free(e->param_steps);
