@@ -9,7 +9,7 @@
 #include "zds-bench/bench.h"
 #include "zds/config.h"
 
-enum { MOST_REPEATS = 1000000, ARGUMENTS_BYTES = 1 << 20 };
+enum { MOST_REPEATS = 1000000 };
 
 static double now_ms(void)
 {
@@ -22,23 +22,6 @@ static int by_value(const void *x, const void *y)
 {
     double a = *(const double *)x, b = *(const double *)y;
     return (a > b) - (a < b);
-}
-
-static cJSON *read_arguments(const char *path)
-{
-    FILE *in = fopen(path, "rbe");
-    char *text = malloc(ARGUMENTS_BYTES);
-    size_t length = in && text ? fread(text, 1, ARGUMENTS_BYTES, in) : 0;
-    cJSON *tree = length < ARGUMENTS_BYTES ? cJSON_ParseWithLength(text, length) : NULL;
-    if (in)
-        fclose(in);
-    free(text);
-    if (!cJSON_IsObject(tree)) {
-        output_error("%s: cannot be read, or is no JSON object", path);
-        cJSON_Delete(tree);
-        return NULL;
-    }
-    return tree;
 }
 
 /* Median of reading `file` from the disk cache until all its problems are known. */
@@ -109,21 +92,17 @@ int bench_config(int argc, char **argv)
     if (repeats < 1 || repeats > MOST_REPEATS || world_size < 1 || world_size > INT32_MAX ||
         hidden_size < 0 || steps < 0)
         return args_wrong("--repeats is from 1 to %d, --world-size at least 1", MOST_REPEATS);
-    cJSON *tree = arguments ? read_arguments(arguments) : NULL;
-    if (arguments && !tree)
-        return EXIT_FAILED;
     zds_config_context context = {.struct_size = sizeof context,
                                   .world_size = (int32_t)world_size,
                                   .hidden_size = hidden_size,
                                   .num_training_steps = steps,
-                                  .arguments = tree,
-                                  .accelerate = tree != NULL};
+                                  .accelerate = arguments != NULL,
+                                  .arguments_source = arguments};
     double plain = 0, with_plugins = 0;
     code = measure(words.word[0], &context, repeats, &plain);
     context.check_plugins = true;
     if (code == EXIT_DONE)
         code = measure(words.word[0], &context, repeats, &with_plugins);
-    cJSON_Delete(tree);
     if (code != EXIT_DONE)
         return code;
     if (!json) {

@@ -106,8 +106,8 @@ static void try_schedule(const zds_config *config, const context_args *context, 
             return;
     char *warning = NULL;
     zds_log_to(keep_warning, &warning);
-    zds_status status = schedule_compute(config, context, steps ? steps : SOME_STEPS, NULL, 1,
-                                         &point, &moves_betas, &error);
+    zds_status status =
+        schedule_compute(config, steps ? steps : SOME_STEPS, NULL, 1, &point, &moves_betas, &error);
     zds_log_to(NULL, NULL);
     const char *text = !status ? warning : error.text ? error.text : "out of memory";
     f->is_there = text != NULL;
@@ -220,6 +220,5 @@ int command_check(int argc, char **argv)
                                                                            : exit_code(config);
     found_release(&more);
     zds_config_destroy(config);
-    context_release(&context);
     return code;
 }

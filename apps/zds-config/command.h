@@ -10,10 +10,9 @@
 
 /* [ctx]: what a run knows beside the file. */
 typedef struct context_args {
-    const char *arguments; /* path of ARGS.json */
+    const char *arguments; /* path of ARGS.json; NULL: none */
     int64_t world_size, hidden_size, num_training_steps;
     bool auto_find_batch_size;
-    cJSON *tree; /* of ARGS.json; {} if there is none */
     zds_config_context context;
 } context_args;
 
@@ -23,7 +22,6 @@ enum { CONTEXT_OPTIONS = 5 };
 void context_options(context_args *args, args_option *rows);
 /* After parsing. Returns ARGS_GO or an exit code. */
 int context_read(context_args *args);
-void context_release(context_args *args);
 
 /* Loads FILE with this context. NULL after telling stderr, where the file cannot be read; with
  * `json` it is told on stdout as {"status": "error", ...}. */
@@ -34,11 +32,11 @@ cJSON *read_json(const char *path);
 
 /* The first `count` steps of the schedule that a program with these arguments would run, in a run
  * of `steps` (0: not known). As zds_schedule_points. */
-zds_status schedule_compute(const zds_config *config, const context_args *context, int64_t steps,
-                            const double *metrics, size_t count, zds_schedule_point *points,
-                            bool *moves_betas, zds_error *error);
+zds_status schedule_compute(const zds_config *config, int64_t steps, const double *metrics,
+                            size_t count, zds_schedule_point *points, bool *moves_betas,
+                            zds_error *error);
 
-/* {"path", "message", "line", "column"} */
+/* {"path", "message", "file", "line", "column"} */
 cJSON *problem_json(const zds_problem *problem);
 
 /* One for each command: argv[0] is the command's name. */

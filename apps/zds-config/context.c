@@ -69,23 +69,15 @@ int context_read(context_args *args)
     if (args->world_size < 0 || args->world_size > INT32_MAX || args->hidden_size < 0 ||
         args->num_training_steps < 0)
         return args_wrong("--world-size, --hidden-size and --num-training-steps are not negative");
-    args->tree = args->arguments ? read_json(args->arguments) : cJSON_CreateObject();
-    if (!args->tree)
-        return EXIT_FAILED;
     args->context = (zds_config_context){
         .struct_size = sizeof args->context,
         .world_size = (int32_t)args->world_size,
         .hidden_size = args->hidden_size,
         .num_training_steps = args->num_training_steps,
-        .arguments = args->tree,
         .auto_find_batch_size = args->auto_find_batch_size,
+        .arguments_source = args->arguments ? args->arguments : "{}",
     };
     return ARGS_GO;
-}
-
-void context_release(context_args *args)
-{
-    cJSON_Delete(args->tree);
 }
 
 cJSON *problem_json(const zds_problem *problem)
@@ -93,6 +85,7 @@ cJSON *problem_json(const zds_problem *problem)
     cJSON *row = cJSON_CreateObject();
     cJSON_AddStringToObject(row, "path", problem->path);
     cJSON_AddStringToObject(row, "message", problem->message);
+    cJSON_AddStringToObject(row, "file", problem->file);
     cJSON_AddNumberToObject(row, "line", problem->line);
     cJSON_AddNumberToObject(row, "column", problem->column);
     return row;
@@ -101,19 +94,24 @@ cJSON *problem_json(const zds_problem *problem)
 /* Takes "name:line:col: error: what" apart, as zds_config_load puts it together. */
 static void print_unreadable(const char *text)
 {
-    zds_problem problem = {.path = "", .message = text};
+    zds_problem problem = {.path = "", .message = text, .file = ""};
     const char *mark = strstr(text, ": error: ");
+    char *file = NULL;
     if (mark) {
         const char *p = mark;
         int colons = 0;
         while (p > text && colons < 2)
             colons += *--p == ':';
-        if (colons == 2 && sscanf(p, ":%d:%d", &problem.line, &problem.column) == 2)
+        if (colons == 2 && sscanf(p, ":%d:%d", &problem.line, &problem.column) == 2 &&
+            (file = strndup(text, (size_t)(p - text))) != NULL) {
             problem.message = mark + strlen(": error: ");
+            problem.file = file;
+        }
     }
     cJSON *out = cJSON_CreateObject(), *errors = cJSON_AddArrayToObject(out, "errors");
     cJSON_AddStringToObject(out, "status", "error");
     cJSON_AddItemToArray(errors, problem_json(&problem));
+    free(file);
     output_json(out);
 }
 

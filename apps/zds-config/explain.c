@@ -148,7 +148,6 @@ static char *type_in(const char *file, const char *path)
     if (named)
         type = strdup(named);
     zds_config_destroy(config);
-    context_release(&context);
     return type;
 }
 
@@ -203,7 +202,6 @@ static int explain_file(const char *path, const char *file)
         code = output_end();
     }
     zds_config_destroy(config);
-    context_release(&context);
     return code;
 }
 

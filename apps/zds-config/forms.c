@@ -36,12 +36,6 @@ static int form_open(form *f, const char *usage, const char *doc, size_t word_co
     return f->config ? ARGS_GO : EXIT_FAILED;
 }
 
-static void form_close(form *f)
-{
-    zds_config_destroy(f->config);
-    context_release(&f->context);
-}
-
 static void tell(const zds_problem *p)
 {
     fprintf(stderr, "%s", p->file);
@@ -74,6 +68,16 @@ static cJSON *resolve_errors(const zds_config *config)
     return errors;
 }
 
+/* A mismatch is none while it is not clear what the two sides say. */
+static bool is_readable(const zds_config *config)
+{
+    zds_problem p;
+    for (size_t i = 0; zds_config_problem(config, i, &p); i++)
+        if (p.severity == ZDS_PROBLEM_ERROR && p.check == ZDS_CHECK_SYNTAX)
+            return false;
+    return true;
+}
+
 static cJSON *resolve_mismatches(const zds_hf_config *hf)
 {
     cJSON *rows = cJSON_CreateArray();
@@ -99,7 +103,10 @@ int command_resolve(int argc, char **argv)
     if (code == ARGS_GO) {
         const zds_hf_config *hf = zds_config_hf(f.config);
         cJSON *errors = resolve_errors(f.config), *mismatches = resolve_mismatches(hf);
-        int status = mismatches->child ? EXIT_MISMATCH : errors->child ? EXIT_FAILED : EXIT_DONE;
+        int status = !is_readable(f.config) ? EXIT_FAILED
+                     : mismatches->child    ? EXIT_MISMATCH
+                     : errors->child        ? EXIT_FAILED
+                                            : EXIT_DONE;
         static const char *const names[] = {
             [EXIT_DONE] = "ok", [EXIT_FAILED] = "error", [EXIT_MISMATCH] = "mismatch"};
         zds_problem p;
@@ -125,7 +132,7 @@ int command_resolve(int argc, char **argv)
         }
         code = code == EXIT_DONE ? status : code;
     }
-    form_close(&f);
+    zds_config_destroy(f.config);
     return code;
 }
 
@@ -163,7 +170,7 @@ int command_effective(int argc, char **argv)
         }
         code = code == EXIT_DONE ? status : code;
     }
-    form_close(&f);
+    zds_config_destroy(f.config);
     return code;
 }
 
@@ -189,6 +196,6 @@ int command_get(int argc, char **argv)
             code = output_json(value);
         }
     }
-    form_close(&f);
+    zds_config_destroy(f.config);
     return code;
 }

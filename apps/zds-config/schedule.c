@@ -36,22 +36,35 @@ static char *own_optimizer(const cJSON *arguments)
     return text;
 }
 
-/* A count from 1 on, a share of the steps below that. */
+/* As the config's own reading of them does: a count from 1 on, a share of the steps below that, or
+ * warmup_ratio. -1: a share, of an unknown number of steps. */
 static int64_t warmup_steps(const cJSON *arguments, int64_t steps)
 {
-    double w = number_or(arguments, "warmup_steps", 0);
-    if (w == 0)
-        w = number_or(arguments, "warmup_ratio", 0);
-    return (int64_t)(w >= 1 ? w : ceil((double)steps * w));
+    double count = number_or(arguments, "warmup_steps", 0), share = count;
+    if (count >= 1)
+        return (int64_t)count;
+    if (share == 0)
+        share = number_or(arguments, "warmup_ratio", 0);
+    return share > 0 && steps <= 0 ? -1 : (int64_t)ceil((double)steps * share);
 }
 
-zds_status schedule_compute(const zds_config *config, const context_args *context, int64_t steps,
-                            const double *metrics, size_t count, zds_schedule_point *points,
-                            bool *moves_betas, zds_error *error)
+zds_status schedule_compute(const zds_config *config, int64_t steps, const double *metrics,
+                            size_t count, zds_schedule_point *points, bool *moves_betas,
+                            zds_error *error)
 {
-    const cJSON *type = cJSON_GetObjectItemCaseSensitive(context->tree, "lr_scheduler_type"),
-                *kwargs = cJSON_GetObjectItemCaseSensitive(context->tree, "lr_scheduler_kwargs");
-    char *optimizer = own_optimizer(context->tree),
+    const cJSON *arguments = zds_config_arguments(config),
+                *type = cJSON_GetObjectItemCaseSensitive(arguments, "lr_scheduler_type"),
+                *kwargs = cJSON_GetObjectItemCaseSensitive(arguments, "lr_scheduler_kwargs");
+    if (steps <= 0)
+        steps = (int64_t)fmax(number_or(arguments, "max_steps", 0), 0);
+    int64_t warmup = warmup_steps(arguments, steps);
+    if (warmup < 0 && cJSON_IsString(type) && !zds_config_string(config, "scheduler.type"))
+        return fail(
+            error, ZDS_ERR_CONFIG,
+            "scheduler %s: its warm-up is a share of the training steps, and how many there "
+            "are is not known; give --num-training-steps",
+            type->valuestring);
+    char *optimizer = own_optimizer(arguments),
          *params = cJSON_IsObject(kwargs) ? cJSON_PrintUnformatted(kwargs) : NULL;
     zds_engine_options options = {
         .struct_size = sizeof options,
@@ -60,7 +73,7 @@ zds_status schedule_compute(const zds_config *config, const context_args *contex
         .scheduler = cJSON_IsString(type) ? type->valuestring : NULL,
         .scheduler_params = params,
         .total_steps = steps,
-        .warmup_steps = warmup_steps(context->tree, steps),
+        .warmup_steps = warmup,
     };
     zds_status status =
         zds_schedule_points(config, &options, metrics, count, points, moves_betas, error);
@@ -216,7 +229,6 @@ int command_schedule(int argc, char **argv)
         return code;
     steps = steps ? steps : context.num_training_steps;
     if (steps < 1 || steps > 10000000) {
-        context_release(&context);
         return args_wrong("--steps must be from 1 to 10000000");
     }
     schedule s = {.count = (size_t)steps, .points = calloc((size_t)steps, sizeof *s.points)};
@@ -226,8 +238,8 @@ int command_schedule(int argc, char **argv)
     code = EXIT_FAILED;
     if (config && observe && read_metrics(&s, observe, &error) != ZDS_OK) {
         output_error("%s", error.text ? error.text : "out of memory");
-    } else if (config && schedule_compute(config, &context, context.num_training_steps, s.metrics,
-                                          s.count, s.points, &moves_betas, &error) != ZDS_OK) {
+    } else if (config && schedule_compute(config, context.num_training_steps, s.metrics, s.count,
+                                          s.points, &moves_betas, &error) != ZDS_OK) {
         output_error("%s: %s", words.word[0], error.text ? error.text : "out of memory");
     } else if (config) {
         s.moves_betas = moves_betas;
@@ -243,6 +255,5 @@ int command_schedule(int argc, char **argv)
     zds_config_destroy(config);
     free(s.points);
     free(s.metrics);
-    context_release(&context);
     return code;
 }

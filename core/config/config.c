@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "config/arguments.h"
 #include "config/hf.h"
 #include "config/internal.h"
 #include "config/plugins.h"
@@ -57,113 +58,7 @@ static bool allocate(zds_config *c)
     return c->hf && (!c->src || source_adopt(c->src, copy));
 }
 
-static void report_duplicates(zds_config *c)
-{
-    size_t count = 0;
-    const source_duplicate *d = c->src ? source_duplicates(c->src, &count) : NULL;
-    for (size_t i = 0; i < count; i++) {
-        char message[160];
-        snprintf(message, sizeof message, "is there twice, first at %d:%d; delete one",
-                 d[i].first.line, d[i].first.column);
-        problem_add_at(c, ZDS_PROBLEM_ERROR, ZDS_CHECK_SYNTAX, d[i].path, d[i].second, message);
-    }
-}
-
-/* From raw to resolved: "auto" filled, and what contradicts the arguments told. */
-static void resolve(zds_config *c, const zds_config_context *context)
-{
-    const cJSON *row;
-    zds_hf_mismatch m;
-    if (!c->has_arguments)
-        return;
-    hf_process(c->hf, context);
-    if (context->accelerate)
-        hf_accelerate(c->hf, context);
-    hf_finalize(c->hf, context);
-    c->failed |= c->hf->failed;
-    cJSON_ArrayForEach(row, c->hf->errors)
-    {
-        problem_add(c, ZDS_PROBLEM_ERROR, ZDS_CHECK_ARGUMENTS,
-                    cJSON_GetObjectItemCaseSensitive(row, "path")->valuestring, "%s",
-                    cJSON_GetObjectItemCaseSensitive(row, "message")->valuestring);
-    }
-    for (size_t i = 0; zds_hf_config_mismatch(c->hf, i, &m); i++) {
-        char has[128], wants[128];
-        tree_show(m.ds_value, has, sizeof has);
-        tree_show(m.hf_value, wants, sizeof wants);
-        problem_add(c, ZDS_PROBLEM_ERROR, ZDS_CHECK_ARGUMENTS, m.ds_key,
-                    "%s, but the training arguments say %s=%s; write \"auto\", or change one of "
-                    "them",
-                    has, m.hf_key, wants);
-    }
-}
-
-static void warn_of_refusal(void *user, const char *path, const char *message)
-{
-    zds_config *c = user;
-    problem_add(c, ZDS_PROBLEM_WARNING, ZDS_CHECK_ZDS, path, "zds will not start: %s", message);
-}
-
-/* `c` has its raw tree; takes it over. */
-static zds_status finish(zds_config *c, const zds_config_context *given, zds_config **out,
-                         zds_error *error)
-{
-    const zds_config_context own = config_context(given), *context = &own;
-    if (!allocate(c)) {
-        zds_config_destroy(c);
-        return error_set(error, ZDS_ERR_MEMORY, "out of memory");
-    }
-    c->world_size = config_world_size(context);
-    c->has_arguments = context->arguments;
-    field_index_fill(&c->index);
-    report_duplicates(c);
-    resolve(c, context);
-    effective_fill(c);
-    effective_rules(c);
-    effective_choice(c, context);
-    effective_wisdom(c, context);
-    if (context->check_plugins)
-        config_check_plugins(c);
-    if (context->check_engine)
-        config_require_implemented(c, warn_of_refusal, c);
-    problems_sort(c);
-    if (c->failed) {
-        zds_config_destroy(c);
-        return error_set(error, ZDS_ERR_MEMORY, "out of memory");
-    }
-    *out = c;
-    if (!config_has_errors(c, -1))
-        return ZDS_OK;
-    bool only_mismatch = !config_has_errors(c, ZDS_CHECK_SYNTAX) &&
-                         !config_has_errors(c, ZDS_CHECK_DEEPSPEED) &&
-                         !config_has_errors(c, ZDS_CHECK_ZDS);
-    char *text = zds_config_problems_text(c);
-    zds_status status = error_set(error, only_mismatch ? ZDS_ERR_MISMATCH : ZDS_ERR_CONFIG, "%s",
-                                  text ? text : "the config has problems");
-    free(text);
-    return status;
-}
-
-static zds_status load_text(const char *name, const char *text, size_t length,
-                            const zds_config_context *context, zds_config **config,
-                            zds_error *error)
-{
-    source *src;
-    zds_status status = source_parse(name, text, length, &src, error);
-    if (status != ZDS_OK)
-        return status;
-    zds_config *c = calloc(1, sizeof *c);
-    if (c)
-        c->name = strdup(name);
-    if (!c || !c->name) {
-        source_destroy(src);
-        free(c);
-        return error_set(error, ZDS_ERR_MEMORY, "out of memory");
-    }
-    c->src = src;
-    c->raw = source_tree(src);
-    return finish(c, context, config, error);
-}
+/* === sources === */
 
 /* A whole file, or NULL with errno; EFBIG if it is longer than any config. */
 static char *read_file(const char *path, size_t *length)
@@ -232,23 +127,21 @@ static bool looks_inline(const char *text)
     return text[strspn(text, " \t\r\n")] == '{';
 }
 
-zds_status zds_config_load(const char *from, const zds_config_context *context, zds_config **config,
-                           zds_error *error)
+/* Reads a path, text or base64 of text; `inline_name` is what messages call text. */
+static zds_status open_source(const char *from, const char *inline_name, source **src,
+                              zds_error *error)
 {
     size_t length = 0;
     zds_status status;
-    if (!from || !config)
-        return error_set(error, ZDS_ERR_INVALID, "zds_config_load: no source or no place for it");
-    *config = NULL;
     if (looks_inline(from))
-        return load_text("<string>", from, strlen(from), context, config, error);
+        return source_parse(inline_name, from, strlen(from), src, error);
     char *text = strlen(from) < 4096 ? read_file(from, &length) : NULL;
     int why = errno;
     if (text) {
-        status = load_text(from, text, length, context, config, error);
+        status = source_parse(from, text, length, src, error);
     } else if ((text = decode_base64(from, &length)) != NULL && length > 0 &&
                memchr(text, '{', length)) {
-        status = load_text("<base64>", text, length, context, config, error);
+        status = source_parse("<base64>", text, length, src, error);
     } else if (strlen(from) >= 4096 || why == ENAMETOOLONG) {
         status = error_set(error, ZDS_ERR_NOT_FOUND,
                            "%.60s...: neither a file, nor JSON, nor base64 of JSON", from);
@@ -259,6 +152,156 @@ zds_status zds_config_load(const char *from, const zds_config_context *context, 
     }
     free(text);
     return status;
+}
+
+/* === problems and arguments === */
+
+static void report_duplicates(zds_config *c, const source *src)
+{
+    size_t count = 0;
+    const source_duplicate *d = src ? source_duplicates(src, &count) : NULL;
+    for (size_t i = 0; i < count; i++) {
+        char message[160];
+        snprintf(message, sizeof message, "is there twice, first at %d:%d; delete one",
+                 d[i].first.line, d[i].first.column);
+        problem_add_at(c, ZDS_PROBLEM_ERROR, ZDS_CHECK_SYNTAX, d[i].path, source_name(src),
+                       d[i].second, message);
+    }
+}
+
+static void report_argument(void *user, const cJSON *node, bool at_name, const char *message)
+{
+    zds_config *c = user;
+    const source *src = c->arguments_src;
+    source_place at = at_name ? source_key_place(src, node) : source_value_place(src, node);
+    problem_add_at(c, ZDS_PROBLEM_ERROR, ZDS_CHECK_SYNTAX, node->string,
+                   src ? source_name(src) : "<arguments>", at, message);
+}
+
+/* From here on `context` has the arguments that are right. */
+static zds_status take_arguments(zds_config *c, zds_config_context *context, zds_error *error)
+{
+    if (context->arguments_source && context->arguments)
+        return error_set(error, ZDS_ERR_INVALID,
+                         "the training arguments are given twice, as a tree and as a source");
+    if (context->arguments_source) {
+        zds_status status =
+            open_source(context->arguments_source, "<arguments>", &c->arguments_src, error);
+        if (status)
+            return status;
+        const char *text = source_text(c->arguments_src, NULL);
+        char first = text[strspn(text, " \t\r\n")];
+        if (!first || !strchr("{/#\xef", first)) /* or a comment, or a mark of UTF-8 */
+            return error_set(error, ZDS_ERR_FORMAT,
+                             "%s:1:1: error: training arguments are a JSON object: { ... }",
+                             source_name(c->arguments_src));
+        context->arguments = source_tree(c->arguments_src);
+        report_duplicates(c, c->arguments_src);
+    }
+    if (!context->arguments)
+        return ZDS_OK;
+    c->arguments = arguments_read(context->arguments, report_argument, c);
+    context->arguments = c->arguments;
+    return c->arguments ? ZDS_OK : error_set(error, ZDS_ERR_MEMORY, "out of memory");
+}
+
+/* From raw to resolved: "auto" filled, and what contradicts the arguments told. */
+static void resolve(zds_config *c, const zds_config_context *context)
+{
+    const cJSON *row;
+    zds_hf_mismatch m;
+    if (!c->arguments)
+        return;
+    hf_process(c->hf, context);
+    if (context->accelerate)
+        hf_accelerate(c->hf, context);
+    hf_finalize(c->hf, context);
+    c->failed |= c->hf->failed;
+    cJSON_ArrayForEach(row, c->hf->errors)
+    {
+        problem_add(c, ZDS_PROBLEM_ERROR, ZDS_CHECK_ARGUMENTS,
+                    cJSON_GetObjectItemCaseSensitive(row, "path")->valuestring, "%s",
+                    cJSON_GetObjectItemCaseSensitive(row, "message")->valuestring);
+    }
+    for (size_t i = 0; zds_hf_config_mismatch(c->hf, i, &m); i++) {
+        char has[128], wants[128];
+        tree_show(m.ds_value, has, sizeof has);
+        tree_show(m.hf_value, wants, sizeof wants);
+        problem_add(c, ZDS_PROBLEM_ERROR, ZDS_CHECK_ARGUMENTS, m.ds_key,
+                    "%s, but the training arguments say %s=%s; write \"auto\", or change one of "
+                    "them",
+                    has, m.hf_key, wants);
+    }
+}
+
+static void warn_of_refusal(void *user, const char *path, const char *message)
+{
+    zds_config *c = user;
+    problem_add(c, ZDS_PROBLEM_WARNING, ZDS_CHECK_ZDS, path, "zds will not start: %s", message);
+}
+
+/* `c` has its raw tree; takes it over. */
+static zds_status finish(zds_config *c, const zds_config_context *given, zds_config **out,
+                         zds_error *error)
+{
+    zds_config_context own = config_context(given), *context = &own;
+    zds_status status = allocate(c) ? take_arguments(c, context, error)
+                                    : error_set(error, ZDS_ERR_MEMORY, "out of memory");
+    if (status) {
+        zds_config_destroy(c);
+        return status;
+    }
+    c->world_size = config_world_size(context);
+    field_index_fill(&c->index);
+    report_duplicates(c, c->src);
+    resolve(c, context);
+    effective_fill(c);
+    effective_rules(c);
+    effective_choice(c, context);
+    effective_wisdom(c, context);
+    if (context->check_plugins)
+        config_check_plugins(c);
+    if (context->check_engine)
+        config_require_implemented(c, warn_of_refusal, c);
+    problems_sort(c);
+    if (c->failed) {
+        zds_config_destroy(c);
+        return error_set(error, ZDS_ERR_MEMORY, "out of memory");
+    }
+    *out = c;
+    if (!config_has_errors(c, -1))
+        return ZDS_OK;
+    bool only_mismatch = !config_has_errors(c, ZDS_CHECK_SYNTAX) &&
+                         !config_has_errors(c, ZDS_CHECK_DEEPSPEED) &&
+                         !config_has_errors(c, ZDS_CHECK_ZDS);
+    char *text = zds_config_problems_text(c);
+    status = error_set(error, only_mismatch ? ZDS_ERR_MISMATCH : ZDS_ERR_CONFIG, "%s",
+                       text ? text : "the config has problems");
+    free(text);
+    return status;
+}
+
+zds_status zds_config_load(const char *from, const zds_config_context *context, zds_config **config,
+                           zds_error *error)
+{
+    source *src;
+    if (!from || !config)
+        return error_set(error, ZDS_ERR_INVALID, "zds_config_load: no source or no place for it");
+    *config = NULL;
+    zds_status status = open_source(from, "<string>", &src, error);
+    if (status)
+        return status;
+    zds_config *c = calloc(1, sizeof *c);
+    if (c)
+        c->name = strdup(source_name(src));
+    if (!c || !c->name) {
+        source_destroy(src);
+        free(c);
+        return error_set(error, ZDS_ERR_MEMORY, "out of memory");
+    }
+    c->src = src;
+    c->raw = source_tree(src);
+    return finish(c, context, config, error);
 }
 
 /* Levels of nesting, without recursion; at most `limit` + 1. */
@@ -325,6 +368,8 @@ void zds_config_destroy(zds_config *c)
     if (!c->src)
         cJSON_Delete(c->raw);
     source_destroy(c->src);
+    source_destroy(c->arguments_src);
+    cJSON_Delete(c->arguments);
     free(c->values);
     free(c->name);
     free(c);
@@ -366,6 +411,11 @@ const char *zds_config_string(const zds_config *config, const char *path)
 const zds_hf_config *zds_config_hf(const zds_config *config)
 {
     return config->hf;
+}
+
+const struct cJSON *zds_config_arguments(const zds_config *config)
+{
+    return config->arguments;
 }
 
 const struct cJSON *zds_config_node(const zds_config *config, const char *path)

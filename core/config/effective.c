@@ -65,7 +65,7 @@ static void wrong_value(zds_config *c, const field *f, const char *path, const c
  */
 static void leftover_auto(zds_config *c, const field *f, const char *path)
 {
-    if (f->auto_from && !c->has_arguments)
+    if (f->auto_from && !c->arguments)
         problem_add(c, ZDS_PROBLEM_ERROR, ZDS_CHECK_ZDS, path,
                     "\"auto\" is filled from training arguments (%s), and there are none here; "
                     "write the value",

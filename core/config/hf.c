@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "config/arguments.h"
 #include "config/internal.h"
 #include "host/error.h"
 
@@ -281,6 +282,12 @@ bool zds_hf_config_mismatch(const zds_hf_config *hf, size_t index, zds_hf_mismat
 
 /* === as statuses === */
 
+static void note_argument(void *user, const cJSON *node, bool at_name, const char *message)
+{
+    (void)at_name;
+    hf_error(user, node->string, message);
+}
+
 static zds_status outcome(zds_hf_config *hf, zds_error *error)
 {
     if (hf->failed)
@@ -313,13 +320,26 @@ static zds_status outcome(zds_hf_config *hf, zds_error *error)
     return status;
 }
 
+/* The caller's context, with the arguments that are right; those belong to the caller of this. */
+static zds_status own_context(zds_hf_config *hf, const zds_config_context *given, const char *what,
+                              zds_config_context *own, zds_error *error)
+{
+    *own = config_context(given);
+    if (!own->arguments)
+        return error_set(error, ZDS_ERR_INVALID, "%s: no arguments", what);
+    own->arguments = arguments_read(own->arguments, hf->dtype ? NULL : note_argument, hf);
+    return own->arguments ? ZDS_OK : error_set(error, ZDS_ERR_MEMORY, "out of memory");
+}
+
 zds_status zds_hf_config_process(zds_hf_config *hf, const zds_config_context *context,
                                  zds_error *error)
 {
-    const zds_config_context own = config_context(context);
-    if (!own.arguments)
-        return error_set(error, ZDS_ERR_INVALID, "zds_hf_config_process: no arguments");
+    zds_config_context own;
+    zds_status status = own_context(hf, context, "zds_hf_config_process", &own, error);
+    if (status)
+        return status;
     hf_process(hf, &own);
+    cJSON_Delete((cJSON *)own.arguments);
     /* Mismatches are told by finalize, as transformers does. */
     return hf->errors->child || hf->failed ? outcome(hf, error) : ZDS_OK;
 }
@@ -327,9 +347,11 @@ zds_status zds_hf_config_process(zds_hf_config *hf, const zds_config_context *co
 zds_status zds_hf_config_finalize(zds_hf_config *hf, const zds_config_context *context,
                                   zds_error *error)
 {
-    const zds_config_context own = config_context(context);
-    if (!own.arguments)
-        return error_set(error, ZDS_ERR_INVALID, "zds_hf_config_finalize: no arguments");
+    zds_config_context own;
+    zds_status status = own_context(hf, context, "zds_hf_config_finalize", &own, error);
+    if (status)
+        return status;
     hf_finalize(hf, &own);
+    cJSON_Delete((cJSON *)own.arguments);
     return outcome(hf, error);
 }

@@ -24,6 +24,7 @@ typedef struct value {
 typedef struct problem {
     zds_problem shown; /* path, message and file are this struct's or the config's */
     size_t order;      /* of being found */
+    bool of_config;    /* not of the training arguments */
 } problem;
 
 enum { PROBLEMS_MAX = 200 }; /* kept; the rest is counted */
@@ -40,7 +41,8 @@ struct zds_config {
     size_t problem_count, problem_space, problems_dropped;
     bool failed; /* no memory for a problem */
     int64_t world_size;
-    bool has_arguments;
+    source *arguments_src;         /* NULL: the arguments came as a tree, or there are none */
+    cJSON *arguments;              /* those that are right; NULL: none were given */
     struct mutable_places *places; /* texts handed out by zds_config_place */
 };
 
@@ -60,9 +62,10 @@ void problem_add_key(zds_config *c, int32_t severity, int32_t check, const char 
 /* The same, at a node of the resolved tree: its key, or its value. */
 void problem_add_node(zds_config *c, int32_t severity, int32_t check, const char *path,
                       const cJSON *node, bool at_key, const char *format, ...) ZDS_PRINTF(7, 8);
+/* The same, anywhere; `file` must live as long as the config. */
 void problem_add_at(zds_config *c, int32_t severity, int32_t check, const char *path,
-                    source_place at, const char *message);
-/* Takes back what was told of exactly this path. */
+                    const char *file, source_place at, const char *message);
+/* Takes back what was told of exactly this path of the config. */
 void problem_retract(zds_config *c, const char *path);
 void problems_sort(zds_config *c);
 bool config_has_errors(const zds_config *c, int32_t check); /* check < 0: any */

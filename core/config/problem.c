@@ -28,7 +28,7 @@ static char *printable(const char *text)
 }
 
 void problem_add_at(zds_config *c, int32_t severity, int32_t check, const char *path,
-                    source_place at, const char *message)
+                    const char *file, source_place at, const char *message)
 {
     if (c->problem_count == PROBLEMS_MAX) {
         c->problems_dropped++;
@@ -51,8 +51,10 @@ void problem_add_at(zds_config *c, int32_t severity, int32_t check, const char *
         c->failed = true;
         return;
     }
-    c->problems[c->problem_count] = (problem){
-        {severity, check, own_path, own_message, c->name, at.line, at.column}, c->problem_count};
+    c->problems[c->problem_count] =
+        (problem){{severity, check, own_path, own_message, file, at.line, at.column},
+                  c->problem_count,
+                  file == c->name};
     c->problem_count++;
 }
 
@@ -61,7 +63,7 @@ static void add(zds_config *c, int32_t severity, int32_t check, const char *path
 {
     char *message = text_formatv(format, args);
     if (message)
-        problem_add_at(c, severity, check, path, at, message);
+        problem_add_at(c, severity, check, path, c->name, at, message);
     else
         c->failed = true;
     free(message);
@@ -119,7 +121,7 @@ void problem_retract(zds_config *c, const char *path)
     size_t kept = 0;
     for (size_t i = 0; i < c->problem_count; i++) {
         problem *p = &c->problems[i];
-        if (strcmp(p->shown.path, path) != 0) {
+        if (!p->of_config || strcmp(p->shown.path, path) != 0) {
             c->problems[kept++] = *p;
             continue;
         }
@@ -129,10 +131,13 @@ void problem_retract(zds_config *c, const char *path)
     c->problem_count = kept;
 }
 
-/* By place; what has none comes last; else as found. */
+/* By place, those of the training arguments' file first; what has none comes last; else as found.
+ */
 static int compare(const void *left, const void *right)
 {
     const problem *a = left, *b = right;
+    if (a->of_config != b->of_config)
+        return a->of_config ? 1 : -1;
     bool a_placed = a->shown.line > 0, b_placed = b->shown.line > 0;
     if (a_placed != b_placed)
         return a_placed ? -1 : 1;

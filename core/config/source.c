@@ -266,7 +266,7 @@ static bool attach(reader *r, cJSON *node, size_t at, bool quoteless)
         return no_memory(r);
     if (r->src->count == SOURCE_MAX_VALUES) {
         cJSON_Delete(node);
-        return scan_fail(&r->scan, at, "more values than any ds_config has (50000)");
+        return scan_fail(&r->scan, at, "more than 50000 values");
     }
     spot s = {node, (uint32_t)at, (uint32_t)(r->key ? r->key_at : at), quoteless};
     cJSON *parent = r->depth ? r->stack[r->depth - 1].node : NULL;
@@ -377,7 +377,7 @@ static bool read_all(reader *r)
     if (c == SCAN_FAILED)
         return false;
     if (c == '[')
-        return scan_fail(s, s->at, "a ds_config is an object: { ... }");
+        return scan_fail(s, s->at, "this must be an object: { ... }");
     size_t at = s->at;
     s->at += c == '{';
     if (!open_container(r, cJSON_CreateObject(), at, c != '{'))
@@ -434,8 +434,8 @@ zds_status source_parse(const char *name, const char *text, size_t length, sourc
 {
     *out = NULL;
     if (length > SOURCE_MAX_BYTES)
-        return error_set(error, ZDS_ERR_FORMAT, "%s: error: more than %d MiB: this is no ds_config",
-                         name, SOURCE_MAX_BYTES >> 20);
+        return error_set(error, ZDS_ERR_FORMAT, "%s: error: more than %d MiB", name,
+                         SOURCE_MAX_BYTES >> 20);
     reader *r = calloc(1, sizeof *r);
     source *src = calloc(1, sizeof *src);
     zds_status status = ZDS_ERR_MEMORY;

@@ -18,16 +18,6 @@ typedef struct trainer {
     bool find_batch_size;
 } trainer;
 
-static trainer begin(zds_hf_config *hf, const zds_config_context *context)
-{
-    return (trainer){hf,
-                     context->arguments,
-                     config_world_size(context),
-                     (double)context->hidden_size,
-                     (double)context->num_training_steps,
-                     context->auto_find_batch_size};
-}
-
 static const cJSON *argument(const trainer *t, const char *name)
 {
     const cJSON *node = cJSON_GetObjectItemCaseSensitive(t->arguments, name);
@@ -50,6 +40,20 @@ static double number_argument(const trainer *t, const char *name, double fallbac
 static bool flag_argument(const trainer *t, const char *name)
 {
     return number_argument(t, name, 0) != 0;
+}
+
+/* The number of steps is max_steps where that is above 0. */
+static trainer begin(zds_hf_config *hf, const zds_config_context *context)
+{
+    trainer t = {.hf = hf,
+                 .arguments = context->arguments,
+                 .world_size = config_world_size(context),
+                 .hidden_size = (double)context->hidden_size,
+                 .steps = (double)context->num_training_steps};
+    t.find_batch_size = context->auto_find_batch_size || flag_argument(&t, "auto_find_batch_size");
+    if (t.steps <= 0)
+        t.steps = fmax(number_argument(&t, "max_steps", 0), 0);
+    return t;
 }
 
 /* Takes `filling` over. */
@@ -233,28 +237,43 @@ static void fill_hidden_size(trainer *t)
     }
 }
 
-/* A count from 1 on, a share of the steps below that. warmup_ratio is an older spelling of the
- * share. */
-static double warmup_steps(const trainer *t)
+/* warmup_steps is a count from 1 on, a share of the steps below that; warmup_ratio is an older
+ * spelling of the share. */
+static void fill_warmup(trainer *t)
 {
-    double w = number_argument(t, "warmup_steps", 0);
-    if (w == 0)
-        w = number_argument(t, "warmup_ratio", 0);
-    return w >= 1 ? trunc(w) : ceil(t->steps * w);
+    static const char *const key = "scheduler.params.warmup_num_steps";
+    const char *name = "warmup_steps";
+    double w = number_argument(t, name, 0);
+    if (w == 0 && is_given(t, "warmup_ratio")) {
+        name = "warmup_ratio";
+        w = number_argument(t, name, 0);
+    }
+    bool share = w > 0 && (w < 1 || strcmp(name, "warmup_ratio") == 0);
+    if (share && t->steps <= 0) {
+        char message[160];
+        snprintf(message, sizeof message,
+                 "\"auto\" is filled with a share of the training steps (%s=%.10g), and how many "
+                 "there are is not known; write a number",
+                 name, w);
+        if (zds_hf_config_is_auto(t->hf, key))
+            hf_error(t->hf, key, message);
+        return;
+    }
+    double warmup = share ? ceil(t->steps * w) : trunc(w);
+    fill_number(t, key, fmax(warmup, 1), name,
+                is_given(t, "warmup_steps") || is_given(t, "warmup_ratio"));
 }
 
 static void fill_schedule(trainer *t)
 {
     static const char *const total = "scheduler.params.total_num_steps";
-    double warmup = warmup_steps(t);
     if (t->steps > 0)
         fill_number(t, total, t->steps, "num_training_steps (calculated)", true);
     else if (zds_hf_config_is_auto(t->hf, total))
         hf_error(t->hf, total,
                  "\"auto\" is filled with the number of training steps, which is not known; write "
                  "a number");
-    fill_number(t, "scheduler.params.warmup_num_steps", warmup > 1 ? warmup : 1, "warmup_steps",
-                is_given(t, "warmup_steps") || is_given(t, "warmup_ratio"));
+    fill_warmup(t);
 }
 
 void hf_finalize(zds_hf_config *hf, const zds_config_context *context)

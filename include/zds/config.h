@@ -27,9 +27,10 @@ typedef struct zds_config_context {
     int32_t world_size;         /* 0: as the launcher says in the environment; without one, 1 */
     int64_t hidden_size;        /* fills "auto" of the bucket sizes */
     int64_t num_training_steps; /* fills "auto" of scheduler.params.total_num_steps */
-    const struct cJSON
-        *arguments; /* TrainingArguments fields; NULL: none given. Not modified, not kept */
-    bool auto_find_batch_size;
+    /* Fields of transformers' TrainingArguments; NULL: none given. Names that it does not have,
+     * wrong types and numbers out of range are problems. Not modified, not kept. */
+    const struct cJSON *arguments;
+    bool auto_find_batch_size; /* as the argument of that name */
     /* Also do what accelerate does between the Trainer and DeepSpeed: --bf16 and --fp16 turn the
      * section on where the file has none; some leftover "auto" values get a default. Only with
      * `arguments`. */
@@ -40,13 +41,16 @@ typedef struct zds_config_context {
     /* Also warn of what zds_engine_create will refuse: keys that are known, but not implemented in
      * this version or not meant for zds. */
     bool check_engine;
+    /* In place of `arguments`: a path, or JSON text, from which they are read, so that problems
+     * have their places. */
+    const char *arguments_source;
 } zds_config_context;
 
 /* One thing that is wrong, or unwise, with a config. */
 enum { ZDS_PROBLEM_ERROR = 0, ZDS_PROBLEM_WARNING = 1 };
 /* Who would notice. */
 enum {
-    ZDS_CHECK_SYNTAX = 0,    /* a reader of the file: duplicate keys */
+    ZDS_CHECK_SYNTAX = 0,    /* a reader of the files: duplicate keys, arguments that are none */
     ZDS_CHECK_ARGUMENTS = 1, /* transformers: the file and the training arguments disagree */
     ZDS_CHECK_DEEPSPEED = 2, /* DeepSpeed's own reading of the config fails too */
     ZDS_CHECK_ZDS = 3        /* DeepSpeed lets it pass, or fails only later */
@@ -56,7 +60,7 @@ typedef struct zds_problem {
     int32_t check;        /* ZDS_CHECK_... */
     const char *path;     /* "zero_optimization.stage" */
     const char *message;  /* what is wrong; what to write instead */
-    const char *file;     /* as the user named the source; "<string>" for inline text */
+    const char *file;     /* as the user named the source; "<string>" and "<arguments>" for text */
     int32_t line, column; /* from 1; 0 where the value is not in the file */
 } zds_problem;
 
@@ -91,6 +95,9 @@ const char *zds_config_string(const zds_config *config, const char *path);
 /* The resolved tree below a path ("optimizer.params"), or NULL if it is absent. Belongs to the
  * config. */
 const struct cJSON *zds_config_node(const zds_config *config, const char *path);
+/* The training arguments that were given and are right; NULL: none were given. Belongs to the
+ * config. */
+const struct cJSON *zds_config_arguments(const zds_config *config);
 /* True if the user wrote this key with a value other than null. */
 bool zds_config_is_set(const zds_config *config, const char *path);
 /* "file:line:col" of the nearest enclosing node that the user wrote, for messages about a value;
@@ -180,7 +187,7 @@ zds_status zds_hf_config_fill_match(zds_hf_config *hf, const char *path, const s
 zds_status zds_hf_config_fill_only(zds_hf_config *hf, const char *path, const struct cJSON *value);
 
 /* trainer_config_process: all that follows from the arguments alone. ZDS_ERR_CONFIG: a section is
- * no object. */
+ * no object, or an argument is not TrainingArguments'. */
 zds_status zds_hf_config_process(zds_hf_config *hf, const zds_config_context *context,
                                  zds_error *error);
 /* trainer_config_finalize: what needs the model's hidden size (the largest, where it has several)

@@ -122,6 +122,50 @@ def validation_in_one_run():
         expect(code == 1 and line in out, f"one run says {line!r}", out)
 
 
+def arguments_are_checked():
+    """ARGS.json: all problems at once, at their places in that file, in every command that takes it."""
+    ds = ('{"train_batch_size": 4, "optimizer": {"type": "AdamW", "params": {"lr": "auto"}},'
+          ' "gradient_clipping": 0.5}')
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "args.json")
+
+        def with_args(text, *words):
+            with open(path, "w") as file:
+                file.write(text)
+            code, out, err = run(*words, "--args", path, text=ds)
+            return code, out.replace(path, "ARGS"), err.replace(path, "ARGS")
+
+        wrong = '{"learning_rte": 1e-4,\n "learning_rate": -1, "max_grad_norm": 1.0,\n "bf16": "yes"}'
+        lines = ("ARGS:1:2: error: learning_rte: is no field of TrainingArguments; did you mean "
+                 "learning_rate?",
+                 "ARGS:2:19: error: learning_rate: -1 is out of range; write a number >= 0",
+                 'ARGS:3:10: error: bf16: "yes" is not true or false')
+        for command in ("check", "resolve", "effective"):
+            code, out, err = with_args(wrong, command, "@")
+            for line in lines:
+                expect(code == 1 and line in out + err, f"{command}: {line}", (code, out, err))
+        code, out, _ = with_args(wrong, "resolve", "@", "--json")
+        answer = json.loads(out)
+        expect((code, answer["status"]) == (1, "error"), "resolve: wrong arguments are no mismatch")
+        expect([(e["file"], e["line"], e["column"]) for e in answer["errors"]]
+               == [("ARGS", 1, 2), ("ARGS", 2, 19), ("ARGS", 3, 10)], "resolve: JSON has the places",
+               answer["errors"])
+        expect(len(answer["mismatches"]) == 1, "resolve: and the mismatches that are sure")
+        for text, place in (('{"bf16": true', "ARGS:1:14: error:"), ("", "ARGS:1:1: error:"),
+                            ('{"bf16": true} {}', "ARGS:1:16: error: something follows"),
+                            ('{"bf16": true,\n"bf16": false}', "ARGS:2:1: error: bf16: is there twice"
+                             )):
+            code, out, err = with_args(text, "check", "@")
+            expect(code == 1 and place in out + err, f"arguments: {place}", (code, out, err))
+        code, out, err = with_args('{"output_dir": "x", "logging_steps": 5, "report_to": []}',
+                                   "check", "@")
+        expect(code == 0 and "ARGS" not in out + err, "arguments that do not matter pass", out + err)
+        code, out, err = with_args('{"lr_scheduler_type": "constant_with_warmup", "warmup_steps": 0.1}',
+                                   "schedule", "@", "--steps", "3")
+        expect(code == 1 and "a share of the training steps" in err,
+               "schedule: a warm-up of unknown length", out + err)
+
+
 def check_guards_untested_optimizers():
     """zero_allow_untested_optimizer: false is about optimizers that others made."""
     sample = os.path.join(os.path.dirname(PROGRAM), "..", "tests", "plugins", "momentum.so")
@@ -305,7 +349,7 @@ def hostile_files():
             expect(good, f"hostile: {name}", (child.returncode, best, usage.ru_maxrss, out[:200]))
 
 
-for test in (check_reports_all_at_once, validation_in_one_run, check_guards_untested_optimizers,
+for test in (check_reports_all_at_once, validation_in_one_run, arguments_are_checked, check_guards_untested_optimizers,
              check_shows_the_line, check_exit_codes, check_knows_what_zds_does, get_and_explain,
              whose_choice_counts, torch_choices, schedule, reference_page_is_current,
              hostile_files):
