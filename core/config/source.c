@@ -266,7 +266,7 @@ static bool attach(reader *r, cJSON *node, size_t at, bool quoteless)
         return no_memory(r);
     if (r->src->count == SOURCE_MAX_VALUES) {
         cJSON_Delete(node);
-        return scan_fail(&r->scan, at, "more than 50000 values");
+        return scan_fail(&r->scan, at, "more values than a config has (50000)");
     }
     spot s = {node, (uint32_t)at, (uint32_t)(r->key ? r->key_at : at), quoteless};
     cJSON *parent = r->depth ? r->stack[r->depth - 1].node : NULL;
@@ -377,7 +377,7 @@ static bool read_all(reader *r)
     if (c == SCAN_FAILED)
         return false;
     if (c == '[')
-        return scan_fail(s, s->at, "this must be an object: { ... }");
+        return scan_fail(s, s->at, "what belongs here is an object: { ... }");
     size_t at = s->at;
     s->at += c == '{';
     if (!open_container(r, cJSON_CreateObject(), at, c != '{'))
