@@ -261,6 +261,8 @@ static zds_status finish(zds_config *c, const zds_config_context *given, zds_con
     effective_wisdom(c, context);
     if (context->check_plugins)
         config_check_plugins(c);
+    else
+        strays_report(c, NULL);
     if (context->check_engine)
         config_require_implemented(c, warn_of_refusal, c);
     problems_sort(c);
@@ -271,9 +273,10 @@ static zds_status finish(zds_config *c, const zds_config_context *given, zds_con
     *out = c;
     if (!config_has_errors(c, -1))
         return ZDS_OK;
-    bool only_mismatch = !config_has_errors(c, ZDS_CHECK_SYNTAX) &&
-                         !config_has_errors(c, ZDS_CHECK_DEEPSPEED) &&
-                         !config_has_errors(c, ZDS_CHECK_ZDS);
+    zds_hf_mismatch first;
+    bool only_mismatch =
+        !config_has_errors(c, ZDS_CHECK_SYNTAX) && !config_has_errors(c, ZDS_CHECK_DEEPSPEED) &&
+        !config_has_errors(c, ZDS_CHECK_ZDS) && zds_hf_config_mismatch(c->hf, 0, &first);
     char *text = zds_config_problems_text(c);
     status = error_set(error, only_mismatch ? ZDS_ERR_MISMATCH : ZDS_ERR_CONFIG, "%s",
                        text ? text : "the config has problems");
@@ -356,6 +359,8 @@ void zds_config_destroy(zds_config *c)
         free((char *)c->problems[i].shown.message);
     }
     free(c->problems);
+    for (size_t i = 0; i < c->stray_count; i++)
+        free(c->strays[i].path);
     if (c->places) {
         for (struct place_text *p = c->places->first, *next; p; p = next) {
             next = p->next;

@@ -12,41 +12,6 @@ static void join(char *path, size_t size, const char *section, const char *name)
     snprintf(path, size, "%s%s%.*s", section, *section ? "." : "", NAME_SHOWN, name);
 }
 
-/* "lr, betas, momentum" of a section; false if there are more than fit. */
-static bool keys_of(const field *section, char *text, size_t size)
-{
-    size_t length = section ? strlen(section->path) : 0, used = 0, count = field_count();
-    for (size_t i = 0; section && i < count; i++) {
-        const char *path = field_at(i)->path;
-        if (strncmp(path, section->path, length) != 0 || path[length] != '.' ||
-            strchr(path + length + 1, '.'))
-            continue;
-        used +=
-            (size_t)snprintf(text + used, size - used, "%s%s", used ? ", " : "", path + length + 1);
-        if (used >= size)
-            return false;
-    }
-    return used > 0;
-}
-
-static void unknown_key(zds_config *c, const field *section, const char *path, const cJSON *node)
-{
-    char keys[80];
-    bool typed = section && section->flags & FIELD_TYPED;
-    int32_t check = typed ? ZDS_CHECK_DEEPSPEED : ZDS_CHECK_ZDS;
-    const char *near =
-        c->problem_count < PROBLEMS_MAX ? field_nearest(section, node->string) : NULL;
-    if (near)
-        problem_add_node(c, ZDS_PROBLEM_ERROR, check, path, node, true,
-                         "unknown key; did you mean %s?", near);
-    else if (keys_of(section, keys, sizeof keys))
-        problem_add_node(c, ZDS_PROBLEM_ERROR, check, path, node, true,
-                         "unknown key; here are only %s", keys);
-    else
-        problem_add_node(c, ZDS_PROBLEM_ERROR, check, path, node, true,
-                         "unknown key; delete it (zds-config schema lists all keys)");
-}
-
 static void wrong_value(zds_config *c, const field *f, const char *path, const cJSON *node,
                         const char *wrong)
 {
@@ -87,6 +52,21 @@ static void read_old_section(zds_config *c, const cJSON *node, const field *f, c
         read_section(c, node, field_find_path(&c->index, f->successor), path);
 }
 
+/* What the Trainer says of it is told here, with what to write. */
+static void no_section(zds_config *c, const field *f, const char *path, const cJSON *node)
+{
+    char expects[256], shown[128];
+    int32_t check = problem_retract(c, path) ? ZDS_CHECK_ARGUMENTS : ZDS_CHECK_DEEPSPEED;
+    int enabled = field_find(&c->index, f, "enabled");
+    tree_show(node, shown, sizeof shown);
+    if (cJSON_IsBool(node) && enabled >= 0 && field_at((size_t)enabled)->type == FIELD_BOOL)
+        snprintf(expects, sizeof expects, "{\"enabled\": %s}", shown);
+    else
+        field_expects(f, expects, sizeof expects);
+    problem_add_node(c, ZDS_PROBLEM_ERROR, check, path, node, false,
+                     "%s is not a section; write %s, or delete the key", shown, expects);
+}
+
 static void read_section_key(zds_config *c, const cJSON *node, int row, const char *path)
 {
     const field *f = field_at((size_t)row);
@@ -97,11 +77,7 @@ static void read_section_key(zds_config *c, const cJSON *node, int row, const ch
     }
     if (!cJSON_IsObject(node)) {
         v->bad = true;
-        char expects[256], shown[128];
-        field_expects(f, expects, sizeof expects);
-        tree_show(node, shown, sizeof shown);
-        problem_add_node(c, ZDS_PROBLEM_ERROR, ZDS_CHECK_DEEPSPEED, path, node, false,
-                         "%s is not a section; write %s, or delete the key", shown, expects);
+        no_section(c, f, path, node);
         return;
     }
     v->null = false;
@@ -150,9 +126,10 @@ static void read_key(zds_config *c, const cJSON *node, int row, const char *path
     if (tree_is_auto(node) && !(f->flags & FIELD_OR_AUTO) && f->type != FIELD_STRING &&
         f->type != FIELD_ANY) {
         v->bad = true;
-        if (f->type == FIELD_OBJECT && !(f->flags & FIELD_TYPED))
-            wrong_value(c, f, path, node, "is not a section");
-        else
+        bool told = problem_is_told(c, path);
+        if (f->type == FIELD_OBJECT && (!(f->flags & FIELD_TYPED) || told))
+            no_section(c, f, path, node);
+        else if (!told)
             leftover_auto(c, f, path);
         return;
     }
@@ -186,7 +163,7 @@ static void read_section(zds_config *c, const cJSON *object, int row, const char
         join(child, sizeof child, path, item->string);
         int found = field_find(&c->index, section, item->string);
         if (found < 0)
-            unknown_key(c, section, child, item);
+            stray_add(c, section, child, item);
         else
             read_key(c, item, found, child);
     }

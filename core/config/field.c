@@ -229,3 +229,20 @@ const char *field_nearest(const field *parent, const char *name)
     }
     return best;
 }
+
+const field *field_nearest_of_all(const char *name)
+{
+    size_t count = field_count(), length = strlen(name), least = length / 8 + 2;
+    const field *best = NULL;
+    for (size_t i = 0; length > 4 && i < count; i++) {
+        const field *f = field_at(i);
+        if (f->support == FIELD_REMOVED || strchr(f->path, '*'))
+            continue;
+        size_t d = name_distance(name, field_name(f));
+        if (d < least) {
+            best = f;
+            least = d;
+        }
+    }
+    return best;
+}

@@ -95,6 +95,8 @@ int field_parent(const field_index *index, int i);
 
 /* The key of a section that is nearest to `name`, or NULL if none is near. */
 const char *field_nearest(const field *parent, const char *name);
+/* The key of any section whose name is very near to `name`, or NULL. */
+const field *field_nearest_of_all(const char *name);
 
 /* The parts of the table. */
 typedef struct field_rows {

@@ -29,6 +29,15 @@ typedef struct problem {
 
 enum { PROBLEMS_MAX = 200 }; /* kept; the rest is counted */
 
+/* A key that its section does not have. */
+typedef struct stray {
+    const field *section; /* NULL: the root */
+    char *path;
+    const cJSON *node;
+} stray;
+
+struct registry;
+
 struct zds_config {
     char *name;               /* of the source, for messages */
     source *src;              /* NULL: the tree came from memory */
@@ -39,7 +48,9 @@ struct zds_config {
     value *values; /* [field_count()] */
     problem *problems;
     size_t problem_count, problem_space, problems_dropped;
-    bool failed; /* no memory for a problem */
+    bool failed;                /* no memory for a problem */
+    stray strays[PROBLEMS_MAX]; /* while loading */
+    size_t stray_count;
     int64_t world_size;
     source *arguments_src;         /* NULL: the arguments came as a tree, or there are none */
     cJSON *arguments;              /* those that are right; NULL: none were given */
@@ -65,13 +76,26 @@ void problem_add_node(zds_config *c, int32_t severity, int32_t check, const char
 /* The same, anywhere; `file` must live as long as the config. */
 void problem_add_at(zds_config *c, int32_t severity, int32_t check, const char *path,
                     const char *file, source_place at, const char *message);
-/* Takes back what was told of exactly this path of the config. */
-void problem_retract(zds_config *c, const char *path);
+/* Whether something was told of exactly this path of the config. */
+bool problem_is_told(const zds_config *c, const char *path);
+/* Takes it back; false if there was nothing. */
+bool problem_retract(zds_config *c, const char *path);
 void problems_sort(zds_config *c);
 bool config_has_errors(const zds_config *c, int32_t check); /* check < 0: any */
 
 /* DeepSpeed refuses it among an optimizer's options, where an old version had it. */
 #define MAX_GRAD_NORM "max_grad_norm"
+
+/* === strays === */
+
+void stray_add(zds_config *c, const field *section, const char *path, const cJSON *node);
+/* Reports them all, with where they belong; an option of a plugin is known for one if `plugins` is
+ * there. */
+void strays_report(zds_config *c, struct registry *plugins);
+/* "it belongs in zero_optimization": where a key does that stands at `path`, but has no place
+ * there; the caller frees it. NULL: nowhere. */
+char *stray_place(const zds_config *c, struct registry *plugins, const char *path,
+                  const cJSON *node);
 
 /* === trees === */
 

@@ -8,6 +8,7 @@
 #include "host/error.h"
 #include "plugin/options.h"
 #include "plugin/registry.h"
+#include "plugin/table.h"
 
 char *config_plugin_path(const zds_config *c)
 {
@@ -22,8 +23,83 @@ char *config_plugin_path(const zds_config *c)
     return path;
 }
 
+/* === options in other places === */
+
+typedef struct search {
+    const char *name;
+    const zds_plugin *plugin; /* out */
+    const zds_option *option;
+} search;
+
+/* True if `words`, separated by ", ", have this one. */
+static bool has_word(const char *words, const char *word)
+{
+    size_t length = strlen(word);
+    for (const char *p = words; p; p = strchr(p, ','), p = p ? p + 1 + strspn(p + 1, " ") : NULL)
+        if (strncmp(p, word, length) == 0 && (!p[length] || p[length] == ','))
+            return true;
+    return false;
+}
+
+/* By its own name, or by that of the training argument that fills it. */
+static bool search_in(void *user, const zds_plugin *plugin, const char *file)
+{
+    search *s = user;
+    (void)file;
+    for (size_t i = 0; !s->option && i < plugin->option_count; i++) {
+        const zds_option *option = table_row(plugin, i);
+        if (strcmp(option->name, s->name) != 0 &&
+            !(option->auto_from && has_word(option->auto_from, s->name)))
+            continue;
+        s->plugin = plugin;
+        s->option = option;
+    }
+    return !s->option;
+}
+
+static char *option_place(const search *s, const char *section, bool named)
+{
+    if (strcmp(s->option->name, s->name) != 0)
+        return text_format("it is a training argument, called %s.%s here", section,
+                           s->option->name);
+    return text_format("it is an option of %s%s and belongs in %s",
+                       named                               ? ""
+                       : s->plugin->kind == ZDS_KIND_OPTIM ? "optimizers such as "
+                                                           : "schedules such as ",
+                       s->plugin->name, section);
+}
+
+char *config_option_place(const zds_config *c, registry *plugins, const char *path,
+                          const char *name)
+{
+    static const struct {
+        int32_t kind;
+        const char *type, *section;
+    } kinds[] = {{ZDS_KIND_OPTIM, "optimizer.type", "optimizer.params"},
+                 {ZDS_KIND_SCHED, "scheduler.type", "scheduler.params"}};
+    for (size_t i = 0; i < 2; i++) {
+        const char *type = value_of(c, kinds[i].type)->string, *file;
+        size_t length = strlen(kinds[i].section);
+        const zds_plugin *plugin;
+        search s = {.name = name};
+        if ((strncmp(path, kinds[i].section, length) == 0 && path[length] == '.') ||
+            strcmp(name, MAX_GRAD_NORM) == 0)
+            continue;
+        if (!type)
+            registry_each(plugins, kinds[i].kind, search_in, &s, NULL);
+        else if (registry_find(plugins, kinds[i].kind, type, NULL, &plugin, &file, NULL) == ZDS_OK)
+            search_in(&s, plugin, file);
+        if (s.option)
+            return option_place(&s, kinds[i].section, type);
+    }
+    return NULL;
+}
+
+/* === options in their place === */
+
 typedef struct reporter {
     zds_config *c;
+    registry *plugins;
     const char *section; /* "optimizer.params" */
     const zds_plugin *plugin;
 } reporter;
@@ -39,7 +115,13 @@ static void report(void *user, const char *key, const char *message)
         return; /* told by the rules, with what to write instead */
     if (tree_is_auto(node))
         problem_retract(r->c, path); /* no value helps */
-    problem_add_node(r->c, ZDS_PROBLEM_ERROR, ZDS_CHECK_ZDS, path, node, !known, "%s", message);
+    char *place = known || !node ? NULL : stray_place(r->c, r->plugins, path, node);
+    if (place)
+        problem_add_node(r->c, ZDS_PROBLEM_ERROR, ZDS_CHECK_ZDS, path, node, true,
+                         "is no option of %s; %s", r->plugin->name, place);
+    else
+        problem_add_node(r->c, ZDS_PROBLEM_ERROR, ZDS_CHECK_ZDS, path, node, !known, "%s", message);
+    free(place);
 }
 
 /* DeepSpeed's flag is about optimizers that it does not know; zds's are those of others. */
@@ -101,8 +183,11 @@ static void check_one(zds_config *c, registry *plugins, int32_t kind, const char
     if (registry_find(plugins, kind, name, NULL, &plugin, &file, &error) != ZDS_OK)
         problem_add(c, ZDS_PROBLEM_ERROR, ZDS_CHECK_ZDS, type, "%s",
                     error.text ? error.text : "there is no such plugin");
-    else if (!value_of(c, section)->bad)
-        options_check(plugin, value_of(c, section)->node, report, &(reporter){c, section, plugin});
+    else if (!value_of(c, section)->bad &&
+             options_check(plugin, value_of(c, section)->node, report,
+                           &(reporter){c, plugins, section, plugin}) > 0 &&
+             !value_of(c, section)->node && kind == ZDS_KIND_SCHED)
+        problem_retract(c, "scheduler"); /* it has no params: what is missing is told */
     if (plugin && kind == ZDS_KIND_OPTIM) {
         check_untested(c, plugins, plugin, file);
         check_groups(c, plugin);
@@ -122,6 +207,7 @@ void config_check_plugins(zds_config *c)
         check_one(c, plugins, ZDS_KIND_OPTIM, "optimizer.type", "optimizer.params");
         check_one(c, plugins, ZDS_KIND_SCHED, "scheduler.type", "scheduler.params");
     }
+    strays_report(c, plugins);
     registry_destroy(plugins);
     zds_error_clear(&error);
     free(path);

@@ -116,9 +116,17 @@ void problem_add_node(zds_config *c, int32_t severity, int32_t check, const char
     va_end(args);
 }
 
-void problem_retract(zds_config *c, const char *path)
+bool problem_is_told(const zds_config *c, const char *path)
 {
-    size_t kept = 0;
+    for (size_t i = 0; i < c->problem_count; i++)
+        if (c->problems[i].of_config && strcmp(c->problems[i].shown.path, path) == 0)
+            return true;
+    return false;
+}
+
+bool problem_retract(zds_config *c, const char *path)
+{
+    size_t kept = 0, count = c->problem_count;
     for (size_t i = 0; i < c->problem_count; i++) {
         problem *p = &c->problems[i];
         if (!p->of_config || strcmp(p->shown.path, path) != 0) {
@@ -129,6 +137,7 @@ void problem_retract(zds_config *c, const char *path)
         free((char *)p->shown.message);
     }
     c->problem_count = kept;
+    return kept < count;
 }
 
 /* By place, those of the training arguments' file first; what has none comes last; else as found.

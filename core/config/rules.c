@@ -293,6 +293,8 @@ static void left_over(zds_config *c, const char *section)
         if (!tree_is_auto(item))
             continue;
         snprintf(path, sizeof path, "%s.%.128s", section, item->string);
+        if (problem_is_told(c, path))
+            continue;
         INSIST(path, c->arguments
                          ? "nothing fills \"auto\" here; write the value, or delete the key"
                          : "\"auto\" is filled from training arguments, and there are none here; "

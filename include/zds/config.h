@@ -68,7 +68,8 @@ typedef struct zds_problem {
  * of JSON text. Always returns an object in *config unless memory ends or the source cannot be read
  * or parsed at all; problems are listed by zds_config_problem, all at once. `context` may be NULL.
  * ZDS_ERR_CONFIG if there is at least one error (the object is made all the same and shows them);
- * ZDS_ERR_MISMATCH if all of them are ZDS_CHECK_ARGUMENTS; ZDS_ERR_FORMAT, ZDS_ERR_NOT_FOUND,
+ * ZDS_ERR_MISMATCH if all of them are ZDS_CHECK_ARGUMENTS, and one is a difference between the two;
+ * ZDS_ERR_FORMAT, ZDS_ERR_NOT_FOUND,
  * ZDS_ERR_IO, ZDS_ERR_MEMORY without an object. */
 zds_status zds_config_load(const char *source, const zds_config_context *context,
                            zds_config **config, zds_error *error);

@@ -211,6 +211,88 @@ def check_exit_codes():
     expect((code, error["line"], error["column"]) == (1, 2, 6), "the same as JSON", out)
 
 
+def misplaced_keys():
+    """A key that is known elsewhere is told where: keys of other sections, options of plugins,
+    training arguments, dotted paths."""
+    text = ('{"train_batch_size": 8,\n"stage": 2,\n"overlap_comm": true,\n"enabled": true,\n'
+            '"zero_optimization": {"train_micro_batch_size_per_gpu": 1,\n'
+            '"offload_optimizer.device": "cpu"},\n"bf16.enabled": true,\n"learning_rate": 1e-3,\n'
+            '"adam_beta2": 0.9,\n"max_grad_norm": 1,\n"reduce_bucket_sizes": 5,\n'
+            '"optimizer": {"type": "AdamW", "lr": 1e-3,\n'
+            '"params": {"gradient_clipping": 1,\n"warmup_num_steps": 3}},\n"betas": [0.9, 0.99],\n'
+            '"warmup_max_lr": 1,\n"nothing_like_it": 1}')
+    code, out, _ = run("check", "@", text=text)
+    for line in ("@:2:1: error: stage: unknown key; it belongs in zero_optimization\n",
+                 "@:3:1: error: overlap_comm: unknown key; it belongs in zero_optimization\n",
+                 "@:4:1: error: enabled: unknown key; it belongs in bf16, fp16, ",
+                 "@:5:23: error: zero_optimization.train_micro_batch_size_per_gpu: unknown key; it "
+                 "belongs at the top level\n",
+                 "@:6:1: error: zero_optimization.offload_optimizer.device: unknown key; a key has "
+                 'no dots; write "offload_optimizer": {"device": ...}\n',
+                 "@:7:1: error: bf16.enabled: unknown key; a key has no dots; write "
+                 '"bf16": {"enabled": ...}\n',
+                 "@:8:1: error: learning_rate: unknown key; it is a training argument, called "
+                 "optimizer.params.lr here\n",
+                 "@:9:1: error: adam_beta2: unknown key; it is a training argument, called "
+                 "optimizer.params.betas here\n",
+                 "@:10:1: error: max_grad_norm: unknown key; it is a training argument, called "
+                 "gradient_clipping here\n",
+                 "@:11:1: error: reduce_bucket_sizes: unknown key; did you mean "
+                 "zero_optimization.reduce_bucket_size?\n",
+                 "@:12:32: error: optimizer.lr: unknown key; it is an option of AdamW and belongs in "
+                 "optimizer.params\n",
+                 "@:13:12: error: optimizer.params.gradient_clipping: is no option of AdamW; it "
+                 "belongs at the top level\n",
+                 "@:14:1: error: optimizer.params.warmup_num_steps: is no option of AdamW; it is an "
+                 "option of schedules such as ",
+                 "@:15:1: error: betas: unknown key; it is an option of AdamW and belongs in "
+                 "optimizer.params\n",
+                 "@:16:1: error: warmup_max_lr: unknown key; it is an option of schedules such as ",
+                 "@:17:1: error: nothing_like_it: unknown key; delete it"):
+        expect(code == 1 and line in out, f"misplaced: {line!r}", out)
+    expect(out.count("\n") == 16, "misplaced: nothing else", out)
+    code, out, _ = run("check", "@", text='{"train_batch_size": 8, "offload_param": {}, "fp16": 1,\n'
+                       '"scheduler": {"type": "WarmupLR", "warmup_num_steps": 3, "params": {"lr": 1}}}')
+    for line in ("offload_param: unknown key; it belongs in zero_optimization\n",
+                 "scheduler.warmup_num_steps: unknown key; it is an option of WarmupLR and belongs in "
+                 "scheduler.params\n",
+                 "scheduler.params.lr: is no option of WarmupLR; it is an option of optimizers such "):
+        expect(line in out, f"misplaced: {line!r}", out)
+
+
+def one_fault_one_line():
+    """What the Trainer and DeepSpeed both stumble over is told once, with what to write."""
+    cases = {
+        '{"train_batch_size": 8, "bf16": true}':
+            '@:1:33: error: bf16: true is not a section; write {"enabled": true}, or delete the key',
+        '{"train_batch_size": 8, "fp16": "auto"}':
+            '@:1:33: error: fp16: "auto" is not a section; write an object { ... }, or delete the key',
+        '{"train_batch_size": 8, "optimizer": 3}':
+            "@:1:38: error: optimizer: 3 is not a section; write an object { ... }, or delete the key",
+        '{"train_batch_size": 8, "optimizer": {"type": "SGD", "params": []}}':
+            "@:1:64: error: optimizer.params: [] is not a section; write an object { ... }, or "
+            "delete the key",
+        '{"train_batch_size": 8, "zero_optimization": {"reduce_bucket_size": "auto"}}':
+            '@:1:69: error: zero_optimization.reduce_bucket_size: "auto" is filled from the model\'s '
+            "hidden size, which is not known; write a number",
+        '{"train_batch_size": 8, "scheduler": {"type": "WarmupDecayLR", "params": '
+        '{"total_num_steps": "auto"}}}':
+            '@:1:94: error: scheduler.params.total_num_steps: "auto" is filled with the number of '
+            "training steps, which is not known; write a number",
+        '{"train_batch_size": 8, "optimizer": {"type": "SGD", "params": {"beta": "auto"}}}':
+            "@:1:65: error: optimizer.params.beta: is no option of SGD, which has ",
+        '{"train_batch_size": 8, "scheduler": {"type": "WarmupDecayLR"}}':
+            "@:1:38: error: scheduler.params.total_num_steps: is missing, and has no default",
+    }
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as arguments:
+        arguments.write("{}")
+        arguments.flush()
+        for text, line in cases.items():
+            for words in ((), ("--args", arguments.name)):
+                _, out, _ = run("check", "@", *words, text=text)
+                expect(out.startswith(line) and out.count("\n") == 1, f"one line: {line!r}", out)
+
+
 def check_knows_what_zds_does():
     """Keys that an engine refuses are told before one is created, but as warnings: the config may be
     for DeepSpeed."""
@@ -349,7 +431,8 @@ def hostile_files():
             expect(good, f"hostile: {name}", (child.returncode, best, usage.ru_maxrss, out[:200]))
 
 
-for test in (check_reports_all_at_once, validation_in_one_run, arguments_are_checked, check_guards_untested_optimizers,
+for test in (check_reports_all_at_once, validation_in_one_run, arguments_are_checked,
+             check_guards_untested_optimizers, misplaced_keys, one_fault_one_line,
              check_shows_the_line, check_exit_codes, check_knows_what_zds_does, get_and_explain,
              whose_choice_counts, torch_choices, schedule, reference_page_is_current,
              hostile_files):

@@ -140,6 +140,16 @@ Test(config_values, keys_that_are_not)
                  "did you mean overlap_comm?");
     expect_error("{\"train_batch_size\":1,\"gradient_cliping\":1}", ZDS_CHECK_ZDS,
                  "gradient_cliping", "did you mean gradient_clipping?");
+    expect_error("{\"train_batch_size\":1,\"overlap_comm\":true}", ZDS_CHECK_ZDS, "overlap_comm",
+                 "it belongs in zero_optimization");
+    expect_error("{\"train_batch_size\":1,\"zero_optimization\":{\"bf16\":{}}}",
+                 ZDS_CHECK_DEEPSPEED, "zero_optimization.bf16", "it belongs at the top level");
+    expect_error("{\"train_batch_size\":1,\"aio\":{\"pin_memory\":true}}", ZDS_CHECK_ZDS,
+                 "aio.pin_memory",
+                 "it belongs in zero_optimization.offload_optimizer or "
+                 "zero_optimization.offload_param");
+    expect_error("{\"train_batch_size\":1,\"zero_optimization.stage\":1}", ZDS_CHECK_ZDS,
+                 "zero_optimization.stage", "write \"zero_optimization\": {\"stage\": ...}");
     expect_error("{\"train_batch_size\":1,\"elasticity\":null}", ZDS_CHECK_DEEPSPEED, "elasticity",
                  "removed");
     expect_error("{\"train_batch_size\":1,\"zero_optimization\":{\"mics_shard_size\":false}}",
