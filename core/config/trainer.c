@@ -217,24 +217,29 @@ void hf_accelerate(zds_hf_config *hf, const zds_config_context *context)
 
 /* === the second half === */
 
-static void fill_hidden_size(trainer *t)
+/* Returns false if a key waits for a hidden size that nobody knows. */
+static bool fill_hidden_size(trainer *t)
 {
     static const char *const keys[] = {"zero_optimization.reduce_bucket_size",
                                        "zero_optimization.stage3_prefetch_bucket_size",
                                        "zero_optimization.stage3_param_persistence_threshold"};
     double h = t->hidden_size;
+    bool good = true;
     for (size_t i = 0; h <= 0 && i < 3; i++)
-        if (zds_hf_config_is_auto(t->hf, keys[i]))
+        if (zds_hf_config_is_auto(t->hf, keys[i])) {
             hf_error(t->hf, keys[i],
                      "\"auto\" is filled from the model's hidden size, which is not known; write "
                      "a number");
+            good = false;
+        }
     if (h <= 0)
-        return;
+        return good;
     fill_number(t, keys[0], h * h, NULL, false);
     if (t->hf->stage == 3) {
         fill_number(t, keys[1], trunc(0.9 * h * h), NULL, false);
         fill_number(t, keys[2], 10 * h, NULL, false);
     }
+    return true;
 }
 
 /* warmup_steps is a count from 1 on, a share of the steps below that; warmup_ratio is an older
@@ -279,6 +284,21 @@ static void fill_schedule(trainer *t)
 void hf_finalize(zds_hf_config *hf, const zds_config_context *context)
 {
     trainer t = begin(hf, context);
-    fill_hidden_size(&t);
+    int before = cJSON_GetArraySize(hf->mismatches);
+    bool complete = fill_hidden_size(&t);
     fill_schedule(&t);
+    if (complete)
+        return;
+    /* transformers stops at the hidden size, so that what it would have matched later is no
+     * mismatch: here that is told all the same. */
+    zds_hf_mismatch m;
+    while (zds_hf_config_mismatch(hf, (size_t)before, &m)) {
+        char has[128], wants[128], message[512];
+        tree_show(m.ds_value, has, sizeof has);
+        tree_show(m.hf_value, wants, sizeof wants);
+        snprintf(message, sizeof message, "%s, but the training arguments say %s=%s", has, m.hf_key,
+                 wants);
+        hf_error(hf, m.ds_key, message);
+        cJSON_DeleteItemFromArray(hf->mismatches, before);
+    }
 }

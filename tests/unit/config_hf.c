@@ -150,6 +150,30 @@ Test(config_hf, an_auto_that_nothing_fills)
     zds_hf_config_destroy(hf);
 }
 
+/* transformers does not get to the schedule without the hidden size that another key needs: an
+ * error, no mismatch; told with it. */
+Test(config_hf, no_mismatch_after_a_missing_hidden_size)
+{
+    zds_hf_config *hf = make("{\"zero_optimization\":{\"reduce_bucket_size\":\"auto\"},"
+                             "\"gradient_clipping\":0.5,"
+                             "\"scheduler\":{\"params\":{\"warmup_num_steps\":500}}}");
+    cJSON *arguments = cJSON_Parse("{\"warmup_steps\":7,\"max_grad_norm\":1.0}");
+    zds_config_context context = {.struct_size = sizeof context, .arguments = arguments};
+    zds_error error = ZDS_ERROR_INIT;
+    zds_hf_mismatch m;
+    cr_expect_eq(zds_hf_config_process(hf, &context, NULL), ZDS_OK);
+    cr_expect_eq(zds_hf_config_finalize(hf, &context, &error), ZDS_ERR_MISMATCH);
+    cr_assert(zds_hf_config_mismatch(hf, 0, &m));
+    cr_expect_str_eq(m.ds_key, "gradient_clipping");
+    cr_expect_not(zds_hf_config_mismatch(hf, 1, &m));
+    cr_expect(strstr(error.text, "hidden size") && strstr(error.text, "warmup_num_steps: 500") &&
+                  strstr(error.text, "warmup_steps=7"),
+              "%s", error.text);
+    zds_error_clear(&error);
+    cJSON_Delete(arguments);
+    zds_hf_config_destroy(hf);
+}
+
 /* DeepSpeedPlugin of accelerate: --bf16 turns the section on, leftovers get its defaults. */
 Test(config_hf, accelerate)
 {
