@@ -118,6 +118,7 @@ bool value_is_default(const field *f, const value *v);
 cJSON *field_fallback(const field *f);
 
 void effective_fill(zds_config *c);  /* values of all rows from the resolved tree, with problems */
+void effective_batch(zds_config *c); /* the three batch sizes from each other */
 void effective_rules(zds_config *c); /* what rows say about each other */
 /* Who chooses optimizer and schedule; what is legal but unwise. */
 void effective_choice(zds_config *c, const zds_config_context *context);

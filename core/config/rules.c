@@ -1,5 +1,5 @@
-/* What keys say about each other: old spellings, the batch triangle, and the combinations that
- * DeepSpeed refuses when it reads a config or creates an engine. */
+/* What keys say about each other: old spellings, and the combinations that DeepSpeed refuses when it
+ * reads a config or creates an engine. */
 #include <stdio.h>
 #include <string.h>
 
@@ -102,61 +102,6 @@ static void old_spellings(zds_config *c)
         INSIST("bfloat16", "is the old name of bf16, which is there too; delete bfloat16");
     else if (value_of(c, "bfloat16")->node)
         ADVISE("bfloat16", "is the old name of bf16");
-}
-
-/* === batch sizes === */
-
-/* Any one of the three follows from the others and the world size; two of them, or
- * one of the batch sizes, must be there. As DeepSpeed's _set_batch_related_parameters. */
-static void batch_triangle(zds_config *c)
-{
-    value *train = writable(c, "train_batch_size"),
-          *micro = writable(c, "train_micro_batch_size_per_gpu"),
-          *gas = writable(c, "gradient_accumulation_steps");
-    if (train->bad || micro->bad || gas->bad)
-        return;
-    if (train->null && micro->null) {
-        REFUSE("train_batch_size",
-               "is missing, and so is train_micro_batch_size_per_gpu; write one of them");
-        return;
-    }
-    int64_t t = train->integer, m = micro->integer, g = gas->integer, w = c->world_size;
-    __int128 product;
-    if (train->null) {
-        g = gas->null ? 1 : g;
-        product = (__int128)m * g * w;
-        t = product > INT64_MAX ? INT64_MAX : (int64_t)product;
-    } else if (micro->null) {
-        g = gas->null ? 1 : g;
-        m = t / w / g;
-    } else if (gas->null) {
-        g = t / m / w;
-    }
-    product = (__int128)m * g * w;
-    const char *at = train->node   ? "train_batch_size"
-                     : micro->node ? "train_micro_batch_size_per_gpu"
-                                   : "gradient_accumulation_steps";
-    if (product != t)
-        REFUSE(at,
-               "%lld is not train_micro_batch_size_per_gpu %lld x gradient_accumulation_steps %lld "
-               "x %lld ranks = %lld; change one of them, or delete one so that it follows from the "
-               "others",
-               (long long)t, (long long)m, (long long)g, (long long)w,
-               product > INT64_MAX ? INT64_MAX : (long long)product);
-    else if (t < 1 || m < 1 || g < 1)
-        REFUSE(at,
-               "train_batch_size %lld leaves %lld samples a micro step and %lld micro steps on "
-               "%lld ranks; each must be at least 1",
-               (long long)t, (long long)m, (long long)g, (long long)w);
-    const struct {
-        value *v;
-        int64_t x;
-    } all[] = {{train, t}, {micro, m}, {gas, g}};
-    for (size_t i = 0; i < 3; i++) {
-        all[i].v->null = false;
-        all[i].v->integer = all[i].x;
-        all[i].v->number = (double)all[i].x;
-    }
 }
 
 /* === precision === */
@@ -371,7 +316,7 @@ static void derive(zds_config *c)
 void effective_rules(zds_config *c)
 {
     old_spellings(c);
-    batch_triangle(c);
+    effective_batch(c);
     precision(c);
     gradients(c);
     offload(c);

@@ -215,6 +215,82 @@ Test(config_values, batch_triangle)
     }
 }
 
+/* A message has the numbers that someone wrote, and where; what follows from them; and what to
+ * write. */
+Test(config_values, batch_messages)
+{
+    static const struct {
+        int world;
+        const char *text, *arguments, *path, *message;
+    } cases[] = {
+        {3,
+         "{\"train_batch_size\":32,\n\"train_micro_batch_size_per_gpu\":4,\n"
+         "\"gradient_accumulation_steps\":2}",
+         NULL, "train_batch_size",
+         "32 is not train_micro_batch_size_per_gpu 4 (2:34) x gradient_accumulation_steps 2 (3:31) "
+         "x "
+         "3 ranks = 24; change one of them, or delete one so that it follows from the others"},
+        {1, "{\"train_batch_size\":32,\n\"train_micro_batch_size_per_gpu\":5}", NULL,
+         "train_batch_size",
+         "32 is no multiple of train_micro_batch_size_per_gpu 5 (2:34) x 1 rank = 5; write 30 or "
+         "35, "
+         "or change train_micro_batch_size_per_gpu"},
+        {4, "{\"train_batch_size\":33,\n\"gradient_accumulation_steps\":2}", NULL,
+         "train_batch_size",
+         "33 is no multiple of gradient_accumulation_steps 2 (2:31) x 4 ranks = 8; write 32 or 40, "
+         "or change gradient_accumulation_steps"},
+        {4, "{\"train_batch_size\":33}", NULL, "train_batch_size",
+         "33 samples cannot be shared equally by 4 ranks; write 32 or 36"},
+        {4, "{\"train_batch_size\":3}", NULL, "train_batch_size",
+         "3 samples cannot be shared equally by 4 ranks; write 4"},
+        {4,
+         "{\"train_micro_batch_size_per_gpu\":4000000000,\n"
+         "\"gradient_accumulation_steps\":4000000000}",
+         NULL, "train_micro_batch_size_per_gpu",
+         "train_micro_batch_size_per_gpu 4000000000 (1:35) x gradient_accumulation_steps "
+         "4000000000 "
+         "(2:31) x 4 ranks is 64000000000000000000 samples a step, more than can be counted; write "
+         "smaller numbers"},
+        {2147483647,
+         "{\"train_batch_size\":9223372036854774784,\"train_micro_batch_size_per_gpu\":"
+         "9223372036854774784,\"gradient_accumulation_steps\":9223372036854774784}",
+         NULL, "train_batch_size",
+         "9223372036854774784 is not train_micro_batch_size_per_gpu 9223372036854774784 (1:74) x "
+         "gradient_accumulation_steps 9223372036854774784 (1:124) x 2147483647 ranks = more than "
+         "10^38; change one of them, or delete one so that it follows from the others"},
+        {2,
+         "{\"train_batch_size\":16,\"train_micro_batch_size_per_gpu\":\"auto\","
+         "\"gradient_accumulation_steps\":\"auto\"}",
+         "{\"per_device_train_batch_size\":3}", "train_batch_size",
+         "16 is not train_micro_batch_size_per_gpu 3 (from the training argument "
+         "per_device_train_batch_size) x gradient_accumulation_steps 1 (the default of "
+         "gradient_accumulation_steps) x 2 ranks = 6; change one of them, or delete one so that it "
+         "follows from the others"},
+        /* What follows from a difference between the two is not told. */
+        {2,
+         "{\"train_batch_size\":\"auto\",\"train_micro_batch_size_per_gpu\":4,"
+         "\"gradient_accumulation_steps\":2}",
+         "{\"per_device_train_batch_size\":8}", "train_micro_batch_size_per_gpu",
+         "4, but the training arguments say per_device_train_batch_size=8; write \"auto\", or "
+         "change "
+         "one of them"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const zds_config_context context = {.struct_size = sizeof context,
+                                            .world_size = cases[i].world,
+                                            .arguments_source = cases[i].arguments};
+        zds_config *c = NULL;
+        zds_problem p;
+        zds_config_load(cases[i].text, &context, &c, NULL);
+        cr_assert(c);
+        cr_assert(zds_config_problem(c, 0, &p), "%s", cases[i].text);
+        cr_expect_str_eq(p.path, cases[i].path);
+        cr_expect_str_eq(p.message, cases[i].message);
+        cr_expect_not(zds_config_problem(c, 1, &p), "%s", cases[i].text);
+        zds_config_destroy(c);
+    }
+}
+
 /* === rules === */
 
 #define B "{\"train_batch_size\":1,"
