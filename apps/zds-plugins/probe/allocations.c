@@ -4,11 +4,13 @@
 #include <errno.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "bench.h"
 
 static atomic_long live, watched;
 static _Thread_local bool watching;
+static int filled = -1; /* what fresh memory holds; -1: whatever it holds */
 
 long alloc_live(void)
 {
@@ -18,6 +20,17 @@ long alloc_live(void)
 void alloc_watch(bool on)
 {
     watching = on;
+}
+
+void alloc_fill(int byte)
+{
+    filled = byte;
+}
+
+static void fill(void *pointer, size_t bytes)
+{
+    if (pointer && filled >= 0)
+        memset(pointer, filled, bytes);
 }
 
 long alloc_watched(void)
@@ -31,6 +44,14 @@ static void count(long pieces)
     if (watching)
         atomic_fetch_add_explicit(&watched, 1, memory_order_relaxed);
 }
+
+#if defined(__SANITIZE_THREAD__)
+#define SANITIZES_THREADS
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define SANITIZES_THREADS
+#endif
+#endif
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define UNDER_SANITIZER
@@ -47,8 +68,15 @@ int __sanitizer_install_malloc_and_free_hooks(void (*malloc_hook)(const volatile
 
 static void on_malloc(const volatile void *pointer, size_t bytes)
 {
-    (void)bytes;
     count(pointer != NULL);
+#if !defined(                                                                                      \
+    SANITIZES_THREADS) /* whose calloc calls this when it has zeroed; ASan's zeroes later */
+    enum { CLEARED_LATER = 1 << 16 };
+    if (bytes <= CLEARED_LATER)
+        fill((void *)(uintptr_t)pointer, bytes);
+#else
+    (void)bytes;
+#endif
 }
 
 static void on_free(const volatile void *pointer)
@@ -74,6 +102,7 @@ void __libc_free(void *pointer);
 EXPORTED void *malloc(size_t bytes)
 {
     void *made = __libc_malloc(bytes);
+    fill(made, bytes);
     count(made != NULL);
     return made;
 }
@@ -88,6 +117,8 @@ EXPORTED void *calloc(size_t n, size_t bytes)
 EXPORTED void *realloc(void *pointer, size_t bytes)
 {
     void *made = __libc_realloc(pointer, bytes);
+    if (!pointer)
+        fill(made, bytes);
     count((made != NULL) - (pointer != NULL && (made || bytes == 0)));
     return made;
 }
@@ -96,6 +127,7 @@ EXPORTED void *memalign(size_t align, size_t bytes);
 EXPORTED void *memalign(size_t align, size_t bytes)
 {
     void *made = __libc_memalign(align, bytes);
+    fill(made, bytes);
     count(made != NULL);
     return made;
 }

@@ -13,7 +13,7 @@
 
 #include "plugin/fault.h"
 
-enum { MOST_AREAS = 512, PATTERN = 0xa5 };
+enum { MOST_AREAS = 1024, PATTERN = 0xa5 };
 
 /* Global, since a signal's handler has nothing else to look at. */
 static area *areas[MOST_AREAS];
@@ -83,6 +83,12 @@ void area_seal(area *a, bool sealed)
     a->sealed = sealed;
 }
 
+void area_retire(area *a)
+{
+    mprotect(a->map, a->map_bytes, PROT_NONE);
+    a->retired = true;
+}
+
 char *area_fault(const area *a)
 {
     const unsigned char *inner = (const unsigned char *)inner_start(a);
@@ -124,7 +130,12 @@ static void on_fault(int number, siginfo_t *info, void *context)
         const area *a = areas[i];
         if (!a || at < a->map || at >= a->map + a->map_bytes)
             continue;
-        if (a->sealed && a->data && at >= a->data && at < a->data + a->bytes)
+        if (a->retired)
+            snprintf(text, sizeof text,
+                     "%s the %s of an earlier call: of pointers only those to zds_param, options "
+                     "and host may be kept",
+                     how, a->what);
+        else if (a->sealed && a->data && at >= a->data && at < a->data + a->bytes)
             snprintf(text, sizeof text, "%s to the %s, which is not the plugin's to write", how,
                      a->what);
         else if (!a->data || at >= a->data + a->bytes)

@@ -12,7 +12,7 @@ typedef struct area {
     size_t bytes;
     char *map;
     size_t map_bytes;
-    bool sealed;
+    bool sealed, retired;
 } area;
 
 /* `tight`: its end touches the forbidden page, else its beginning does, at a page's start; the rest
@@ -21,6 +21,8 @@ area *area_make(size_t bytes, bool tight, const char *what, const char *owner);
 void area_free(area *a); /* NULL is allowed */
 /* Forbids writing to its pages, or allows it again. */
 void area_seal(area *a, bool sealed);
+/* Forbids all use of it for good, as what was valid until a call returned. */
+void area_retire(area *a);
 /* What was written outside `data` on the area's own pages, as a fault; NULL if nothing was. */
 char *area_fault(const area *a);
 

@@ -54,7 +54,9 @@ void bench_at(const char *format, ...) ZDS_PRINTF(1, 2);
 
 long alloc_live(void);     /* pieces that were allocated and not freed, by anyone */
 void alloc_watch(bool on); /* of this thread: counts its calls from now on, or stops */
-long alloc_watched(void);  /* how often watched threads called malloc and its like, or free */
+/* What memory of malloc, not of calloc, holds from now on. */
+void alloc_fill(int byte);
+long alloc_watched(void); /* how often watched threads called malloc and its like, or free */
 
 /* === options (values.c) === */
 

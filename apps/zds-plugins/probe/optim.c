@@ -58,30 +58,6 @@ static char *create_edges(bench *b)
 
 /* === describe === */
 
-static bool same_spec(const zds_state_spec *a, const zds_state_spec *b)
-{
-    return strcmp(a->name, b->name) == 0 && a->kind == b->kind && a->dtype == b->dtype &&
-           a->block == b->block && a->scope == b->scope && a->bytes == b->bytes &&
-           number_same(a->initial, b->initial);
-}
-
-static bool same_needs(const zds_param_needs *a, const zds_param_needs *b)
-{
-    bool same = a->state_count == b->state_count && a->granularity == b->granularity &&
-                a->whole_tensor == b->whole_tensor && a->tensor_norms == b->tensor_norms &&
-                number_same(a->cost, b->cost);
-    for (uint32_t s = 0; same && s < a->state_count; s++)
-        same = same_spec(&a->states[s], &b->states[s]);
-    return same;
-}
-
-static bool same_hyper(const zds_hyper *a, const zds_hyper *b)
-{
-    return number_same(a->lr, b->lr) && number_same(a->beta1, b->beta1) &&
-           number_same(a->beta2, b->beta2) && number_same(a->momentum, b->momentum) &&
-           number_same(a->weight_decay, b->weight_decay);
-}
-
 /* Describes once more, into a struct that ends where memory does. */
 static char *describe_again(rig *r, const rig_param *p)
 {
@@ -91,10 +67,10 @@ static char *describe_again(rig *r, const rig_param *p)
     *needs = (zds_param_needs){.struct_size = sizeof *needs, .hyper = &hyper};
     zds_status status = r->ops.describe(r->self, rig_shown(r, p), needs);
     char *fault = status ? bench_failure(r->b, "describe", status) : area_fault(room);
-    if (!fault && !same_needs(needs, &p->needs))
+    if (!fault && !rig_same_needs(needs, &p->needs))
         fault = fault_format("describe says something else of %s when it is asked again",
                              p->param.name);
-    if (!fault && !same_hyper(&hyper, &p->hyper))
+    if (!fault && !rig_same_hyper(&hyper, &p->hyper))
         fault = fault_format("describe sets other hyperparameters for %s when it is asked again",
                              p->param.name);
     area_free(room);
@@ -109,7 +85,7 @@ static char *describe_twice(bench *b, const rig_setup *setup)
         fault = rig_open(&second, b, setup);
     for (size_t i = 0; !fault && i < RIG_PARAMS; i++) {
         fault = describe_again(&first, &first.params[i]);
-        if (!fault && !same_needs(&first.params[i].needs, &second.params[i].needs))
+        if (!fault && !rig_same_needs(&first.params[i].needs, &second.params[i].needs))
             fault =
                 fault_format("two instances describe %s differently", first.params[i].param.name);
     }
@@ -119,34 +95,6 @@ static char *describe_twice(bench *b, const rig_setup *setup)
 static char *describe(bench *b)
 {
     return rig_each(b, describe_twice);
-}
-
-/* === one step === */
-
-static bool has_moved(const rig *r, const rig *still)
-{
-    for (size_t i = 0; i < RIG_PARAMS; i++)
-        if (memcmp(r->params[i].master->data, still->params[i].master->data,
-                   r->params[i].master->bytes) != 0)
-            return true;
-    return false;
-}
-
-static char *plain_step(bench *b)
-{
-    rig r = {0}, still = {0};
-    rig_setup setup;
-    const cJSON *values = values_first(b, &optim_maker);
-    rig_types(b, 0, &setup);
-    setup.values = values;
-    char *fault = rig_open(&still, b, &setup);
-    if (!fault)
-        fault = rig_open(&r, b, &setup);
-    if (!fault)
-        fault = rig_steps(&r, 3, &whole);
-    if (!fault && r.params[0].hyper.lr != 0 && !has_moved(&r, &still))
-        fault = fault_format("three steps with gradients have changed no weight");
-    return fault;
 }
 
 /* === types === */
@@ -290,9 +238,14 @@ const check checks_optim[] = {
     {"create with the defaults", create_defaults, true},
     {"create at the edges of its options", create_edges, false},
     {"describe", describe, true},
-    {"a plain step", plain_step, true},
+    {"a plain step", optim_plain_step, true},
+    {"weights come of weights and gradients", optim_heeds_inputs, false},
+    {"the same again gives the same bits", optim_repeats, true},
     {"instances do not share state", optim_instances, true},
     {"all types of its masks", types, true},
+    {"nothing is kept from call to call", optim_keeps_nothing, false},
+    {"hyperparameters are the tile's", optim_follows_hyper, false},
+    {"every rank describes and computes the same", optim_ranks, false},
     {"any tiling gives the same bits", optim_tiling, false},
     {"any order and number of threads give the same bits", optim_threads, false},
     {"16-bit output is the rounded master", output, false},

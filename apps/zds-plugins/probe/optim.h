@@ -1,4 +1,5 @@
-/* The checks of an optimizer that compare several runs (optim_runs.c), for its table (optim.c). */
+/* The checks of an optimizer that compare several runs (optim_runs.c, optim_honest.c), for its
+ * table (optim.c). */
 #ifndef ZDS_PLUGIN_PROBE_OPTIM_H
 #define ZDS_PLUGIN_PROBE_OPTIM_H
 
@@ -6,6 +7,12 @@
 
 extern const maker optim_maker;
 
+char *optim_plain_step(bench *b);
+char *optim_heeds_inputs(bench *b);
+char *optim_repeats(bench *b);
+char *optim_keeps_nothing(bench *b);
+char *optim_follows_hyper(bench *b);
+char *optim_ranks(bench *b);
 char *optim_tiling(bench *b);
 char *optim_threads(bench *b);
 char *optim_instances(bench *b);

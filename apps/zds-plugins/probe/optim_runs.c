@@ -65,51 +65,7 @@ char *optim_threads(bench *b)
     return rig_each(b, order_differently);
 }
 
-/* === instances === */
-
-/* With the first of its types, so that those are not to blame. */
-char *optim_instances(bench *b)
-{
-    enum { STEPS = 3 };
-    rig_setup setup;
-    rig alone = {0}, first = {0}, second = {0};
-    rig_types(b, 0, &setup);
-    setup.values = values_first(b, &optim_maker);
-    char *fault = rig_open(&alone, b, &setup);
-    if (!fault)
-        fault = rig_steps(&alone, STEPS, &whole);
-    if (!fault)
-        fault = rig_open(&first, b, &setup);
-    if (!fault)
-        fault = rig_open(&second, b, &setup);
-    for (int i = 0; i < STEPS && !fault; i++) {
-        fault = rig_steps(&first, 1, &whole);
-        second.step = first.step + 10; /* other gradients */
-        if (!fault)
-            fault = rig_steps(&second, 1, &whole);
-    }
-    if (!fault)
-        fault = bench_within(rig_compare(&alone, &first, 0),
-                             "beside another instance it computes something else than alone");
-    rig_close(&second);
-    rig_close(&first);
-    rig_close(&alone);
-    return fault;
-}
-
-/* What a checkpoint holds: weights and states. */
-static void copy_states(rig *to, const rig *from)
-{
-    to->step = from->step;
-    for (size_t i = 0; i < RIG_PARAMS; i++) {
-        rig_param *p = &to->params[i];
-        const rig_param *q = &from->params[i];
-        memcpy(p->master->data, q->master->data, p->master->bytes);
-        for (uint32_t s = 0; s < p->needs.state_count; s++)
-            if (p->states[s]->bytes)
-                memcpy(p->states[s]->data, q->states[s]->data, p->states[s]->bytes);
-    }
-}
+/* === a checkpoint === */
 
 static char *go_on(bench *b, const rig_setup *setup)
 {
@@ -120,7 +76,8 @@ static char *go_on(bench *b, const rig_setup *setup)
     if (!fault)
         fault = rig_open(&later, b, setup);
     if (!fault) {
-        copy_states(&later, &first);
+        rig_copy_states(&later, &first, true);
+        later.step = first.step;
         fault = rig_steps(&first, 2, &whole);
     }
     if (!fault)

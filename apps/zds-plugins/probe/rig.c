@@ -13,7 +13,7 @@
 #include "plugin/options.h"
 #include "plugin/registry.h"
 
-enum { INPUT_BYTES = 4 << 20, RANDOM_MASTER = 1 << 20 };
+enum { RANDOM_MASTER = 1 << 20 };
 
 /* A matrix longer than a chunk, an embedding, a norm, a bias shorter than a vector, a scalar. */
 static const struct {
@@ -82,16 +82,27 @@ static char *each_type(bench *b, const cJSON *values, const char *label, size_t 
     return fault;
 }
 
-char *rig_each(bench *b, rig_body body)
+static char *each_option(bench *b, size_t types_of_defaults, size_t types_of_others, rig_body body)
 {
     char *fault = NULL, *label;
     cJSON *values;
     for (size_t i = 0; !fault && (values = values_variant(b->plugin, i, &label)) != NULL; i++) {
-        fault = each_type(b, values, label ? label : "?", i == 0 ? SIZE_MAX : 2, body);
+        fault = each_type(b, values, label ? label : "?",
+                          i == 0 ? types_of_defaults : types_of_others, body);
         cJSON_Delete(values);
         free(label);
     }
     return fault;
+}
+
+char *rig_each(bench *b, rig_body body)
+{
+    return each_option(b, SIZE_MAX, 2, body);
+}
+
+char *rig_each_option(bench *b, rig_body body)
+{
+    return each_option(b, 1, 1, body);
 }
 
 /* === opening === */
@@ -108,7 +119,9 @@ zds_optim_env rig_env(const rig_setup *s)
                            .output_dtype = s->output,
                            .state_dtype = s->state,
                            .stochastic_rounding = s->stochastic,
-                           .world_size = 1,
+                           .world_size = s->world ? s->world : 1,
+                           .rank = s->rank,
+                           .sharded = s->world > 1,
                            .seed = 42,
                            .trainable_params = RIG_PARAMS,
                            .trainable_elements = elements};
@@ -191,11 +204,10 @@ static void place_param(rig *r, rig_param *p)
         place_state(r, p, k);
 }
 
-static void describe_param(rig *r, uint32_t i)
+static void fill_param(rig *r, uint32_t i)
 {
     rig_param *p = &r->params[i];
-    /* Where the plugin may only read. */
-    zds_param *shown = (zds_param *)(void *)(r->inputs->data + i * sizeof(rig_param));
+    zds_param *shown = (zds_param *)(void *)(r->shown->data + i * sizeof(rig_param));
     memcpy(p->shape, model[i].shape, sizeof p->shape);
     p->param = (zds_param){.struct_size = sizeof p->param,
                            .index = i,
@@ -208,12 +220,33 @@ static void describe_param(rig *r, uint32_t i)
                            .fan_out_mult = 1};
     *shown = p->param;
     p->hyper = options_hyper(r->b->plugin, r->options);
-    p->needs = (zds_param_needs){.struct_size = sizeof p->needs, .hyper = &p->hyper};
+}
+
+/* The plugin writes into structs that are gone afterwards. */
+static char *describe_param(rig *r, rig_param *p)
+{
+    rig_begin_inputs(r);
+    zds_param_needs *needs = rig_input(r, sizeof *needs);
+    zds_hyper *hyper = rig_input(r, sizeof *hyper);
+    *hyper = p->hyper;
+    *needs = (zds_param_needs){.struct_size = sizeof *needs, .hyper = hyper};
+    zds_status status = r->ops.describe(r->self, rig_shown(r, p), needs);
+    if (status)
+        return bench_failure(r->b, "describe", status);
+    if (needs->struct_size != sizeof *needs || needs->hyper != hyper)
+        return fault_format("describe changed struct_size or the pointer hyper");
+    p->needs = *needs;
+    p->hyper = *hyper;
+    p->needs.hyper = &p->hyper;
+    char *fault = rig_needs_fault(r, p);
+    for (uint32_t s = 0; s < p->needs.state_count && !fault; s++) /* names may be gone as well */
+        p->needs.states[s].name = p->names[s] = strdup(p->needs.states[s].name);
+    return fault;
 }
 
 const zds_param *rig_shown(const rig *r, const rig_param *p)
 {
-    return (const zds_param *)(const void *)(r->inputs->data +
+    return (const zds_param *)(const void *)(r->shown->data +
                                              (size_t)(p - r->params) * sizeof(rig_param));
 }
 
@@ -225,26 +258,42 @@ char *rig_open(rig *r, bench *b, const rig_setup *setup)
     r->options = values_options(b->plugin, setup->values, &fault);
     if (!r->options)
         return fault;
-    r->inputs = area_make(INPUT_BYTES, false, "structs that describe the step", "");
+    r->shown = area_make(sizeof r->params, false, "zds_param", "");
+    for (uint32_t i = 0; i < RIG_PARAMS; i++)
+        fill_param(r, i);
+    area_seal(r->shown, true);
     const size_t scratch = ((size_t)r->ops.scratch_bytes + 63) / 64 * 64;
     for (int t = 0; t <= BENCH_THREADS; t++)
         r->scratch[t] = area_make(scratch, true, "scratch", "");
-    const zds_optim_env env = rig_env(setup);
+    rig_begin_inputs(r);
+    zds_optim_env *env = rig_input(r, sizeof *env);
+    *env = rig_env(setup);
+    rig_seal_inputs(r);
     bench_clear(b);
-    zds_status status = r->ops.create(&b->host, r->options, &env, &r->self);
+    zds_status status = r->ops.create(&b->host, r->options, env, &r->self);
     if (status)
         return bench_failure(b, "create", status);
     r->made = true;
-    for (uint32_t i = 0; i < RIG_PARAMS; i++) {
+    for (uint32_t i = 0; i < RIG_PARAMS && !fault; i++) {
         rig_param *p = &r->params[i];
-        describe_param(r, i);
-        status = r->ops.describe(r->self, rig_shown(r, p), &p->needs);
-        fault = status ? bench_failure(b, "describe", status) : rig_needs_fault(r, p);
-        if (fault)
-            return bench_within(fault, "%s", p->param.name);
-        place_param(r, p);
+        fault = bench_within(describe_param(r, p), "%s", p->param.name);
+        if (!fault)
+            place_param(r, p);
     }
-    return NULL;
+    return fault;
+}
+
+void rig_copy_states(rig *to, const rig *from, bool weights)
+{
+    for (size_t i = 0; i < RIG_PARAMS; i++) {
+        rig_param *p = &to->params[i];
+        const rig_param *q = &from->params[i];
+        if (weights)
+            memcpy(p->master->data, q->master->data, p->master->bytes);
+        for (uint32_t s = 0; s < p->needs.state_count; s++)
+            if (p->states[s]->bytes)
+                memcpy(p->states[s]->data, q->states[s]->data, p->states[s]->bytes);
+    }
 }
 
 void rig_close(rig *r)
@@ -263,9 +312,15 @@ void rig_close(rig *r)
                 !global_area(r, p, p->needs.states[s].name))
                 area_free(p->states[s]);
     }
+    for (size_t i = 0; i < RIG_PARAMS; i++)
+        for (uint32_t s = 0; s < ZDS_MAX_STATES; s++)
+            free(r->params[i].names[s]);
+    for (size_t i = 0; i < r->retired_count; i++)
+        area_free(r->retired[i]);
     for (int t = 0; t <= BENCH_THREADS; t++)
         area_free(r->scratch[t]);
     area_free(r->inputs);
+    area_free(r->shown);
     options_destroy(r->options);
 }
 
@@ -291,8 +346,6 @@ static char *global_fault(const rig *r, const rig_param *p, const zds_state_spec
 char *rig_needs_fault(const rig *r, const rig_param *p)
 {
     const zds_param_needs *n = &p->needs;
-    if (n->struct_size != sizeof *n || n->hyper != &p->hyper)
-        return fault_format("describe changed struct_size or the pointer hyper");
     const zds_hyper before = options_hyper(r->b->plugin, r->options);
     char *fault = needs_fault(&r->ops, n);
     if (!fault)
@@ -307,13 +360,14 @@ char *rig_needs_fault(const rig *r, const rig_param *p)
 void rig_fill(rig *r)
 {
     static const double scales[] = {0.25, 2, 0.5, 4};
+    const uint64_t step = r->setup.gradients + (r->setup.steady ? 0 : (uint64_t)r->step);
     r->grad_scale = r->setup.scaled ? scales[r->step % 4] : 1;
     for (size_t i = 0; i < RIG_PARAMS; i++) {
         rig_param *p = &r->params[i];
         area_seal(p->grad, false);
         for (uint64_t e = 0; e < p->param.numel; e++)
             number_write(p->grad->data, r->setup.grad, e,
-                         number_random((uint64_t)r->step * RIG_PARAMS + i, e) / r->grad_scale);
+                         number_random(step * RIG_PARAMS + i, e) / r->grad_scale);
         area_seal(p->grad, true);
     }
 }
@@ -329,6 +383,37 @@ char *rig_steps(rig *r, int count, const rig_cut *cut)
 }
 
 /* === comparing === */
+
+static bool same_spec(const zds_state_spec *a, const zds_state_spec *b)
+{
+    return strcmp(a->name, b->name) == 0 && a->kind == b->kind && a->dtype == b->dtype &&
+           a->block == b->block && a->scope == b->scope && a->bytes == b->bytes;
+}
+
+bool rig_same_kinds(const zds_param_needs *a, const zds_param_needs *b)
+{
+    bool same = a->state_count == b->state_count && a->granularity == b->granularity &&
+                a->whole_tensor == b->whole_tensor && a->tensor_norms == b->tensor_norms &&
+                number_same(a->cost, b->cost);
+    for (uint32_t s = 0; same && s < a->state_count; s++)
+        same = same_spec(&a->states[s], &b->states[s]);
+    return same;
+}
+
+bool rig_same_needs(const zds_param_needs *a, const zds_param_needs *b)
+{
+    bool same = rig_same_kinds(a, b);
+    for (uint32_t s = 0; same && s < a->state_count; s++)
+        same = number_same(a->states[s].initial, b->states[s].initial);
+    return same;
+}
+
+bool rig_same_hyper(const zds_hyper *a, const zds_hyper *b)
+{
+    return number_same(a->lr, b->lr) && number_same(a->beta1, b->beta1) &&
+           number_same(a->beta2, b->beta2) && number_same(a->momentum, b->momentum) &&
+           number_same(a->weight_decay, b->weight_decay);
+}
 
 char *rig_guards(const rig *r)
 {

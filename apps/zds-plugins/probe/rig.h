@@ -6,7 +6,10 @@
 #include "area.h"
 #include "bench.h"
 
-enum { RIG_PARAMS = 5, RIG_CHUNK = 1024 };
+enum { RIG_PARAMS = 5, RIG_CHUNK = 1024, RIG_RETIRED = 512 };
+
+/* What memory holds that nobody has written: whatever; zeros; ones, at other addresses. */
+enum { RIG_AS_IT_COMES = 0, RIG_ZEROS = 1, RIG_ONES = 2 };
 
 /* What the optimizer is created for. */
 typedef struct rig_setup {
@@ -16,6 +19,12 @@ typedef struct rig_setup {
     bool tight;                 /* arrays end at a guard instead of beginning at one */
     bool scaled; /* gradients come divided by a factor that changes from step to step, and
                     grad_scale is that factor; else it is 1 */
+    bool moving; /* all that is valid until a call returns is forbidden then; arrays move after each
+                    step */
+    bool steady; /* the same gradients in every step */
+    int32_t memory;      /* RIG_ZEROS, ... */
+    uint64_t gradients;  /* which of many random ones */
+    int32_t world, rank; /* 0: a world of one */
 } rig_setup;
 
 typedef struct rig_param {
@@ -23,6 +32,7 @@ typedef struct rig_param {
     int64_t shape[2];
     zds_hyper hyper;
     zds_param_needs needs;
+    char *names[ZDS_MAX_STATES]; /* of its states */
     area *master, *grad, *output, *states[ZDS_MAX_STATES];
     area *sums;   /* double [tensor_norms] */
     area *chunks; /* double [tensor_norms][chunks of the parameter] */
@@ -35,8 +45,11 @@ typedef struct rig {
     void *options, *self;
     bool made;
     rig_param params[RIG_PARAMS];
-    area *inputs; /* all that the plugin may only read: tiles, parameters, hyperparameters, ctx */
+    area *shown;  /* rig_param [RIG_PARAMS]: the zds_param that the plugin may read and keep */
+    area *inputs; /* what it may only read, until the call returns: tiles, hyperparameters, ctx */
     size_t inputs_used;
+    area *retired[RIG_RETIRED];
+    size_t retired_count;
     area *scratch[BENCH_THREADS + 1];
     int64_t step;
     double grad_scale;
@@ -69,6 +82,12 @@ char *rig_needs_fault(const rig *r, const rig_param *p);
 /* The parameter as the plugin sees it, where it may only read. */
 const zds_param *rig_shown(const rig *r, const rig_param *p);
 
+/* Memory for what the next call of the plugin reads, from here on; rig_seal_inputs before the call.
+ */
+void rig_begin_inputs(rig *r);
+void *rig_input(rig *r, size_t bytes); /* zeroed */
+void rig_seal_inputs(rig *r);
+
 /* Gradients of this step (its number alone decides): normal numbers of few bits. */
 void rig_fill(rig *r);
 /* One step over all parameters. */
@@ -82,10 +101,30 @@ char *rig_guards(const rig *r);
  * every bit, also of states that are not numbers. */
 char *rig_compare(const rig *a, const rig *b, double tolerance);
 
+/* Weights and states of one rig, or what a checkpoint holds, for another of the same setup. */
+void rig_copy_states(rig *to, const rig *from, bool weights);
+/* The same, but for the values that states start from. */
+bool rig_same_kinds(const zds_param_needs *a, const zds_param_needs *b);
+bool rig_same_needs(const zds_param_needs *a, const zds_param_needs *b);
+bool rig_same_hyper(const zds_hyper *a, const zds_hyper *b);
+
+/* === a run in a process of its own (rig_twin.c) === */
+
+typedef struct twin twin;
+/* Opens a rig and runs whole steps in a child, which finds this process as it is now. */
+twin *twin_run(bench *b, const rig_setup *setup, int count);
+void twin_free(twin *t);
+/* create refused the setup. */
+bool twin_refused(const twin *t);
+/* Opens `r`, without a step, as the twin has left its own. */
+char *twin_load(const twin *t, rig *r, bench *b);
+
 /* Calls body with every setup that the optimizer accepts: all types of weights and gradients with
  * the defaults, and each option with the first two of those types. */
 typedef char *(*rig_body)(bench *b, const rig_setup *setup);
 char *rig_each(bench *b, rig_body body);
+/* The same, each with the first of the types. */
+char *rig_each_option(bench *b, rig_body body);
 /* The i-th combination of types that its masks allow; false past the last. */
 bool rig_types(const bench *b, size_t i, rig_setup *setup);
 /* "gradients in bf16, output in bf16" in a static buffer. */

@@ -14,12 +14,20 @@
 #include "rig.h"
 
 /* Of a later host: what it knows more of is behind what this header has. */
+enum { INPUT_BYTES = 4 << 20 };
 enum { TILE_STRIDE = sizeof(zds_tile) + 32, PARAM_STRIDE = sizeof(zds_param_step) + 16 };
 
 /* === what the plugin may only read === */
 
-/* Memory for this step. Zeroed where earlier steps have not written. */
-static void *input(rig *r, size_t bytes)
+static void retire(rig *r, area *a)
+{
+    if (r->retired_count == RIG_RETIRED)
+        abort(); /* RIG_RETIRED is too small: a fault of the rig's */
+    area_retire(a);
+    r->retired[r->retired_count++] = a;
+}
+
+void *rig_input(rig *r, size_t bytes)
 {
     void *made = r->inputs->data + r->inputs_used;
     r->inputs_used += (bytes + 63) / 64 * 64;
@@ -28,18 +36,76 @@ static void *input(rig *r, size_t bytes)
     return memset(made, 0, bytes);
 }
 
-static void begin_inputs(rig *r)
+void rig_begin_inputs(rig *r)
 {
+    if (r->inputs && r->setup.moving) {
+        retire(r, r->inputs);
+        r->inputs = NULL;
+    }
+    if (!r->inputs)
+        r->inputs = area_make(INPUT_BYTES, false, "structs that describe the step", "");
     area_seal(r->inputs, false);
-    r->inputs_used = (RIG_PARAMS * sizeof(rig_param) + 63) / 64 * 64;
+    r->inputs_used = 0;
+}
+
+void rig_seal_inputs(rig *r)
+{
+    area_seal(r->inputs, true);
+}
+
+/* The same bytes elsewhere. */
+static void move_area(rig *r, area **a)
+{
+    area *made = area_make((*a)->bytes, r->setup.tight, "", "");
+    memcpy(made->what, (*a)->what, sizeof made->what);
+    if (made->bytes)
+        memcpy(made->data, (*a)->data, made->bytes);
+    retire(r, *a);
+    *a = made;
+}
+
+/* A GLOBAL state is one for all parameters. */
+static void move_state(rig *r, size_t i, uint32_t s)
+{
+    area *old = r->params[i].states[s];
+    if (old->retired)
+        return;
+    move_area(r, &r->params[i].states[s]);
+    for (size_t o = i + 1; o < RIG_PARAMS; o++)
+        for (uint32_t k = 0; k < r->params[o].needs.state_count; k++)
+            if (r->params[o].states[k] == old)
+                r->params[o].states[k] = r->params[i].states[s];
+}
+
+/* As between tiers of memory, or when a model is gathered anew. */
+static void move_arrays(rig *r)
+{
+    for (size_t i = 0; i < RIG_PARAMS; i++) {
+        rig_param *p = &r->params[i];
+        area **const mine[] = {&p->master, &p->grad, &p->output, &p->sums, &p->chunks};
+        for (size_t k = 0; k < sizeof mine / sizeof *mine; k++)
+            move_area(r, mine[k]);
+        for (uint32_t s = 0; s < p->needs.state_count; s++)
+            move_state(r, i, s);
+    }
+}
+
+/* Leaves a pattern where the plugin's next call has its variables. */
+__attribute__((noinline)) static void smear_stack(const rig *r)
+{
+    unsigned char room[1 << 14];
+    if (r->setup.memory == RIG_AS_IT_COMES)
+        return;
+    memset(room, r->setup.memory == RIG_ZEROS ? 0 : 0xff, sizeof room);
+    __asm__ volatile("" : : "r"(room) : "memory"); /* it is used */
 }
 
 static zds_step_ctx *make_ctx(rig *r, int thread)
 {
-    zds_step_ctx *ctx = input(r, sizeof *ctx);
+    zds_step_ctx *ctx = rig_input(r, sizeof *ctx);
     area *scratch = r->scratch[thread];
     if (scratch->data)
-        memset(scratch->data, 0xff, scratch->bytes); /* "contents undefined": NaN */
+        memset(scratch->data, r->setup.memory == RIG_ZEROS ? 0 : 0xff, scratch->bytes); /* NaN */
     *ctx = (zds_step_ctx){.struct_size = sizeof *ctx,
                           .step = r->step,
                           .grad_scale = r->grad_scale,
@@ -51,7 +117,7 @@ static zds_step_ctx *make_ctx(rig *r, int thread)
 
 static const zds_hyper *make_hyper(rig *r, const rig_param *p)
 {
-    zds_hyper *h = input(r, sizeof *h);
+    zds_hyper *h = rig_input(r, sizeof *h);
     *h = p->hyper;
     return h;
 }
@@ -87,7 +153,7 @@ static char *state_at(const area *a, const zds_state_spec *spec, uint64_t first)
 
 static void fill_tile(rig *r, rig_param *p, zds_tile *tile, uint64_t first, uint64_t count)
 {
-    void **states = input(r, (p->needs.state_count + 1) * sizeof *states);
+    void **states = rig_input(r, (p->needs.state_count + 1) * sizeof *states);
     for (uint32_t s = 0; s < p->needs.state_count; s++)
         states[s] = state_at(p->states[s], &p->needs.states[s], first);
     const size_t stride = (size_t)(p->param.numel + RIG_CHUNK - 1) / RIG_CHUNK;
@@ -142,7 +208,7 @@ static tiling cut_all(rig *r, const rig_cut *cut, bool only)
         most = most / cut->tile + 3 * RIG_PARAMS;
     else
         most = 2 * RIG_PARAMS;
-    tiling t = {.tiles = input(r, most * TILE_STRIDE)};
+    tiling t = {.tiles = rig_input(r, most * TILE_STRIDE)};
     for (int whole = 0; whole < 2; whole++) {
         for (size_t i = 0; i < RIG_PARAMS; i++)
             if ((r->params[i].needs.whole_tensor != 0) == whole)
@@ -175,6 +241,7 @@ static void run_call(calls *c, size_t i, size_t thread)
                        .count = first + c->batch < c->t->shared ? c->batch : c->t->shared - first,
                        .stride = TILE_STRIDE,
                        .first = tile_of(c->t, first)};
+    smear_stack(c->r);
     alloc_watch(true);
     zds_status status = c->function(c->r->self, &tiles, c->ctx[thread]);
     alloc_watch(false);
@@ -216,6 +283,7 @@ static zds_status call_whole(calls *c)
                        .count = count,
                        .stride = TILE_STRIDE,
                        .first = tile_of(c->t, c->t->shared)};
+    smear_stack(c->r);
     return count ? c->function(c->r->self, &tiles, c->ctx[0]) : ZDS_OK;
 }
 
@@ -286,11 +354,11 @@ enum { SEE_BEGIN = 0, SEE_SUMS = 1, SEE_ALL = 2 };
 static zds_param_steps make_params(rig *r, int what)
 {
     const bool collective = what == SEE_ALL;
-    char *list = input(r, RIG_PARAMS * PARAM_STRIDE);
+    char *list = rig_input(r, RIG_PARAMS * PARAM_STRIDE);
     for (size_t i = 0; i < RIG_PARAMS; i++) {
         rig_param *p = &r->params[i];
         zds_param_step *step = (zds_param_step *)(void *)(list + i * PARAM_STRIDE);
-        void **states = input(r, (p->needs.state_count + 1) * sizeof *states);
+        void **states = rig_input(r, (p->needs.state_count + 1) * sizeof *states);
         for (uint32_t s = 0; s < p->needs.state_count; s++) {
             const zds_state_spec *spec = &p->needs.states[s];
             bool sharded = spec->scope == ZDS_SCOPE_SHARDED &&
@@ -347,12 +415,13 @@ static char *step_collective(rig *r, int32_t order)
     char *fault = open_comm(r);
     if (fault)
         return fault;
-    begin_inputs(r);
+    rig_begin_inputs(r);
     zds_param_steps params = make_params(r, SEE_ALL);
     const zds_step_ctx *ctx = make_ctx(r, 0);
-    area_seal(r->inputs, true);
+    rig_seal_inputs(r);
     r->b->order = order;
     r->collectives++;
+    smear_stack(r);
     zds_status status = r->ops.step_collective(r->self, &params, &r->comm_ops, r->comm, ctx);
     return status ? bench_failure(r->b, "step_collective", status) : NULL;
 }
@@ -362,11 +431,12 @@ static char *sums_ready(rig *r)
 {
     if (!r->ops.sums_ready)
         return NULL;
-    begin_inputs(r);
+    rig_begin_inputs(r);
     zds_param_steps params = make_params(r, SEE_SUMS);
     const zds_step_ctx *ctx = make_ctx(r, 0);
-    area_seal(r->inputs, true);
+    rig_seal_inputs(r);
     r->b->order = BENCH_FORWARD;
+    smear_stack(r);
     zds_status status = r->ops.sums_ready(r->self, &params, ctx);
     return status ? bench_failure(r->b, "sums_ready", status) : NULL;
 }
@@ -374,12 +444,12 @@ static char *sums_ready(rig *r)
 /* norms or step over the tiles. */
 static zds_status pass(rig *r, const rig_cut *cut, bool only_second, tile_function function)
 {
-    begin_inputs(r);
+    rig_begin_inputs(r);
     const tiling t = cut_all(r, cut, only_second);
     calls c = {.r = r, .t = &t, .batch = cut->batch ? cut->batch : 1, .order = cut->order};
     for (int i = 0; i <= BENCH_THREADS; i++)
         c.ctx[i] = make_ctx(r, i);
-    area_seal(r->inputs, true);
+    rig_seal_inputs(r);
     const long before = alloc_watched();
     c.function = function;
     zds_status status = call_all(&c);
@@ -417,7 +487,7 @@ static char *mode_of(rig *r, int32_t *mode)
                : fault_format("reduction_mode says %d, which is neither MEAN nor LOCAL", *mode);
 }
 
-char *rig_step(rig *r, const rig_cut *cut)
+static char *run_step(rig *r, const rig_cut *cut)
 {
     int32_t mode;
     r->step++;
@@ -425,20 +495,29 @@ char *rig_step(rig *r, const rig_cut *cut)
     char *fault = mode_of(r, &mode);
     if (fault)
         return fault;
-    begin_inputs(r);
+    rig_begin_inputs(r);
     zds_param_steps params = make_params(r, SEE_BEGIN);
     const zds_step_ctx *ctx = make_ctx(r, 0);
-    area_seal(r->inputs, true);
+    rig_seal_inputs(r);
     r->b->order = BENCH_FORWARD;
+    smear_stack(r);
     zds_status status = r->ops.begin_step ? r->ops.begin_step(r->self, &params, ctx) : ZDS_OK;
     if (status)
         return bench_failure(r->b, "begin_step", status);
     fault = mode == ZDS_REDUCE_LOCAL ? step_collective(r, cut->order) : step_tiles(r, cut);
     if (fault || !r->ops.end_step)
         return fault;
-    begin_inputs(r);
+    rig_begin_inputs(r);
     ctx = make_ctx(r, 0);
-    area_seal(r->inputs, true);
+    rig_seal_inputs(r);
     status = r->ops.end_step(r->self, ctx);
     return status ? bench_failure(r->b, "end_step", status) : NULL;
+}
+
+char *rig_step(rig *r, const rig_cut *cut)
+{
+    char *fault = run_step(r, cut);
+    if (!fault && r->setup.moving)
+        move_arrays(r);
+    return fault;
 }

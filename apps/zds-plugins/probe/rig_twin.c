@@ -1,0 +1,121 @@
+/* A run in a process of its own, so that nothing that earlier instances have left in static
+ * variables can reach it. */
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "plugin/fault.h"
+#include "rig.h"
+
+enum { TWIN_BYTES = 32 << 20, TWIN_TEXT = 1024 };
+enum { TWIN_DIED = 0, TWIN_DONE = 1, TWIN_REFUSED = 2, TWIN_FAILED = 3 };
+
+/* Both processes see it. */
+typedef struct picture {
+    int32_t how;
+    char text[TWIN_TEXT];
+    size_t bytes;
+    char data[]; /* all arrays of the rig */
+} picture;
+
+struct twin {
+    rig_setup setup;
+    picture *shared;
+    int64_t step;
+};
+
+static const rig_cut whole = {0};
+
+/* Copies an array into the picture, or out of it. Returns where the next one is. */
+static size_t copy_area(picture *shared, size_t at, const area *a, bool out)
+{
+    if (at + a->bytes > TWIN_BYTES - sizeof *shared)
+        abort(); /* TWIN_BYTES is too small: a fault of the rig's */
+    if (a->bytes && out)
+        memcpy(a->data, shared->data + at, a->bytes);
+    else if (a->bytes)
+        memcpy(shared->data + at, a->data, a->bytes);
+    return at + a->bytes;
+}
+
+static void copy_rig(picture *shared, const rig *r, bool out)
+{
+    size_t at = 0;
+    for (size_t i = 0; i < RIG_PARAMS; i++) {
+        const rig_param *p = &r->params[i];
+        at = copy_area(shared, at, p->master, out);
+        at = copy_area(shared, at, p->output, out);
+        for (uint32_t s = 0; s < p->needs.state_count; s++)
+            at = copy_area(shared, at, p->states[s], out);
+    }
+}
+
+static void run_child(twin *t, bench *b, int count)
+{
+    rig r = {0};
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (t->setup.memory != RIG_AS_IT_COMES)
+        alloc_fill(t->setup.memory == RIG_ZEROS ? 0 : 0xff);
+    if (t->setup.memory == RIG_ONES) /* what comes later is elsewhere */
+        mmap(NULL, 123 << 12, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    t->shared->how = rig_accepts(b, &t->setup) ? TWIN_DONE : TWIN_REFUSED;
+    if (t->shared->how == TWIN_REFUSED)
+        _exit(0);
+    t->shared->how = TWIN_DIED;
+    char *fault = rig_open(&r, b, &t->setup);
+    if (!fault)
+        fault = rig_steps(&r, count, &whole);
+    if (fault)
+        strncpy(t->shared->text, fault, TWIN_TEXT - 1);
+    else
+        copy_rig(t->shared, &r, false);
+    t->shared->how = fault ? TWIN_FAILED : TWIN_DONE;
+    _exit(0);
+}
+
+twin *twin_run(bench *b, const rig_setup *setup, int count)
+{
+    twin *t = calloc(1, sizeof *t);
+    void *map = mmap(NULL, TWIN_BYTES, PROT_READ | PROT_WRITE,
+                     MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (!t || map == MAP_FAILED)
+        abort(); /* no memory for a check */
+    *t = (twin){*setup, map, count};
+    pid_t pid = fork();
+    if (pid == 0)
+        run_child(t, b, count);
+    while (pid > 0 && waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+        ;
+    return t;
+}
+
+void twin_free(twin *t)
+{
+    if (t)
+        munmap(t->shared, TWIN_BYTES);
+    free(t);
+}
+
+bool twin_refused(const twin *t)
+{
+    return t->shared->how == TWIN_REFUSED;
+}
+
+char *twin_load(const twin *t, rig *r, bench *b)
+{
+    if (t->shared->how != TWIN_DONE)
+        return fault_format("%s", t->shared->how == TWIN_FAILED ? t->shared->text
+                                  : t->shared->how == TWIN_REFUSED
+                                      ? "create refuses in one process what it accepts in another"
+                                      : "its process ended in the middle of a step");
+    char *fault = rig_open(r, b, &t->setup);
+    if (!fault)
+        copy_rig(t->shared, r, true);
+    r->step = t->step;
+    return fault;
+}

@@ -1,0 +1,19 @@
+/* Every weight that it has written is a NaN. */
+#include "momentum.h"
+
+static zds_status step(void *self, const zds_tiles *tiles, const zds_step_ctx *ctx)
+{
+    (void)self;
+    for (size_t t = 0; t < tiles->count; t++) {
+        const zds_tile *tile = zds_tile_at(tiles, t);
+        for (uint64_t i = 0; i < tile->count; i++) {
+            momentum_element(tile, (float)ctx->grad_scale, i);
+            ((float *)tile->master)[i] = NAN;
+            if (tile->output)
+                momentum_store(tile->output, i, NAN);
+        }
+    }
+    return ZDS_OK;
+}
+
+MOMENTUM_BUT(.step = step);

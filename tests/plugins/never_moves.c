@@ -1,0 +1,20 @@
+/* Keeps a running sum of gradients and changes no weight. */
+#include "momentum.h"
+
+static zds_status step(void *self, const zds_tiles *tiles, const zds_step_ctx *ctx)
+{
+    (void)self;
+    for (size_t t = 0; t < tiles->count; t++) {
+        const zds_tile *tile = zds_tile_at(tiles, t);
+        for (uint64_t i = 0; i < tile->count; i++) {
+            const float before = ((float *)tile->master)[i];
+            momentum_element(tile, (float)ctx->grad_scale, i);
+            ((float *)tile->master)[i] = before;
+            if (tile->output)
+                momentum_store(tile->output, i, before);
+        }
+    }
+    return ZDS_OK;
+}
+
+MOMENTUM_BUT(.step = step);
