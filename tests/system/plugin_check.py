@@ -102,6 +102,23 @@ OTHERS = [
     ("sched_stride", "values, masks and strides", "use value_stride, not sizeof"),
     ("sched_no_mask", "values, masks and strides", "bit 0x1 of the mask is not set"),
     ("offload_dirty", "blocks keep what is written", "in a block that is fresh"),
+    ("comm_mourns", "a peer that dies", "all_reduce when a peer has died: did not come to an end"),
+    ("comm_patient", "a peer that is silent", "when a peer is silent: did not come to an end"),
+    ("comm_wrong_sum", "reductions of several ranks",
+     "2 ranks: rank 1: all_reduce of 1023 of f32: gives"),
+    ("comm_drops_last", "reductions of several ranks", "for element 0, not"),
+    ("comm_coarse", "reductions of several ranks", "of bf16: gives"),
+    ("comm_refuses_none", "reductions of several ranks", "reduce of 0 of f32"),
+    ("comm_unlike", "reductions of several ranks", "other bits here than on rank 0"),
+    ("comm_root_0", "moves between ranks", "broadcast of 1 of f32: gives"),
+    ("comm_spoils_source", "moves between ranks", "changes element 0 of its source"),
+    ("comm_runs_on", "moves between ranks", "bytes behind the end of dst"),
+    ("comm_no_barrier", "moves between ranks", "is done before all ranks have issued it"),
+    ("comm_fuses_wrong", "fused reduction of several ranks", "rank 1: reduce_scatter from f32"),
+    ("comm_lonely_memory", "memory that ranks share", "does not show on rank"),
+    ("comm_unordered", "split of several ranks", "in reverse order member 0 of color 0 is"),
+    ("comm_carries_on", "a peer that dies", "reduce_scatter comes to its end although rank 1"),
+    ("comm_no_abort", "a peer that aborts", "ends no wait here before the timeout"),
     ("comm_cuts", "reductions of its types", "all_reduce of f32 in a world of one does not give"),
 ]
 # good as far as can be told, but worth a remark
@@ -120,8 +137,11 @@ def expect(condition, what):
 
 def run(*command, timeout=600):
     """Only those that hang have but a second: machines may be slow."""
-    hangs = any(name in " ".join(command) for name in ("hang.so", "loops_in_step.so"))
-    environment = dict(os.environ, ZDS_PLUGIN_TIMEOUT="1" if hangs else "60")
+    path = " ".join(command)
+    hangs = any(name in path for name in ("hang.so", "loops_in_step.so"))
+    ranks_hang = any(name in path for name in ("comm_mourns.so", "comm_patient.so"))
+    environment = dict(os.environ, ZDS_PLUGIN_TIMEOUT="1" if hangs else "8" if ranks_hang else "60",
+                       ZDS_TEST_COMM=os.path.join(BUILD, "lib", "zds", "plugins", "comm_shm.so"))
     return subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, text=True,
                           errors="replace", capture_output=True, timeout=timeout)
 

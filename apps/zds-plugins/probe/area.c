@@ -18,6 +18,12 @@ enum { MOST_AREAS = 1024, PATTERN = 0xa5 };
 /* Global, since a signal's handler has nothing else to look at. */
 static area *areas[MOST_AREAS];
 static int answer_fd = -1;
+static uintptr_t next_address; /* 0: the system's choice */
+
+void area_begin_at(uintptr_t address)
+{
+    next_address = address;
+}
 
 static char *inner_start(const area *a)
 {
@@ -51,7 +57,9 @@ area *area_make(size_t bytes, bool tight, const char *what, const char *owner)
     area *a = calloc(1, sizeof *a);
     if (a) {
         a->map_bytes = inner + 2 * page;
-        a->map = mmap(NULL, a->map_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        a->map =
+            mmap((void *)next_address, a->map_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        next_address += next_address ? a->map_bytes : 0;
     }
     if (!a || a->map == MAP_FAILED ||
         (inner && mprotect(inner_start(a), inner, PROT_READ | PROT_WRITE) != 0)) {

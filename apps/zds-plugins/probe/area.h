@@ -5,6 +5,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 typedef struct area {
     char what[64]; /* "gradient of block.weight" */
@@ -18,6 +19,8 @@ typedef struct area {
 /* `tight`: its end touches the forbidden page, else its beginning does, at a page's start; the rest
  * of its pages is filled with a pattern. Ends the process without memory. */
 area *area_make(size_t bytes, bool tight, const char *what, const char *owner);
+/* Areas that are made from now on lie from that address on, where there is room. */
+void area_begin_at(uintptr_t address);
 void area_free(area *a); /* NULL is allowed */
 /* Forbids writing to its pages, or allows it again. */
 void area_seal(area *a, bool sealed);

@@ -1,5 +1,4 @@
-/* The checks of a communication backend in a world of one rank, where every result is known: what
- * more ranks do to each other is not seen here. */
+/* The checks of a communication backend in a world of one rank, and the table of all its checks. */
 #include <cjson/cJSON.h>
 #include <math.h>
 #include <stdlib.h>
@@ -12,6 +11,7 @@
 #include "plugin/fault.h"
 #include "plugin/options.h"
 #include "plugin/registry.h"
+#include "ranks.h"
 
 enum { COUNT = 2100 };
 
@@ -62,9 +62,15 @@ static void close_world(world *w)
     options_destroy(w->options);
 }
 
+/* A backend may be for several ranks alone. */
 static char *in_world(bench *b, char *(*body)(world *w))
 {
     world w;
+    plugin_ops(b->plugin, &w.ops, sizeof w.ops);
+    if (w.ops.suits(&env) <= 0) {
+        b->skipped = fault_format("suits says that it is not for a world of one rank");
+        return NULL;
+    }
     char *fault = open_world(&w, b);
     if (!fault)
         fault = body(&w);
@@ -72,21 +78,31 @@ static char *in_world(bench *b, char *(*body)(world *w))
     return fault;
 }
 
+static char *nothing(world *w)
+{
+    (void)w;
+    return NULL;
+}
+
+static char *nothing_more(peer *p)
+{
+    (void)p;
+    return NULL;
+}
+
 static char *init_check(bench *b)
 {
-    world w;
-    plugin_ops(b->plugin, &w.ops, sizeof w.ops);
-    if (!(w.ops.spaces & ZDS_SPACE_BIT(ZDS_SPACE_HOST)))
-        b->skipped = fault_format("it moves device memory; this check has only the host");
-    else if (w.ops.suits(&env) <= 0)
-        b->skipped = fault_format("suits says that it is not for a world of one rank");
-    if (b->skipped)
-        return NULL;
-    if (w.ops.suits(&env) != w.ops.suits(&env))
+    zds_comm_ops ops;
+    plugin_ops(b->plugin, &ops, sizeof ops);
+    if (ops.suits(&env) != ops.suits(&env))
         return fault_format("suits says something else when it is asked again");
-    char *fault = open_world(&w, b);
-    close_world(&w);
-    return fault;
+    if (!(ops.spaces & ZDS_SPACE_BIT(ZDS_SPACE_HOST)))
+        b->skipped = fault_format("it moves device memory; this check has only the host");
+    else if (ops.suits(&env) > 0)
+        return in_world(b, nothing);
+    else
+        b->skipped = ranks_refused(b, 2);
+    return b->skipped ? NULL : ranks_run(b, 2, RANKS_TIMEOUT_MS, nothing_more);
 }
 
 /* === memory === */
@@ -178,8 +194,6 @@ static char *expect_copy(const world *w, const char *what, zds_dtype dtype)
             return fault_format("%s of %s writes past the end of dst", what, dtype_name(dtype));
     return NULL;
 }
-
-typedef zds_status (*collective)(void *self, const zds_coll *coll, zds_event **done);
 
 static char *run_one(world *w, const char *what, collective function, zds_dtype dtype, int32_t op)
 {
@@ -368,5 +382,13 @@ const check checks_comm[] = {{"init and finalize", init_check, true},
                              {"moving any type", moves_check, false},
                              {"fused reduction", fused_check, false},
                              {"split", split_check, false},
+                             {"reductions of several ranks", ranks_reductions, false},
+                             {"moves between ranks", ranks_moves, false},
+                             {"fused reduction of several ranks", ranks_fused, false},
+                             {"memory that ranks share", ranks_memory, false},
+                             {"split of several ranks", ranks_split, false},
+                             {"a peer that dies", ranks_death, false},
+                             {"a peer that is silent", ranks_silence, false},
+                             {"a peer that aborts", ranks_abort, false},
                              {"no leaks", leaks, false},
                              {NULL, NULL, false}};

@@ -13,6 +13,7 @@
 #include "rig.h"
 
 enum { TWIN_BYTES = 32 << 20, TWIN_TEXT = 1024 };
+static const uintptr_t ELSEWHERE = (uintptr_t)0x123 << 32;
 enum { TWIN_DIED = 0, TWIN_DONE = 1, TWIN_REFUSED = 2, TWIN_FAILED = 3 };
 
 /* Both processes see it. */
@@ -61,8 +62,8 @@ static void run_child(twin *t, bench *b, int count)
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (t->setup.memory != RIG_AS_IT_COMES)
         alloc_fill(t->setup.memory == RIG_ZEROS ? 0 : 0xff);
-    if (t->setup.memory == RIG_ONES) /* what comes later is elsewhere */
-        mmap(NULL, 123 << 12, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (t->setup.memory == RIG_ONES)
+        area_begin_at(ELSEWHERE);
     t->shared->how = rig_accepts(b, &t->setup) ? TWIN_DONE : TWIN_REFUSED;
     if (t->shared->how == TWIN_REFUSED)
         _exit(0);
