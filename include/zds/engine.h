@@ -4,14 +4,18 @@
  * In one picture, for a caller that keeps its own loop:
  *
  *     zds_model *model = zds_model_create();
- *     zds_model_add_module(model, "h.0", &module);                         once for each layer, in
- * forward order zds_model_add_param(model, module, &(zds_param_desc){...}, &param);
+ *     for each layer, in forward order:
+ *         zds_model_add_module(model, "h.0", &module);
+ *         zds_model_add_param(model, module, &(zds_param_desc){...}, &param);
  *     zds_engine_create(config, model, &options, &engine, &error);
- *     zds_set_values(engine, read_weights, file);                           rank 0's values, on
- * every rank for each micro step: zds_micro_begin(engine, ZDS_BOUNDARY_AUTO); forward, for each
- * module:                zds_acquire(FORWARD) .. compute .. zds_release backward, for each module,
- * last first:   zds_acquire(BACKWARD) .. write gradients .. zds_grad_ready zds_step(engine,
- * &result);                                        updates at the accumulation boundary
+ *     zds_set_values(engine, read_weights, file);      on every rank; rank 0's values count
+ *     for each micro step:
+ *         zds_micro_begin(engine, ZDS_BOUNDARY_AUTO);
+ *         forward, for each module:
+ *             zds_acquire(FORWARD) .. compute .. zds_release
+ *         backward, for each module, last first:
+ *             zds_acquire(BACKWARD) .. write gradients .. zds_grad_ready
+ *         zds_step(engine, &result);                   updates at the accumulation boundary
  *
  * or, with callbacks, zds_train_batch does the loop. An evaluation is acquire(FORWARD) and release
  * without micro_begin.
@@ -50,12 +54,11 @@ typedef struct zds_engine zds_engine;
 
 typedef struct zds_param_desc {
     size_t struct_size;
-    const char *name; /* unique; copied */
-    const int64_t
-        *shape;    /* [ndim]; every extent >= 0 (a parameter without elements is legal); copied */
-    uint32_t ndim; /* 0 to 8; 0 is a scalar */
-    int32_t role;  /* ZDS_ROLE_...; optimizers may treat roles differently */
-    bool frozen;   /* not trainable: no gradient, no state, never updated */
+    const char *name;     /* unique; copied */
+    const int64_t *shape; /* [ndim]; each >= 0 (a parameter may have no elements); copied */
+    uint32_t ndim;        /* 0 to 8; 0 is a scalar */
+    int32_t role;         /* ZDS_ROLE_...; optimizers may treat roles differently */
+    bool frozen;          /* not trainable: no gradient, no state, never updated */
     uint8_t reserved[3];
     uint32_t group;      /* 0 with an optimizer of ds_config; see zds_group_desc */
     double width_mult;   /* for muP's optimizers, as in zds_param; 0 is taken as 1 */

@@ -40,8 +40,8 @@ typedef struct zds_plugin_entry {
     const char *file;   /* "" for one linked into the program */
     const char *status; /* "ok", "shadowed", "rejected" */
     const char *reason; /* why, for all but "ok" */
-    const zds_plugin
-        *plugin; /* its descriptor while the list lives; NULL unless this process has loaded it */
+    /* Its descriptor while the list lives; NULL unless this process has loaded it. */
+    const zds_plugin *plugin;
 } zds_plugin_entry;
 
 /* Looks through `path` (folders separated by ':', may be NULL), ZDS_PLUGIN_PATH and the install's

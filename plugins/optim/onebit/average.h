@@ -4,9 +4,12 @@
  * compressed_allreduce. For each vector x of n elements, padded by zeros to N, a multiple of
  * W * 8W / gcd(W, 8) on W ranks:
  *
- *     worker:  x += worker error;  s = |x| / sqrt(N);  send sign(x), s;  worker error = x - s
- * sign(x) server of a W-th of the elements:  y = mean of s sign(x) + server error;  t = |y| /
- * sqrt(N/W); send sign(y), t;  server error = y - t sign(y) mean = t sign(y), with sign(0) = 1
+ *     worker:  x += worker error;  s = |x| / sqrt(N);  send sign(x), s
+ *              worker error = x - s sign(x)
+ *     server of a W-th of the elements:
+ *              y = mean of s sign(x) + server error;  t = |y| / sqrt(N/W);  send sign(y), t
+ *              server error = y - t sign(y)
+ *     mean = t sign(y), with sign(0) = 1
  *
  * All vectors of a call travel together: one all-to-all, one all-gather. */
 #ifndef OPTIM_ONEBIT_AVERAGE_H

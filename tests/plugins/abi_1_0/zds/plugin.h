@@ -11,22 +11,22 @@
  *
  * Rules of the border
  *  - Structs. Each starts with `size_t struct_size`, set to sizeof by whoever fills it. Whoever
- * reads a struct uses the smaller of that and its own size; fields past it are zero. Arrays of
- * structs come with a stride in bytes. ZDS_HAS(p, field) asks whether a struct reaches that far.
- * Structs only grow, at their end, within one ABI major.
+ *    reads a struct uses the smaller of that and its own size; fields past it are zero. Arrays of
+ *    structs come with a stride in bytes. ZDS_HAS(p, field) asks whether a struct reaches that
+ *    far. Structs only grow, at their end, within one ABI major.
  *  - Optional functions may be NULL; each says so. All others must be there, or the plugin is
- * refused.
+ *    refused.
  *  - Errors. `return host->fail(host, ZDS_ERR_..., "text", ...)`. A plugin never exits, aborts or
- * prints.
+ *    prints.
  *  - No global state: one process may hold several instances of a plugin, used from different
- * threads.
+ *    threads.
  *  - No threads of its own but where a kind says so; host->parallel_for has the rank's threads.
  *  - Ownership: pointers given to a function are valid until it returns, unless said otherwise.
- * What `create`, `init` or `open` returns through `self` is the plugin's, and goes back to it with
- * each call.
+ *    What `create`, `init` or `open` returns through `self` is the plugin's, and goes back to it
+ *    with each call.
  *  - Versions. A new major ABI is a new symbol name (zds_plugin_v2); one .so may export several.
- * Within a major, an older plugin runs on a newer host, and a newer plugin on an older host unless
- * it says `min_host_minor`. */
+ *    Within a major, an older plugin runs on a newer host, and a newer plugin on an older host
+ *    unless it says `min_host_minor`. */
 #ifndef ZDS_PLUGIN_H
 #define ZDS_PLUGIN_H
 
@@ -107,8 +107,8 @@ enum {
     ZDS_OPTION_NULLABLE = 1u << 1,  /* null is a value */
     ZDS_OPTION_ABOVE_MIN = 1u << 2, /* min itself is not allowed */
     ZDS_OPTION_BELOW_MAX = 1u << 3, /* max itself is not allowed */
-    ZDS_OPTION_NO_EFFECT =
-        1u << 4 /* accepted for the reference's sake; the doc says why it changes nothing */
+    /* Accepted for the reference's sake; the doc says why it changes nothing. */
+    ZDS_OPTION_NO_EFFECT = 1u << 4
 };
 
 typedef struct zds_option {
@@ -141,8 +141,8 @@ typedef struct zds_plugin {
     uint32_t min_host_minor; /* the oldest host it can run on; 0 for any */
     uint32_t reserved;
     uint64_t required; /* ZDS_REQUIRE_... */
-    const char
-        *name; /* as ds_config's `type` says it; letters, digits, _ and -; compared without case */
+    /* As ds_config's `type` says it: letters, digits, _ and -; compared without case. */
+    const char *name;
     const char *const *aliases; /* NULL-ended; or NULL */
     const char *version;        /* of the plugin, free text */
     const char *doc;            /* one line */
@@ -201,16 +201,18 @@ typedef struct zds_hyper {
 } zds_hyper;
 
 enum {
-    ZDS_STATE_ELEMENT = 0, /* one value an element */
-    ZDS_STATE_BLOCK =
-        1, /* `bytes` for each block of `block` elements, counted from the parameter's first; the
-              last block may be short in elements, its state has all its bytes */
-    ZDS_STATE_TENSOR = 2, /* `bytes` for the parameter */
-    ZDS_STATE_GLOBAL =
-        3, /* `bytes` for the optimizer; described with any parameter, allocated once by name */
-    ZDS_STATE_CONSTANT = 4 /* every element is `initial` and stays so: takes no memory, and is NULL
-                              in a tile. For a state that the reference keeps without using it, so
-                              that whoever reads states finds it */
+    /* One value an element. */
+    ZDS_STATE_ELEMENT = 0,
+    /* `bytes` for each block of `block` elements, counted from the parameter's first. The last
+     * block may be short in elements; its state has all its bytes. */
+    ZDS_STATE_BLOCK = 1,
+    /* `bytes` for the parameter. */
+    ZDS_STATE_TENSOR = 2,
+    /* `bytes` for the optimizer; described with any parameter, allocated once by name. */
+    ZDS_STATE_GLOBAL = 3,
+    /* Every element is `initial` and stays so: takes no memory, and is NULL in a tile. For a state
+     * that the reference keeps without using it, so that whoever reads states finds it. */
+    ZDS_STATE_CONSTANT = 4
 };
 enum { ZDS_SCOPE_SHARDED = 0, ZDS_SCOPE_RANK_LOCAL = 1 };
 
@@ -234,7 +236,7 @@ typedef struct zds_param_needs {
     size_t struct_size;
     uint32_t state_count;
     uint32_t granularity;  /* no slice or tile boundary falls inside a block of so many elements,
-                              counted from the  parameter's first; 0 and 1 are the same */
+                              counted from the parameter's first; 0 and 1 are the same */
     int32_t whole_tensor;  /* 1: step gets this parameter in one tile, on one thread, with the pool
                               idle; at stage >= 1 on one rank, which has the whole of its states */
     uint32_t tensor_norms; /* how many sums over the whole tensor `norms` makes for this parameter;
@@ -267,9 +269,9 @@ typedef struct zds_tile {
                      is the parameter */
     void *const *states; /* in, out: [state_count], in the order of describe */
     const double *sums;  /* in `step`: [tensor_norms], each over the whole tensor on all ranks */
-    double
-        *chunk_sums; /* in `norms`, out: [tensor_norms][chunk_stride]; the sum of each
-                        1024-element chunk of this tile, counted  from the tile's first element */
+    /* in `norms`, out: [tensor_norms][chunk_stride]; the sum of each 1024-element chunk of this
+     * tile, counted from the tile's first element */
+    double *chunk_sums;
     size_t chunk_stride;
 } zds_tile;
 
@@ -322,9 +324,8 @@ typedef struct zds_step_ctx {
     size_t struct_size;
     int64_t step;      /* applied steps, this one included: 1 for the first */
     double grad_scale; /* clip factor / loss scale: what gradients must be multiplied by */
-    uint64_t
-        seed; /* randomness may depend on (seed, step, param->index, element) and nothing else */
-    void *scratch; /* scratch_bytes of this thread's own, 64-byte aligned; contents undefined */
+    uint64_t seed;     /* what is random depends on (seed, step, param->index, element) alone */
+    void *scratch;     /* scratch_bytes of this thread's own, 64-byte aligned; contents undefined */
     size_t scratch_bytes;
     const zds_stream *stream; /* NULL on the host */
 } zds_step_ctx; /* On a device scratch, sums and chunk_sums are in its memory, and calls may return
@@ -342,21 +343,21 @@ typedef struct zds_optim_env {
     int32_t stochastic_rounding; /* 1: round 16-bit states and master weights stochastically */
     int32_t world_size, rank;
     uint64_t seed;
-    int32_t
-        sharded; /* 1: each rank holds a part of the master weights and SHARDED states; 0: all */
+    int32_t sharded; /* 1: a rank holds a part of the master weights and SHARDED states; 0: all */
     int32_t reserved;
     uint64_t trainable_params, trainable_elements; /* of the model: sizes of GLOBAL states */
 } zds_optim_env;
 
 enum {
-    ZDS_REDUCE_MEAN = 0, /* the usual: gradients are averaged over ranks before `step` */
-    ZDS_REDUCE_LOCAL =
-        1 /* this step's gradients stay each rank's own, and `step_collective` replaces `step` */
+    /* The usual: gradients are averaged over ranks before `step`. */
+    ZDS_REDUCE_MEAN = 0,
+    /* This step's gradients stay each rank's own, and `step_collective` replaces `step`. */
+    ZDS_REDUCE_LOCAL = 1
 };
 enum {
-    ZDS_OPTIM_PARAMS_DIVERGE =
-        1u << 0 /* parameters differ between ranks for some steps: stage 0 and private pages only.
-                   What is written out meanwhile is rank 0's */
+    /* Parameters differ between ranks for some steps: stage 0 and private pages only. What is
+     * written out meanwhile is rank 0's. */
+    ZDS_OPTIM_PARAMS_DIVERGE = 1u << 0
 };
 
 typedef struct zds_comm_ops zds_comm_ops;
@@ -429,8 +430,8 @@ typedef struct zds_sched_env {
     size_t struct_size;
     size_t group_count;
     size_t hyper_stride;
-    const zds_hyper
-        *base; /* [group_count]: what the optimizer's options say; valid as long as the instance */
+    /* [group_count]: what the optimizer's options say; valid as long as the instance. */
+    const zds_hyper *base;
     int64_t total_steps;  /* optimizer steps of the whole run, where the program knows; else -1 */
     int64_t warmup_steps; /* likewise, from the training arguments; else -1 */
     /* An optimizer may split a group that the config or the program declared: which of those, from
@@ -441,8 +442,8 @@ typedef struct zds_sched_env {
 } zds_sched_env;
 
 enum {
-    ZDS_SCHED_OBSERVES =
-        1u << 0 /* not a pure function of the step: `observe` changes what `at` returns */
+    /* Not a pure function of the step: `observe` changes what `at` returns. */
+    ZDS_SCHED_OBSERVES = 1u << 0
 };
 
 /* One thread. */
@@ -466,8 +467,7 @@ typedef struct zds_sched_ops {
     zds_status (*load)(void *self, const void *bytes, uint64_t count);
 } zds_sched_ops;
 
-/* ------------------------------------------------------------------------------------------ memory
- * tier (ZDS_KIND_OFFLOAD) */
+/* === memory tier (ZDS_KIND_OFFLOAD) === */
 
 typedef struct zds_offload_env {
     size_t struct_size;
@@ -489,8 +489,8 @@ typedef struct zds_block {
 } zds_block;
 
 enum {
-    ZDS_OFFLOAD_DIRECT =
-        1u << 0 /* `pointer` can be used where the parameters are computed: no copies are made */
+    /* `pointer` can be used where the parameters are computed: no copies are made. */
+    ZDS_OFFLOAD_DIRECT = 1u << 0
 };
 
 /* One asynchronous copy. Both ends are whole multiples of `alignment` apart from the last bytes of
@@ -547,15 +547,16 @@ enum { ZDS_SUM = 0, ZDS_AVG = 1, ZDS_MAX = 2 };
 enum {
     ZDS_COMM_FUSED = 1u << 0,         /* reduce_scatter and reduce take zds_fused */
     ZDS_COMM_DETERMINISTIC = 1u << 1, /* same ranks, same input, same bits */
-    ZDS_COMM_NODE_SHARED =
-        1u << 2, /* mem_alloc can give all ranks the same pages (ZDS_MEM_SHARED) */
+    /* mem_alloc can give all ranks the same pages (ZDS_MEM_SHARED). */
+    ZDS_COMM_NODE_SHARED = 1u << 2,
     ZDS_COMM_AUTO_PROGRESS = 1u << 3 /* operations complete without calls to progress */
 };
 
 enum {
-    ZDS_MEM_SYMMETRIC =
-        0, /* each rank has bytes of its own, which operations of the peers may read directly */
-    ZDS_MEM_SHARED = 1 /* all ranks have the same bytes; only with NODE_SHARED */
+    /* Each rank has bytes of its own, which operations of the peers may read directly. */
+    ZDS_MEM_SYMMETRIC = 0,
+    /* All ranks have the same bytes; only with NODE_SHARED. */
+    ZDS_MEM_SHARED = 1
 };
 
 /* Memory of a communicator. Zeroed; pages are touched by whoever uses them first. */
