@@ -69,22 +69,65 @@ static bool parse_bool(const char *text, bool *value)
     return false;
 }
 
-static bool parse_int(const char *text, bool with_unit, int64_t *value)
+static bool parse_int(const char *text, int64_t *value)
 {
-    static const struct {
-        const char *text;
-        int64_t factor;
-    } units[] = {{"", 1},           {"k", 1000},     {"K", 1000},     {"M", 1000000},
-                 {"G", 1000000000}, {"Ki", 1 << 10}, {"Mi", 1 << 20}, {"Gi", 1 << 30}};
     char *end;
     errno = 0;
-    long long number = strtoll(text, &end, 10);
-    if (end == text || errno || isspace((unsigned char)text[0]) || (with_unit && number < 0))
-        return false;
-    for (size_t i = 0; i < (with_unit ? sizeof units / sizeof *units : 1); i++)
-        if (strcmp(end, units[i].text) == 0)
-            return !__builtin_mul_overflow((int64_t)number, units[i].factor, value);
-    return false;
+    *value = strtoll(text, &end, 10);
+    return end != text && *end == '\0' && !errno && !isspace((unsigned char)text[0]);
+}
+
+/* The factor of a unit in any case: "", k, M, G, T, and Ki, Mi, Gi, Ti; of bytes a B may follow,
+ * else B alone is a billion, as parameters are counted. 0: no unit. */
+static int64_t unit_factor(const char *unit, bool bytes)
+{
+    static const char letters[] = "kmgt";
+    int64_t factor = 1;
+    const char *letter = *unit ? strchr(letters, tolower((unsigned char)*unit)) : NULL;
+    if (letter) {
+        bool binary = tolower((unsigned char)unit[1]) == 'i';
+        for (const char *p = letters; p <= letter; p++)
+            factor *= binary ? 1024 : 1000;
+        unit += 1 + binary;
+    } else if (!bytes && strcasecmp(unit, "b") == 0) {
+        return 1000000000;
+    }
+    return !*unit || (bytes && strcasecmp(unit, "b") == 0) ? factor : 0;
+}
+
+/* A whole number that is not negative: digits, a point, an exponent, a unit; exactly. */
+static bool parse_count(const char *text, bool bytes, int64_t *value)
+{
+    enum { FAR = 1000 }; /* more than any number of digits that is left */
+    __int128 number = 0;
+    bool any = false, point = false, large = false;
+    long power = 0;
+    const char *p = text + (*text == '+');
+    for (; isdigit((unsigned char)*p) || (*p == '.' && !point); p++) {
+        point |= *p == '.';
+        if (*p == '.')
+            continue;
+        any = true;
+        power -= point;
+        large |= __builtin_mul_overflow(number, 10, &number) ||
+                 __builtin_add_overflow(number, *p - '0', &number);
+    }
+    if ((*p == 'e' || *p == 'E') && any) {
+        char *end;
+        bool digit = isdigit((unsigned char)p[1 + (p[1] == '-' || p[1] == '+')]);
+        long exponent = digit ? strtol(p + 1, &end, 10) : 0;
+        any = digit;
+        power += exponent > FAR ? FAR : exponent < -FAR ? -FAR : exponent;
+        p = digit ? end : p;
+    }
+    int64_t factor = any ? unit_factor(p, bytes) : 0;
+    large |= __builtin_mul_overflow(number, factor, &number);
+    for (; power > 0 && number && !large; power--)
+        large = __builtin_mul_overflow(number, 10, &number);
+    for (; power < 0 && number && number % 10 == 0; power++)
+        number /= 10;
+    *value = (int64_t)number;
+    return factor && !large && number <= INT64_MAX && (power >= 0 || !number);
 }
 
 static bool parse_float(const char *text, double *value)
@@ -112,16 +155,18 @@ static int store(args_option *option, const char *shown, const char *text)
         *(const char **)option->value = text;
         break;
     case ARGS_INT:
-        if (parse_int(text, false, &integer))
+        if (parse_int(text, &integer))
             *(int64_t *)option->value = integer;
         else
             wanted = "an integer";
         break;
     case ARGS_COUNT:
-        if (parse_int(text, true, &integer))
+    case ARGS_BYTES:
+        if (parse_count(text, option->type == ARGS_BYTES, &integer))
             *(int64_t *)option->value = integer;
         else
-            wanted = "a count such as 1000, 64k or 64Mi";
+            wanted = option->type == ARGS_BYTES ? "bytes such as 1000000, 1.5e9, 500MB or 40GiB"
+                                                : "a count such as 1000, 64k, 64Mi or 7e9";
         break;
     case ARGS_FLOAT:
         if (parse_float(text, &number))

@@ -26,7 +26,9 @@ typedef enum args_type {
                     written, `--name True` or `--name False` */
     ARGS_STRING, /* const char *, points into argv */
     ARGS_INT,    /* int64_t */
-    ARGS_COUNT,  /* int64_t, not negative; Ki, Mi, Gi or k, M, G may follow: 64Mi */
+    ARGS_COUNT,  /* int64_t, not negative: 64Mi, 1.5G, 7e9; units k, M, G, T, Ki, Mi, Gi, Ti, and B,
+                    a billion */
+    ARGS_BYTES,  /* the same of bytes: 40GiB, 500MB, 1.5G */
     ARGS_FLOAT   /* double, finite */
 } args_type;
 

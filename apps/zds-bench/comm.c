@@ -330,7 +330,7 @@ int bench_comm(int argc, char **argv)
          .doc = "barrier, all_reduce, reduce, reduce_scatter (default), all_gather, broadcast or"
                 " all_to_all"},
         {.name = "bytes",
-         .type = ARGS_COUNT,
+         .type = ARGS_BYTES,
          .value = &b.bytes,
          .meta = "B",
          .doc = "the full vector of a rank (default 64Mi)"},

@@ -23,12 +23,11 @@ void context_options(context_args *args, args_option *rows);
 /* After parsing. Returns ARGS_GO or an exit code. */
 int context_read(context_args *args);
 
-/* Loads FILE with this context. NULL after telling stderr, where the file cannot be read; with
- * `json` it is told on stdout as {"status": "error", ...}. */
+/* Tells why a command failed, on stderr, or with `json` on stdout as {"status": "error", "errors":
+ * [..], "problems": [..]}, with the same one in both. Returns EXIT_FAILED. */
+int failed(const zds_error *error, bool json);
+/* Loads FILE with this context. NULL where the file cannot be read, after `failed`. */
 zds_config *load_config(const char *file, context_args *args, bool json);
-
-/* The object in a JSON file of moderate size, or NULL after saying why. */
-cJSON *read_json(const char *path);
 
 /* The first `count` steps of the schedule that a program with these arguments would run, in a run
  * of `steps` (0: not known). As zds_schedule_points. */
@@ -36,7 +35,7 @@ zds_status schedule_compute(const zds_config *config, int64_t steps, const doubl
                             size_t count, zds_schedule_point *points, bool *moves_betas,
                             zds_error *error);
 
-/* {"path", "message", "file", "line", "column"} */
+/* {"severity", "path", "message", "file", "line", "column"} */
 cJSON *problem_json(const zds_problem *problem);
 
 /* One for each command: argv[0] is the command's name. */

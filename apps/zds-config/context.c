@@ -38,32 +38,6 @@ void context_options(context_args *args, args_option *rows)
     memcpy(rows, all, sizeof all);
 }
 
-cJSON *read_json(const char *path)
-{
-    enum { MOST = 16 << 20 };
-    FILE *in = fopen(path, "rbe");
-    char *text = in ? malloc(MOST + 1) : NULL;
-    size_t length = text ? fread(text, 1, MOST, in) : 0;
-    cJSON *tree = NULL;
-    if (!in) {
-        output_error("%s: %m", path);
-    } else if (!text || ferror(in) || !feof(in)) {
-        output_error("%s: cannot be read, or is longer than 16 MiB", path);
-    } else {
-        text[length] = '\0';
-        tree = cJSON_ParseWithLength(text, length);
-        if (!cJSON_IsObject(tree)) {
-            cJSON_Delete(tree);
-            tree = NULL;
-            output_error("%s: not a JSON object", path);
-        }
-    }
-    free(text);
-    if (in)
-        fclose(in);
-    return tree;
-}
-
 int context_read(context_args *args)
 {
     if (args->world_size < 0 || args->world_size > INT32_MAX || args->hidden_size < 0 ||
@@ -83,6 +57,8 @@ int context_read(context_args *args)
 cJSON *problem_json(const zds_problem *problem)
 {
     cJSON *row = cJSON_CreateObject();
+    cJSON_AddStringToObject(row, "severity",
+                            problem->severity == ZDS_PROBLEM_WARNING ? "warning" : "error");
     cJSON_AddStringToObject(row, "path", problem->path);
     cJSON_AddStringToObject(row, "message", problem->message);
     cJSON_AddStringToObject(row, "file", problem->file);
@@ -91,28 +67,44 @@ cJSON *problem_json(const zds_problem *problem)
     return row;
 }
 
-/* Takes "name:line:col: error: what" apart, as zds_config_load puts it together. */
-static void print_unreadable(const char *text)
+/* Takes "name:line:col: error: what" apart, as zds_config_load puts it together; the caller frees
+ * *file. */
+static zds_problem take_apart(const char *text, char **file)
 {
     zds_problem problem = {.path = "", .message = text, .file = ""};
     const char *mark = strstr(text, ": error: ");
-    char *file = NULL;
-    if (mark) {
-        const char *p = mark;
-        int colons = 0;
-        while (p > text && colons < 2)
-            colons += *--p == ':';
-        if (colons == 2 && sscanf(p, ":%d:%d", &problem.line, &problem.column) == 2 &&
-            (file = strndup(text, (size_t)(p - text))) != NULL) {
-            problem.message = mark + strlen(": error: ");
-            problem.file = file;
-        }
+    if (!mark)
+        return problem;
+    const char *p = mark;
+    int colons = 0;
+    while (p > text && colons < 2)
+        colons += *--p == ':';
+    if (colons == 2 && sscanf(p, ":%d:%d", &problem.line, &problem.column) == 2 &&
+        (*file = strndup(text, (size_t)(p - text))) != NULL) {
+        problem.message = mark + strlen(": error: ");
+        problem.file = *file;
     }
-    cJSON *out = cJSON_CreateObject(), *errors = cJSON_AddArrayToObject(out, "errors");
+    return problem;
+}
+
+int failed(const zds_error *error, bool json)
+{
+    const char *text = error->text ? error->text : "out of memory";
+    if (!json && error->status == ZDS_ERR_FORMAT)
+        fprintf(stderr, "%s\n", text); /* has its place already */
+    else if (!json)
+        output_error("%s", text);
+    if (!json)
+        return EXIT_FAILED;
+    char *file = NULL;
+    const zds_problem problem = take_apart(text, &file);
+    cJSON *out = cJSON_CreateObject();
     cJSON_AddStringToObject(out, "status", "error");
-    cJSON_AddItemToArray(errors, problem_json(&problem));
+    cJSON_AddItemToArray(cJSON_AddArrayToObject(out, "errors"), problem_json(&problem));
+    cJSON_AddItemToArray(cJSON_AddArrayToObject(out, "problems"), problem_json(&problem));
     free(file);
     output_json(out);
+    return EXIT_FAILED;
 }
 
 zds_config *load_config(const char *file, context_args *args, bool json)
@@ -120,15 +112,8 @@ zds_config *load_config(const char *file, context_args *args, bool json)
     zds_error error = ZDS_ERROR_INIT;
     zds_config *config = NULL;
     zds_config_load(file, &args->context, &config, &error);
-    if (!config) {
-        const char *text = error.text ? error.text : "out of memory";
-        if (json)
-            print_unreadable(text);
-        else if (error.status == ZDS_ERR_FORMAT)
-            fprintf(stderr, "%s\n", text); /* has its place already */
-        else
-            output_error("%s", text);
-    }
+    if (!config)
+        failed(&error, json);
     zds_error_clear(&error);
     return config;
 }

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "command.h"
+#include "common/fail.h"
 #include "common/output.h"
 #include "shapes.h"
 
@@ -21,6 +22,7 @@ typedef struct question {
     int64_t accumulation;
     double state_bytes; /* that the optimizer keeps for a parameter, beside a master weight */
     double memory;      /* of a rank; 0: not given */
+    double host_memory; /* of a node, beside it; 0: not limited */
     bool on_host;       /* the compute memory is host memory */
 } question;
 
@@ -201,6 +203,16 @@ static zds_status ask_states(question *q, const zds_model *sample, zds_error *er
     return status;
 }
 
+static bool fits(const question *q, const answer *a)
+{
+    if (q->memory <= 0)
+        return false;
+    if (q->on_host)
+        return a->compute + a->host <= q->memory;
+    return a->compute <= q->memory &&
+           (q->host_memory <= 0 || a->host * q->per_node <= q->host_memory);
+}
+
 static zds_status answer_all(question *q, answer *answers, zds_error *error)
 {
     zds_model *sample = sample_model();
@@ -216,7 +228,7 @@ static zds_status answer_all(question *q, answer *answers, zds_error *error)
         if (!implemented || !q->shapes.model)
             *a = by_formula(q, &plans[i]);
         a->implemented = implemented;
-        a->fits = q->memory > 0 && (q->on_host ? a->compute + a->host : a->compute) <= q->memory;
+        a->fits = fits(q, a);
     }
     zds_model_destroy(sample);
     return status;
@@ -305,53 +317,84 @@ static size_t names_that_fit(const answer *answers, bool implemented, char *text
     return used;
 }
 
-static int advise(const question *q, const answer *answers, cJSON *ready)
+/* Why there is nothing to advise. */
+static zds_status explain_misfit(const question *q, const answer *answers, zds_error *error)
+{
+    char later[PLANS * 80], host[64] = "";
+    names_that_fit(answers, false, later, sizeof later);
+    if (q->host_memory > 0)
+        snprintf(host, sizeof host, " and %.0f bytes of a node's host", q->host_memory);
+    return *later
+               ? fail(error, ZDS_ERR_UNSUPPORTED,
+                      "nothing that this version does fits into %.0f bytes a rank%s (%s would, and "
+                      "is not implemented yet); take more ranks",
+                      q->memory, host, later)
+               : fail(error, ZDS_ERR_UNSUPPORTED,
+                      "nothing fits into %.0f bytes a rank%s; take more ranks, or more memory",
+                      q->memory, host);
+}
+
+static int advise(const question *q, const answer *answers, const answer *first, cJSON *ready)
 {
     char now[PLANS * 80], later[PLANS * 80];
     names_that_fit(answers, true, now, sizeof now);
     names_that_fit(answers, false, later, sizeof later);
-    if (!ready) {
-        int code = output_end();
-        if (code)
-            return code;
-        return *later ? output_error("nothing that this version does fits into %.0f bytes a rank "
-                                     "(%s would, and is not implemented yet); take more ranks",
-                                     q->memory, later)
-                      : output_error("nothing fits into %.0f bytes a rank; take more ranks, or "
-                                     "more memory",
-                                     q->memory);
-    }
     printf("\ninto ");
     show_bytes(q->memory, "");
-    printf(" a rank fit: %s%s%s\nthe first of them as a ds_config:\n", now,
-           *later ? "; not implemented yet: " : "", later);
+    printf(" a rank fit: %s%s%s\n", now, *later ? "; not implemented yet: " : "", later);
+    if (!q->on_host && q->host_memory <= 0 && first->host > 0) {
+        printf("the first of them takes ");
+        show_bytes(first->host * q->per_node, "");
+        printf(" of each node's host memory, which is not limited without --host-memory\n");
+    }
+    printf("the first of them as a ds_config:\n");
     return output_json(ready);
 }
 
-static int print_all(const question *q, const answer *answers, bool json)
+static int print_json(const question *q, const answer *answers, cJSON *ready,
+                      const zds_error *misfit)
 {
-    cJSON *ready = NULL;
-    for (size_t i = 0; i < PLANS && !ready; i++)
-        if (answers[i].fits && answers[i].implemented)
-            ready = plan_config(q, &plans[i]);
-    if (!json) {
-        print_table(q, answers);
-        return q->memory > 0 ? advise(q, answers, ready) : output_end();
-    }
-    cJSON *out = cJSON_CreateObject(), *rows = cJSON_AddArrayToObject(out, "rows");
-    bool found = ready;
+    cJSON *out = cJSON_CreateObject();
+    cJSON_AddStringToObject(out, "status", misfit->text ? "error" : "ok");
+    cJSON *rows = cJSON_AddArrayToObject(out, "rows");
     for (size_t i = 0; i < PLANS; i++)
         cJSON_AddItemToArray(rows, row_json(q, &plans[i], &answers[i]));
     cJSON_AddNumberToObject(out, "num_parameters", q->shapes.parameters);
     cJSON_AddItemToObject(out, "fits", ready ? ready : cJSON_CreateNull());
-    int code = output_json(out);
-    return code == EXIT_DONE && q->memory > 0 && !found ? EXIT_FAILED : code;
+    cJSON *problems = cJSON_AddArrayToObject(out, "problems");
+    if (misfit->text)
+        cJSON_AddItemToArray(problems, problem_json(&(zds_problem){
+                                           .path = "", .message = misfit->text, .file = ""}));
+    return output_json(out);
+}
+
+static int print_all(const question *q, const answer *answers, bool json)
+{
+    size_t first = 0;
+    zds_error misfit = ZDS_ERROR_INIT;
+    while (first < PLANS && !(answers[first].fits && answers[first].implemented))
+        first++;
+    cJSON *ready = first < PLANS ? plan_config(q, &plans[first]) : NULL;
+    if (q->memory > 0 && first == PLANS)
+        explain_misfit(q, answers, &misfit);
+    int code;
+    if (json) {
+        code = print_json(q, answers, ready, &misfit);
+    } else {
+        print_table(q, answers);
+        code = ready ? advise(q, answers, &answers[first], ready) : output_end();
+        if (misfit.text)
+            failed(&misfit, false);
+    }
+    code = code == EXIT_DONE && misfit.text ? EXIT_FAILED : code;
+    zds_error_clear(&misfit);
+    return code;
 }
 
 int command_estimate(int argc, char **argv)
 {
     enum { MOST_RANKS = 1 << 20 };
-    int64_t parameters = 0, ranks = 1, per_node = 0, memory = 0;
+    int64_t parameters = 0, ranks = 1, per_node = 0, memory = 0, host_memory = 0;
     const char *compute = "host";
     question q = {.dtype = "bf16", .accumulation = 1};
     bool json = false;
@@ -360,7 +403,7 @@ int command_estimate(int argc, char **argv)
          .type = ARGS_COUNT,
          .value = &parameters,
          .meta = "N",
-         .doc = "trainable parameters in 32 equal layers, instead of a folder"},
+         .doc = "trainable parameters (7e9, 7B) in 32 equal layers, instead of a folder"},
         {.name = "world-size",
          .type = ARGS_INT,
          .value = &ranks,
@@ -392,10 +435,15 @@ int command_estimate(int argc, char **argv)
          .meta = "WHERE",
          .doc = "host: offload to cpu saves nothing; device: it does (host)"},
         {.name = "memory",
-         .type = ARGS_COUNT,
+         .type = ARGS_BYTES,
          .value = &memory,
          .meta = "BYTES",
-         .doc = "of a rank: say what fits, and print the first of them ready to use"},
+         .doc = "of a rank (40GiB): say what fits, and print the first of them ready to use"},
+        {.name = "host-memory",
+         .type = ARGS_BYTES,
+         .value = &host_memory,
+         .meta = "BYTES",
+         .doc = "of a node, for what --compute device offloads to cpu (not limited)"},
         {.name = "json", .type = ARGS_FLAG, .value = &json, .doc = "print JSON"},
     };
     const args_program program = {
@@ -417,24 +465,27 @@ int command_estimate(int argc, char **argv)
         return args_wrong("--dtype is bf16, fp16 or fp32");
     if (!q.on_host && strcmp(compute, "device") != 0)
         return args_wrong("--compute is host or device");
+    if (host_memory && (q.on_host || !memory))
+        return args_wrong("--host-memory goes with --compute device and --memory");
     if (ranks < 1 || ranks > MOST_RANKS || per_node < 0 || per_node > ranks || q.accumulation < 1 ||
         q.accumulation > INT32_MAX)
         return args_wrong("--world-size is from 1 to %d, --ranks-per-node not above it, "
                           "--gradient-accumulation-steps at least 1",
                           MOST_RANKS);
-    if (parameters)
-        q.shapes = (shapes){NULL, (double)parameters, ceil((double)parameters / 32)};
-    else if (!shapes_read(words.word[0], &q.shapes))
-        return shapes_release(&q.shapes), EXIT_FAILED;
     q.ranks = (double)ranks;
     q.per_node = (double)(per_node ? per_node : ranks);
     q.memory = (double)memory;
+    q.host_memory = (double)host_memory;
     answer answers[PLANS];
     zds_error error = ZDS_ERROR_INIT;
-    if (answer_all(&q, answers, &error) == ZDS_OK)
-        code = print_all(&q, answers, json);
+    zds_status status = ZDS_OK;
+    if (parameters)
+        q.shapes = (shapes){NULL, (double)parameters, ceil((double)parameters / 32)};
     else
-        code = output_error("%s", error.text ? error.text : "out of memory");
+        status = shapes_read(words.word[0], &q.shapes, &error);
+    if (!status)
+        status = answer_all(&q, answers, &error);
+    code = status ? failed(&error, json) : print_all(&q, answers, json);
     zds_error_clear(&error);
     shapes_release(&q.shapes);
     return code;

@@ -2,14 +2,15 @@
 #include "shapes.h"
 
 #include <cjson/cJSON.h>
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
-#include "command.h"
-#include "common/output.h"
+#include "common/fail.h"
 #include "common/safetensors.h"
 
 enum { MOST_LAYERS = 100000, NO_LAYER = -1 };
@@ -184,23 +185,23 @@ static const char *model_type(const cJSON *config)
     return cJSON_IsString(type) ? type->valuestring : "";
 }
 
-static bool add_from_config(tensors *t, const char *folder, const cJSON *config)
+static zds_status add_from_config(tensors *t, const char *folder, const cJSON *config,
+                                  zds_error *error)
 {
     const char *type = model_type(config);
     bool gpt2 = strcmp(type, "gpt2") == 0, qwen = strcmp(type, "qwen2") == 0,
          llama = qwen || strcmp(type, "llama") == 0 || strcmp(type, "mistral") == 0;
-    if (!gpt2 && !llama) {
-        output_error("%s: has no safetensors, and of a config.json of model_type \"%.40s\" the "
-                     "shapes are not known here (of gpt2, llama, mistral and qwen2 they are); use "
-                     "--params",
-                     folder, type);
-        return false;
-    }
+    if (!gpt2 && !llama)
+        return fail(error, ZDS_ERR_UNSUPPORTED,
+                    "%s: has no safetensors, and of a config.json of model_type \"%.40s\" the "
+                    "shapes are not known here (of gpt2, llama, mistral and qwen2 they are); use "
+                    "--params",
+                    folder, type);
     if (gpt2 ? add_gpt2(t, config) : add_llama(t, config, qwen))
-        return true;
-    output_error("%s/config.json: a size of the model is missing, or is no number that makes sense",
-                 folder);
-    return false;
+        return ZDS_OK;
+    return fail(error, ZDS_ERR_INVALID,
+                "%s/config.json: a size of the model is missing, or is no number that makes sense",
+                folder);
 }
 
 /* === safetensors === */
@@ -218,22 +219,19 @@ static bool is_buffer(const char *name)
     return false;
 }
 
-static bool add_from_files(tensors *t, const char *path)
+static zds_status add_from_files(tensors *t, const char *path, zds_error *error)
 {
     safetensors *file;
-    zds_error error = ZDS_ERROR_INIT;
-    if (safetensors_open(path, &file, &error) != ZDS_OK) {
-        output_error("%s", error.text);
-        zds_error_clear(&error);
-        return false;
-    }
+    zds_status status = safetensors_open(path, &file, error);
+    if (status)
+        return status;
     for (size_t i = 0; i < safetensors_count(file); i++) {
         const safetensors_tensor *one = safetensors_at(file, i);
         if (!is_buffer(one->name))
             add_shape(t, one->name, one->ndim, one->shape);
     }
     safetensors_close(file);
-    return true;
+    return ZDS_OK;
 }
 
 /* === the model === */
@@ -309,48 +307,92 @@ static zds_status describe(tensors *t, bool tied, shapes *out)
     return status;
 }
 
-static bool build(tensors *t, const cJSON *config, const char *folder, shapes *out)
+static zds_status build(tensors *t, const cJSON *config, const char *folder, shapes *out,
+                        zds_error *error)
 {
     *out = (shapes){.model = zds_model_create()};
     if (t->failed || !out->model)
-        return output_error("out of memory"), false;
+        return fail(error, ZDS_ERR_MEMORY, "out of memory");
     qsort(t->list, t->count, sizeof *t->list, by_place);
     if (t->count == 0)
-        return output_error("%s: its safetensors hold no parameter", folder), false;
-    if (describe(t, is_tied(t, config), out) != ZDS_OK)
-        return output_error("%s: %s", folder, zds_model_error(out->model)), false;
-    return true;
+        return fail(error, ZDS_ERR_INVALID, "%s: its safetensors hold no parameter", folder);
+    zds_status status = describe(t, is_tied(t, config), out);
+    return status ? fail(error, status, "%s: %s", folder, zds_model_error(out->model)) : ZDS_OK;
 }
 
-bool shapes_read(const char *folder, shapes *out)
+/* The object in a JSON file of moderate size. */
+static zds_status read_json(const char *path, cJSON **tree, zds_error *error)
+{
+    enum { MOST = 16 << 20 };
+    FILE *in = fopen(path, "rbe");
+    char *text = in ? malloc(MOST + 1) : NULL;
+    size_t length = text ? fread(text, 1, MOST, in) : 0;
+    zds_status status = ZDS_OK;
+    if (!in) {
+        status = fail(error, ZDS_ERR_IO, "%s: %m", path);
+    } else if (!text || ferror(in) || !feof(in)) {
+        status = fail(error, ZDS_ERR_IO, "%s: cannot be read, or is longer than 16 MiB", path);
+    } else {
+        text[length] = '\0';
+        *tree = cJSON_ParseWithLength(text, length);
+        if (!cJSON_IsObject(*tree))
+            status = fail(error, ZDS_ERR_INVALID, "%s: is no JSON object", path);
+    }
+    free(text);
+    if (in)
+        fclose(in);
+    return status;
+}
+
+/* ZDS_OK for a folder. */
+static zds_status check_folder(const char *folder, zds_error *error)
+{
+    struct stat info;
+    if (stat(folder, &info) != 0)
+        return fail(error, errno == ENOENT ? ZDS_ERR_NOT_FOUND : ZDS_ERR_IO,
+                    "%s: %s; give a folder with a model as transformers saves it (models are not "
+                    "fetched from anywhere), or --params N",
+                    folder, errno == ENOENT ? "there is no such folder" : strerror(errno));
+    return S_ISDIR(info.st_mode)
+               ? ZDS_OK
+               : fail(error, ZDS_ERR_INVALID,
+                      "%s: is no folder; give the one that holds config.json or the safetensors",
+                      folder);
+}
+
+zds_status shapes_read(const char *folder, shapes *out, zds_error *error)
 {
     static const char *const names[] = {"model.safetensors.index.json", "model.safetensors"};
     tensors t = {0};
     char path[4096];
     size_t i = 0;
+    cJSON *config = NULL;
     *out = (shapes){0};
+    zds_status status = check_folder(folder, error);
     snprintf(path, sizeof path, "%s/config.json", folder);
-    cJSON *config = access(path, F_OK) == 0 ? read_json(path) : NULL;
-    if (!config && access(path, F_OK) == 0)
-        return false;
-    for (; i < 2; i++) {
+    if (!status && access(path, F_OK) == 0)
+        status = read_json(path, &config, error);
+    for (; i < 2 && !status; i++) {
         snprintf(path, sizeof path, "%s/%s", folder, names[i]);
         if (access(path, F_OK) == 0)
             break;
     }
-    bool good = false;
-    if (i < 2)
-        good = add_from_files(&t, path);
-    else if (config)
-        good = add_from_config(&t, folder, config);
-    else
-        output_error("%s: holds neither safetensors nor a config.json", folder);
-    good = good && build(&t, config, folder, out);
+    if (!status && i < 2)
+        status = add_from_files(&t, path, error);
+    else if (!status && config)
+        status = add_from_config(&t, folder, config, error);
+    else if (!status)
+        status = fail(error, ZDS_ERR_NOT_FOUND,
+                      "%s: holds neither safetensors nor a config.json; give a folder with a model "
+                      "as transformers saves it, or --params N",
+                      folder);
+    if (!status)
+        status = build(&t, config, folder, out, error);
     for (size_t k = 0; k < t.count; k++)
         free(t.list[k].name);
     free(t.list);
     cJSON_Delete(config);
-    return good;
+    return status;
 }
 
 void shapes_release(shapes *s)

@@ -12,8 +12,8 @@ typedef struct shapes {
 
 /* From the headers of the safetensors files in `folder`; where there are none, from its
  * config.json. Layers become modules, with a module of embeddings before and one of the rest after
- * them. False after telling stderr why not. */
-bool shapes_read(const char *folder, shapes *out);
+ * them. To be released in any case. */
+zds_status shapes_read(const char *folder, shapes *out, zds_error *error);
 void shapes_release(shapes *s);
 
 #endif

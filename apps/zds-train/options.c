@@ -23,6 +23,7 @@ static bool note_arguments(options *o, const args_option *rows, size_t count)
             break;
         case ARGS_INT:
         case ARGS_COUNT:
+        case ARGS_BYTES:
             value = cJSON_CreateNumber((double)*(const int64_t *)row->value);
             break;
         case ARGS_FLOAT:

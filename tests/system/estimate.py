@@ -209,6 +209,55 @@ def advises():
         expect(code == 1 and "AdamX" in err, "an optimizer that does not exist", err)
 
 
-for test in (matches_what_is_allocated, follows_the_formulas, knows_models, advises):
+def fits_the_host_too():
+    """What is offloaded from a device must fit into its node's host memory: in bf16 with Adam 12 bytes
+    a parameter and rank, of which stage 1 keeps a rank's share."""
+    p, n, share = 1e9, 8, 4
+    words = ("--params", "1e9", "--world-size", n, "--ranks-per-node", share, "--compute", "device",
+             "--memory", "1GB")
+    host = 12 * p / n * share
+    for limit, fits in ((host, True), (host - 1, False)):
+        row = row_of(estimate(*words, "--host-memory", int(limit)), 2, "cpu")
+        expect(row["node_host"] == host and row["fits"] == fits,
+               f"{host:.0f} bytes of a node and {limit:.0f}: {fits}", row)
+    code, out, _ = run(*words)
+    expect(code == 0 and "of each node's host memory, which is not limited" in out,
+           "without a limit it says what the host needs", out)
+    code, _, err = run(*words, "--host-memory", "1MiB")
+    expect(code == 1 and "1048576 bytes of a node's host" in err, "nothing fits", err)
+    for wrong in (("--params", "1e9", "--host-memory", "1G"),
+                  ("--params", "1e9", "--host-memory", "1G", "--memory", "1G")):
+        expect(run(*wrong)[0] == 2, "a host's memory goes with a device's")
+
+
+def reads_units():
+    bytes_of = [estimate("--params", "1M", "--memory", text)["fits"] is not None
+                for text in ("16MB", "15.9MB", "0.016G", "16e6", "15MiB", "16MiB")]
+    expect(bytes_of == [True, False, True, True, False, True], "bytes in all units", bytes_of)
+    counts = [estimate("--params", text)["num_parameters"] for text in ("7e9", "7B", "0.5Gi")]
+    expect(counts == [7e9, 7e9, 2**29], "counts in all units", counts)
+    code, _, err = run("--params", "7 billion")
+    expect(code == 2 and "7e9" in err, "and what is none", err)
+
+
+def fails_as_json():
+    """With --json a failure is an object too."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = write(folder, "file", {})
+        write(folder, "config.json", [1])
+        for words, text in ((["/no/such"], "/no/such: there is no such folder; give a folder"),
+                            ([file], "is no folder"), ([folder], "is no JSON object"),
+                            (["--params", "1M", "--optimizer", "AdamX"], "AdamX"),
+                            (["--params", "1T", "--memory", "1k"], "nothing fits")):
+            code, out, err = run(*words, "--json")
+            seen = json.loads(out)
+            expect(code == 1 and not err and seen["status"] == "error"
+                   and text in seen["problems"][0]["message"], f"as JSON: {text}", out + err)
+            code, out, err = run(*words)
+            expect(code == 1 and text in err, f"as text: {text}", out + err)
+
+
+for test in (matches_what_is_allocated, follows_the_formulas, knows_models, advises,
+             fits_the_host_too, reads_units, fails_as_json):
     test()
 sys.exit(1 if failed else 0)

@@ -1,0 +1,1 @@
+target_link_libraries(unit_args PRIVATE app_common)
