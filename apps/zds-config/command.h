@@ -13,6 +13,7 @@ typedef struct context_args {
     const char *arguments; /* path of ARGS.json; NULL: none */
     int64_t world_size, hidden_size, num_training_steps;
     bool auto_find_batch_size;
+    const args_option *rows; /* of these */
     zds_config_context context;
 } context_args;
 

@@ -36,13 +36,19 @@ void context_options(context_args *args, args_option *rows)
          .doc = "batch sizes may differ from the arguments"},
     };
     memcpy(rows, all, sizeof all);
+    args->rows = rows;
 }
 
 int context_read(context_args *args)
 {
-    if (args->world_size < 0 || args->world_size > INT32_MAX || args->hidden_size < 0 ||
-        args->num_training_steps < 0)
-        return args_wrong("--world-size, --hidden-size and --num-training-steps are not negative");
+    for (size_t i = 0; args->rows && i < CONTEXT_OPTIONS; i++) {
+        const args_option *row = &args->rows[i];
+        int64_t most = row->value == &args->world_size ? INT32_MAX : INT64_MAX;
+        int64_t x = row->given && row->type == ARGS_INT ? *(int64_t *)row->value : 1;
+        if (x < 1 || x > most)
+            return args_wrong("--%s is from 1 to %lld, not %lld", row->name, (long long)most,
+                              (long long)x);
+    }
     args->context = (zds_config_context){
         .struct_size = sizeof args->context,
         .world_size = (int32_t)args->world_size,

@@ -428,6 +428,15 @@ const struct cJSON *zds_config_node(const zds_config *config, const char *path)
     return tree_find(config->resolved, path);
 }
 
+const char *zds_config_text(const zds_config *config, const char *file, size_t *length)
+{
+    const source *sources[] = {config->src, config->arguments_src};
+    for (size_t i = 0; i < 2; i++)
+        if (sources[i] && strcmp(source_name(sources[i]), file) == 0)
+            return source_text(sources[i], length);
+    return NULL;
+}
+
 bool zds_config_is_set(const zds_config *config, const char *path)
 {
     const cJSON *node = tree_find(config->raw, path);

@@ -82,6 +82,10 @@ void zds_config_destroy(zds_config *config);
  * past the last. */
 bool zds_config_problem(const zds_config *config, size_t index, zds_problem *problem);
 
+/* The text that was read from the file that a problem names, [*length]; NULL if it came as a tree.
+ * Belongs to the config. */
+const char *zds_config_text(const zds_config *config, const char *file, size_t *length);
+
 /* All problems as text, each as "file:line:col: error: path: message\n"; the caller frees it. NULL
  * if there are none. */
 char *zds_config_problems_text(const zds_config *config);

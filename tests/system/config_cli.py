@@ -203,6 +203,11 @@ def check_exit_codes():
         expect(code == 3 and "learning_rate=0.0001" in out, "check: exit 3 on a mismatch", out)
     expect(run("check", "/no/such/file")[0] == 1, "check: no such file is exit 1")
     expect(run("check")[0] == 2, "check: no file is exit 2")
+    for words in (("--world-size", "0"), ("--world-size", "99999999999"), ("--hidden-size", "-1"),
+                  ("--num-training-steps", "0")):
+        code, _, err = run("check", "@", *words, text=good)
+        expect(code == 2 and f"{words[0]} is from 1 to " in err and f", not {words[1]};" in err,
+               f"check: {' '.join(words)}", err)
     expect(run("chekc", "x")[0] == 2, "no such command is exit 2")
     code, _, err = run("check", "@", text='{"a": 1,\n "b" 2}')
     expect(code == 1 and "@:2:6: error:" in err, "a syntax error has its place", err)
