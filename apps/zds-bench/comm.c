@@ -44,7 +44,7 @@ static const struct {
 } dtypes[] = {{"f32", ZDS_F32}, {"bf16", ZDS_BF16}, {"f16", ZDS_F16}, {"f64", ZDS_F64},
               {"u8", ZDS_U8},   {"i8", ZDS_I8},     {"i32", ZDS_I32}, {"i64", ZDS_I64}};
 
-/* ------------------------------------------------------------------ a host without an engine */
+/* === a host without an engine === */
 
 static void host_log(const zds_host *host, int32_t level, const char *format, ...)
 {
@@ -90,7 +90,7 @@ static void host_for(const zds_host *host, size_t n, void (*body)(void *arg, siz
         body(arg, i);
 }
 
-/* ------------------------------------------------------------------ the plugin */
+/* === the plugin === */
 
 /* The plugin of this name, or the one that suits the ranks best. */
 static int open_plugin(bench *b, const char *name)
@@ -130,7 +130,7 @@ static int open_plugin(bench *b, const char *name)
     return EXIT_DONE;
 }
 
-/* ------------------------------------------------------------------ buffers */
+/* === buffers === */
 
 static char *private_memory(size_t bytes)
 {
@@ -180,7 +180,7 @@ static void free_buffers(bench *b)
     free(b->copy_ms);
 }
 
-/* ------------------------------------------------------------------ measuring */
+/* === measuring === */
 
 static double now(void)
 {

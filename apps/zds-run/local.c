@@ -61,7 +61,7 @@ static int free_port(void)
     return port;
 }
 
-/* ------------------------------------------------------------------ in the child */
+/* === in the child === */
 
 static void set_number(const char *name, int value)
 {
@@ -135,7 +135,7 @@ static void become_rank(const world *w, int rank, pid_t parent, const int ends[2
     _exit(written == (ssize_t)sizeof error ? NOT_FOUND : EXIT_FAILED);
 }
 
-/* ------------------------------------------------------------------ starting and ending */
+/* === starting and ending === */
 
 static void end_all(world *w, int signal)
 {

@@ -31,7 +31,7 @@ static int ended_badly(const world_run *w, int32_t except)
     return bad;
 }
 
-/* ------------------------------------------------------------------ death */
+/* === death === */
 
 typedef struct death {
     int32_t victim;
@@ -152,7 +152,7 @@ Test(comm_faults, a_busy_rank, .timeout = 30)
     cr_expect_eq(run_world(&w), 0);
 }
 
-/* ------------------------------------------------------------------ disagreement */
+/* === disagreement === */
 
 static void diverges(rank *me, void *arg)
 {
@@ -271,7 +271,7 @@ Test(comm_faults, wrong_arguments_are_refused, .timeout = 30)
     cr_expect_eq(run_world(&w), 0);
 }
 
-/* ------------------------------------------------------------------ the start */
+/* === the start === */
 
 static zds_status start(int32_t r, int32_t n, int port, int32_t timeout_ms)
 {

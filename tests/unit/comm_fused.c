@@ -206,7 +206,7 @@ Test(comm_fused, counts_what_is_not_finite)
     }
 }
 
-/* ------------------------------------------------------------------ through the plugins */
+/* === through the plugins === */
 
 typedef struct plugin_case {
     wanted w;

@@ -12,7 +12,7 @@ static uint64_t round_up(uint64_t bytes, uint64_t to)
     return (bytes + to - 1) / to * to;
 }
 
-/* ------------------------------------------------------------------ control block */
+/* === control block === */
 
 typedef struct layout {
     uint64_t slots, pipes, channels, message_pipes, pipe_data, message_data, bytes;
@@ -147,7 +147,7 @@ zds_status comm_create(job *j, uint64_t control, int32_t rank, int32_t size,
     return ZDS_OK;
 }
 
-/* ------------------------------------------------------------------ split */
+/* === split === */
 
 typedef struct member {
     int32_t color, key, rank;
@@ -211,7 +211,7 @@ out:
     return status;
 }
 
-/* ------------------------------------------------------------------ regions */
+/* === regions === */
 
 typedef struct request {
     uint64_t bytes, offset;

@@ -22,7 +22,7 @@ int64_t now_ms(void)
     return t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
-/* ------------------------------------------------------------------ sleeping */
+/* === sleeping === */
 
 void wake_rank(comm *c, int32_t r)
 {
@@ -47,7 +47,7 @@ void sleep_until_woken(comm *c, uint32_t seen, int32_t ms)
     syscall(SYS_futex, &c->slots[c->rank].wake, FUTEX_WAIT, seen, &t, NULL, 0);
 }
 
-/* ------------------------------------------------------------------ failures */
+/* === failures === */
 
 void record_failure(job *j, zds_status status, const char *text)
 {
@@ -98,7 +98,7 @@ zds_status comm_fail(comm *c, zds_status status, const char *format, ...)
     return c->status;
 }
 
-/* ------------------------------------------------------------------ peers */
+/* === peers === */
 
 void health_open(job *j)
 {

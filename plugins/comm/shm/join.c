@@ -78,7 +78,7 @@ static void answer(int fd, const job *j, int32_t status, const char *text)
     (void)sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
-/* ------------------------------------------------------------------ rank 0 */
+/* === rank 0 === */
 
 typedef struct gathering {
     job *j;
@@ -270,7 +270,7 @@ static zds_status found(job *j, const zds_comm_env *env)
     return status;
 }
 
-/* ------------------------------------------------------------------ all others */
+/* === all others === */
 
 static zds_status reach(job *j, const zds_comm_env *env, int64_t until, int *out)
 {

@@ -16,7 +16,7 @@ static bool is_message(const op *o)
     return o->kind == OP_SEND || o->kind == OP_RECV;
 }
 
-/* ------------------------------------------------------------------ posting */
+/* === posting === */
 
 /* 1: all events that the operation waits for are done; 0: not yet; failures end the communicator.
  */
@@ -98,7 +98,7 @@ static bool post_next(comm *c)
     return true;
 }
 
-/* ------------------------------------------------------------------ progress */
+/* === progress === */
 
 static void recycle(comm *c, op *o)
 {
@@ -186,7 +186,7 @@ bool progress(comm *c)
     return moved;
 }
 
-/* ------------------------------------------------------------------ events */
+/* === events === */
 
 static bool awaits_foreign(const comm *c)
 {
@@ -261,7 +261,7 @@ static const zds_event_ops event_ops = {.struct_size = sizeof event_ops,
                                         .wait = event_wait,
                                         .release = event_release};
 
-/* ------------------------------------------------------------------ issuing */
+/* === issuing === */
 
 static void append(queue *q, op *o)
 {

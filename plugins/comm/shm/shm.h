@@ -27,7 +27,7 @@ enum {
     PIPE_BYTES = 1 << 16 /* a piece; a multiple of every element's size */
 };
 
-/* ------------------------------------------------------------------ what ranks share */
+/* === what ranks share === */
 
 enum {
     OP_BARRIER = 1,
@@ -106,7 +106,7 @@ typedef struct control_header {
     alignas(64) _Atomic uint32_t left; /* ranks that are through with it */
 } control_header;
 
-/* ------------------------------------------------------------------ one rank's side */
+/* === one rank's side === */
 
 typedef struct mapping {
     char *base;

@@ -129,7 +129,7 @@ static uint64_t takes(const comm *c, const op *o, int32_t phase, int32_t r, uint
     }
 }
 
-/* ------------------------------------------------------------------ agreement */
+/* === agreement === */
 
 static void describe(const comm *c, int32_t r, const post *p, char *text, size_t size)
 {
@@ -168,7 +168,7 @@ static bool ready(comm *c, const op *o, int32_t r)
     return atomic_load_explicit(&s->half, memory_order_acquire) >= o->seq;
 }
 
-/* ------------------------------------------------------------------ pipes */
+/* === pipes === */
 
 static pipe_ends *pipe_of(const comm *c, int32_t from, int32_t to)
 {
@@ -237,7 +237,7 @@ static void drop_piece(comm *c, int32_t r)
     wake_rank(c, r);
 }
 
-/* ------------------------------------------------------------------ taking */
+/* === taking === */
 
 /* Where rank r's bytes can be read as a whole; NULL if they come through a pipe, or (with
  * comm_fail) if they are nowhere. */
@@ -397,7 +397,7 @@ static bool take_reduced(comm *c, const op *o)
     return true;
 }
 
-/* ------------------------------------------------------------------ phases */
+/* === phases === */
 
 static void begin_phase(comm *c, int32_t phase)
 {
