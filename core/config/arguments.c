@@ -147,6 +147,11 @@ static const argument *find(const char *name)
     return NULL;
 }
 
+bool arguments_have(const char *name)
+{
+    return find(name) != NULL;
+}
+
 static const char *nearest(const char *name)
 {
     const char *best = NULL;

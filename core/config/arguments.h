@@ -15,4 +15,7 @@ typedef void (*arguments_problem_fn)(void *user, const cJSON *node, bool at_name
  * NULL if there is no memory. */
 cJSON *arguments_read(const cJSON *tree, arguments_problem_fn report, void *user);
 
+/* Whether TrainingArguments has a field of this name. */
+bool arguments_have(const char *name);
+
 #endif

@@ -122,18 +122,17 @@ static char *decode_base64(const char *text, size_t *length)
     return out;
 }
 
-static bool looks_inline(const char *text)
-{
-    return text[strspn(text, " \t\r\n")] == '{';
-}
-
 /* Reads a path, text or base64 of text; `inline_name` is what messages call text. */
 static zds_status open_source(const char *from, const char *inline_name, source **src,
                               zds_error *error)
 {
     size_t length = 0;
     zds_status status;
-    if (looks_inline(from))
+    const char *start = from + strspn(from, " \t\r\n");
+    if (!*start)
+        return error_set(error, ZDS_ERR_NOT_FOUND,
+                         "nothing is given where a path, JSON text or base64 of JSON text belongs");
+    if (*start == '{')
         return source_parse(inline_name, from, strlen(from), src, error);
     char *text = strlen(from) < 4096 ? read_file(from, &length) : NULL;
     int why = errno;

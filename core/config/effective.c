@@ -52,16 +52,30 @@ static void read_old_section(zds_config *c, const cJSON *node, const field *f, c
         read_section(c, node, field_find_path(&c->index, f->successor), path);
 }
 
+/* A value without its section: {"enabled": true} for true, {"device": "cpu"} for "cpu". That is the
+ * switch, or the first key, of the section. False if it does not take the value. */
+static bool as_section(const zds_config *c, const field *f, const cJSON *node, char *text,
+                       size_t size)
+{
+    char shown[64];
+    int row = field_find(&c->index, f, "enabled");
+    const field *key = row >= 0 && cJSON_IsBool(node) ? field_at((size_t)row) : field_first_of(f);
+    value scratch = {0};
+    if (!key || cJSON_IsNull(node) || cJSON_IsArray(node) ||
+        (tree_is_auto(node) ? !key->auto_from : value_read(key, node, &scratch) != NULL))
+        return false;
+    tree_show(node, shown, sizeof shown);
+    snprintf(text, size, "{\"%s\": %s}", field_name(key), shown);
+    return true;
+}
+
 /* What the Trainer says of it is told here, with what to write. */
 static void no_section(zds_config *c, const field *f, const char *path, const cJSON *node)
 {
     char expects[256], shown[128];
     int32_t check = problem_retract(c, path) ? ZDS_CHECK_ARGUMENTS : ZDS_CHECK_DEEPSPEED;
-    int enabled = field_find(&c->index, f, "enabled");
     tree_show(node, shown, sizeof shown);
-    if (cJSON_IsBool(node) && enabled >= 0 && field_at((size_t)enabled)->type == FIELD_BOOL)
-        snprintf(expects, sizeof expects, "{\"enabled\": %s}", shown);
-    else
+    if (!as_section(c, f, node, expects, sizeof expects))
         field_expects(f, expects, sizeof expects);
     problem_add_node(c, ZDS_PROBLEM_ERROR, check, path, node, false,
                      "%s is not a section; write %s, or delete the key", shown, expects);

@@ -202,6 +202,17 @@ int field_parent(const field_index *index, int i)
     return field_find_path(index, path);
 }
 
+const field *field_first_of(const field *section)
+{
+    size_t length = strlen(section->path), count = field_count();
+    for (size_t i = 0; i < count; i++) {
+        const field *f = field_at(i);
+        if (parent_length(f) == length && strncmp(f->path, section->path, length) == 0)
+            return f;
+    }
+    return NULL;
+}
+
 /* === suggestions === */
 
 const char *field_nearest(const field *parent, const char *name)

@@ -93,6 +93,9 @@ int field_find_path(const field_index *index, const char *path);
 /* The row of the section that holds row i, or -1 for the root. */
 int field_parent(const field_index *index, int i);
 
+/* The first key of a section, or NULL. */
+const field *field_first_of(const field *section);
+
 /* The key of a section that is nearest to `name`, or NULL if none is near. */
 const char *field_nearest(const field *parent, const char *name);
 /* The key of any section whose name is very near to `name`, or NULL. */

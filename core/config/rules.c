@@ -1,5 +1,5 @@
-/* What keys say about each other: old spellings, and the combinations that DeepSpeed refuses when it
- * reads a config or creates an engine. */
+/* What keys say about each other: old spellings, and the combinations that DeepSpeed refuses when
+ * it reads a config or creates an engine. */
 #include <stdio.h>
 #include <string.h>
 

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "config/arguments.h"
 #include "config/internal.h"
 #include "config/plugins.h"
 #include "host/error.h"
@@ -89,13 +90,15 @@ static char *in_sections(const char *name, const cJSON *node)
     return text;
 }
 
-/* {"a.b": x} for {"a": {"b": x}}, at the top level or in a section. */
+/* {"a.b": x} for {"a": {"b": x}}, in its section or at the top level. */
 static char *without_dots(const field_index *index, const char *path, const char *name)
 {
-    if (!strchr(name, '.') ||
-        (field_find_path(index, name) < 0 && field_find_path(index, path) < 0))
+    bool here = field_find_path(index, path) >= 0;
+    if (!strchr(name, '.') || (!here && field_find_path(index, name) < 0))
         return NULL;
-    char *text = strdup("a key has no dots; write "), *rest = strdup(name);
+    char *text = strdup(here ? "a key has no dots; write "
+                             : "a key has no dots; at the top level write "),
+         *rest = strdup(name);
     size_t depth = 0;
     for (char *p = rest, *part; text && (part = strsep(&p, ".")) != NULL; depth++) {
         char *longer = text_format("%s%s\"%s\": ", text, depth ? "{" : "", part);
@@ -117,7 +120,9 @@ static char *of_arguments(const char *name)
         if (f->auto_from && strcmp(f->auto_from, name) == 0)
             return text_format("it is a training argument, called %s here", f->path);
     }
-    return NULL;
+    return arguments_have(name)
+               ? text_format("it is a training argument, which the program takes beside the config")
+               : NULL;
 }
 
 char *stray_place(const zds_config *c, struct registry *plugins, const char *path,

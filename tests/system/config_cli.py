@@ -256,9 +256,13 @@ def misplaced_keys():
                  "@:17:1: error: nothing_like_it: unknown key; delete it"):
         expect(code == 1 and line in out, f"misplaced: {line!r}", out)
     expect(out.count("\n") == 16, "misplaced: nothing else", out)
-    code, out, _ = run("check", "@", text='{"train_batch_size": 8, "offload_param": {}, "fp16": 1,\n'
+    code, out, _ = run("check", "@", text='{"train_batch_size": 8, "offload_param": {}, "optim": 1,\n'
+                       '"zero_optimization": {"zero_optimization.stage": 2},\n'
                        '"scheduler": {"type": "WarmupLR", "warmup_num_steps": 3, "params": {"lr": 1}}}')
     for line in ("offload_param: unknown key; it belongs in zero_optimization\n",
+                 "optim: unknown key; it is a training argument, which the program takes beside the "
+                 "config\n",
+                 'a key has no dots; at the top level write "zero_optimization": {"stage": ...}\n',
                  "scheduler.warmup_num_steps: unknown key; it is an option of WarmupLR and belongs in "
                  "scheduler.params\n",
                  "scheduler.params.lr: is no option of WarmupLR; it is an option of optimizers such "):
@@ -271,7 +275,16 @@ def one_fault_one_line():
         '{"train_batch_size": 8, "bf16": true}':
             '@:1:33: error: bf16: true is not a section; write {"enabled": true}, or delete the key',
         '{"train_batch_size": 8, "fp16": "auto"}':
-            '@:1:33: error: fp16: "auto" is not a section; write an object { ... }, or delete the key',
+            '@:1:33: error: fp16: "auto" is not a section; write {"enabled": "auto"}, or delete the key',
+        '{"train_batch_size": 8, "optimizer": "AdamW"}':
+            '@:1:38: error: optimizer: "AdamW" is not a section; write {"type": "AdamW"}, or delete '
+            "the key",
+        '{"train_batch_size": 8, "zero_optimization": 2}':
+            '@:1:46: error: zero_optimization: 2 is not a section; write {"stage": 2}, or delete the '
+            "key",
+        '{"train_batch_size": 8, "zero_optimization": {"offload_optimizer": "cpu"}}':
+            '@:1:68: error: zero_optimization.offload_optimizer: "cpu" is not a section; write '
+            '{"device": "cpu"}, or delete the key',
         '{"train_batch_size": 8, "optimizer": 3}':
             "@:1:38: error: optimizer: 3 is not a section; write an object { ... }, or delete the key",
         '{"train_batch_size": 8, "optimizer": {"type": "SGD", "params": []}}':
