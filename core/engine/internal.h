@@ -119,7 +119,7 @@ typedef struct exchange_row {
 
 struct zds_engine {
     pid_t process;
-    bool planned; /* there is no memory behind what is laid out */
+    bool planned; /* there is no memory behind what is laid out, and no list for its use */
     const zds_config *config;
     settings set;
     launch place;

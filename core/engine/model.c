@@ -206,28 +206,28 @@ zds_model *model_copy(const zds_model *model)
     zds_model *copy = zds_model_create();
     if (!copy)
         return NULL;
-    for (uint32_t m = 0; m < model->module_count; m++)
-        if (zds_model_add_module(copy, model->modules[m].name, NULL))
-            goto failed;
+    copy->modules = calloc(model->module_count + (size_t)1, sizeof *copy->modules);
+    copy->params = calloc(model->param_count + (size_t)1, sizeof *copy->params);
+    if (!copy->modules || !copy->params)
+        goto failed;
     for (uint32_t i = 0; i < model->param_count; i++) {
-        const model_param *p = &model->params[i];
-        zds_param_desc desc = {.struct_size = sizeof desc,
-                               .name = p->name,
-                               .shape = p->shape,
-                               .ndim = p->ndim,
-                               .role = p->role,
-                               .frozen = p->frozen,
-                               .group = p->group,
-                               .width_mult = p->width_mult,
-                               .fan_out_mult = p->fan_out_mult};
-        if (zds_model_add_param(copy, p->home, &desc, NULL))
+        copy->params[i] = model->params[i];
+        copy->params[i].name = strdup(model->params[i].name);
+        copy->param_count++;
+        if (!copy->params[i].name)
             goto failed;
     }
     for (uint32_t m = 0; m < model->module_count; m++) {
         const model_module *from = &model->modules[m];
-        for (uint32_t i = 0; i < from->use_count; i++)
-            if (zds_model_add_use(copy, m, from->params[from->home_count + i]))
-                goto failed;
+        size_t bytes = ((size_t)from->home_count + from->use_count) * sizeof *from->params;
+        copy->modules[m] = *from;
+        copy->modules[m].name = strdup(from->name);
+        copy->modules[m].params = malloc(bytes + 1);
+        copy->module_count++;
+        if (!copy->modules[m].name || !copy->modules[m].params)
+            goto failed;
+        if (bytes)
+            memcpy(copy->modules[m].params, from->params, bytes);
     }
     return copy;
 failed:

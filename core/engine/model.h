@@ -35,6 +35,7 @@ struct zds_model {
     char *error;
 };
 
-zds_model *model_copy(const zds_model *model); /* NULL without memory */
+/* To be read only: it does not know its parameters by name. NULL without memory. */
+zds_model *model_copy(const zds_model *model);
 
 #endif

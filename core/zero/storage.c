@@ -418,13 +418,13 @@ zds_status storage_create(zds_engine *e, zds_error *error)
         s = norm_sums(e, error);
     if (!s)
         s = states(e, error);
-    if (!s && !e->planned) /* which takes no step */
+    if (!s && !e->planned)
         s = tiles(e, error);
     if (!s)
         s = param_steps(e, error);
     for (uint32_t k = 0; !s && k < e->lay->span_count; k++)
         s = segments(e, k, error);
-    return s ? s : modules(e, error);
+    return s || e->planned ? s : modules(e, error);
 }
 
 void storage_destroy(zds_engine *e)
