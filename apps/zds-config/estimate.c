@@ -1,10 +1,11 @@
 /* zds-config estimate: what training takes of memory at every stage of ZeRO and with every offload,
  * and the first configuration that fits into a given memory.
  *
- * For a model folder and what this version does, the engine itself is asked (zds_engine_plan). The
- * rest follows the formulas: model states for P trainable parameters and N ranks (Rajbhandari et
- * al. 2020, "ZeRO", section 3.1), and of buffers two modules for gradients on their way and three
- * for parameters gathered at stage 3. Activations and the program's own memory are not in it. */
+ * For what this version does the engine itself is asked (zds_engine_plan). The rest, and what has
+ * no room in this machine's address space, follows the formulas: model states for P trainable
+ * parameters and N ranks (Rajbhandari et al. 2020, "ZeRO", section 3.1), and of buffers two modules
+ * for gradients on their way and three for parameters gathered at stage 3. Activations and the
+ * program's own memory are not in it. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,7 +17,7 @@
 #include "shapes.h"
 
 typedef struct question {
-    shapes shapes; /* model NULL: only a number of parameters is known */
+    shapes shapes;
     double ranks, per_node;
     const char *dtype, *optimizer; /* optimizer NULL: the program's own, AdamW */
     int64_t accumulation;
@@ -219,14 +220,13 @@ static zds_status answer_all(question *q, answer *answers, zds_error *error)
     zds_status status = sample ? ask_states(q, sample, error) : ZDS_ERR_MEMORY;
     for (size_t i = 0; i < PLANS && !status; i++) {
         answer *a = &answers[i];
-        status = ask(q, &plans[i], q->shapes.model ? q->shapes.model : sample, a, error);
-        bool implemented = !status;
-        if (not_done(status)) {
+        status = ask(q, &plans[i], q->shapes.model, a, error);
+        bool implemented = !not_done(status);
+        if (!implemented || status == ZDS_ERR_MEMORY) {
             zds_error_clear(error);
             status = ZDS_OK;
-        }
-        if (!implemented || !q->shapes.model)
             *a = by_formula(q, &plans[i]);
+        }
         a->implemented = implemented;
         a->fits = fits(q, a);
     }
@@ -478,11 +478,8 @@ int command_estimate(int argc, char **argv)
     q.host_memory = (double)host_memory;
     answer answers[PLANS];
     zds_error error = ZDS_ERROR_INIT;
-    zds_status status = ZDS_OK;
-    if (parameters)
-        q.shapes = (shapes){NULL, (double)parameters, ceil((double)parameters / 32)};
-    else
-        status = shapes_read(words.word[0], &q.shapes, &error);
+    zds_status status = parameters ? shapes_layers(parameters, &q.shapes, &error)
+                                   : shapes_read(words.word[0], &q.shapes, &error);
     if (!status)
         status = answer_all(&q, answers, &error);
     code = status ? failed(&error, json) : print_all(&q, answers, json);

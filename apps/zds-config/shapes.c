@@ -1,8 +1,10 @@
-/* The shapes of a model folder in transformers' format, as the engine wants them described. */
+/* The shapes of a model, as the engine wants them described: of a folder in transformers' format,
+ * or of so many parameters. */
 #include "shapes.h"
 
 #include <cjson/cJSON.h>
 #include <errno.h>
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -307,17 +309,41 @@ static zds_status describe(tensors *t, bool tied, shapes *out)
     return status;
 }
 
-static zds_status build(tensors *t, const cJSON *config, const char *folder, shapes *out,
-                        zds_error *error)
+/* `name`: of the model, for errors. */
+static zds_status build(tensors *t, bool tied, const char *name, shapes *out, zds_error *error)
 {
     *out = (shapes){.model = zds_model_create()};
     if (t->failed || !out->model)
         return fail(error, ZDS_ERR_MEMORY, "out of memory");
-    qsort(t->list, t->count, sizeof *t->list, by_place);
     if (t->count == 0)
-        return fail(error, ZDS_ERR_INVALID, "%s: its safetensors hold no parameter", folder);
-    zds_status status = describe(t, is_tied(t, config), out);
-    return status ? fail(error, status, "%s: %s", folder, zds_model_error(out->model)) : ZDS_OK;
+        return fail(error, ZDS_ERR_INVALID, "%s: its safetensors hold no parameter", name);
+    qsort(t->list, t->count, sizeof *t->list, by_place);
+    zds_status status = describe(t, tied, out);
+    return status ? fail(error, status, "%s: %s", name, zds_model_error(out->model)) : ZDS_OK;
+}
+
+static void clear(tensors *t)
+{
+    for (size_t k = 0; k < t->count; k++)
+        free(t->list[k].name);
+    free(t->list);
+}
+
+zds_status shapes_layers(int64_t parameters, shapes *out, zds_error *error)
+{
+    enum { LAYER_COUNT = 32 };
+    tensors t = {0};
+    for (int l = 0; l < LAYER_COUNT; l++) {
+        int64_t count = parameters / LAYER_COUNT + (l < parameters % LAYER_COUNT);
+        int64_t rows = (int64_t)sqrt((double)count), columns = rows ? count / rows : 0;
+        if (rows)
+            add(&t, rows, columns, "h.%d.weight", l);
+        if (count > rows * columns)
+            add(&t, 0, count - rows * columns, "h.%d.bias", l);
+    }
+    zds_status status = build(&t, false, "--params", out, error);
+    clear(&t);
+    return status;
 }
 
 /* The object in a JSON file of moderate size. */
@@ -387,10 +413,8 @@ zds_status shapes_read(const char *folder, shapes *out, zds_error *error)
                       "as transformers saves it, or --params N",
                       folder);
     if (!status)
-        status = build(&t, config, folder, out, error);
-    for (size_t k = 0; k < t.count; k++)
-        free(t.list[k].name);
-    free(t.list);
+        status = build(&t, is_tied(&t, config), folder, out, error);
+    clear(&t);
     cJSON_Delete(config);
     return status;
 }

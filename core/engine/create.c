@@ -135,7 +135,7 @@ static zds_status build(zds_engine *e, const zds_model *model, const zds_engine_
         status = storage_create(e, error);
     if (!status && (status = update_hypers(e, 0)) != ZDS_OK)
         error_set(error, status, "%s", zds_engine_error(e));
-    return status;
+    return status ? status : params_prepare(e, error);
 }
 
 /* Without memory NULL. */

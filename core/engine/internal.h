@@ -263,6 +263,7 @@ zds_status update_boundary(zds_engine *e, zds_step_result *result);
 zds_status update_failed(zds_engine *e, zds_status status, const char *what);
 /* params.c of core/engine: the optimizer's calls over whole parameters, begin_step first in every
  * step; each does nothing where the optimizer has no such function */
+zds_status params_prepare(zds_engine *e, zds_error *error);
 zds_status params_begin_step(zds_engine *e, const zds_step_ctx *ctx);
 zds_status params_sums_ready(zds_engine *e, const zds_step_ctx *ctx);
 zds_status params_step_collective(zds_engine *e, const zds_step_ctx *ctx);

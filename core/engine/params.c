@@ -1,6 +1,7 @@
-/* The optimizer's calls over whole parameters: begin_step, sums_ready, and step_collective, which
- * reduces this rank's own gradients by itself. */
+/* The optimizer's calls over whole parameters: prepare, begin_step, sums_ready, and
+ * step_collective, which reduces this rank's own gradients by itself. */
 #include "engine/internal.h"
+#include "host/error.h"
 
 /* All trainable parameters, as far as every call of this step sees them. */
 static void list_params(zds_engine *e)
@@ -22,6 +23,24 @@ static void list_params(zds_engine *e)
                                       .count = n,
                                       .stride = sizeof *e->param_steps,
                                       .first = e->param_steps};
+}
+
+zds_status params_prepare(zds_engine *e, zds_error *error)
+{
+    if (!e->optim.prepare)
+        return ZDS_OK;
+    list_params(e);
+    for (size_t i = 0; i < e->param_list.count; i++) {
+        zds_param_step *step = &e->param_steps[i];
+        const owned_piece *piece = e->param_runs[step->param->index].piece;
+        step->slice_first = piece ? piece->param_first : 0;
+        step->slice_count = piece ? piece->count : 0;
+    }
+    services_clear(&e->optim_services);
+    zds_status status = e->optim.prepare(e->optim_self, &e->param_list);
+    return status ? error_set(error, status, "optimizer %s: %s", e->optim_plugin->name,
+                              services_error(&e->optim_services))
+                  : ZDS_OK;
 }
 
 zds_status params_begin_step(zds_engine *e, const zds_step_ctx *ctx)

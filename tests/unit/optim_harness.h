@@ -106,6 +106,13 @@ HARNESS_FN void optim_open(optim *o, const optim_setup *setup)
         for (uint64_t i = 0; spec->kind == ZDS_STATE_ELEMENT && i < setup->count; i++)
             write_at(o->states[s].data, spec->dtype, i, spec->initial);
     }
+    zds_param_step all = {.struct_size = sizeof all,
+                          .param = &o->param,
+                          .hyper = &o->hyper,
+                          .slice_count = setup->count};
+    zds_param_steps params = {sizeof params, 1, sizeof all, &all};
+    if (o->ops->prepare)
+        cr_assert_eq(o->ops->prepare(o->self, &params), ZDS_OK, "%s", o->h.error);
     uint64_t seed = 1;
     for (uint64_t i = 0; i < setup->count; i++)
         write_at(o->master.data, setup->master, i,

@@ -43,7 +43,7 @@ typedef struct rig {
     rig_setup setup;
     zds_optim_ops ops;
     void *options, *self;
-    bool made;
+    bool made, prepared;
     rig_param params[RIG_PARAMS];
     area *shown;  /* rig_param [RIG_PARAMS]: the zds_param that the plugin may read and keep */
     area *inputs; /* what it may only read, until the call returns: tiles, hyperparameters, ctx */

@@ -349,7 +349,7 @@ static char *add_chunks(rig *r)
 /* === the whole of a step === */
 
 /* What each call over whole parameters sees of them. */
-enum { SEE_BEGIN = 0, SEE_SUMS = 1, SEE_ALL = 2 };
+enum { SEE_PREPARE, SEE_BEGIN, SEE_SUMS, SEE_ALL };
 
 static zds_param_steps make_params(rig *r, int what)
 {
@@ -365,19 +365,20 @@ static zds_param_steps make_params(rig *r, int what)
                            (spec->kind == ZDS_STATE_ELEMENT || spec->kind == ZDS_STATE_BLOCK);
             states[s] = collective || !sharded ? p->states[s]->data : NULL;
         }
-        *step = (zds_param_step){.struct_size = sizeof *step,
-                                 .param = rig_shown(r, p),
-                                 .hyper = make_hyper(r, p),
-                                 .states = states,
-                                 .master = collective ? p->master->data : NULL,
-                                 .grad = collective ? p->grad->data : NULL,
-                                 .output = collective ? p->output->data : NULL,
-                                 .master_dtype = r->setup.master,
-                                 .grad_dtype = r->setup.grad,
-                                 .output_dtype = r->setup.output,
-                                 .has_grad = 1,
-                                 .slice_count = collective ? p->param.numel : 0,
-                                 .sums = what == SEE_SUMS ? doubles(p->sums) : NULL};
+        *step =
+            (zds_param_step){.struct_size = sizeof *step,
+                             .param = rig_shown(r, p),
+                             .hyper = make_hyper(r, p),
+                             .states = states,
+                             .master = collective ? p->master->data : NULL,
+                             .grad = collective ? p->grad->data : NULL,
+                             .output = collective ? p->output->data : NULL,
+                             .master_dtype = r->setup.master,
+                             .grad_dtype = r->setup.grad,
+                             .output_dtype = r->setup.output,
+                             .has_grad = 1,
+                             .slice_count = collective || what == SEE_PREPARE ? p->param.numel : 0,
+                             .sums = what == SEE_SUMS ? doubles(p->sums) : NULL};
     }
     const zds_param_step *first = (const zds_param_step *)(const void *)list;
     return (zds_param_steps){sizeof(zds_param_steps), RIG_PARAMS, PARAM_STRIDE, first};
@@ -487,12 +488,27 @@ static char *mode_of(rig *r, int32_t *mode)
                : fault_format("reduction_mode says %d, which is neither MEAN nor LOCAL", *mode);
 }
 
+/* Before the first step. */
+static char *prepare(rig *r)
+{
+    if (r->prepared || !r->ops.prepare)
+        return NULL;
+    r->prepared = true;
+    rig_begin_inputs(r);
+    zds_param_steps params = make_params(r, SEE_PREPARE);
+    rig_seal_inputs(r);
+    zds_status status = r->ops.prepare(r->self, &params);
+    return status ? bench_failure(r->b, "prepare", status) : NULL;
+}
+
 static char *run_step(rig *r, const rig_cut *cut)
 {
     int32_t mode;
     r->step++;
     bench_clear(r->b);
-    char *fault = mode_of(r, &mode);
+    char *fault = prepare(r);
+    if (!fault)
+        fault = mode_of(r, &mode);
     if (fault)
         return fault;
     rig_begin_inputs(r);

@@ -352,24 +352,59 @@ static bool reserve(const zds_host *host, void **room, size_t *have, size_t want
     return *room;
 }
 
+/* What the matrices of one call need. */
+typedef struct needed {
+    uint64_t matrices, smalls; /* smalls: those of them that are small */
+    size_t large, small;       /* bytes for the largest of each */
+} needed;
+
+static void need(needed *n, const muon *self, const zds_param *param)
+{
+    uint64_t matrices;
+    const job one = {.shape = shape_of(self, param, &matrices)};
+    size_t bytes = work_bytes(&one), *most = is_small(&one) ? &n->small : &n->large;
+    *most = bytes > *most ? bytes : *most;
+    n->matrices += matrices;
+    n->smalls += is_small(&one) ? matrices : 0;
+}
+
+/* Small matrices that are updated at once. */
+static size_t lanes_of(const muon *self, const needed *n)
+{
+    size_t threads = (size_t)self->host->threads;
+    return threads < n->smalls ? threads : (size_t)n->smalls;
+}
+
+static zds_status take_room(muon *self, const needed *n)
+{
+    const zds_host *host = self->host;
+    size_t lanes = lanes_of(self, n) * n->small, bytes = lanes > n->large ? lanes : n->large;
+    void *jobs = self->jobs, *work = self->work;
+    bool enough = reserve(host, &jobs, &self->job_bytes, n->matrices * sizeof(job)) &&
+                  reserve(host, &work, &self->work_bytes, bytes);
+    self->jobs = jobs;
+    self->work = work;
+    return enough ? ZDS_OK
+                  : host->fail(host, ZDS_ERR_MEMORY, "no memory for %zu bytes of products", bytes);
+}
+
+static zds_status prepare(void *instance, const zds_param_steps *params)
+{
+    muon *self = instance;
+    needed n = {0};
+    for (size_t i = 0; i < params->count; i++) {
+        const zds_param_step *p = zds_param_step_at(params, i);
+        if (p->slice_count && takes(p->param))
+            need(&n, self, p->param);
+    }
+    return take_room(self, &n);
+}
+
 /* The matrices of all tiles that get Muon; the others are updated on the way. */
 static zds_status collect(muon *self, const zds_tiles *tiles, const zds_step_ctx *ctx,
                           size_t *job_count)
 {
-    uint64_t count = 0, matrices;
-    for (size_t i = 0; i < tiles->count; i++) {
-        const zds_tile *t = zds_tile_at(tiles, i);
-        if (takes(t->param)) {
-            shape_of(self, t->param, &matrices);
-            count += matrices;
-        }
-    }
-    void *room = self->jobs;
-    bool enough = reserve(self->host, &room, &self->job_bytes, count * sizeof(job));
-    self->jobs = room;
-    if (!enough)
-        return self->host->fail(self->host, ZDS_ERR_MEMORY, "no memory for a list of %llu matrices",
-                                (unsigned long long)count);
+    uint64_t matrices;
     for (size_t i = 0; i < tiles->count; i++) {
         const zds_tile *t = zds_tile_at(tiles, i);
         if (!takes(t->param)) {
@@ -397,33 +432,25 @@ static zds_status step(void *instance, const zds_tiles *tiles, const zds_step_ct
     muon *self = instance;
     const zds_host *host = self->host;
     float grad_scale = (float)ctx->grad_scale;
-    size_t count = 0, large = 0, small = 0, smalls = 0;
-    zds_status status = collect(self, tiles, ctx, &count);
+    size_t count = 0;
+    needed n = {0};
+    for (size_t i = 0; i < tiles->count; i++)
+        if (takes(zds_tile_at(tiles, i)->param))
+            need(&n, self, zds_tile_at(tiles, i)->param);
+    zds_status status = take_room(self, &n);
+    if (!status)
+        status = collect(self, tiles, ctx, &count);
     if (status || !count)
         return status;
-    for (size_t i = 0; i < count; i++) {
-        size_t bytes = work_bytes(&self->jobs[i]), *most = &large;
-        if (is_small(&self->jobs[i])) {
-            most = &small;
-            smalls++;
-        }
-        *most = bytes > *most ? bytes : *most;
-    }
-    size_t threads = (size_t)host->threads < smalls ? (size_t)host->threads : smalls;
-    size_t need = small * threads > large ? small * threads : large;
-    void *room = self->work;
-    bool enough = reserve(host, &room, &self->work_bytes, need);
-    self->work = room;
-    if (!enough)
-        return host->fail(host, ZDS_ERR_MEMORY, "no memory for %zu bytes of products", need);
+    size_t lanes = lanes_of(self, &n);
     side_by_side s = {
-        .self = self, .job_count = count, .work_bytes = small, .grad_scale = grad_scale};
+        .self = self, .job_count = count, .work_bytes = n.small, .grad_scale = grad_scale};
     for (size_t i = 0; i < count; i++)
         if (!is_small(&self->jobs[i]) &&
             !update(self, host, &self->jobs[i], self->work, grad_scale))
             s.failed = 1;
-    if (threads)
-        host->parallel_for(host, threads, run_lane, &s);
+    if (lanes)
+        host->parallel_for(host, lanes, run_lane, &s);
     return s.failed ? host->fail(host, ZDS_ERR_PLUGIN, "a matrix product of oneDNN failed")
                     : ZDS_OK;
 }
@@ -436,7 +463,8 @@ static const zds_optim_ops ops = {.struct_size = sizeof ops,
                                   .create = create,
                                   .destroy = destroy,
                                   .describe = describe,
-                                  .step = step};
+                                  .step = step,
+                                  .prepare = prepare};
 
 static const zds_plugin plugin = {
     OPTIM_PLUGIN("Muon", options_table, muon_options, ops,

@@ -15,6 +15,7 @@ typedef struct block {
 struct average_plan {
     size_t vectors, blocks, served; /* served: blocks that this rank serves */
     uint64_t message;               /* bytes */
+    bool filled;                    /* the lists are, but for `count` */
     /* Lists in one allocation. */
     uint64_t *count;         /* [vectors], to know the plan again */
     uint64_t *part;          /* [vectors]: elements that each rank serves */
@@ -80,12 +81,12 @@ static bool same(const average_plan *p, const average_work *work)
 static void fill(const average *a, average_plan *p, const average_work *work)
 {
     size_t k = 0;
+    uint64_t offset = 0;
     for (size_t v = 0; v < p->vectors; v++) {
         uint64_t part = part_of(a, work->vectors[v].count);
-        p->count[v] = work->vectors[v].count;
         p->part[v] = part;
-        p->offset[v] = p->message;
-        p->message += part / 8;
+        p->offset[v] = offset;
+        offset += part / 8;
         for (int32_t r = 0; r < a->world; r++)
             for (uint64_t i = 0; i < part; i += AVERAGE_BLOCK) {
                 uint64_t left = part - i;
@@ -98,7 +99,7 @@ static void fill(const average *a, average_plan *p, const average_work *work)
                             .count = (uint32_t)(left < AVERAGE_BLOCK ? left : AVERAGE_BLOCK)};
             }
     }
-    p->message += p->vectors * sizeof(float);
+    p->filled = true;
 }
 
 /* The lists, all of which keep the alignment of the largest elements. */
@@ -124,9 +125,11 @@ static bool allocate_lists(const average *a, average_plan *p, size_t vectors, si
     return true;
 }
 
-static zds_status make_plan(average *a, const average_work *work)
+zds_status average_prepare(average *a, const average_work *work)
 {
     const zds_host *host = a->host;
+    if (same(a->plan, work))
+        return ZDS_OK;
     size_t blocks = average_blocks(a, work), world = (size_t)a->world;
     if (blocks > UINT32_MAX)
         return host->fail(host, ZDS_ERR_UNSUPPORTED, "more than 2^32 blocks of %d elements",
@@ -134,8 +137,10 @@ static zds_status make_plan(average *a, const average_work *work)
     average_release(a);
     average_plan *p = a->plan = host->alloc(host, sizeof *p, 0);
     bool made = p && allocate_lists(a, p, work->count, blocks);
-    if (made)
-        fill(a, p, work);
+    for (size_t v = 0; made && v < work->count; v++) {
+        p->count[v] = work->vectors[v].count;
+        p->message += part_of(a, p->count[v]) / 8 + sizeof(float);
+    }
     if (made && world > 1) {
         p->out = host->alloc(host, world * p->message, 0);
         p->in = host->alloc(host, world * p->message, 0);
@@ -292,10 +297,12 @@ zds_status average_run(average *a, const average_work *work, const zds_comm_ops 
                        void *comm_self)
 {
     const zds_host *host = a->host;
-    zds_status status = same(a->plan, work) ? ZDS_OK : make_plan(a, work);
+    zds_status status = average_prepare(a, work);
     if (status)
         return status;
     average_plan *p = a->plan;
+    if (!p->filled)
+        fill(a, p, work);
     pass blocks = {a, work};
     size_t scale_bytes = p->vectors * sizeof *p->scales;
     if (!p->blocks)

@@ -52,6 +52,9 @@ uint64_t average_padded(uint64_t count, int32_t world);
 /* How many blocks a call over these vectors has, for what is kept a block. */
 size_t average_blocks(const average *a, const average_work *work);
 
+/* Takes the memory that calls over these vectors need, without touching what has their size. */
+zds_status average_prepare(average *a, const average_work *work);
+
 /* Collective. A failure of `comm` comes back with its text. */
 zds_status average_run(average *a, const average_work *work, const zds_comm_ops *comm,
                        void *comm_self);

@@ -116,6 +116,18 @@ zds_status onebit_vectors(onebit *o, size_t n)
     return ZDS_OK;
 }
 
+zds_status onebit_prepare(void *self, const zds_param_steps *params)
+{
+    onebit *o = self;
+    zds_status status = onebit_vectors(o, params->count);
+    if (status)
+        return status;
+    for (size_t i = 0; i < params->count; i++)
+        o->vectors[i].count = zds_param_step_at(params, i)->param->numel;
+    return average_prepare(&o->average,
+                           &(average_work){.count = params->count, .vectors = o->vectors});
+}
+
 void onebit_fill_constants(const onebit_options *o, const zds_hyper *h, onebit_constants *c)
 {
     *c = (onebit_constants){.beta1 = (float)h->beta1,

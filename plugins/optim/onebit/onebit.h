@@ -75,6 +75,8 @@ void onebit_describe_errors(const onebit *o, zds_param_needs *needs, int32_t kin
 
 /* vectors[0..n), zeroed. */
 zds_status onebit_vectors(onebit *o, size_t n);
+/* The `prepare` of those that send each parameter as a vector. */
+zds_status onebit_prepare(void *self, const zds_param_steps *params);
 
 void onebit_fill_constants(const onebit_options *o, const zds_hyper *h, onebit_constants *c);
 

@@ -99,7 +99,7 @@ static zds_status step_collective(void *self, const zds_param_steps *params,
 
 static const zds_optim_ops ops = {ONEBIT_OPS(onebit_create_adam, describe, onebit_destroy),
                                   .reduction_mode = reduction_mode,
-                                  .step_collective = step_collective};
+                                  .step_collective = step_collective, .prepare = onebit_prepare};
 
 const zds_plugin onebit_adam_plugin = {
     OPTIM_PLUGIN("OneBitAdam", options_table, adam_options, ops,

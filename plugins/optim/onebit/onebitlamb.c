@@ -180,14 +180,17 @@ static coefficients *coefficients_of(const zds_param_step *p)
     return p->states[COEFFICIENTS];
 }
 
-/* Lists, made once: the parameters are the same in every step. */
-static zds_status prepare(lamb *l, const zds_param_steps *params, const average_work *work)
+/* Lists: the parameters are the same in every step. */
+static zds_status prepare(void *self, const zds_param_steps *params)
 {
+    lamb *l = self;
     const zds_host *host = l->onebit.base.host;
-    if (l->first)
-        return ZDS_OK;
+    const average_vector all = {.count = l->onebit.elements};
+    const average_work work = {.count = 1, .vectors = &all};
     size_t n = params->count;
-    l->blocks = average_blocks(&l->onebit.average, work);
+    if (!n)
+        return ZDS_OK;
+    l->blocks = average_blocks(&l->onebit.average, &work);
     l->first = host->alloc(host, (n + 1) * sizeof *l->first, 0);
     l->sums = host->alloc(host, ((size_t)l->onebit.world + 1) * n * sizeof *l->sums, 0);
     l->partial = host->alloc(host, (l->blocks + n) * sizeof *l->partial, 0);
@@ -197,7 +200,7 @@ static zds_status prepare(lamb *l, const zds_param_steps *params, const average_
     }
     for (size_t i = 0; i < n; i++)
         l->first[i + 1] = l->first[i] + zds_param_step_at(params, i)->param->numel;
-    return ZDS_OK;
+    return average_prepare(&l->onebit.average, &work);
 }
 
 /* The parameter that element `at` of the vector of all lies in. */
@@ -441,9 +444,7 @@ static zds_status step_collective(void *self, const zds_param_steps *params,
     }
     collective c = {l, params, (float)ctx->grad_scale};
     average_work work = {.count = 1, .vectors = &all, .load = load, .store = store, .user = &c};
-    zds_status status = prepare(l, params, &work);
-    if (!status && ctx->step == options->freeze_step + 1)
-        status = freeze(o, params);
+    zds_status status = ctx->step == options->freeze_step + 1 ? freeze(o, params) : ZDS_OK;
     if (status)
         return status;
     memset(l->partial, 0, (l->blocks + params->count) * sizeof *l->partial);
@@ -458,9 +459,12 @@ static zds_status step_collective(void *self, const zds_param_steps *params,
     return status;
 }
 
-static const zds_optim_ops ops = {ONEBIT_OPS(create, describe, destroy), .norms = elementwise_norms,
-                                  .sums_ready = sums_ready, .reduction_mode = reduction_mode,
-                                  .step_collective = step_collective};
+static const zds_optim_ops ops = {ONEBIT_OPS(create, describe, destroy),
+                                  .norms = elementwise_norms,
+                                  .sums_ready = sums_ready,
+                                  .reduction_mode = reduction_mode,
+                                  .step_collective = step_collective,
+                                  .prepare = prepare};
 
 const zds_plugin onebit_lamb_plugin = {
     OPTIM_PLUGIN("OneBitLamb", options_table, lamb_options, ops,

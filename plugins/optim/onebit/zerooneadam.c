@@ -267,9 +267,10 @@ static zds_status step_collective(void *self, const zds_param_steps *params,
     return status;
 }
 
-static const zds_optim_ops ops = {
-    ONEBIT_OPS(onebit_create_adam, describe, onebit_destroy), .flags = ZDS_OPTIM_PARAMS_DIVERGE,
-    .reduction_mode = reduction_mode, .step_collective = step_collective};
+static const zds_optim_ops ops = {ONEBIT_OPS(onebit_create_adam, describe, onebit_destroy),
+                                  .flags = ZDS_OPTIM_PARAMS_DIVERGE,
+                                  .reduction_mode = reduction_mode,
+                                  .step_collective = step_collective, .prepare = onebit_prepare};
 
 const zds_plugin zero_one_adam_plugin = {
     OPTIM_PLUGIN("ZeroOneAdam", options_table, zero_one_options, ops,

@@ -301,7 +301,7 @@ typedef struct zds_param_step {
     zds_dtype master_dtype, grad_dtype, output_dtype;
     int32_t has_grad; /* 0: no rank has a gradient for it in this step */
     int32_t reserved;
-    uint64_t slice_first, slice_count; /* step_collective: the elements that this rank updates.
+    uint64_t slice_first, slice_count; /* step_collective and prepare: the elements that this rank updates.
                                           `master`, `output` and SHARDED states point to the first
                                           of them; the core publishes them. All of the parameter
                                           unless env->sharded; NULL where slice_count is 0 */
@@ -362,9 +362,9 @@ enum {
 
 typedef struct zds_comm_ops zds_comm_ops;
 
-/* When: create once; describe once a parameter; then for each step that is applied (one that
- * overflows or is skipped calls nothing): begin_step, norms on all tiles, step on all tiles,
- * end_step. */
+/* When: create once; describe once a parameter; prepare once; then for each step that is applied
+ * (one that overflows or is skipped calls nothing): begin_step, norms on all tiles, step on all
+ * tiles, end_step. */
 typedef struct zds_optim_ops {
     size_t struct_size;
     uint64_t flags;       /* ZDS_OPTIM_... */
@@ -407,6 +407,11 @@ typedef struct zds_optim_ops {
     /* Optional, with tensor_norms. One thread, the same on every rank, between norms and step: the
      * sums over whole tensors are known. May write TENSOR and GLOBAL states. */
     zds_status (*sums_ready)(void *self, const zds_param_steps *params, const zds_step_ctx *ctx);
+    /* Optional. One thread, after describe of all parameters: takes by host->alloc what the steps
+     * will need in the size of the model, so that memory that is missing shows before the first of
+     * them, and in plans, whose memory must not be touched. `params`: all trainable ones, of which
+     * `param`, `hyper`, `slice_first` and `slice_count` are set. */
+    zds_status (*prepare)(void *self, const zds_param_steps *params);
 } zds_optim_ops;
 
 /* === schedule (ZDS_KIND_SCHED) === */
