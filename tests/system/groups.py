@@ -66,7 +66,7 @@ def config_check():
     text = out + err
     check("check: exit 1", code == 1, text)
     for line, words in ((6, "zds.param_groups.1.params.1: a set has no ']'"), (7, "zds.param_groups.1.momentum: is no option of AdamW; "
-                        "a group has lr, betas, weight_decay of its own"), (8, "zds.param_groups.1.eps: unknown key; here are only params"),
+                        "a group has lr, betas, weight_decay of its own"), (8, "zds.param_groups.1.eps: unknown key; it is an option of AdamW and belongs in optimizer.params"),
                         (9, "zds.param_groups.1.betas: must be at least 0 and below 1, not 1.5"),
                         (10, "zds.param_groups.1.lrr: unknown key; did you mean lr?")):
         found = [t for t in text.splitlines() if words in t]
