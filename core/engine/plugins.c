@@ -200,6 +200,23 @@ static zds_status check_optim(const zds_engine *e, const char *file, zds_error *
     return ZDS_OK;
 }
 
+/* Without `create` there is nobody to ask for more than the masks name. */
+static zds_status create_optim(zds_engine *e, const zds_optim_env *env)
+{
+    const zds_host *host = &e->optim_services.host;
+    if (e->optim.create)
+        return e->optim.create(host, e->optim_options, env, &e->optim_self);
+    if (env->state_dtype != ZDS_F32)
+        return host->fail(host, ZDS_ERR_UNSUPPORTED,
+                          "keeps its states in float32; remove "
+                          "bf16_optimizer_states");
+    if (env->stochastic_rounding)
+        return host->fail(host, ZDS_ERR_UNSUPPORTED,
+                          "rounds to nearest; remove "
+                          "zds.stochastic_rounding");
+    return ZDS_OK;
+}
+
 zds_status plugins_open_optim(zds_engine *e, const zds_engine_options *o, zds_error *error)
 {
     const char *name = zds_config_string(e->config, "optimizer.type");
@@ -241,8 +258,7 @@ zds_status plugins_open_optim(zds_engine *e, const zds_engine_options *o, zds_er
     if (!status)
         status = read_options(e, e->optim_plugin, section, o->optimizer_params, &e->optim_options,
                               error);
-    if (!status && (status = e->optim.create(&e->optim_services.host, e->optim_options, &env,
-                                             &e->optim_self)) != ZDS_OK) {
+    if (!status && (status = create_optim(e, &env)) != ZDS_OK) {
         e->optim_self = NULL;
         error_set(error, status, "%s%soptimizer %s: %s",
                   section ? zds_config_place(e->config, section) : "", section ? ": error: " : "",

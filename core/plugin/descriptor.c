@@ -104,6 +104,16 @@ static bool reduces_itself(const void *ops)
     return has(ops, offsetof(zds_optim_ops, reduction_mode));
 }
 
+static bool is_created(const void *ops)
+{
+    return has(ops, offsetof(zds_optim_ops, create));
+}
+
+static bool is_destroyed(const void *ops)
+{
+    return has(ops, offsetof(zds_optim_ops, destroy));
+}
+
 static bool keeps_state(const void *ops)
 {
     return has(ops, offsetof(zds_sched_ops, state_bytes));
@@ -135,8 +145,8 @@ static bool needs_pushing(const void *ops)
 }
 
 static const operation optim_operations[] = {
-    OPERATION(zds_optim_ops, create, NULL),
-    OPERATION(zds_optim_ops, destroy, NULL),
+    OPERATION(zds_optim_ops, create, is_destroyed),
+    OPERATION(zds_optim_ops, destroy, is_created),
     OPERATION(zds_optim_ops, describe, NULL),
     OPERATION(zds_optim_ops, step, NULL),
     OPERATION(zds_optim_ops, step_collective, reduces_itself),

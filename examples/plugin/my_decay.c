@@ -63,9 +63,6 @@ static const zds_plugin my_decay = {.struct_size = sizeof my_decay,
                                     .name = "MyDecay",
                                     .version = "1.0",
                                     .doc = "halves the rate at even intervals",
-                                    .options = table,
-                                    .option_stride = sizeof table[0],
-                                    .option_count = sizeof table / sizeof table[0],
-                                    .options_size = sizeof(decay_options),
+                                    ZDS_OPTION_TABLE(table, decay_options),
                                     .ops = &ops};
 ZDS_PLUGINS(&my_decay);

@@ -30,6 +30,7 @@ FAULTS = [
     ("short_descriptor", "descriptor", "struct_size of its zds_plugin", "struct_size"),
     ("short_ops", "descriptor", "struct_size of its zds_optim_ops", "struct_size"),
     ("null_step", "descriptor", "step of its zds_optim_ops is NULL", "is NULL"),
+    ("no_destroy", "descriptor", "destroy of its zds_optim_ops is NULL", "is NULL"),
     ("no_dtypes", "descriptor", "grad_dtypes", "grad_dtypes"),
     ("offset_outside", "descriptor", "outside the options struct", "outside the options struct"),
     ("crash", "open", "crashed: ", "crashed"),
@@ -102,6 +103,18 @@ OTHERS = [
     ("sched_stride", "values, masks and strides", "use value_stride, not sizeof"),
     ("sched_no_mask", "values, masks and strides", "bit 0x1 of the mask is not set"),
     ("offload_dirty", "blocks keep what is written", "in a block that is fresh"),
+    ("offload_offset", "blocks keep what is written", "after it was written and read"),
+    ("offload_short", "blocks keep what is written", "byte 0 of 1 is 0x00"),
+    ("offload_long", "blocks keep what is written", "past the end of the memory of a copy"),
+    ("offload_recycles", "blocks are zero when they are used again", "and should be zero"),
+    ("offload_one_world", "instances do not share blocks", "is fresh and should be zero"),
+    ("offload_anywhere", "a folder that is not there", "accepts a folder that is not there"),
+    ("offload_impatient", "copies wait for their events", "write does not wait"),
+    ("offload_reads_early", "copies wait for their events", "had to wait for its destination"),
+    ("offload_loses_one", "several copies in flight", "after several copies in flight"),
+    ("offload_grants", "too much memory is refused", "alloc grants 2^62 bytes"),
+    ("offload_litter", "open and close the tier", "leaves files behind"),
+    ("offload_forgets", "no leaks", "pieces of memory"),
     ("comm_mourns", "a peer that dies", "all_reduce when a peer has died: did not come to an end"),
     ("comm_patient", "a peer that is silent", "when a peer is silent: did not come to an end"),
     ("comm_wrong_sum", "reductions of several ranks",
@@ -126,7 +139,7 @@ NOTES = [
     ("uphill", "a plain step", "the loss grows"),
     ("forgets_bias", "a plain step", "leave block.bias as they were"),
 ]
-GOOD = ["sample", "momentum", "chatty", "newer", "old_abi_1_0", "whole"]
+GOOD = ["sample", "momentum", "chatty", "newer", "old_abi_1_0", "whole", "no_create", "offload_good"]
 
 
 def expect(condition, what):
@@ -192,20 +205,25 @@ def check_build():
                f"{name}: {passed} checks passed {failed(results) or ''}")
 
 
+def replay(folder, name, out, **config):
+    """Three steps of golden gradients, with the plugin by its path."""
+    path = os.path.join(folder, name + ".so.json")
+    with open(path, "w") as file:
+        json.dump({"train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 1,
+                   "optimizer": {"type": os.path.join(folder, name + ".so")}, **config}, file)
+    return run(os.path.join(PROGRAMS, "zds-replay"), "--config", path,
+               "--params", os.path.join(REPLAY, "init.safetensors"),
+               "--grads", os.path.join(REPLAY, "grads", "normal"),
+               "--micro-steps", "3", "--out", out)
+
+
 def check_engine(folder):
     """One rank, three steps of golden gradients, with each plugin by its path."""
     out = os.path.join(folder, "out.safetensors")
     for name, _, _, does in FAULTS:
         if does in (HANGS, UNSEEN):
             continue
-        config = os.path.join(folder, name + ".so.json")
-        with open(config, "w") as file:
-            json.dump({"train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 1,
-                       "optimizer": {"type": os.path.join(folder, name + ".so")}}, file)
-        result = run(os.path.join(PROGRAMS, "zds-replay"), "--config", config,
-                     "--params", os.path.join(REPLAY, "init.safetensors"),
-                     "--grads", os.path.join(REPLAY, "grads", "normal"),
-                     "--micro-steps", "3", "--out", out)
+        result = replay(folder, name, out)
         said = result.stderr.strip()
         written = os.path.exists(out)
         if does is DIES:
@@ -216,6 +234,14 @@ def check_engine(folder):
             expect(said.count(name + ".so") <= 1, f"engine with {name}: the path is told once")
         if written:
             os.remove(out)
+    result = replay(folder, "no_create", out)
+    expect(result.returncode == 0, f"engine with no_create {result.stderr}")
+    result = replay(folder, "no_create_bf16", out, zero_optimization={"stage": 1},
+                    zero_allow_untested_optimizer=True,
+                    bf16={"enabled": True, "bf16_optimizer_states": True,
+                          "bf16_master_weights_and_grads": True})
+    expect(result.returncode == 1 and "float32; remove bf16_optimizer_states" in result.stderr,
+           f"engine with no_create_bf16 and states in 16 bits: {result.stderr.strip()[-150:]}")
 
 
 if not os.path.isdir(SAMPLES):

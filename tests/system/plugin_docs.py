@@ -2,6 +2,7 @@
 signatures are the header's, and every function of the ABI has a section."""
 import os
 import re
+import shutil
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
@@ -56,6 +57,32 @@ def check_code(folder, root):
     expect(got == "3f80 3f82 7fc0 1.5", f"the bf16 functions: {got}")
 
 
+def check_cpp(folder, env):
+    """The page's C++ compiles in three standards without a warning and is a good plugin; a project
+    without C builds it."""
+    own = os.path.join(folder, "my_sgd")
+    os.mkdir(own)
+    source = os.path.join(own, "my_sgd.cpp")
+    with open(source, "w") as file:
+        file.write(blocks("cpp")[0])
+    compilers = [name for name in ("g++", "clang++") if shutil.which(name)]
+    for compiler in compilers:
+        for standard in ("c++14", "c++17", "c++20"):
+            run([compiler, f"-std={standard}", "-Wall", "-Wextra", "-Wshadow", "-Wconversion",
+                 "-pedantic", "-Werror", "-O2", "-fPIC", "-shared", "-fvisibility=hidden",
+                 f"-I{env['ZDS']}/include", source, "-o", os.path.join(own, "my_sgd.so")])
+            expect(True, f"{compiler} -std={standard} -Wall -Wextra -pedantic")
+        run(["zds-plugins", "--check", os.path.join(own, "my_sgd.so")], cwd=folder, env=env)
+        expect(True, f"what {compiler} made passes --check")
+    with open(os.path.join(own, "CMakeLists.txt"), "w") as file:
+        file.write(blocks("cmake")[0].replace("LANGUAGES C)", "LANGUAGES CXX)")
+                   .replace("my_opt", "my_sgd").replace("my_sgd.c)", "my_sgd.cpp)"))
+    run(["cmake", "-S", own, "-B", os.path.join(own, "build"), f"-DCMAKE_PREFIX_PATH={env['ZDS']}"])
+    run(["cmake", "--build", os.path.join(own, "build")])
+    run(["ctest", "--test-dir", os.path.join(own, "build"), "--output-on-failure"])
+    expect(bool(compilers), "a project of C++ alone, by zds_add_plugin")
+
+
 def check_commands(folder, env):
     """The first shell block makes a plugin; the second builds it once more without CMake."""
     make, line = blocks("sh")
@@ -86,3 +113,4 @@ with prefix() as (temporary, root):
                        PKG_CONFIG_PATH=os.path.join(library_folder(root), "pkgconfig"))
     check_code(work, root)
     check_commands(work, environment)
+    check_cpp(work, environment)

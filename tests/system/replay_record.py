@@ -23,6 +23,21 @@ def run(*command, folder):
     return p.returncode, p.stdout, p.stderr
 
 
+def own_adamw(folder):
+    """torch's AdamW in the original's place, zds's in the plugin's."""
+    with open(f"{folder}/record.py") as f:
+        script = f.read()
+    script = re.sub(r"class Lion.*?\n\n", "", script, flags=re.S)
+    script = re.sub(r"Lion\(.*\)", "torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)", script)
+    with open(f"{folder}/record.py", "w") as f:
+        f.write(script)
+    code, _, err = run(PYTHON, "record.py", folder=folder)
+    check("record.py with torch.optim.AdamW", code == 0 and "Lion" not in script, err)
+    config = re.sub(r'"\./my_lion.so".*', '"AdamW", "params": {"lr": 1e-3, "weight_decay": 0.1}}', blocks["json"][0])
+    worst = compared(folder, config)
+    check("AdamW is torch's, up to rounding", worst < 2e-6, f"{worst:.3g}")
+
+
 def compared(folder, config):
     """The largest difference that compare.py prints."""
     with open(f"{folder}/ds.json", "w") as f:
@@ -32,7 +47,8 @@ def compared(folder, config):
         return check("zds-replay", False, err) or float("nan")
     code, out, err = run(PYTHON, "compare.py", folder=folder)
     rows = [line.split() for line in out.splitlines()]
-    check("compare.py: 4 parameters and 4 states", code == 0 and len(rows) == 8, out + err)
+    states = {r[0].split(".")[0] for r in rows} - {"param"}
+    check("compare.py: 4 parameters and their states", code == 0 and len(rows) == 4 * (1 + len(states)), out + err)
     return max(float(r[1]) for r in rows)
 
 
@@ -55,4 +71,5 @@ with tempfile.TemporaryDirectory() as folder:
     check("the plugin is the original, up to rounding", worst < 2e-6, f"{worst:.3g}")
     worst = compared(folder, blocks["json"][0].replace("1e-3", "1.01e-3"))
     check("another rate is found", worst > 1e-5, f"{worst:.3g}")
+    own_adamw(folder)
 sys.exit(failures > 0)

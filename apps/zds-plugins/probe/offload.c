@@ -2,6 +2,7 @@
  * and nothing stays when it is closed. */
 #include <cjson/cJSON.h>
 #include <dirent.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -25,34 +26,61 @@ typedef struct tier {
     char folder[32];
 } tier;
 
-static char *open_tier(tier *t, bench *b)
+static char *open_at(tier *t, bench *b, const char *path)
 {
     char *fault = NULL;
-    *t = (tier){.b = b, .folder = "/tmp/zds-check-XXXXXX"};
+    *t = (tier){.b = b};
     plugin_ops(b->plugin, &t->ops, sizeof t->ops);
     cJSON *values = values_required(b->plugin);
     t->options = values_options(b->plugin, values, &fault);
     cJSON_Delete(values);
-    if (!fault && !mkdtemp(t->folder))
-        fault = fault_format("no folder could be made in /tmp");
     if (fault)
         return fault;
-    const zds_offload_env env = {.struct_size = sizeof env, .path = t->folder};
+    const zds_offload_env env = {.struct_size = sizeof env, .path = path};
     bench_clear(b);
     zds_status status = t->ops.open(&b->host, t->options, &env, &t->self);
     t->opened = status == ZDS_OK;
     return status ? bench_failure(b, "open", status) : NULL;
 }
 
-/* What the tier has left in its folder, as a fault. */
-static char *close_tier(tier *t)
+static void close_at(tier *t)
 {
-    char *fault = NULL;
     if (t->opened)
         t->ops.close(t->self);
     options_destroy(t->options);
-    if (rmdir(t->folder) != 0)
-        fault = fault_format("close leaves files behind in %s", t->folder);
+}
+
+static char *open_tier(tier *t, bench *b)
+{
+    char folder[] = "/tmp/zds-check-XXXXXX";
+    if (!mkdtemp(folder)) {
+        *t = (tier){.b = b};
+        return fault_format("no folder could be made in /tmp");
+    }
+    char *fault = open_at(t, b, folder);
+    memcpy(t->folder, folder, sizeof folder);
+    return fault;
+}
+
+static void empty_folder(const char *folder)
+{
+    DIR *dir = opendir(folder);
+    const struct dirent *entry;
+    while (dir && (entry = readdir(dir)) != NULL)
+        unlinkat(dirfd(dir), entry->d_name, 0);
+    if (dir)
+        closedir(dir);
+}
+
+/* What the tier has left in its folder, as a fault. */
+static char *close_tier(tier *t)
+{
+    close_at(t);
+    if (rmdir(t->folder) == 0)
+        return NULL;
+    char *fault = fault_format("close leaves files behind: %s", strerror(errno));
+    empty_folder(t->folder);
+    rmdir(t->folder);
     return fault;
 }
 
@@ -118,11 +146,15 @@ static char *get(const tier *t, const zds_block *block, uint64_t offset, void *m
     return finish(t, "read", status, done);
 }
 
-/* Bytes in a buffer that is aligned as the tier asks. The caller frees it. */
-static unsigned char *buffer(const tier *t, uint64_t bytes)
+/* Memory of a copy between guards, aligned as the tier asks: a page is. */
+static area *buffer(const tier *t, uint64_t bytes)
 {
-    size_t align = t->ops.alignment < 64 ? 64 : t->ops.alignment;
-    return aligned_alloc(align, (size_t)(bytes + align) / align * align);
+    return area_make((size_t)bytes, t->ops.alignment == 1, "memory of a copy", "");
+}
+
+static unsigned char *bytes_of(const area *a)
+{
+    return (unsigned char *)a->data;
 }
 
 static char *expect(const unsigned char *got, uint64_t n, uint64_t seed, uint64_t offset,
@@ -148,8 +180,9 @@ static void fill(unsigned char *bytes, uint64_t n, uint64_t seed, uint64_t offse
 static char *round_trip(const tier *t, const zds_block *block, uint64_t n, uint64_t seed)
 {
     const uint64_t unit = t->ops.alignment, piece = (n / 3 / unit + 1) * unit;
-    unsigned char *bytes = buffer(t, n);
-    char *fault = bytes ? get(t, block, 0, bytes, n) : fault_format("no memory for a buffer");
+    area *memory = buffer(t, n);
+    unsigned char *bytes = bytes_of(memory);
+    char *fault = get(t, block, 0, bytes, n);
     if (!fault)
         fault = expect(bytes, n, 0, 0, "in a block that is fresh and should be zero");
     for (uint64_t offset = 0; offset < n && !fault; offset += piece) {
@@ -157,12 +190,14 @@ static char *round_trip(const tier *t, const zds_block *block, uint64_t n, uint6
         fill(bytes, count, seed, offset);
         fault = put(t, block, offset, bytes, count);
     }
-    memset(bytes, 0, bytes ? (size_t)n : 0);
+    memset(bytes, 0, (size_t)n);
     if (!fault)
         fault = get(t, block, 0, bytes, n);
     if (!fault)
         fault = expect(bytes, n, seed, 0, "after it was written and read");
-    free(bytes);
+    if (!fault)
+        fault = area_fault(memory);
+    area_free(memory);
     return fault;
 }
 
@@ -229,11 +264,11 @@ static char *run_blocks(tier *t)
     }
     /* All are there still: none lies over another. */
     for (size_t i = 0; i < made && !fault; i++) {
-        unsigned char *bytes = buffer(t, sizes[i]);
-        fault = get(t, &blocks[i], 0, bytes, sizes[i]);
+        area *memory = buffer(t, sizes[i]);
+        fault = get(t, &blocks[i], 0, memory->data, sizes[i]);
         if (!fault)
-            fault = expect(bytes, sizes[i], i + 1, 0, "after other blocks were written");
-        free(bytes);
+            fault = expect(bytes_of(memory), sizes[i], i + 1, 0, "after other blocks were written");
+        area_free(memory);
     }
     for (size_t i = 0; i < made; i++)
         t->ops.free(t->self, &blocks[i]);
@@ -257,11 +292,92 @@ static char *blocks_check(bench *b)
     return in_tier(b, run_blocks);
 }
 
-/* An event that is done once it was waited for, and then has filled the memory to be written. */
+/* A block is free again: whoever gets its bytes next finds zeros. */
+static char *run_again(tier *t)
+{
+    enum { BYTES = 64 << 10, TIMES = 4 };
+    char *fault = NULL;
+    for (uint64_t k = 0; k < TIMES && !fault; k++) {
+        zds_block block = {.struct_size = sizeof block};
+        bench_clear(t->b);
+        zds_status status = t->ops.alloc(t->self, BYTES, &block);
+        if (status)
+            return fail(t, "alloc", status);
+        fault = round_trip(t, &block, BYTES, k + 1);
+        t->ops.free(t->self, &block);
+    }
+    return fault;
+}
+
+static char *again_check(bench *b)
+{
+    return in_tier(b, run_again);
+}
+
+/* Another tier in the same folder. */
+static char *run_beside(tier *t)
+{
+    enum { BYTES = 10000 };
+    tier other;
+    zds_block mine = {.struct_size = sizeof mine}, theirs = mine;
+    char *fault = open_at(&other, t->b, t->folder);
+    if (!fault && (t->ops.alloc(t->self, BYTES, &mine) != ZDS_OK ||
+                   other.ops.alloc(other.self, BYTES, &theirs) != ZDS_OK))
+        fault = fault_format("a block for each of two instances cannot be had: %s",
+                             t->b->error ? t->b->error : "no reason given");
+    if (fault) {
+        close_at(&other);
+        return bench_within(fault, "two instances in one folder");
+    }
+    fault = round_trip(t, &mine, BYTES, 1);
+    if (!fault)
+        fault = round_trip(&other, &theirs, BYTES, 2);
+    area *memory = buffer(t, BYTES);
+    if (!fault)
+        fault = get(t, &mine, 0, memory->data, BYTES);
+    if (!fault)
+        fault = expect(bytes_of(memory), BYTES, 1, 0, "after another instance wrote its block");
+    area_free(memory);
+    other.ops.free(other.self, &theirs);
+    close_at(&other);
+    t->ops.free(t->self, &mine);
+    return fault;
+}
+
+static char *beside_check(bench *b)
+{
+    return in_tier(b, run_beside);
+}
+
+/* A folder that is none: refused with a reason, or of no use to the tier. */
+static char *folder_check(bench *b)
+{
+    static const char *const paths[] = {"/proc/no such folder", "", NULL}; /* NULL: none is given */
+    for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
+        tier t;
+        bench_at("with the path %s", paths[i] ? paths[i] : "NULL");
+        char *fault = open_at(&t, b, paths[i]);
+        const bool opened = t.opened, told = b->error != NULL;
+        close_at(&t);
+        if (!opened && told) {
+            fault_free(fault);
+            continue;
+        }
+        if (!opened)
+            return bench_within(fault, "%s", bench_where);
+        if (t.ops.space == ZDS_SPACE_FILE && paths[i])
+            return fault_format("%s: open accepts a folder that is not there", bench_where);
+    }
+    return NULL;
+}
+
+/* === copies in flight === */
+
+/* An event that is done once it was waited for, and then has changed what it is in the way of. */
 typedef struct late_event {
     zds_event base;
-    unsigned char *memory;
-    uint64_t bytes;
+    void (*work)(void *arg);
+    void *arg;
     bool done;
 } late_event;
 
@@ -269,7 +385,7 @@ static zds_status late_wait(zds_event *event)
 {
     late_event *e = (late_event *)(void *)event;
     if (!e->done)
-        fill(e->memory, e->bytes, 99, 0);
+        e->work(e->arg);
     e->done = true;
     return ZDS_OK;
 }
@@ -288,48 +404,123 @@ static void late_release(zds_event *event)
 static const zds_event_ops late_ops = {
     .struct_size = sizeof late_ops, .test = late_test, .wait = late_wait, .release = late_release};
 
-/* A write starts after what it is to wait for. */
+/* What a copy has to wait for: its source being filled, or the last user of its destination. */
+enum { LATE_BYTES = 64 << 10, LATE_SEED = 99 };
+
+static void fill_late(void *memory)
+{
+    fill(memory, LATE_BYTES, LATE_SEED, 0);
+}
+
+static void clear_late(void *memory)
+{
+    memset(memory, 0, LATE_BYTES);
+}
+
+typedef zds_status (*copier)(void *self, const zds_copy *copy, zds_event **done);
+
+static char *copy_late(const tier *t, const char *what, copier function, const zds_block *block,
+                       void *memory, void (*work)(void *arg))
+{
+    late_event late = {.base = {&late_ops}, .work = work, .arg = memory};
+    zds_event *const waits[] = {&late.base, NULL}; /* one that is done already is NULL */
+    zds_event *done = NULL;
+    zds_copy copy = copy_of(block, 0, memory, LATE_BYTES);
+    copy.waits = waits;
+    copy.wait_count = 2;
+    bench_clear(t->b);
+    zds_status status = function(t->self, &copy, &done);
+    char *fault = finish(t, what, status, done);
+    return fault || late.done ? fault
+                              : fault_format("%s does not wait for the event in copy->waits", what);
+}
+
 static char *run_waits(tier *t)
 {
-    enum { BYTES = 64 << 10 };
     zds_block block = {.struct_size = sizeof block};
-    unsigned char *bytes = buffer(t, BYTES);
-    late_event late = {.base = {&late_ops}, .memory = bytes, .bytes = BYTES};
-    zds_event *const waits[] = {&late.base};
-    zds_event *done = NULL;
+    area *memory = buffer(t, LATE_BYTES);
     bench_clear(t->b);
-    zds_status status = t->ops.alloc(t->self, BYTES, &block);
+    zds_status status = t->ops.alloc(t->self, LATE_BYTES, &block);
     if (status) {
-        free(bytes);
+        area_free(memory);
         return fail(t, "alloc", status);
     }
-    memset(bytes, 0, BYTES);
-    zds_copy copy = copy_of(&block, 0, bytes, BYTES);
-    copy.waits = waits;
-    copy.wait_count = 1;
-    status = t->ops.write(t->self, &copy, &done);
-    char *fault = finish(t, "write", status, done);
-    if (!fault && !late.done)
-        fault = fault_format("write does not wait for the event in copy->waits");
-    memset(bytes, 0, BYTES);
+    memset(memory->data, 0, LATE_BYTES);
+    char *fault = copy_late(t, "write", t->ops.write, &block, memory->data, fill_late);
+    memset(memory->data, 0, LATE_BYTES);
     if (!fault)
-        fault = get(t, &block, 0, bytes, BYTES);
+        fault = get(t, &block, 0, memory->data, LATE_BYTES);
     if (!fault)
-        fault = expect(bytes, BYTES, 99, 0, "of a write that had to wait for its source");
+        fault = expect(bytes_of(memory), LATE_BYTES, LATE_SEED, 0,
+                       "of a write that had to wait for its source");
+    if (!fault)
+        fault = copy_late(t, "read", t->ops.read, &block, memory->data, clear_late);
+    if (!fault)
+        fault = expect(bytes_of(memory), LATE_BYTES, LATE_SEED, 0,
+                       "of a read that had to wait for its destination");
     t->ops.free(t->self, &block);
-    free(bytes);
+    area_free(memory);
     return fault;
+}
+
+/* Several at once, waited for from the last to the first. */
+static char *run_flights(tier *t)
+{
+    enum { FLIGHTS = 8 };
+    const uint64_t piece = (20000 / t->ops.alignment + 1) * t->ops.alignment;
+    zds_block block = {.struct_size = sizeof block};
+    area *memory = buffer(t, FLIGHTS * piece);
+    bench_clear(t->b);
+    zds_status status = t->ops.alloc(t->self, FLIGHTS * piece, &block);
+    char *fault = status ? fail(t, "alloc", status) : NULL;
+    const copier functions[] = {t->ops.write, t->ops.read};
+    fill(bytes_of(memory), FLIGHTS * piece, 7, 0);
+    for (int way = 0; way < 2 && !fault; way++) {
+        zds_event *done[FLIGHTS] = {0};
+        int issued = 0;
+        for (; issued < FLIGHTS && !status; issued++) {
+            const uint64_t offset = (uint64_t)issued * piece;
+            const zds_copy copy = copy_of(&block, offset, memory->data + offset, piece);
+            status = functions[way](t->self, &copy, &done[issued]);
+        }
+        if (status)
+            fault = fail(t, "one of several copies in flight", status);
+        for (int i = issued - 1; i >= 0; i--) {
+            char *late = finish(t, "one of several copies in flight", ZDS_OK, done[i]);
+            if (fault)
+                fault_free(late);
+            else
+                fault = late;
+        }
+        if (way == 0)
+            memset(memory->data, 0, (size_t)(FLIGHTS * piece));
+    }
+    if (!fault)
+        fault = expect(bytes_of(memory), FLIGHTS * piece, 7, 0, "after several copies in flight");
+    if (block.bytes)
+        t->ops.free(t->self, &block);
+    area_free(memory);
+    return fault;
+}
+
+static char *copying(bench *b, char *(*body)(tier *t))
+{
+    zds_offload_ops ops;
+    plugin_ops(b->plugin, &ops, sizeof ops);
+    if (ops.write && ops.read)
+        return in_tier(b, body);
+    b->skipped = fault_format("its memory is used in place: there are no copies");
+    return NULL;
 }
 
 static char *waits_check(bench *b)
 {
-    zds_offload_ops ops;
-    plugin_ops(b->plugin, &ops, sizeof ops);
-    if (!ops.write) {
-        b->skipped = fault_format("its memory is used in place: there are no copies");
-        return NULL;
-    }
-    return in_tier(b, run_waits);
+    return copying(b, run_waits);
+}
+
+static char *flights_check(bench *b)
+{
+    return copying(b, run_flights);
 }
 
 static char *run_too_much(tier *t)
@@ -356,7 +547,11 @@ static char *leaks(bench *b)
 
 const check checks_offload[] = {{"open and close the tier", open_and_close, true},
                                 {"blocks keep what is written", blocks_check, true},
+                                {"blocks are zero when they are used again", again_check, false},
+                                {"instances do not share blocks", beside_check, false},
+                                {"a folder that is not there", folder_check, false},
                                 {"copies wait for their events", waits_check, false},
+                                {"several copies in flight", flights_check, false},
                                 {"too much memory is refused", too_much_check, false},
                                 {"no leaks", leaks, false},
                                 {NULL, NULL, false}};

@@ -20,20 +20,16 @@ static const rig_cut whole = {0};
 
 static zds_status make(bench *b, const void *options, void **self)
 {
-    zds_optim_ops ops;
     rig_setup s;
-    plugin_ops(b->plugin, &ops, sizeof ops);
     if (!rig_types(b, 0, &s))
         return b->host.fail(&b->host, ZDS_ERR_UNSUPPORTED, "its types are not those of this check");
     const zds_optim_env env = rig_env(&s);
-    return ops.create(&b->host, options, &env, self);
+    return rig_create(b, options, &env, self);
 }
 
 static void drop(bench *b, void *self)
 {
-    zds_optim_ops ops;
-    plugin_ops(b->plugin, &ops, sizeof ops);
-    ops.destroy(self);
+    rig_destroy(b, self);
 }
 
 const maker optim_maker = {make, drop};

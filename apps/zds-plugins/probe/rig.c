@@ -127,10 +127,28 @@ zds_optim_env rig_env(const rig_setup *s)
                            .trainable_elements = elements};
 }
 
-bool rig_accepts(bench *b, const rig_setup *setup)
+zds_status rig_create(bench *b, const void *options, const zds_optim_env *env, void **self)
 {
     zds_optim_ops ops;
     plugin_ops(b->plugin, &ops, sizeof ops);
+    *self = NULL;
+    if (ops.create)
+        return ops.create(&b->host, options, env, self);
+    if (zds_dtype_size(env->state_dtype) < sizeof(float) || env->stochastic_rounding)
+        return b->host.fail(&b->host, ZDS_ERR_UNSUPPORTED, "it has no create that could take this");
+    return ZDS_OK;
+}
+
+void rig_destroy(const bench *b, void *self)
+{
+    zds_optim_ops ops;
+    plugin_ops(b->plugin, &ops, sizeof ops);
+    if (self)
+        ops.destroy(self);
+}
+
+bool rig_accepts(bench *b, const rig_setup *setup)
+{
     char *fault = NULL;
     void *self = NULL, *options = values_options(b->plugin, setup->values, &fault);
     fault_free(fault);
@@ -138,9 +156,9 @@ bool rig_accepts(bench *b, const rig_setup *setup)
         return false;
     const zds_optim_env env = rig_env(setup);
     bench_clear(b);
-    bool accepted = ops.create(&b->host, options, &env, &self) == ZDS_OK;
+    bool accepted = rig_create(b, options, &env, &self) == ZDS_OK;
     if (accepted)
-        ops.destroy(self);
+        rig_destroy(b, self);
     options_destroy(options);
     return accepted;
 }
@@ -270,7 +288,7 @@ char *rig_open(rig *r, bench *b, const rig_setup *setup)
     *env = rig_env(setup);
     rig_seal_inputs(r);
     bench_clear(b);
-    zds_status status = r->ops.create(&b->host, r->options, env, &r->self);
+    zds_status status = rig_create(b, r->options, env, &r->self);
     if (status)
         return bench_failure(b, "create", status);
     r->made = true;
@@ -299,7 +317,7 @@ void rig_copy_states(rig *to, const rig *from, bool weights)
 void rig_close(rig *r)
 {
     if (r->made)
-        r->ops.destroy(r->self);
+        rig_destroy(r->b, r->self);
     if (r->comm)
         r->comm_ops.finalize(r->comm);
     for (size_t i = 0; i < RIG_PARAMS; i++) {

@@ -70,6 +70,9 @@ typedef struct rig_cut {
 
 /* What create is told. */
 zds_optim_env rig_env(const rig_setup *setup);
+/* As the engine does where the plugin has no such functions. */
+zds_status rig_create(bench *b, const void *options, const zds_optim_env *env, void **self);
+void rig_destroy(const bench *b, void *self);
 /* Creates an instance and destroys it. False if create refuses, with the text in b->error. */
 bool rig_accepts(bench *b, const rig_setup *setup);
 /* Creates the instance, describes the parameters, places master weights and states. Returns a fault

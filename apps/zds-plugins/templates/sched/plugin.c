@@ -91,9 +91,6 @@ static const zds_plugin plugin = {.struct_size = sizeof plugin,
                                   .name = "@NAME@",
                                   .version = "0.1",
                                   .doc = "falls along a line",
-                                  .options = table,
-                                  .option_stride = sizeof table[0],
-                                  .option_count = sizeof table / sizeof table[0],
-                                  .options_size = sizeof(options),
+                                  ZDS_OPTION_TABLE(table, options),
                                   .ops = &ops};
 ZDS_PLUGINS(&plugin);

@@ -5,8 +5,7 @@
  *     static const zds_plugin my_optim = {
  *         .struct_size = sizeof my_optim, .kind = ZDS_KIND_OPTIM, .abi_minor = ZDS_ABI_MINOR,
  *         .name = "MyOptim", .version = "1.0", .doc = "plain gradient descent",
- *         .options = my_options, .option_stride = sizeof my_options[0], .option_count = 1,
- *         .options_size = sizeof(my_options_struct), .ops = &my_ops};
+ *         ZDS_OPTION_TABLE(my_options, my_options_struct), .ops = &my_ops};
  *     ZDS_PLUGINS(&my_optim);
  *
  * Rules of the border
@@ -153,6 +152,11 @@ typedef struct zds_plugin {
     const void *ops; /* zds_optim_ops, zds_sched_ops, zds_offload_ops or zds_comm_ops, by kind */
 } zds_plugin;
 
+/* The four fields above that say what the options are: an array and the struct it writes into. */
+#define ZDS_OPTION_TABLE(table, type)                                                              \
+    .options = (table), .option_stride = sizeof(table)[0],                                         \
+    .option_count = sizeof(table) / sizeof(table)[0], .options_size = sizeof(type)
+
 #if defined(_WIN32)
 #define ZDS_EXPORT __declspec(dllexport)
 #else
@@ -162,7 +166,7 @@ typedef struct zds_plugin {
 /* The one exported symbol: a NULL-ended array, constant data that is read before any function of
  * the plugin is called. */
 extern ZDS_EXPORT const zds_plugin *const zds_plugin_v1[];
-#define ZDS_PLUGINS(...) ZDS_EXPORT const zds_plugin *const zds_plugin_v1[] = {__VA_ARGS__, 0}
+#define ZDS_PLUGINS(...) const zds_plugin *const zds_plugin_v1[] = {__VA_ARGS__, 0}
 
 /* === optimizer (ZDS_KIND_OPTIM) === */
 
@@ -374,7 +378,9 @@ typedef struct zds_optim_ops {
     uint32_t output_dtypes;
     uint64_t scratch_bytes; /* a thread, for ctx->scratch */
 
-    /* `options`: the plugin's own struct, filled; valid as long as the instance. */
+    /* `options`: the plugin's own struct, filled; valid as long as the instance. Both optional, for
+     * an optimizer that keeps nothing in an instance: `self` is then NULL, and the host refuses for
+     * it states in 16 bits and stochastic rounding, which the masks do not name. */
     zds_status (*create)(const zds_host *host, const void *options, const zds_optim_env *env,
                          void **self);
     void (*destroy)(void *self);
@@ -648,7 +654,7 @@ struct zds_comm_ops {
     /* Optional, collective: another plugin's memory, so that operations on it need no copy. */
     zds_status (*mem_register)(void *self, void *base, uint64_t bytes, zds_region *region);
     void (*mem_unregister)(void *self, zds_region *region);
-    /* count: elements of src and of dst. In place allowed. */
+    /* count: elements of src and of dst; the same bits on every rank. In place allowed. */
     zds_status (*all_reduce)(void *self, const zds_coll *coll, zds_event **done);
     /* count likewise; dst only on the root, NULL elsewhere. In place allowed. */
     zds_status (*reduce)(void *self, const zds_coll *coll, zds_event **done);
