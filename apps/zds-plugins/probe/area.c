@@ -25,14 +25,23 @@ void area_begin_at(uintptr_t address)
     next_address = address;
 }
 
+/* sysconf takes its time. */
+static size_t page_bytes(void)
+{
+    static size_t bytes;
+    if (!bytes)
+        bytes = (size_t)sysconf(_SC_PAGESIZE);
+    return bytes;
+}
+
 static char *inner_start(const area *a)
 {
-    return a->map + sysconf(_SC_PAGESIZE);
+    return a->map + page_bytes();
 }
 
 static size_t inner_bytes(const area *a)
 {
-    return a->map_bytes - 2 * (size_t)sysconf(_SC_PAGESIZE);
+    return a->map_bytes - 2 * page_bytes();
 }
 
 static void keep(area *a)
@@ -53,7 +62,7 @@ static void forget(const area *a)
 
 area *area_make(size_t bytes, bool tight, const char *what, const char *owner)
 {
-    size_t page = (size_t)sysconf(_SC_PAGESIZE), inner = (bytes + page - 1) / page * page;
+    size_t page = page_bytes(), inner = (bytes + page - 1) / page * page;
     area *a = calloc(1, sizeof *a);
     if (a) {
         a->map_bytes = inner + 2 * page;

@@ -286,7 +286,7 @@ static char *moved(bench *b, const rig_setup *setup)
 
 char *optim_keeps_nothing(bench *b)
 {
-    return rig_each(b, moved);
+    return rig_each_once(b, moved);
 }
 
 /* === hyperparameters === */
@@ -441,5 +441,5 @@ static char *on_ranks(bench *b, const rig_setup *setup)
 
 char *optim_ranks(bench *b)
 {
-    return rig_each(b, on_ranks);
+    return rig_each_once(b, on_ranks);
 }

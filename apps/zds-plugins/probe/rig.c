@@ -100,6 +100,11 @@ char *rig_each(bench *b, rig_body body)
     return each_option(b, SIZE_MAX, 2, body);
 }
 
+char *rig_each_once(bench *b, rig_body body)
+{
+    return each_option(b, SIZE_MAX, 1, body);
+}
+
 char *rig_each_option(bench *b, rig_body body)
 {
     return each_option(b, 1, 1, body);

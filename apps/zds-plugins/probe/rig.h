@@ -126,8 +126,10 @@ char *twin_load(const twin *t, rig *r, bench *b);
  * the defaults, and each option with the first two of those types. */
 typedef char *(*rig_body)(bench *b, const rig_setup *setup);
 char *rig_each(bench *b, rig_body body);
-/* The same, each with the first of the types. */
+/* The same with the first of the types alone; or with all types of the defaults and the first of
+ * each option. */
 char *rig_each_option(bench *b, rig_body body);
+char *rig_each_once(bench *b, rig_body body);
 /* The i-th combination of types that its masks allow; false past the last. */
 bool rig_types(const bench *b, size_t i, rig_setup *setup);
 /* "gradients in bf16, output in bf16" in a static buffer. */
