@@ -305,11 +305,12 @@ typedef struct zds_param_step {
     zds_dtype master_dtype, grad_dtype, output_dtype;
     int32_t has_grad; /* 0: no rank has a gradient for it in this step */
     int32_t reserved;
-    uint64_t slice_first, slice_count; /* step_collective and prepare: the elements that this rank updates.
-                                          `master`, `output` and SHARDED states point to the first
-                                          of them; the core publishes them. All of the parameter
-                                          unless env->sharded; NULL where slice_count is 0 */
-    const double *sums;                /* sums_ready only: [tensor_norms], as in zds_tile */
+    uint64_t slice_first,
+        slice_count;    /* step_collective and prepare: the elements that this rank updates.
+                           `master`, `output` and SHARDED states point to the first
+                           of them; the core publishes them. All of the parameter
+                           unless env->sharded; NULL where slice_count is 0 */
+    const double *sums; /* sums_ready only: [tensor_norms], as in zds_tile */
 } zds_param_step;
 
 typedef struct zds_param_steps {
