@@ -29,10 +29,14 @@ int output_end(void)
 int output_error(const char *format, ...)
 {
     va_list args;
-    fprintf(stderr, "%s: error: ", program_invocation_short_name);
+    char *text = NULL;
     va_start(args, format);
-    vfprintf(stderr, format, args);
+    if (vasprintf(&text, format, args) < 0)
+        text = NULL;
     va_end(args);
-    fputc('\n', stderr);
+    /* at once, so that ranks do not write into each other's lines */
+    fprintf(stderr, "%s: error: %s\n", program_invocation_short_name,
+            text ? text : "there is no memory for its text");
+    free(text);
     return EXIT_FAILED;
 }

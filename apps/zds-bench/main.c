@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/exits.h"
 #include "common/output.h"
 #include "zds-bench/bench.h"
 #include "zds/zds.h"
@@ -46,8 +47,10 @@ int main(int argc, char **argv)
         return output_end();
     }
     for (size_t i = 0; argc > 1 && i < sizeof measurements / sizeof *measurements; i++)
-        if (strcmp(argv[1], measurements[i].name) == 0)
-            return measurements[i].run(argc - 1, argv + 1);
+        if (strcmp(argv[1], measurements[i].name) == 0) {
+            exits_watch();
+            return exits_done(measurements[i].run(argc - 1, argv + 1));
+        }
     if (argc > 1)
         fprintf(stderr, "zds-bench: error: there is no measurement %s\n", argv[1]);
     usage(stderr);

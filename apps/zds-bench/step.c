@@ -7,7 +7,9 @@
 #include <time.h>
 
 #include "common/args.h"
+#include "common/fail.h"
 #include "common/output.h"
+#include "common/rank.h"
 #include "zds-bench/bench.h"
 #include "zds-bench/stream.h"
 #include "zds/zds.h"
@@ -214,7 +216,6 @@ static int run(bench *b, const char *path, int64_t threads, bool json)
     zds_config *config = NULL;
     zds_config_context context = {.struct_size = sizeof context};
     zds_model *model = make_model(b);
-    int code = EXIT_FAILED;
     zds_status status = model ? zds_config_load(path, &context, &config, &error) : ZDS_ERR_MEMORY;
     zds_engine_options options = {
         .struct_size = sizeof options, .threads = (int32_t)threads, .optimizer = "AdamW"};
@@ -230,12 +231,10 @@ static int run(bench *b, const char *path, int64_t threads, bool json)
     for (int64_t i = 0; !status && i < b->steps; i++)
         if (!(status = one_step(b, i)))
             status = one_mix(b, i);
-    if (status)
-        output_error("%s", b->engine    ? zds_engine_error(b->engine)
-                           : error.text ? error.text
-                                        : zds_status_name(status));
-    else
-        code = report(b, config, json);
+    if (status && b->engine && *zds_engine_error(b->engine))
+        fail(&error, status, "%s", zds_engine_error(b->engine));
+    error.status = status;
+    int code = status ? rank_failed(&error) : report(b, config, json);
     stream_arrays_close(&b->stream);
     zds_engine_destroy(b->engine);
     zds_model_destroy(model);

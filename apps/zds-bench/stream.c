@@ -11,6 +11,7 @@
 #include <time.h>
 
 #include "common/args.h"
+#include "common/exits.h"
 #include "common/output.h"
 #include "zds-bench/bench.h"
 
@@ -178,7 +179,7 @@ static int stream_measure(int threads, size_t elements, int repeats, stream_resu
         workers[i] = (worker){.all = &s, .index = i};
         if (pthread_create(&workers[i].thread, NULL, work, &workers[i]) != 0) {
             fprintf(stderr, "zds-bench: error: %d threads could not be started\n", threads);
-            exit(EXIT_FAILED); /* those that run wait for the others */
+            exit(exits_done(EXIT_FAILED)); /* those that run wait for the others */
         }
     }
     for (int i = 0; i < threads; i++)

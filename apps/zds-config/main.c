@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "command.h"
+#include "common/exits.h"
 #include "common/output.h"
 
 static const struct {
@@ -33,8 +34,10 @@ int main(int argc, char **argv)
         .max_words = 1,
     };
     for (size_t i = 0; argc > 1 && i < sizeof commands / sizeof *commands; i++)
-        if (strcmp(argv[1], commands[i].name) == 0)
-            return commands[i].run(argc - 1, argv + 1);
+        if (strcmp(argv[1], commands[i].name) == 0) {
+            exits_watch();
+            return exits_done(commands[i].run(argc - 1, argv + 1));
+        }
     if (argc > 1 && argv[1][0] != '-')
         return args_wrong("there is no command %s", argv[1]);
     int code = args_parse(&program, argc, argv, NULL);

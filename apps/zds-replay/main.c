@@ -11,11 +11,13 @@
 #include <unistd.h>
 
 #include "common/args.h"
+#include "common/exits.h"
 #include "common/fail.h"
 #include "common/files.h"
 #include "common/floats.h"
 #include "common/metrics.h"
 #include "common/output.h"
+#include "common/rank.h"
 #include "common/safetensors.h"
 #include "zds/zds.h"
 
@@ -416,13 +418,13 @@ static int run(replay *r)
         status = micro_step(r, k);
     if (!status)
         status = finish(r);
-    if (status)
-        output_error("%s", r->error.text ? r->error.text : zds_status_name(status));
     if (r->metrics_file)
         fclose(r->metrics_file);
     if (status && r->metrics_file)
         unlink(r->metrics_temporary);
     safetensors_destroy(r->writer);
+    r->error.status = status;
+    int code = status ? rank_failed(&r->error) : EXIT_DONE;
     zds_engine_destroy(r->engine);
     zds_config_destroy(r->config);
     safetensors_close(r->params);
@@ -430,8 +432,7 @@ static int run(replay *r)
     free(r->observed);
     cJSON_Delete(r->about);
     free(r->about_of);
-    zds_error_clear(&r->error);
-    return status ? EXIT_FAILED : EXIT_DONE;
+    return code;
 }
 
 int main(int argc, char **argv)
@@ -498,5 +499,6 @@ int main(int argc, char **argv)
         return code;
     if (!r.config_path || !r.params_path || !r.grads_path || !r.out_path || r.micro_steps < 0)
         return args_wrong("--config, --params, --grads, --micro-steps and --out must be given");
-    return run(&r);
+    exits_watch();
+    return exits_done(run(&r));
 }

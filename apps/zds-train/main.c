@@ -11,16 +11,18 @@
 
 #include "bridge.h"
 #include "common/args.h"
+#include "common/exits.h"
 #include "common/fail.h"
 #include "common/files.h"
 #include "common/output.h"
+#include "common/rank.h"
 #include "generate.h"
 #include "moot.h"
 #include "options.h"
-#include "rank.h"
 #include "report.h"
 #include "same.h"
 #include "save.h"
+#include "signals.h"
 #include "zds/zds.h"
 
 /* All of a run; zero is "not there yet". */
@@ -310,6 +312,7 @@ int main(int argc, char **argv)
     if (code != ARGS_GO)
         return code;
     zds_error error = ZDS_ERROR_INIT;
+    exits_watch();
     zds_status status = prepare(&t, &error);
     if (!status)
         status = start(&t, &error);
@@ -323,5 +326,5 @@ int main(int argc, char **argv)
     clear(&t);
     if (status)
         output_abandon(t.o.output, t.made_folders);
-    return code;
+    return exits_done(code);
 }

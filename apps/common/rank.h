@@ -1,6 +1,6 @@
 /* Which rank this process is, before there is an engine to ask, and how ranks tell errors once. */
-#ifndef ZDS_TRAIN_RANK_H
-#define ZDS_TRAIN_RANK_H
+#ifndef APPS_COMMON_RANK_H
+#define APPS_COMMON_RANK_H
 
 #include <stdint.h>
 
@@ -14,10 +14,5 @@ int32_t rank_here(void);
  * moment before they speak, in which the launcher ends them if the first has spoken. Clears the
  * error. */
 int rank_failed(zds_error *error);
-
-/* SIGINT and SIGTERM end the process as always, but between the two calls they wait, so that no
- * half-written file is left. */
-void signals_hold(void);
-void signals_resume(void);
 
 #endif

@@ -1,7 +1,6 @@
-/* Which rank this process is; errors and signals of a program that runs as several. */
-#include "rank.h"
+/* Which rank this process is, and errors of a program that runs as several. */
+#include "common/rank.h"
 
-#include <signal.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -30,31 +29,4 @@ int rank_failed(zds_error *error)
         output_error("rank %d: %.*s", (int)rank_here(), (int)length, text);
     zds_error_clear(error);
     return status == ZDS_ERR_MISMATCH ? EXIT_MISMATCH : EXIT_FAILED;
-}
-
-static volatile sig_atomic_t waiting;
-
-static void remember(int number)
-{
-    waiting = number;
-}
-
-static void handle(void (*handler)(int))
-{
-    struct sigaction action = {.sa_handler = handler, .sa_flags = SA_RESTART};
-    sigemptyset(&action.sa_mask);
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
-}
-
-void signals_hold(void)
-{
-    handle(remember);
-}
-
-void signals_resume(void)
-{
-    handle(SIG_DFL);
-    if (waiting)
-        raise(waiting);
 }
