@@ -1,7 +1,10 @@
 """zds-replay at 1, 2 and 3 ranks against AdamW written out in double precision here: every stage, scalars and tensors without
 elements, parameters without gradient, accumulation, clipping; the same bits twice and with any number of threads; files that are
 missing, truncated or of another shape. usage: replay.py FOLDER_OF_PROGRAMS"""
-import array, json, math, os, random, struct, subprocess, sys, tempfile
+import array, json, math, os, random, subprocess, sys, tempfile
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+import golden
 
 BIN = os.path.abspath(sys.argv[1])
 SHAPES = {"a.weight": [37, 53], "b.bias": [], "c.empty": [0, 4], "d.unused": [9], "e.long": [5003], "f.one": [1]}
@@ -15,23 +18,11 @@ def check(name, good, detail=""):
 
 
 def save(path, tensors):
-    header, at = {}, 0
-    for name, values in tensors.items():
-        header[name] = {"dtype": "F32", "shape": SHAPES.get(name, [len(values)]), "data_offsets": [at, at + 4 * len(values)]}
-        at += 4 * len(values)
-    text = json.dumps(header).encode()
-    with open(path, "wb") as f:
-        f.write(struct.pack("<Q", len(text)) + text)
-        for values in tensors.values():
-            f.write(array.array("f", values).tobytes())
+    golden.write_tensors(path, {name: (SHAPES.get(name, [len(values)]), values) for name, values in tensors.items()})
 
 
 def load(path):
-    with open(path, "rb") as f:
-        n = struct.unpack("<Q", f.read(8))[0]
-        header = json.loads(f.read(n))
-        data = f.read()
-    return {k: array.array("f", data[v["data_offsets"][0]:v["data_offsets"][1]]) for k, v in header.items() if k != "__metadata__"}
+    return {name: values for name, (_, values) in golden.read_tensors(path).items()}
 
 
 def f32(values):

@@ -2,7 +2,10 @@
 fused reductions and shared pages, the same as the formula written out here. The same bits with any number of threads. Muon at
 any number of ranks as alone.
 usage: whole.py FOLDER_OF_PROGRAMS"""
-import array, json, math, os, random, shutil, struct, subprocess, sys, tempfile
+import json, math, os, random, shutil, struct, subprocess, sys, tempfile
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+import golden
 
 BIN = os.path.abspath(sys.argv[1])
 PLUGINS = os.path.join(os.path.dirname(BIN), "tests", "plugins")
@@ -23,23 +26,11 @@ def numel(name):
 
 
 def save(path, tensors):
-    header, at = {}, 0
-    for name, values in tensors.items():
-        header[name] = {"dtype": "F32", "shape": SHAPES[name], "data_offsets": [at, at + 4 * len(values)]}
-        at += 4 * len(values)
-    text = json.dumps(header).encode()
-    with open(path, "wb") as f:
-        f.write(struct.pack("<Q", len(text)) + text)
-        for values in tensors.values():
-            f.write(array.array("f", values).tobytes())
+    golden.write_tensors(path, {name: (SHAPES[name], values) for name, values in tensors.items()})
 
 
 def load(path):
-    with open(path, "rb") as f:
-        n = struct.unpack("<Q", f.read(8))[0]
-        header = json.loads(f.read(n))
-        data = f.read()
-    return {k: array.array("f", data[v["data_offsets"][0]:v["data_offsets"][1]]) for k, v in header.items() if k != "__metadata__"}
+    return {name: values for name, (_, values) in golden.read_tensors(path).items()}
 
 
 def bf16(x):
