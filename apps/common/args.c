@@ -95,7 +95,8 @@ static int64_t unit_factor(const char *unit, bool bytes)
     return !*unit || (bytes && strcasecmp(unit, "b") == 0) ? factor : 0;
 }
 
-/* A whole number that is not negative: digits, a point, an exponent, a unit; exactly. */
+/* A whole number that is not negative: digits, a point, an exponent, a unit; exactly, but of bytes
+ * parts are cut off. */
 static bool parse_count(const char *text, bool bytes, int64_t *value)
 {
     enum { FAR = 1000 }; /* more than any number of digits that is left */
@@ -124,8 +125,10 @@ static bool parse_count(const char *text, bool bytes, int64_t *value)
     large |= __builtin_mul_overflow(number, factor, &number);
     for (; power > 0 && number && !large; power--)
         large = __builtin_mul_overflow(number, 10, &number);
-    for (; power < 0 && number && number % 10 == 0; power++)
+    bool some = number > 0;
+    for (; power < 0 && number && (bytes || number % 10 == 0); power++)
         number /= 10;
+    large |= some && !number;
     *value = (int64_t)number;
     return factor && !large && number <= INT64_MAX && (power >= 0 || !number);
 }
