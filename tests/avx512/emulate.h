@@ -1,7 +1,7 @@
-/* AVX-512 for processors that have none, so that kernels written for it run in tests anywhere: SIMDe's
- * intrinsics, and after the descriptions of Intel's manual those that Debian 12's SIMDe lacks. Included
- * first in every file by the build with ZDS_EMULATE_AVX512; what is tested is the kernels' C, not the
- * code that a compiler makes of it. */
+/* AVX-512 for processors that have none, so that kernels written for it run in tests anywhere:
+ * SIMDe's intrinsics, and after the descriptions of Intel's manual those that Debian 12's SIMDe
+ * lacks. Included first in every file by the build with ZDS_EMULATE_AVX512; what is tested is the
+ * kernels' C, not the code that a compiler makes of it. */
 #ifndef ZDS_TESTS_EMULATE_H
 #define ZDS_TESTS_EMULATE_H
 
@@ -82,7 +82,8 @@ EMULATE __m512i emulated_mulhi_epu16(__m512i a, __m512i b)
         r.h[k] = (uint16_t)((uint32_t)x.h[k] * y.h[k] >> 16);
     return r.si;
 }
-/* The order of the manual: halves, quarters, ...; each maxps gives its second operand if one is NaN. */
+/* The order of the manual: halves, quarters, ...; each maxps gives its second operand if one is
+ * NaN. */
 EMULATE float emulated_reduce_max_ps(__m512 a)
 {
     emulated v = {.ps = a};
