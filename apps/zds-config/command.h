@@ -30,11 +30,35 @@ int failed(const zds_error *error, bool json);
 /* Loads FILE with this context. NULL where the file cannot be read, after `failed`. */
 zds_config *load_config(const char *file, context_args *args, bool json);
 
-/* The first `count` steps of the schedule that a program with these arguments would run, in a run
- * of `steps` (0: not known). As zds_schedule_points. */
-zds_status schedule_compute(const zds_config *config, int64_t steps, const double *metrics,
-                            size_t count, zds_schedule_point *points, bool *moves_betas,
-                            zds_error *error);
+/* What a program with the config's training arguments would choose. */
+typedef struct choices {
+    zds_engine_options options; /* point into the config, and to these: */
+    char *optimizer, *schedule;
+} choices;
+
+/* `steps` of the run; 0: as max_steps says, or not known. */
+void choices_read(const zds_config *config, int64_t steps, choices *p);
+void choices_release(choices *p);
+
+/* Problems in the order of their places. */
+typedef struct problems {
+    zds_problem *list;
+    size_t count, space;
+    bool failed; /* out of memory: some are missing */
+} problems;
+
+/* Those of the config. */
+void problems_of_config(const zds_config *config, problems *all);
+/* And what an engine would refuse of it in a run of `steps`. */
+void problems_of_engine(const zds_config *config, int64_t steps, problems *all);
+void problems_release(problems *all);
+/* "file:line:col: WHAT: path: message" on stderr. */
+void problem_tell(const zds_problem *p, const char *what);
+/* EXIT_DONE: no errors; EXIT_MISMATCH: only differences between the file and the training
+ * arguments. */
+int problems_code(const zds_config *config, const problems *all);
+/* Tells the errors of the config; returns their code. */
+int tell_problems(const zds_config *config);
 
 /* {"severity", "path", "message", "file", "line", "column"} */
 cJSON *problem_json(const zds_problem *problem);

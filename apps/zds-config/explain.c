@@ -200,6 +200,8 @@ static int explain_file(const char *path, const char *file)
         cJSON_free(text);
         cJSON_Delete(value);
         code = output_end();
+        int status = tell_problems(config);
+        code = code == EXIT_DONE ? status : code;
     }
     zds_config_destroy(config);
     return code;
@@ -210,7 +212,9 @@ int command_explain(int argc, char **argv)
     const args_program program = {
         .usage = "explain\nexplain KEY [FILE]",
         .doc = "Says what a key does, its default and what fills \"auto\"; with FILE also where it "
-               "is set and to what.\nWithout KEY: all keys.",
+               "is set and to what, and the errors of FILE, which make the exit status 1.\nWithout "
+               "KEY: all "
+               "keys.",
         .max_words = 2};
     args_words words;
     int code = args_parse(&program, argc, argv, &words);

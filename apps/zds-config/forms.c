@@ -32,16 +32,9 @@ static int form_open(form *f, const char *usage, const char *doc, size_t word_co
     int code = args_parse(&program, argc, argv, &f->words);
     if (code != ARGS_GO || (code = context_read(&f->context)) != ARGS_GO)
         return code;
+    f->context.context.check_plugins = true;
     f->config = load_config(f->words.word[0], &f->context, f->json);
     return f->config ? ARGS_GO : EXIT_FAILED;
-}
-
-static void tell(const zds_problem *p)
-{
-    fprintf(stderr, "%s", p->file);
-    if (p->line)
-        fprintf(stderr, ":%d:%d", p->line, p->column);
-    fprintf(stderr, ": error: %s%s%s\n", p->path, *p->path ? ": " : "", p->message);
 }
 
 /* === resolve === */
@@ -112,7 +105,7 @@ int command_resolve(int argc, char **argv)
         zds_problem p;
         for (size_t i = 0; !f.json && zds_config_problem(f.config, i, &p); i++)
             if (p.severity == ZDS_PROBLEM_ERROR && p.check <= ZDS_CHECK_ARGUMENTS)
-                tell(&p);
+                problem_tell(&p, "error");
         cJSON *resolved = cJSON_Duplicate(zds_hf_config_json(hf), true);
         if (f.json) {
             cJSON *out = cJSON_CreateObject();
@@ -146,29 +139,33 @@ int command_effective(int argc, char **argv)
                          "DeepSpeed would fail.",
                          1, argc, argv);
     if (code == ARGS_GO) {
-        cJSON *errors = cJSON_CreateArray(), *problems = cJSON_CreateArray();
-        zds_problem p;
-        for (size_t i = 0; zds_config_problem(f.config, i, &p); i++) {
-            bool error = p.severity == ZDS_PROBLEM_ERROR && p.check != ZDS_CHECK_ZDS;
-            cJSON_AddItemToArray(error ? errors : problems, problem_json(&p));
-            if (error && !f.json)
-                tell(&p);
+        cJSON *errors = cJSON_CreateArray(), *stricter = cJSON_CreateArray();
+        problems all = {0};
+        problems_of_config(f.config, &all);
+        problems_of_engine(f.config, f.context.num_training_steps, &all);
+        for (size_t i = 0; i < all.count; i++) {
+            const zds_problem *p = &all.list[i];
+            bool error = p->severity == ZDS_PROBLEM_ERROR && p->check != ZDS_CHECK_ZDS;
+            cJSON_AddItemToArray(error ? errors : stricter, problem_json(p));
+            if (!f.json)
+                problem_tell(p, error ? "error" : "problem");
         }
-        int status = errors->child ? EXIT_FAILED : EXIT_DONE;
+        int status = errors->child || all.failed ? EXIT_FAILED : EXIT_DONE;
         cJSON *values = zds_config_effective(f.config);
         if (f.json) {
             cJSON *out = cJSON_CreateObject();
             cJSON_AddStringToObject(out, "status", status == EXIT_DONE ? "ok" : "error");
             cJSON_AddItemToObject(out, "values", values);
             cJSON_AddItemToObject(out, "errors", errors);
-            cJSON_AddItemToObject(out, "problems", problems);
+            cJSON_AddItemToObject(out, "problems", stricter);
             code = output_json(out);
         } else {
             cJSON_Delete(errors);
-            cJSON_Delete(problems);
+            cJSON_Delete(stricter);
             code = output_json(values);
         }
         code = code == EXIT_DONE ? status : code;
+        problems_release(&all);
     }
     zds_config_destroy(f.config);
     return code;
@@ -181,10 +178,12 @@ int command_get(int argc, char **argv)
     form f;
     int code = form_open(&f, "get FILE KEY [ctx]",
                          "Prints the effective value of a key (zero_optimization.stage), or what "
-                         "the file has below it.",
+                         "the file has below it.\nExit 1 (errors in the file, told on stderr) or 3 "
+                         "(mismatch).",
                          2, argc, argv);
     if (code == ARGS_GO) {
         cJSON *value = zds_config_value(f.config, f.words.word[1]);
+        int status = tell_problems(f.config);
         if (!value) {
             code =
                 output_error("there is no key %s; zds-config explain lists them", f.words.word[1]);
@@ -195,6 +194,7 @@ int command_get(int argc, char **argv)
         } else {
             code = output_json(value);
         }
+        code = code == EXIT_DONE ? status : code;
     }
     zds_config_destroy(f.config);
     return code;

@@ -17,68 +17,23 @@ typedef struct schedule {
     double *metrics; /* [count] where the schedule follows one, else NULL */
 } schedule;
 
-static double number_or(const cJSON *tree, const char *name, double fallback)
+/* As zds_schedule_points. */
+static zds_status compute(const zds_config *config, int64_t steps, schedule *s, zds_error *error)
 {
-    const cJSON *node = cJSON_GetObjectItemCaseSensitive(tree, name);
-    return cJSON_IsNumber(node) ? node->valuedouble : fallback;
-}
-
-/* The optimizer of a program without one in its config: the Trainer's AdamW. */
-static char *own_optimizer(const cJSON *arguments)
-{
-    cJSON *params = cJSON_CreateObject();
-    const double betas[] = {number_or(arguments, "adam_beta1", 0.9),
-                            number_or(arguments, "adam_beta2", 0.999)};
-    cJSON_AddNumberToObject(params, "lr", number_or(arguments, "learning_rate", 5e-5));
-    cJSON_AddItemToObject(params, "betas", cJSON_CreateDoubleArray(betas, 2));
-    char *text = cJSON_PrintUnformatted(params);
-    cJSON_Delete(params);
-    return text;
-}
-
-/* As the config's own reading of them does: a count from 1 on, a share of the steps below that, or
- * warmup_ratio. -1: a share, of an unknown number of steps. */
-static int64_t warmup_steps(const cJSON *arguments, int64_t steps)
-{
-    double count = number_or(arguments, "warmup_steps", 0), share = count;
-    if (count >= 1)
-        return (int64_t)count;
-    if (share == 0)
-        share = number_or(arguments, "warmup_ratio", 0);
-    return share > 0 && steps <= 0 ? -1 : (int64_t)ceil((double)steps * share);
-}
-
-zds_status schedule_compute(const zds_config *config, int64_t steps, const double *metrics,
-                            size_t count, zds_schedule_point *points, bool *moves_betas,
-                            zds_error *error)
-{
-    const cJSON *arguments = zds_config_arguments(config),
-                *type = cJSON_GetObjectItemCaseSensitive(arguments, "lr_scheduler_type"),
-                *kwargs = cJSON_GetObjectItemCaseSensitive(arguments, "lr_scheduler_kwargs");
-    if (steps <= 0)
-        steps = (int64_t)fmax(number_or(arguments, "max_steps", 0), 0);
-    int64_t warmup = warmup_steps(arguments, steps);
-    if (warmup < 0 && cJSON_IsString(type) && !zds_config_string(config, "scheduler.type"))
-        return fail(
-            error, ZDS_ERR_CONFIG,
-            "scheduler %s: its warm-up is a share of the training steps, and how many there "
-            "are is not known; give --num-training-steps",
-            type->valuestring);
-    char *optimizer = own_optimizer(arguments),
-         *params = cJSON_IsObject(kwargs) ? cJSON_PrintUnformatted(kwargs) : NULL;
-    zds_engine_options options = {
-        .struct_size = sizeof options,
-        .optimizer = "AdamW",
-        .optimizer_params = optimizer,
-        .scheduler = cJSON_IsString(type) ? type->valuestring : NULL,
-        .scheduler_params = params,
-        .total_steps = steps,
-        .warmup_steps = warmup,
-    };
-    zds_status status =
-        zds_schedule_points(config, &options, metrics, count, points, moves_betas, error);
-    cJSON_free(optimizer);
-    cJSON_free(params);
+    choices own;
+    zds_status status = ZDS_OK;
+    choices_read(config, steps, &own);
+    const zds_engine_options *o = &own.options;
+    if (o->warmup_steps < 0 && o->scheduler && !zds_config_string(config, "scheduler.type"))
+        status =
+            fail(error, ZDS_ERR_CONFIG,
+                 "error: scheduler %s: its warm-up is a share of the training steps, and how many "
+                 "there are is not known; give --num-training-steps",
+                 o->scheduler);
+    else
+        status =
+            zds_schedule_points(config, o, s->metrics, s->count, s->points, &s->moves_betas, error);
+    choices_release(&own);
     return status;
 }
 
@@ -234,15 +189,13 @@ int command_schedule(int argc, char **argv)
     schedule s = {.count = (size_t)steps, .points = calloc((size_t)steps, sizeof *s.points)};
     zds_config *config = s.points ? load_config(words.word[0], &context, false) : NULL;
     zds_error error = ZDS_ERROR_INIT;
-    bool moves_betas = false;
     code = EXIT_FAILED;
+    int status = config ? tell_problems(config) : EXIT_FAILED;
     if (config && observe && read_metrics(&s, observe, &error) != ZDS_OK) {
         output_error("%s", error.text ? error.text : "out of memory");
-    } else if (config && schedule_compute(config, context.num_training_steps, s.metrics, s.count,
-                                          s.points, &moves_betas, &error) != ZDS_OK) {
-        output_error("%s: %s", words.word[0], error.text ? error.text : "out of memory");
+    } else if (config && compute(config, context.num_training_steps, &s, &error) != ZDS_OK) {
+        fprintf(stderr, "%s\n", error.text ? error.text : "out of memory"); /* has its place */
     } else if (config) {
-        s.moves_betas = moves_betas;
         if (draw)
             plot(&s);
         else if (!json && !svg)
@@ -250,6 +203,7 @@ int command_schedule(int argc, char **argv)
         code = json ? output_json(as_json(&s)) : output_end();
         if (svg && code == EXIT_DONE)
             code = write_svg(&s, svg);
+        code = code == EXIT_DONE ? status : code;
     }
     zds_error_clear(&error);
     zds_config_destroy(config);

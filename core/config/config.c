@@ -233,12 +233,6 @@ static void resolve(zds_config *c, const zds_config_context *context)
     }
 }
 
-static void warn_of_refusal(void *user, const char *path, const char *message)
-{
-    zds_config *c = user;
-    problem_add(c, ZDS_PROBLEM_WARNING, ZDS_CHECK_ZDS, path, "zds will not start: %s", message);
-}
-
 /* `c` has its raw tree; takes it over. */
 static zds_status finish(zds_config *c, const zds_config_context *given, zds_config **out,
                          zds_error *error)
@@ -262,8 +256,6 @@ static zds_status finish(zds_config *c, const zds_config_context *given, zds_con
         config_check_plugins(c);
     else
         strays_report(c, NULL);
-    if (context->check_engine)
-        config_require_implemented(c, warn_of_refusal, c);
     problems_sort(c);
     if (c->failed) {
         zds_config_destroy(c);

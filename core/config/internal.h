@@ -81,7 +81,18 @@ bool problem_is_told(const zds_config *c, const char *path);
 /* Takes it back; false if there was nothing. */
 bool problem_retract(zds_config *c, const char *path);
 void problems_sort(zds_config *c);
+/* "file:line:col: error: path: message", as zds_config_problems_text has it; the caller frees it.
+ * NULL: no memory. */
+char *problem_line(const zds_config *c, const char *path, const char *message);
+/* Fills in file, line and column of a problem by its path. A schedule that is not the config's is
+ * where the training arguments name it. */
+void problem_locate(const zds_config *c, zds_problem *problem);
+/* The path of the key that a plugin's message is about: the first of its words that is an option
+ * written in `section`, else, with an underscore, any key that is written, else the section. */
+void problem_path_in(const zds_config *c, const char *section, const char *message, char *path,
+                     size_t size);
 bool config_has_errors(const zds_config *c, int32_t check); /* check < 0: any */
+bool config_has_error_at(const zds_config *c, const char *path);
 
 /* DeepSpeed refuses it among an optimizer's options, where an old version had it. */
 #define MAX_GRAD_NORM "max_grad_norm"

@@ -1,4 +1,5 @@
 /* The list of what is wrong with a config. */
+#include <ctype.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -171,6 +172,84 @@ bool config_has_errors(const zds_config *c, int32_t check)
             return true;
     return false;
 }
+
+bool config_has_error_at(const zds_config *c, const char *path)
+{
+    for (size_t i = 0; i < c->problem_count; i++)
+        if (c->problems[i].shown.severity == ZDS_PROBLEM_ERROR && c->problems[i].of_config &&
+            strcmp(c->problems[i].shown.path, path) == 0)
+            return true;
+    return false;
+}
+
+void problem_locate(const zds_config *c, zds_problem *p)
+{
+    source_place at = source_value_place(c->src, tree_nearest(c->raw, p->path));
+    p->file = c->name;
+    if (strcmp(p->path, "scheduler") == 0 && !tree_find(c->raw, "scheduler") && c->arguments_src) {
+        const cJSON *tree = source_tree(c->arguments_src),
+                    *node = cJSON_GetObjectItemCaseSensitive(tree, "lr_scheduler_type");
+        if (node) {
+            at = source_value_place(c->arguments_src, node);
+            p->file = source_name(c->arguments_src);
+        }
+    }
+    p->line = at.line;
+    p->column = at.column;
+}
+
+char *problem_line(const zds_config *c, const char *path, const char *message)
+{
+    zds_problem p = {.path = path};
+    char place[32] = "";
+    problem_locate(c, &p);
+    if (p.line)
+        snprintf(place, sizeof place, ":%d:%d", p.line, p.column);
+    return text_format("%s%s: error: %s%s%s", p.file, place, path, *path ? ": " : "", message);
+}
+
+/* === the key that a message is about === */
+
+static size_t word_length(const char *text)
+{
+    size_t n = 0;
+    while (isalnum((unsigned char)text[n]) || text[n] == '_')
+        n++;
+    return n;
+}
+
+/* The key of that name which the user wrote, wherever; NULL if there is none. */
+static const char *written_key(const zds_config *c, const char *name)
+{
+    for (size_t i = 0; i < field_count(); i++)
+        if (strcmp(field_name(field_at(i)), name) == 0 && c->values[i].node)
+            return field_at(i)->path;
+    return NULL;
+}
+
+void problem_path_in(const zds_config *c, const char *section, const char *message, char *path,
+                     size_t size)
+{
+    const cJSON *options = tree_find(c->resolved, section);
+    for (const char *p = message; *p; p += *p != '\0') {
+        char word[64];
+        size_t n = word_length(p);
+        snprintf(word, sizeof word, "%.*s", (int)n, p);
+        p += n;
+        const char *elsewhere = strchr(word, '_') ? written_key(c, word) : NULL;
+        if (cJSON_GetObjectItemCaseSensitive(options, word)) {
+            snprintf(path, size, "%s.%s", section, word);
+            return;
+        }
+        if (elsewhere) {
+            snprintf(path, size, "%s", elsewhere);
+            return;
+        }
+    }
+    snprintf(path, size, "%s", section);
+}
+
+/* === the list === */
 
 bool zds_config_problem(const zds_config *config, size_t index, zds_problem *shown)
 {

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "config/internal.h"
 #include "host/error.h"
 #include "host/glob.h"
 
@@ -35,7 +36,7 @@ size_t chosen_hyper(const cJSON *group, size_t i, const zds_plugin *optim, zds_h
 }
 
 typedef struct problems {
-    const zds_config *config;
+    const zds_engine *engine;
     char *text;
     size_t count;
 } problems;
@@ -44,8 +45,14 @@ static void collect(void *user, const char *path, const char *message)
 {
     problems *p = user;
     p->count++;
-    char *longer = text_format("%s%s%s: error: %s: %s", p->text ? p->text : "", p->text ? "\n" : "",
-                               zds_config_place(p->config, path), path, message);
+    if (p->engine->refused) {
+        p->engine->refused(p->engine->refused_user, path, message);
+        return;
+    }
+    char *line = problem_line(p->engine->config, path, message);
+    char *longer =
+        line ? text_format("%s%s%s", p->text ? p->text : "", p->text ? "\n" : "", line) : NULL;
+    free(line);
     if (longer) {
         free(p->text);
         p->text = longer;
@@ -136,11 +143,38 @@ static void check_group(const zds_engine *e, const chosen *c, size_t i, problems
                     "matches takes a parameter; put it before them, or delete it");
 }
 
+static void match(const zds_engine *e, chosen *c, problems *p)
+{
+    for (uint32_t k = 0; k < e->model->param_count; k++)
+        while (c->of[k] < c->count && !takes(&c->groups[c->of[k]], e->model->params[k].name))
+            c->of[k]++;
+    for (size_t i = 0; i < c->count; i++)
+        check_group(e, c, i, p);
+}
+
+/* The first group that takes every name there can be, or `count`. */
+static uint32_t catch_all(const chosen *c)
+{
+    for (size_t i = 0; i < c->count; i++)
+        for (const cJSON *p = first_pattern(&c->groups[i]); p; p = next_pattern(&c->groups[i], p))
+            if (cJSON_IsString(p) && strcmp(p->valuestring, "*") == 0)
+                return (uint32_t)i;
+    return (uint32_t)c->count;
+}
+
+/* Where the model is not known: a parameter for each group, the rest for none. */
+static void deal(const zds_engine *e, chosen *c)
+{
+    uint32_t rest = catch_all(c);
+    for (uint32_t k = 0; k < e->model->param_count; k++)
+        c->of[k] = k < c->count ? k : rest;
+}
+
 zds_status chosen_create(const zds_engine *e, chosen *c, zds_error *error)
 {
     const cJSON *list = zds_config_node(e->config, SECTION);
     size_t count = (size_t)cJSON_GetArraySize(list);
-    problems p = {.config = e->config};
+    problems p = {.engine = e};
     *c = (chosen){.count = count,
                   .groups = calloc(count + 1, sizeof *c->groups),
                   .of = calloc(e->model->param_count + (size_t)1, sizeof *c->of)};
@@ -157,11 +191,10 @@ zds_status chosen_create(const zds_engine *e, chosen *c, zds_error *error)
         chosen_hyper(group, (size_t)(g - c->groups), e->optim_plugin, &g->hyper, collect, &p);
         g++;
     }
-    for (uint32_t k = 0; k < e->model->param_count; k++)
-        while (c->of[k] < count && !takes(&c->groups[c->of[k]], e->model->params[k].name))
-            c->of[k]++;
-    for (size_t i = 0; i < count; i++)
-        check_group(e, c, i, &p);
+    if (e->refused)
+        deal(e, c);
+    else
+        match(e, c, &p);
     zds_status status = ZDS_OK;
     if (p.count)
         status = error_set(error, ZDS_ERR_CONFIG, "%s", p.text ? p.text : SECTION " has problems");

@@ -7,8 +7,7 @@
 #include "engine/internal.h"
 #include "host/error.h"
 
-/* What the caller filled in of the options, as this version knows them. */
-static zds_engine_options own_copy(const zds_engine_options *given)
+zds_engine_options engine_options(const zds_engine_options *given)
 {
     zds_engine_options o = {.total_steps = -1, .warmup_steps = -1};
     if (given) {
@@ -138,8 +137,7 @@ static zds_status build(zds_engine *e, const zds_model *model, const zds_engine_
     return status ? status : params_prepare(e, error);
 }
 
-/* Without memory NULL. */
-static zds_engine *empty(const zds_config *config, const zds_engine_options *o)
+zds_engine *engine_empty(const zds_config *config, const zds_engine_options *o)
 {
     zds_engine *e = calloc(1, sizeof *e);
     memory *ledger = memory_create();
@@ -163,8 +161,8 @@ zds_status zds_engine_create(const zds_config *config, const zds_model *model,
     if (!config || !model || !engine)
         return error_set(error, ZDS_ERR_INVALID,
                          "zds_engine_create: config, model and engine must be given");
-    zds_engine_options o = own_copy(options);
-    zds_engine *e = empty(config, &o);
+    zds_engine_options o = engine_options(options);
+    zds_engine *e = engine_empty(config, &o);
     if (!e)
         return error_set(error, ZDS_ERR_MEMORY, "no memory for an engine");
     zds_status status = build(e, model, &o, error);
@@ -187,8 +185,8 @@ zds_status zds_engine_plan(const zds_config *config, const zds_model *model,
     if (!config || !model || !visit)
         return error_set(error, ZDS_ERR_INVALID,
                          "zds_engine_plan: config, model and visit must be given");
-    zds_engine_options o = own_copy(options);
-    zds_engine *e = empty(config, &o);
+    zds_engine_options o = engine_options(options);
+    zds_engine *e = engine_empty(config, &o);
     if (!e)
         return error_set(error, ZDS_ERR_MEMORY, "no memory for a plan");
     zds_memory_row row;

@@ -219,8 +219,8 @@ static zds_status describe(zds_engine *e, grouping *g, uint32_t i, zds_error *er
     status = e->optim.describe(e->optim_self, &run->desc, &run->needs);
     run->needs.hyper = NULL;
     if (status)
-        return error_set(error, status, "optimizer %s refuses parameter %s: %s",
-                         e->optim_plugin->name, p->name, services_error(&e->optim_services));
+        return engine_refuse(e, status, "optimizer", error, "optimizer %s refuses parameter %s: %s",
+                             e->optim_plugin->name, p->name, services_error(&e->optim_services));
     status = check_needs(e, p->name, &run->needs, &before, &g->hypers[i], error);
     for (uint32_t s = 0; !status && s < run->needs.state_count; s++) {
         run->state_names[s] = strdup(run->needs.states[s].name);

@@ -98,12 +98,12 @@ zds_status check_rates(zds_engine *e, zds_error *error)
         return ZDS_OK;
     char path[64];
     snprintf(path, sizeof path, "zds.param_groups.%lld.lr", (long long)group);
-    return error_set(error, ZDS_ERR_CONFIG,
-                     "%s: error: %s: the schedule gives every group the same rate, so that this "
-                     "one would change nothing; give the schedule's option a list of %u rates (one "
-                     "for each of zds.param_groups, then for the other parameters), or leave the "
-                     "option out where it then takes each group's own rate",
-                     zds_config_place(e->config, path), path, e->declared_count);
+    return engine_refuse(e, ZDS_ERR_CONFIG, path, error,
+                         "the schedule gives every group the same rate, so that this one would "
+                         "change nothing; give the schedule's option a list of %u rates (one for "
+                         "each of zds.param_groups, then for the other parameters), or leave the "
+                         "option out where it then takes each group's own rate",
+                         e->declared_count);
 }
 
 /* === metrics === */

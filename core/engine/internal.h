@@ -121,6 +121,11 @@ struct zds_engine {
     pid_t process;
     bool planned; /* there is no memory behind what is laid out, and no list for its use */
     const zds_config *config;
+    /* In zds_engine_check, where the model is only a sample: get what is refused, and what the
+     * optimizer and the schedule warn of when they are created. */
+    void (*refused)(void *user, const char *path, const char *message);
+    void (*warned)(void *user, const char *message);
+    void *refused_user;
     settings set;
     launch place;
     memory *ledger;
@@ -218,9 +223,22 @@ zds_status engine_usable(zds_engine *e);
 
 double engine_now_ms(void);
 
+/* refuse.c: refuses what the config, at `path`, or the program asks for. Sets "file:line:col:
+ * error: path: ..."; without `error`'s caller to read it, in zds_engine_check, passes it on.
+ * Returns status. */
+zds_status engine_refuse(const zds_engine *e, zds_status status, const char *path, zds_error *error,
+                         const char *format, ...) ZDS_PRINTF(5, 6);
+/* create.c: an engine of nothing yet; NULL without memory */
+zds_engine *engine_empty(const zds_config *config, const zds_engine_options *options);
+/* what the caller filled in of the options, as this version knows them */
+zds_engine_options engine_options(const zds_engine_options *given);
+
 /* settings.c: what the config says; all that is not possible here is reported at once */
 zds_status settings_read(settings *set, const zds_config *config, int32_t world_size,
                          zds_error *error);
+/* the same, of a config that may have problems, which are not told again */
+void settings_fill(settings *set, const zds_config *config, int32_t world_size,
+                   void (*report)(void *user, const char *path, const char *message), void *user);
 /* plugins.c: opens what the config or the program names */
 zds_status plugins_open_comm(zds_engine *e, const zds_engine_options *options, zds_error *error);
 /* in its place, for zds_engine_plan: what the plugin says of itself, or one of many abilities where

@@ -5,12 +5,13 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "config/internal.h"
 #include "engine/internal.h"
 #include "host/error.h"
 
 /* Problems of a `params` object, gathered with their places. */
 typedef struct problems {
-    const zds_config *config;
+    const zds_engine *engine;
     const char *section; /* "optimizer.params"; NULL: the program's own */
     char *text;
 } problems;
@@ -18,11 +19,17 @@ typedef struct problems {
 static void collect(void *user, const char *key, const char *message)
 {
     problems *p = user;
+    const zds_engine *e = p->engine;
     char path[256];
     snprintf(path, sizeof path, "%s%s%s", p->section ? p->section : "", p->section ? "." : "", key);
-    char *longer = text_format("%s%s%serror: %s: %s\n", p->text ? p->text : "",
-                               p->section ? zds_config_place(p->config, path) : "",
-                               p->section ? ": " : "", path, message);
+    if (e->refused) {
+        e->refused(e->refused_user, path, message);
+        return;
+    }
+    char *line = p->section ? problem_line(e->config, path, message)
+                            : text_format("error: %s: %s", path, message);
+    char *longer = line ? text_format("%s%s\n", p->text ? p->text : "", line) : NULL;
+    free(line);
     if (longer) {
         free(p->text);
         p->text = longer;
@@ -33,7 +40,7 @@ static void collect(void *user, const char *key, const char *message)
 static zds_status read_options(const zds_engine *e, const zds_plugin *plugin, const char *section,
                                const char *text, void **options, zds_error *error)
 {
-    problems p = {.config = e->config, .section = section};
+    problems p = {.engine = e, .section = section};
     cJSON *parsed = NULL;
     const cJSON *params = section ? zds_config_node(e->config, section) : NULL;
     if (!section && text) {
@@ -49,6 +56,8 @@ static zds_status read_options(const zds_engine *e, const zds_plugin *plugin, co
     cJSON_Delete(parsed);
     if (*options)
         return ZDS_OK;
+    if (e->refused)
+        return ZDS_ERR_CONFIG;
     zds_status status =
         p.text ? error_set(error, ZDS_ERR_CONFIG, "%s has problems with its params:\n%s",
                            plugin->name, p.text)
@@ -91,14 +100,27 @@ static zds_comm_env comm_env(const launch *place)
                           .space = ZDS_SPACE_HOST};
 }
 
+/* No such plugin, or none that fits. `type`: the key that names it. */
+static zds_status refuse_name(const zds_engine *e, zds_status status, const char *type,
+                              zds_error *found, zds_error *error)
+{
+    status = engine_refuse(e, status, type, error, "%s", found->text ? found->text : "not found");
+    zds_error_clear(found);
+    return status;
+}
+
 /* The one that is named, else the one that suits the ranks best; NULL if none does. */
 static zds_status choose_comm(zds_engine *e, const zds_engine_options *o, const zds_comm_env *env,
                               const zds_plugin **plugin, zds_error *error)
 {
     const char *name = o->comm ? o->comm : zds_config_string(e->config, "zds.comm"), *file;
     *plugin = NULL;
-    if (name)
-        return registry_find(e->plugins, ZDS_KIND_COMM, name, NULL, plugin, &file, error);
+    zds_error found = ZDS_ERROR_INIT;
+    if (name) {
+        zds_status status = registry_find(e->plugins, ZDS_KIND_COMM, name, NULL, plugin, &file,
+                                          o->comm ? error : &found);
+        return status && !o->comm ? refuse_name(e, status, "zds.comm", &found, error) : status;
+    }
     candidate c = {.env = env};
     zds_status status = registry_each(e->plugins, ZDS_KIND_COMM, consider, &c, error);
     *plugin = c.best;
@@ -171,32 +193,28 @@ zds_status plugins_plan_comm(zds_engine *e, const zds_engine_options *o, zds_err
 
 static zds_status check_optim(const zds_engine *e, const char *file, zds_error *error)
 {
+    static const char *const stage = "zero_optimization.stage", *const untested =
+                                                                    "zero_allow_untested_optimizer";
     const char *name = e->optim_plugin->name;
     bool diverges = e->optim.flags & ZDS_OPTIM_PARAMS_DIVERGE;
     if (e->optim.reduction_mode && e->set.stage >= 2)
-        return error_set(error, ZDS_ERR_UNSUPPORTED,
-                         "%s: error: zero_optimization.stage: optimizer %s reduces gradients by "
-                         "itself, for which each rank must hold its own whole gradient, and at "
-                         "stage %d none does; write 0%s",
-                         zds_config_place(e->config, "zero_optimization.stage"), name, e->set.stage,
-                         diverges ? "" : " or 1");
+        return engine_refuse(e, ZDS_ERR_UNSUPPORTED, stage, error,
+                             "optimizer %s reduces gradients by itself, for which each rank must "
+                             "hold its own whole gradient, and at stage %d none does; write 0%s",
+                             name, e->set.stage, diverges ? "" : " or 1");
     if (diverges && e->set.stage >= 1)
-        return error_set(error, ZDS_ERR_UNSUPPORTED,
-                         "%s: error: zero_optimization.stage: parameters under optimizer %s differ "
-                         "between ranks for some steps, so each rank must update all of its own; "
-                         "write 0 instead of %d",
-                         zds_config_place(e->config, "zero_optimization.stage"), name,
-                         e->set.stage);
-    if (zds_config_is_set(e->config, "zero_allow_untested_optimizer") &&
-        !zds_config_bool(e->config, "zero_allow_untested_optimizer") && e->set.stage >= 1 &&
-        !registry_is_own(e->plugins, file))
-        return error_set(error, ZDS_ERR_CONFIG,
-                         "%s: error: zero_allow_untested_optimizer: %s: false, but optimizer %s at "
-                         "zero_optimization.stage %d does not "
-                         "come with zds (%s); set the key to true or remove it",
-                         zds_config_place(e->config, "zero_allow_untested_optimizer"),
-                         zds_config_combination(e->config), name, e->set.stage,
-                         *file ? file : "linked into the program");
+        return engine_refuse(
+            e, ZDS_ERR_UNSUPPORTED, stage, error,
+            "parameters under optimizer %s differ between ranks for some steps, so "
+            "each rank must update all of its own; write 0 instead of %d",
+            name, e->set.stage);
+    if (zds_config_is_set(e->config, untested) && !zds_config_bool(e->config, untested) &&
+        e->set.stage >= 1 && !registry_is_own(e->plugins, file))
+        return engine_refuse(e, ZDS_ERR_CONFIG, untested, error,
+                             "%s: false, but optimizer %s at zero_optimization.stage %d does not "
+                             "come with zds (%s); set the key to true or remove it",
+                             zds_config_combination(e->config), name, e->set.stage,
+                             *file ? file : "linked into the program");
     return ZDS_OK;
 }
 
@@ -248,21 +266,25 @@ zds_status plugins_open_optim(zds_engine *e, const zds_engine_options *o, zds_er
                             .master_dtype = env.master_dtype,
                             .output_dtype = env.output_dtype};
     const char *file;
+    zds_error found = ZDS_ERROR_INIT;
     zds_status status =
-        registry_find(e->plugins, ZDS_KIND_OPTIM, name, &match, &e->optim_plugin, &file, error);
+        registry_find(e->plugins, ZDS_KIND_OPTIM, name, &match, &e->optim_plugin, &file, &found);
     if (status)
-        return status;
+        return refuse_name(e, status, section ? "optimizer.type" : "optimizer", &found, error);
     plugin_ops(e->optim_plugin, &e->optim, sizeof e->optim);
     services_init(&e->optim_services, e->optim_plugin->name, e->place.rank, e->ledger, e->threads);
+    e->optim_services.hear = e->warned;
+    e->optim_services.hear_user = e->refused_user;
     status = check_optim(e, file, error);
     if (!status)
         status = read_options(e, e->optim_plugin, section, o->optimizer_params, &e->optim_options,
                               error);
     if (!status && (status = create_optim(e, &env)) != ZDS_OK) {
+        char path[256];
+        const char *why = services_error(&e->optim_services);
         e->optim_self = NULL;
-        error_set(error, status, "%s%soptimizer %s: %s",
-                  section ? zds_config_place(e->config, section) : "", section ? ": error: " : "",
-                  e->optim_plugin->name, services_error(&e->optim_services));
+        problem_path_in(e->config, section ? section : "optimizer", why, path, sizeof path);
+        engine_refuse(e, status, path, error, "optimizer %s: %s", e->optim_plugin->name, why);
     }
     return status;
 }
@@ -286,20 +308,24 @@ zds_status plugins_open_sched(zds_engine *e, const zds_engine_options *o, zds_er
                          .declared_count = e->declared_count};
     const zds_plugin *plugin;
     const char *file;
+    zds_error found = ZDS_ERROR_INIT;
     zds_status status =
-        registry_find(e->plugins, ZDS_KIND_SCHED, name, NULL, &plugin, &file, error);
+        registry_find(e->plugins, ZDS_KIND_SCHED, name, NULL, &plugin, &file, &found);
     if (status)
-        return status;
+        return refuse_name(e, status, section ? "scheduler.type" : "scheduler", &found, error);
     plugin_ops(plugin, &e->sched, sizeof e->sched);
     services_init(&e->sched_services, plugin->name, e->place.rank, e->ledger, e->threads);
+    e->sched_services.hear = e->warned;
+    e->sched_services.hear_user = e->refused_user;
     status = read_options(e, plugin, section, o->scheduler_params, &e->sched_options, error);
     if (!status && (status = e->sched.create(&e->sched_services.host, e->sched_options, &env,
                                              &e->sched_self)) != ZDS_OK) {
+        char path[256];
+        const char *why = services_error(&e->sched_services);
         e->sched_self = NULL;
-        error_set(error, status, "%s%sscheduler %s, of %s: %s",
-                  section ? zds_config_place(e->config, section) : "", section ? ": error: " : "",
-                  plugin->name, zds_config_combination(e->config),
-                  services_error(&e->sched_services));
+        problem_path_in(e->config, section ? section : "scheduler", why, path, sizeof path);
+        engine_refuse(e, status, path, error, "%s: scheduler %s: %s",
+                      zds_config_combination(e->config), plugin->name, why);
     }
     e->has_sched = !status;
     return status;

@@ -1,8 +1,10 @@
 /* The rates of a run without the run: the schedule of a config, step by step. */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "config/internal.h"
 #include "config/plugins.h"
 #include "engine/chosen.h"
 #include "engine/services.h"
@@ -17,37 +19,71 @@ typedef struct opened {
     void *options;
 } opened;
 
-typedef struct first_problem {
-    const char *what, *name;
-    zds_error *error;
-    bool any;
-} first_problem;
+/* All that is wrong, a line each. */
+typedef struct found {
+    const zds_config *config;
+    const char *section; /* "optimizer.params"; "optimizer" of the program's */
+    char *text;
+} found;
+
+static void note_path(void *user, const char *path, const char *message)
+{
+    found *f = user;
+    char *line = problem_line(f->config, path, message),
+         *longer =
+             line ? text_format("%s%s%s", f->text ? f->text : "", f->text ? "\n" : "", line) : NULL;
+    free(line);
+    if (longer) {
+        free(f->text);
+        f->text = longer;
+    }
+}
 
 static void note(void *user, const char *key, const char *message)
 {
-    first_problem *p = user;
-    if (!p->any)
-        error_set(p->error, ZDS_ERR_CONFIG, "%s %s: %s: %s", p->what, p->name, key, message);
-    p->any = true;
+    const found *f = user;
+    char path[256];
+    snprintf(path, sizeof path, "%s.%.128s", f->section, key);
+    note_path(user, path, message);
 }
 
-/* `params`: the config's section, or NULL with `text`, JSON of the program. */
-static zds_status open_plugin(registry *plugins, int32_t kind, const char *name,
-                              const cJSON *params, const char *text, opened *out, zds_error *error)
+static zds_status fail_with(found *f, zds_status status, zds_error *error)
 {
-    const char *file;
-    zds_status status = registry_find(plugins, kind, name, NULL, &out->plugin, &file, error);
-    if (status)
-        return status;
-    first_problem p = {kind == ZDS_KIND_OPTIM ? "optimizer" : "scheduler", name, error, false};
-    cJSON *parsed = text ? cJSON_Parse(text) : NULL;
-    if (text && !parsed)
-        return error_set(error, ZDS_ERR_INVALID, "options of %s: not JSON", name);
-    out->options = options_create(out->plugin, params ? params : parsed, note, &p);
+    status = f->text ? error_set(error, status, "%s", f->text)
+                     : error_set(error, ZDS_ERR_MEMORY, "out of memory");
+    free(f->text);
+    return status;
+}
+
+/* The kind's section where the config names the plugin; `text`: JSON of the program, where it does.
+ */
+static zds_status open_plugin(const zds_config *config, registry *plugins, int32_t kind,
+                              const char *name, bool in_config, const char *text, opened *out,
+                              zds_error *error)
+{
+    const char *section = kind == ZDS_KIND_OPTIM ? "optimizer" : "scheduler", *file;
+    char path[32];
+    zds_error missing = ZDS_ERROR_INIT;
+    found f = {.config = config, .section = section};
+    zds_status status = registry_find(plugins, kind, name, NULL, &out->plugin, &file, &missing);
+    if (status) {
+        snprintf(path, sizeof path, "%s%s", section, in_config ? ".type" : "");
+        note_path(&f, path, missing.text ? missing.text : "there is no such plugin");
+        zds_error_clear(&missing);
+        return fail_with(&f, status, error);
+    }
+    snprintf(path, sizeof path, "%s%s", section, in_config ? ".params" : "");
+    f.section = path;
+    cJSON *parsed = text && !in_config ? cJSON_Parse(text) : NULL;
+    if (text && !in_config && !parsed)
+        return error_set(error, ZDS_ERR_INVALID, "error: options of %s: not JSON", name);
+    const cJSON *params = in_config ? zds_config_node(config, path) : parsed;
+    out->options = options_create(out->plugin, cJSON_IsNull(params) ? NULL : params, note, &f);
     cJSON_Delete(parsed);
-    if (out->options)
-        return ZDS_OK;
-    return p.any ? ZDS_ERR_CONFIG : error_set(error, ZDS_ERR_MEMORY, "out of memory");
+    if (!out->options)
+        return fail_with(&f, ZDS_ERR_CONFIG, error);
+    free(f.text);
+    return ZDS_OK;
 }
 
 /* Groups as an engine would number them: those of zds.param_groups, then the other parameters. */
@@ -58,20 +94,12 @@ typedef struct rates {
     zds_sched_value *values;
 } rates;
 
-static void first_of_groups(void *user, const char *path, const char *message)
-{
-    first_problem *p = user;
-    if (!p->any)
-        error_set(p->error, ZDS_ERR_CONFIG, "%s: %s", path, message);
-    p->any = true;
-}
-
 static zds_status rates_create(const zds_config *config, const opened *optim, rates *r,
                                zds_error *error)
 {
     const cJSON *group, *groups = zds_config_node(config, "zds.param_groups");
     size_t named = (size_t)cJSON_GetArraySize(groups), i = 0;
-    first_problem p = {.error = error};
+    found f = {.config = config};
     *r = (rates){.count = named + 1,
                  .base = calloc(named + 1, sizeof *r->base),
                  .number = calloc(named + 1, sizeof *r->number),
@@ -82,13 +110,13 @@ static zds_status rates_create(const zds_config *config, const opened *optim, ra
         r->number[k] = (uint32_t)k;
         r->base[k] = options_hyper(optim->plugin, optim->options);
     }
+    size_t wrong = 0;
     cJSON_ArrayForEach(group, groups)
     {
-        if (chosen_hyper(group, i, optim->plugin, &r->base[i], first_of_groups, &p))
-            return ZDS_ERR_CONFIG;
+        wrong += chosen_hyper(group, i, optim->plugin, &r->base[i], note_path, &f);
         i++;
     }
-    return ZDS_OK;
+    return wrong ? fail_with(&f, ZDS_ERR_CONFIG, error) : ZDS_OK;
 }
 
 static void rates_destroy(rates *r)
@@ -107,8 +135,22 @@ typedef struct instance {
     void *self;
 } instance;
 
-static zds_status instance_create(instance *in, const opened *sched, rates *r,
-                                  const zds_engine_options *o, zds_error *error)
+/* What a schedule refuses or fails of, at the key it is about. */
+static zds_status refuse(const zds_config *config, const opened *sched, zds_status status,
+                         const char *why, zds_error *error)
+{
+    char path[256], *text = text_format("scheduler %s: %s", sched->plugin->name, why);
+    found f = {.config = config};
+    bool in_config = zds_config_string(config, "scheduler.type");
+    problem_path_in(config, in_config ? "scheduler.params" : "scheduler", why, path, sizeof path);
+    if (text)
+        note_path(&f, path, text);
+    free(text);
+    return fail_with(&f, status, error);
+}
+
+static zds_status instance_create(instance *in, const zds_config *config, const opened *sched,
+                                  rates *r, const zds_engine_options *o, zds_error *error)
 {
     zds_status status = pool_create(1, 1, &in->alone, error);
     in->ledger = memory_create();
@@ -135,8 +177,7 @@ static zds_status instance_create(instance *in, const opened *sched, rates *r,
             return ZDS_OK;
     }
     in->self = NULL;
-    return error_set(error, status, "scheduler %s: %s", sched->plugin->name,
-                     services_error(&in->offered));
+    return refuse(config, sched, status, services_error(&in->offered), error);
 }
 
 static void instance_destroy(instance *in)
@@ -172,23 +213,21 @@ static zds_status fill_points(instance *in, const rates *r, const double *metric
     return status;
 }
 
-static zds_status run_schedule(const opened *sched, rates *r, const zds_engine_options *o,
-                               const double *metrics, size_t count, zds_schedule_point *points,
-                               bool *moves_betas, zds_error *error)
+static zds_status run_schedule(const zds_config *config, const opened *sched, rates *r,
+                               const zds_engine_options *o, const double *metrics, size_t count,
+                               zds_schedule_point *points, bool *moves_betas, zds_error *error)
 {
     instance in = {0};
-    zds_status status = instance_create(&in, sched, r, o, error);
+    zds_status status = instance_create(&in, config, sched, r, o, error);
     bool missing = in.ops.observe && !metrics && count > 1;
     if (!status && (missing || (metrics && !in.ops.observe))) {
-        status = error_set(error, ZDS_ERR_INVALID,
-                           metrics ? "scheduler %s follows no metric"
-                                   : "scheduler %s follows a metric, which must be given",
-                           sched->plugin->name);
+        status =
+            refuse(config, sched, ZDS_ERR_INVALID,
+                   metrics ? "follows no metric" : "follows a metric, which must be given", error);
     } else if (!status) {
         status = fill_points(&in, r, metrics, count, points, moves_betas);
         if (status)
-            error_set(error, status, "scheduler %s: %s", sched->plugin->name,
-                      services_error(&in.offered));
+            refuse(config, sched, status, services_error(&in.offered), error);
     }
     instance_destroy(&in);
     return status;
@@ -211,20 +250,19 @@ zds_status zds_schedule_points(const zds_config *config, const zds_engine_option
     zds_status status = registry_create(path, options->plugins, &plugins, error);
     *moves_betas = false;
     if (!status && !name)
-        status = error_set(error, ZDS_ERR_CONFIG, "no optimizer, so no rate to start from");
+        status = error_set(error, ZDS_ERR_CONFIG, "error: no optimizer, so no rate to start from");
     if (!status)
-        status = open_plugin(plugins, ZDS_KIND_OPTIM, name,
-                             own ? zds_config_node(config, "optimizer.params") : NULL,
-                             own ? NULL : options->optimizer_params, &optim, error);
+        status = open_plugin(config, plugins, ZDS_KIND_OPTIM, name, own != NULL,
+                             options->optimizer_params, &optim, error);
     if (!status && schedule)
-        status = open_plugin(plugins, ZDS_KIND_SCHED, schedule,
-                             own_schedule ? zds_config_node(config, "scheduler.params") : NULL,
-                             own_schedule ? NULL : options->scheduler_params, &sched, error);
+        status = open_plugin(config, plugins, ZDS_KIND_SCHED, schedule, own_schedule != NULL,
+                             options->scheduler_params, &sched, error);
     rates r = {0};
     if (!status)
         status = rates_create(config, &optim, &r, error);
     if (!status && schedule) {
-        status = run_schedule(&sched, &r, options, metrics, count, points, moves_betas, error);
+        status =
+            run_schedule(config, &sched, &r, options, metrics, count, points, moves_betas, error);
     } else if (!status) {
         const zds_hyper *base = &r.base[r.count - 1];
         for (size_t i = 0; i < count; i++)

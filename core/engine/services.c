@@ -20,7 +20,13 @@ static void say(const zds_host *host, int32_t level, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
-    log_linev(level, of(host)->rank, of(host)->name, format, args);
+    const services *s = of(host);
+    char *text = s->hear && level == ZDS_LOG_WARNING ? text_formatv(format, args) : NULL;
+    if (text)
+        s->hear(s->hear_user, text);
+    else
+        log_linev(level, s->rank, s->name, format, args);
+    free(text);
     va_end(args);
 }
 

@@ -16,6 +16,8 @@ typedef struct services {
     pool *threads;
     pthread_mutex_t lock;
     char *error; /* of the call in progress; the first one wins where several threads fail */
+    void (*hear)(void *user, const char *warning); /* instead of the log; or NULL */
+    void *hear_user;
 } services;
 
 void services_init(services *s, const char *name, int32_t rank, memory *ledger, pool *threads);

@@ -1,4 +1,5 @@
 /* What the config says, in the engine's words; read once. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -26,14 +27,20 @@ static bool dtype_of(const char *name, zds_dtype *dtype)
     return false;
 }
 
-static zds_status read_dtype(const zds_config *c, const char *path, zds_dtype *dtype,
-                             zds_error *error)
+/* Where what is refused goes. */
+typedef struct refusals {
+    config_problem_fn report;
+    void *user;
+} refusals;
+
+static void read_dtype(const zds_config *c, const char *path, zds_dtype *dtype, const refusals *to)
 {
     const char *name = zds_config_string(c, path);
     if (!name || dtype_of(name, dtype))
-        return ZDS_OK;
-    return error_set(error, ZDS_ERR_CONFIG, "%s: error: %s: \"%s\" is not fp32, fp16 or bf16",
-                     zds_config_place(c, path), path, name);
+        return;
+    char text[128];
+    snprintf(text, sizeof text, "\"%.40s\" is not fp32, fp16 or bf16", name);
+    to->report(to->user, path, text);
 }
 
 typedef struct gathered {
@@ -41,11 +48,12 @@ typedef struct gathered {
     char *text;
 } gathered;
 
-static void collect(void *user, const char *path, const char *message)
+static void gather(void *user, const char *path, const char *message)
 {
     gathered *g = user;
-    char *longer = text_format("%s%s: error: %s: %s\n", g->text ? g->text : "",
-                               zds_config_place(g->config, path), path, message);
+    char *line = problem_line(g->config, path, message);
+    char *longer = line ? text_format("%s%s\n", g->text ? g->text : "", line) : NULL;
+    free(line);
     if (longer) {
         free(g->text);
         g->text = longer;
@@ -63,14 +71,7 @@ static zds_status check(const zds_config *c, zds_error *error)
             free(text);
             return status;
         }
-    gathered g = {.config = c};
-    config_require_implemented(c, collect, &g);
-    if (!g.text)
-        return ZDS_OK;
-    zds_status status = error_set(error, ZDS_ERR_CONFIG,
-                                  "the config asks for what this version does not do:\n%s", g.text);
-    free(g.text);
-    return status;
+    return ZDS_OK;
 }
 
 /* The batch triangle was solved for the world that whoever loaded the config named. */
@@ -113,20 +114,41 @@ static void read_scales(settings *set, const zds_config *c, int32_t world_size)
     }
 }
 
-zds_status settings_read(settings *set, const zds_config *c, int32_t world_size, zds_error *error)
+static void read_precision(settings *set, const zds_config *c, const refusals *to)
 {
-    zds_status status = check(c, error);
-    if (!status)
-        status = check_world(c, world_size, error);
-    if (status)
-        return status;
+    bool bf16 = zds_config_bool(c, "bf16.enabled");
+    set->param_dtype = bf16 ? ZDS_BF16 : ZDS_F32;
+    set->master_dtype = set->state_dtype = ZDS_F32;
+    if (bf16 && zds_config_bool(c, "bf16.bf16_master_weights_and_grads"))
+        set->master_dtype = ZDS_BF16;
+    if (bf16 && zds_config_bool(c, "bf16.bf16_optimizer_states"))
+        set->state_dtype = ZDS_BF16;
+    set->stochastic_rounding = zds_config_bool(c, "zds.stochastic_rounding");
+    if (set->stochastic_rounding && set->master_dtype == ZDS_F32 && set->state_dtype == ZDS_F32)
+        to->report(to->user, "zds.stochastic_rounding",
+                   "true, but master weights and optimizer states are fp32; turn on "
+                   "bf16.bf16_master_weights_and_grads, or delete the key");
+    if (bf16 && (set->stage == 1 || set->stage == 2))
+        set->check_overflow = zds_config_bool(c, "bf16.check_grad_overflow");
+    set->accum_dtype =
+        set->accumulation > 1 || !set->managed_accumulation ? ZDS_F32 : set->param_dtype;
+    read_dtype(c, "data_types.grad_accum_dtype", &set->accum_dtype, to);
+    set->comm_dtype = set->stage >= 2 ? set->param_dtype : set->accum_dtype;
+    read_dtype(c, "communication_data_type", &set->comm_dtype, to);
+}
+
+void settings_fill(settings *set, const zds_config *c, int32_t world_size, config_problem_fn report,
+                   void *user)
+{
+    const refusals to = {report, user};
     int32_t stage = (int32_t)zds_config_int(c, "zero_optimization.stage");
     double factor = zds_config_float(c, "gradient_predivide_factor");
+    char text[128];
+    config_require_implemented(c, report, user);
+    snprintf(text, sizeof text, "%g divides gradients by nothing useful; write a number above 0",
+             factor);
     if (!(factor > 0))
-        return error_set(error, ZDS_ERR_CONFIG,
-                         "%s: error: gradient_predivide_factor: %g divides gradients by nothing "
-                         "useful; write a number above 0",
-                         zds_config_place(c, "gradient_predivide_factor"), factor);
+        report(user, "gradient_predivide_factor", text);
     *set = (settings){
         .stage = stage,
         .micro_batch = zds_config_int(c, "train_micro_batch_size_per_gpu"),
@@ -138,22 +160,7 @@ zds_status settings_read(settings *set, const zds_config *c, int32_t world_size,
         .ignore_unused = zds_config_bool(c, "zero_optimization.ignore_unused_parameters"),
         .breakdown = zds_config_bool(c, "wall_clock_breakdown"),
         .check_overflow = true};
-    bool bf16 = zds_config_bool(c, "bf16.enabled");
-    set->param_dtype = bf16 ? ZDS_BF16 : ZDS_F32;
-    set->master_dtype = set->state_dtype = ZDS_F32;
-    if (bf16 && zds_config_bool(c, "bf16.bf16_master_weights_and_grads"))
-        set->master_dtype = ZDS_BF16;
-    if (bf16 && zds_config_bool(c, "bf16.bf16_optimizer_states"))
-        set->state_dtype = ZDS_BF16;
-    set->stochastic_rounding = zds_config_bool(c, "zds.stochastic_rounding");
-    if (set->stochastic_rounding && set->master_dtype == ZDS_F32 && set->state_dtype == ZDS_F32)
-        return error_set(error, ZDS_ERR_CONFIG,
-                         "%s: error: zds.stochastic_rounding: true, but master weights and "
-                         "optimizer states are fp32; turn on bf16.bf16_master_weights_and_grads, "
-                         "or delete the key",
-                         zds_config_place(c, "zds.stochastic_rounding"));
-    if (bf16 && (set->stage == 1 || set->stage == 2))
-        set->check_overflow = zds_config_bool(c, "bf16.check_grad_overflow");
+    read_precision(set, c, &to);
     /* zds overlaps unless it is told not to: a bucket more is all it costs. */
     set->overlap = !zds_config_is_set(c, "zero_optimization.overlap_comm") ||
                    zds_config_bool(c, "zero_optimization.overlap_comm");
@@ -162,11 +169,20 @@ zds_status settings_read(settings *set, const zds_config *c, int32_t world_size,
     int64_t every = zds_config_int(c, "steps_per_print");
     set->print_every = every > 0 ? every : 0;
     read_scales(set, c, world_size);
-    set->accum_dtype =
-        set->accumulation > 1 || !set->managed_accumulation ? ZDS_F32 : set->param_dtype;
-    status = read_dtype(c, "data_types.grad_accum_dtype", &set->accum_dtype, error);
-    set->comm_dtype = set->stage >= 2 ? set->param_dtype : set->accum_dtype;
+}
+
+zds_status settings_read(settings *set, const zds_config *c, int32_t world_size, zds_error *error)
+{
+    zds_status status = check(c, error);
     if (!status)
-        status = read_dtype(c, "communication_data_type", &set->comm_dtype, error);
+        status = check_world(c, world_size, error);
+    if (status)
+        return status;
+    gathered g = {.config = c};
+    settings_fill(set, c, world_size, gather, &g);
+    if (g.text)
+        status = error_set(error, ZDS_ERR_CONFIG,
+                           "the config asks for what is not possible here:\n%s", g.text);
+    free(g.text);
     return status;
 }

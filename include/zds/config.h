@@ -38,9 +38,6 @@ typedef struct zds_config_context {
     /* Also hold optimizer.params and scheduler.params against the tables of the plugins that they
      * name, and the names against the plugins that there are. */
     bool check_plugins;
-    /* Also warn of what zds_engine_create will refuse: keys that are known, but not implemented in
-     * this version or not meant for zds. */
-    bool check_engine;
     /* In place of `arguments`: a path, or JSON text, from which they are read, so that problems
      * have their places. */
     const char *arguments_source;

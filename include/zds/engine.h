@@ -314,6 +314,15 @@ zds_status zds_engine_plan(const zds_config *config, const zds_model *model,
                            void (*visit)(void *user, const zds_memory_row *row), void *user,
                            zds_error *error);
 
+/* What zds_engine_create would refuse of a config, and of a program's own choices in `options`,
+ * whatever the model is: all at once, without taking memory for a model and without other ranks (of
+ * which there are as many as the config was loaded for). Problems at paths where the config's own
+ * have an error are not told again; a config that has errors is checked as far as that goes. A
+ * problem lives as long as the call of `visit`. ZDS_ERR_CONFIG if there are any; ZDS_ERR_MEMORY. */
+zds_status zds_engine_check(const zds_config *config, const zds_engine_options *options,
+                            void (*visit)(void *user, const zds_problem *problem), void *user,
+                            zds_error *error);
+
 /* Time by phase since the last call, in ms; what wall_clock_breakdown prints. */
 typedef struct zds_step_times {
     size_t struct_size;

@@ -73,13 +73,14 @@ def check_reports_all_at_once():
                  "write an integer > 0",
                  "@:5:57: error: optimizer.params.beta:", "did you mean betas?",
                  "@:6:28: error: gradient_allreduce_op: \"max\"", "write one of mean, sum",
+                 "@:6:55: error: fp16.enabled: true is known, but not implemented yet",
                  "@:6:82: error: bf16.enabled: fp16.enabled and bf16.enabled are both true",
                  "@:7:3: error: elasticity: elastic training was removed"):
         expect(line in out, f"check says {line!r}", out)
     places = [tuple(map(int, p)) for p in re.findall(r"^@:(\d+):(\d+):", out, re.M)]
     expect(places == sorted(places), "check: in the order of the file", places)
     code, out, _ = run("check", "@", "--json", text=BROKEN)
-    expect(code == 1 and len(json.loads(out)["errors"]) == 6, "check --json: six errors", out)
+    expect(code == 1 and len(json.loads(out)["errors"]) == 7, "check --json: seven errors", out)
 
 
 FLOW = """{
@@ -311,16 +312,78 @@ def one_fault_one_line():
                 expect(out.startswith(line) and out.count("\n") == 1, f"one line: {line!r}", out)
 
 
-def check_knows_what_zds_does():
-    """Keys that an engine refuses are told before one is created, but as warnings: the config may be
-    for DeepSpeed."""
-    code, out, _ = run("check", "@", text='{"train_batch_size": 8, "memory_breakdown": true,\n'
-                       '"compile": {"deepcompile": true}, "wandb": {"enabled": false}}')
-    for line in ("@:1:45: warning: memory_breakdown: zds will not start: true is known, but not "
-                 "implemented yet",
-                 "@:2:28: warning: compile.deepcompile: zds will not start: true is refused"):
-        expect(code == 0 and line in out, f"check says {line!r}", out)
-    expect("wandb" not in out, "what is switched off harms nobody", out)
+def check_refuses_what_an_engine_does():
+    """What zds_engine_create would refuse is told before there is a model, at the key to change, by
+    check as an error and among effective's problems."""
+    optimizer = '{"train_batch_size": 8, "zero_optimization": {"stage": %d},\n"optimizer": {"type": ' \
+                '"%s", "params": {%s}}}'
+    masters = ('{"train_batch_size": 8, "zero_optimization": {"stage": 1}, "bf16": {"enabled": true, '
+               '"bf16_master_weights_and_grads": true},\n%s\n"optimizer": {"type": "%s", "params": '
+               '{}}}')
+    cases = [
+        ('{"train_batch_size": 8,\n"memory_breakdown": true}', "@:2:21: error: memory_breakdown: true "
+         "is known, but not implemented yet"),
+        ('{"train_batch_size": 8,\n"compile": {"deepcompile": true}}', "@:2:28: error: "
+         "compile.deepcompile: true is refused"),
+        ('{"train_batch_size": 8,\n"zds": {"stochastic_rounding": true}}', "@:2:32: error: "
+         "zds.stochastic_rounding: true, but master weights and optimizer states are fp32"),
+        ('{"train_batch_size": 8,\n"zds": {"comm": "shmm"}}', "@:2:17: error: zds.comm: "),
+        (optimizer % (2, "OneBitAdam", ""), "@:1:56: error: zero_optimization.stage: optimizer "
+         "OneBitAdam reduces gradients by itself"),
+        (optimizer % (1, "ZeroOneAdam", ""), "@:1:56: error: zero_optimization.stage: parameters "
+         "under optimizer ZeroOneAdam differ"),
+        (optimizer % (0, "Lamb", '"lr": 1, "min_coeff": 2, "max_coeff": 1'), "@:2:64: error: "
+         "optimizer.params.min_coeff: optimizer Lamb: min_coeff 2 is above max_coeff 1"),
+        (optimizer % (0, "SGD", '"lr": 1, "nesterov": true'), "@:2:62: error: "
+         "optimizer.params.nesterov: optimizer SGD: nesterov needs a momentum above 0"),
+        (optimizer % (0, "Muon", '"per_head_muon": true'), "@:2:59: error: "
+         "optimizer.params.per_head_muon: optimizer Muon: per_head_muon"),
+        (optimizer % (0, "Rprop", '"etas": [1, 2]'), "@:2:51: error: optimizer.params.etas: "),
+        (optimizer % (0, "AdamW", '"amsgrad": true'), "@:2:54: error: optimizer.params.amsgrad: "),
+        ('{"train_batch_size": 8, "optimizer": {"type": "AdamW", "params": {"lr": 0.1}},\n"scheduler": '
+         '{"type": "polynomial", "params": {"lr_end": 1}}}', "@:2:58: error: scheduler.params.lr_end: "
+         "the config's optimizer with the config's schedule: scheduler polynomial: lr_end is 1"),
+        ('{"train_batch_size": 8, "optimizer": {"type": "AdamW", "params": {"lr": 0.1}},\n"zds": '
+         '{"param_groups": [{"params": "*.bias", "lr": 1}]},\n"scheduler": {"type": "WarmupLR", '
+         '"params": {"warmup_max_lr": 1}}}', "@:2:53: error: zds.param_groups.0.lr: the schedule gives "
+         "every group the same rate"),
+        (masters % ("", "OneBitAdam"), "@:3:23: error: optimizer.type: optimizer \"OneBitAdam\" is "
+         "there, but not for this run"),
+        (masters % ('"zds": {"stochastic_rounding": true},', "Adafactor"), "@:2:32: error: "
+         "zds.stochastic_rounding: optimizer Adafactor: "),
+    ]
+    for text, wanted in cases:
+        code, out, err = run("check", "@", text=text)
+        expect(code == 1 and wanted in out and out.count("error:") == 1, f"check: {wanted[:70]}",
+               out + err)
+        code, out, _ = run("effective", "@", "--json", text=text)
+        line, column, path = wanted[2:].replace(" error:", "").split(":")[:3]
+        answer = json.loads(out)
+        expect(code == 0 and answer["status"] == "ok" and
+               (path.strip(), int(line), int(column)) in [
+                   (p["path"], p["line"], p["column"]) for p in answer["problems"]],
+               f"effective: {path} is among the problems", out[-300:])
+    everything = ('{"train_batch_size": 8, "optimizer": {"type": "AdamW", "params": {}}, "zds": '
+                  '{"param_groups": [{"params": "*", "lr": 1}]}, "scheduler": {"type": "WarmupLR", '
+                  '"params": {"warmup_max_lr": 1}}}')
+    for text in ('{"train_batch_size": 8, "wandb": {"enabled": false}}',  # what is off harms nobody
+                 everything,
+                 '{"train_batch_size": 8, "zds": {"comm": "shm", "param_groups": [{"params": "*.bias", '
+                 '"weight_decay": 0}]}, "optimizer": {"type": "AdamW", "params": {"lr": 1}}}',
+                 optimizer % (1, "OneBitAdam", '"lr": 1'), optimizer % (0, "ZeroOneAdam", '"lr": 1'),
+                 optimizer % (2, "Muon", '"lr": 1'), optimizer % (2, "Adafactor", ""),
+                 optimizer % (2, "AdamW8bit", '"lr": 1')):
+        code, out, err = run("check", "@", "--world-size", "4", text=text)
+        expect((code, out, err) == (0, "", ""), f"check: nothing wrong with {text[:90]!r}", out + err)
+    both = ('{"train_batch_size": 8, "gradient_cliping": 1, "memory_breakdown": true,'
+            '"optimizer": {"type": "SGD", "params": {"lr": 1, "nesterov": true, "momentm": 1}}}')
+    _, out, _ = run("check", "@", text=both)
+    expect([line.split(": ")[2] for line in out.splitlines()] ==
+           ["gradient_cliping", "memory_breakdown", "optimizer.params.momentm"],
+           "check: the config's and the engine's in one run, in order, none twice", out)
+    code, out, err = run("check", "@", text='{"train_batch_size": 8, "zds": {"param_groups": [%s]}}'
+                         % ", ".join('{"params": "a*", "lr": 1}' for _ in range(12000)))
+    expect(code == 0, "check: 12,000 groups", out[:200] + err)
 
 
 def get_and_explain():
@@ -351,6 +414,39 @@ def get_and_explain():
     expect(code == 1 and "did you mean zero_optimization.stage?" in err, "explain: nearest", err)
 
 
+def problems_are_told_everywhere():
+    """get, explain and schedule answer, and tell what is wrong with the file: exit 1, or 3 where it
+    only contradicts the training arguments."""
+    wrong = ('{"train_batch_size": 8, "zero_optimization": {"stage": 2, "overlap_com": true},\n'
+             '"optimizer": {"type": "AdamW", "params": {"lr": 0.5}}}')
+    line = "@:1:59: error: zero_optimization.overlap_com: unknown key; did you mean overlap_comm?"
+    for words, answer in ((("get", "@", "zero_optimization.stage"), "2\n"),
+                          (("explain", "zero_optimization.stage", "@"), "value:    2"),
+                          (("schedule", "@", "--steps", "2"), "2\t0.5"),
+                          (("schedule", "@", "--steps", "2", "--json"), "0.5")):
+        code, out, err = run(*words, text=wrong)
+        expect(code == 1 and answer in out and line in err, f"{words[0]}: answers and tells",
+               (code, out, err))
+    right = wrong.replace("overlap_com", "overlap_comm")
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as arguments:
+        arguments.write('{"learning_rate": 1e-4}')
+        arguments.flush()
+        for words in (("get", "@", "zero_optimization.stage"), ("schedule", "@", "--steps", "2")):
+            code, out, err = run(*words, "--args", arguments.name, text=right)
+            expect(code == 3 and "learning_rate=0.0001" in err and out, f"{words[0]}: exit 3", err)
+            expect(run(*words, text=right)[0::2] == (0, ""), f"{words[0]}: nothing to tell")
+    section = '{"train_batch_size": 8,\n"scheduler": {"type": %s, "params": {%s}}}'
+    for name, params, place in (('"WarmLR"', "", "@:2:23: error: scheduler.type: "),
+                                ('"WarmupLR"', '"warmup": 1, "warmup_num_steps": "x"',
+                                 "@:2:79: error: scheduler.params.warmup_num_steps: "),
+                                ('"WarmupLR"', '"warmup": 1, "warmup_num_steps": "x"',
+                                 "@:2:56: error: scheduler.params.warmup: "),
+                                ('"polynomial"', '"lr_end": 1',
+                                 "@:2:58: error: scheduler.params.lr_end: scheduler polynomial: ")):
+        code, out, err = run("schedule", "@", "--steps", "3", text=section % (name, params))
+        expect(code == 1 and place in err and not out, f"schedule: {place}", err)
+
+
 def whose_choice_counts():
     """The four combinations of optimizer and schedule, and what only creating them shows."""
     sgd = '"optimizer": {"type": "SGD", "params": {"lr": 0.1}}'
@@ -370,8 +466,9 @@ def whose_choice_counts():
         arguments.flush()
         code, out, err = run("check", "@", "--args", arguments.name,
                              text=f'{{"train_batch_size": 8, {sgd}}}')
-        wanted = ("error: scheduler: the config's optimizer with the program's schedule: scheduler "
-                  "polynomial: lr_end is 1, which is not below the optimizer's lr, 0.1")
+        out = out.replace(arguments.name, "ARGS")
+        wanted = ("ARGS:1:23: error: scheduler: the config's optimizer with the program's schedule: "
+                  "scheduler polynomial: lr_end is 1, which is not below the optimizer's lr, 0.1")
         expect(code == 1 and wanted in out and not err, "check: refused when it is created", out)
     code, out, err = run("check", "@", text=f'{{"train_batch_size": 8, {sgd}, "scheduler": {{"type"'
                          ': "OneCycle", "params": {"cycle_min_lr": 0, "cycle_max_lr": 1}}}')
@@ -450,9 +547,9 @@ def hostile_files():
 
 
 for test in (check_reports_all_at_once, validation_in_one_run, arguments_are_checked,
-             check_guards_untested_optimizers, misplaced_keys, one_fault_one_line,
-             check_shows_the_line, check_exit_codes, check_knows_what_zds_does, get_and_explain,
-             whose_choice_counts, torch_choices, schedule, reference_page_is_current,
-             hostile_files):
+             check_guards_untested_optimizers, check_shows_the_line, check_exit_codes, misplaced_keys,
+             one_fault_one_line, check_refuses_what_an_engine_does, get_and_explain,
+             problems_are_told_everywhere, whose_choice_counts, torch_choices, schedule,
+             reference_page_is_current, hostile_files):
     test()
 sys.exit(1 if failed else 0)

@@ -1,0 +1,125 @@
+/* All that is wrong or unwise: what the config knows of itself, and what an engine would refuse. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "command.h"
+#include "common/output.h"
+
+/* Takes a copy. */
+static void add(void *user, const zds_problem *p)
+{
+    problems *all = user;
+    if (all->count == all->space) {
+        size_t space = all->space ? 2 * all->space : 16;
+        zds_problem *grown = realloc(all->list, space * sizeof *grown);
+        all->failed |= !grown;
+        if (!grown)
+            return;
+        all->list = grown;
+        all->space = space;
+    }
+    zds_problem one = *p;
+    one.path = strdup(p->path);
+    one.message = strdup(p->message);
+    one.file = strdup(p->file);
+    if (one.path && one.message && one.file) {
+        all->list[all->count++] = one;
+        return;
+    }
+    all->failed = true;
+    free((char *)one.path);
+    free((char *)one.message);
+    free((char *)one.file);
+}
+
+void problems_of_config(const zds_config *config, problems *all)
+{
+    zds_problem p;
+    for (size_t i = 0; zds_config_problem(config, i, &p); i++)
+        add(all, &p);
+}
+
+/* Puts one into its place among those that are in order. */
+static void sort_in(problems *all, size_t i)
+{
+    const zds_problem one = all->list[i];
+    for (; i > 0; i--) {
+        const zds_problem *before = &all->list[i - 1];
+        bool same = strcmp(before->file, one.file) == 0;
+        if (!same || (before->line && before->line < one.line) ||
+            (before->line == one.line && before->column <= one.column))
+            break;
+        all->list[i] = *before;
+    }
+    all->list[i] = one;
+}
+
+void problems_of_engine(const zds_config *config, int64_t steps, problems *all)
+{
+    enum { SOME_STEPS = 1000 }; /* where the run's are not known */
+    choices own;
+    size_t first = all->count;
+    choices_read(config, steps, &own);
+    if (own.options.total_steps <= 0) {
+        choices_release(&own);
+        choices_read(config, SOME_STEPS, &own);
+    }
+    zds_status status = zds_engine_check(config, &own.options, add, all, NULL);
+    all->failed |= status != ZDS_OK && status != ZDS_ERR_CONFIG;
+    choices_release(&own);
+    for (size_t i = first; i < all->count; i++)
+        sort_in(all, i);
+}
+
+void problems_release(problems *all)
+{
+    for (size_t i = 0; i < all->count; i++) {
+        free((char *)all->list[i].path);
+        free((char *)all->list[i].message);
+        free((char *)all->list[i].file);
+    }
+    free(all->list);
+}
+
+void problem_tell(const zds_problem *p, const char *what)
+{
+    fprintf(stderr, "%s", p->file);
+    if (p->line)
+        fprintf(stderr, ":%d:%d", p->line, p->column);
+    fprintf(stderr, ": %s: %s%s%s\n", what, p->path, *p->path ? ": " : "", p->message);
+}
+
+static void tell_errors(const problems *all)
+{
+    for (size_t i = 0; i < all->count; i++)
+        if (all->list[i].severity == ZDS_PROBLEM_ERROR)
+            problem_tell(&all->list[i], "error");
+    if (all->failed)
+        output_error("there is no memory for all problems");
+}
+
+int problems_code(const zds_config *config, const problems *all)
+{
+    bool any = all->failed, only_mismatches = !all->failed;
+    for (size_t i = 0; i < all->count; i++) {
+        if (all->list[i].severity != ZDS_PROBLEM_ERROR)
+            continue;
+        any = true;
+        only_mismatches &= all->list[i].check == ZDS_CHECK_ARGUMENTS;
+    }
+    zds_hf_mismatch m;
+    if (any && only_mismatches && zds_hf_config_mismatch(zds_config_hf(config), 0, &m))
+        return EXIT_MISMATCH;
+    return any ? EXIT_FAILED : EXIT_DONE;
+}
+
+int tell_problems(const zds_config *config)
+{
+    problems all = {0};
+    problems_of_config(config, &all);
+    tell_errors(&all);
+    int code = problems_code(config, &all);
+    problems_release(&all);
+    return code;
+}
