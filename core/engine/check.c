@@ -40,12 +40,26 @@ static void add(refusals *r, int32_t severity, const char *path, const char *mes
     r->failed |= !one->path || !one->message;
 }
 
-/* What the config's own problems say is not said again. */
+/* True if the config's own problems have this one, or one of a section around it. */
+static bool is_told(const zds_config *c, const char *path)
+{
+    char *outer = strdup(path), *end = outer;
+    bool told = !outer;
+    while (end && !told) {
+        told = config_has_error_at(c, outer);
+        end = strrchr(outer, '.');
+        if (end)
+            *end = '\0';
+    }
+    free(outer);
+    return told;
+}
+
 static void keep(void *user, const char *path, const char *message)
 {
     refusals *r = user;
     r->heard++;
-    if (!config_has_error_at(r->config, path))
+    if (!is_told(r->config, path))
         add(r, ZDS_PROBLEM_ERROR, path, message);
 }
 

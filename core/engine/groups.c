@@ -1,18 +1,20 @@
 /* What the optimizer needs for each parameter, and the groups of hyperparameters that the schedule
  * moves. */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "config/internal.h"
 #include "engine/chosen.h"
 #include "host/error.h"
 #include "plugin/fault.h"
 #include "plugin/needs.h"
 
-static void override(double *value, double with)
+static void override(double *own, double with)
 {
     if (!isnan(with))
-        *value = with;
+        *own = with;
 }
 
 static void override_all(zds_hyper *h, const zds_hyper *with)
@@ -195,6 +197,21 @@ static zds_status list_globals(zds_engine *e, uint32_t i, zds_error *error)
     return status;
 }
 
+/* What the optimizer has against a parameter, at what its group says, or its options. */
+static zds_status refuse_param(zds_engine *e, const grouping *g, uint32_t i, zds_status status,
+                               zds_error *error)
+{
+    const char *why = services_error(&e->optim_services), *name = e->optim_plugin->name;
+    char section[64] = "optimizer.params", path[256];
+    if (g->chosen.of[i] < g->chosen.count)
+        snprintf(section, sizeof section, "zds.param_groups.%u", g->chosen.of[i]);
+    problem_path_in(e->config, section, why, path, sizeof path);
+    if (e->refused) /* of a sample, whose name says nothing */
+        return engine_refuse(e, status, path, error, "optimizer %s: %s", name, why);
+    return engine_refuse(e, status, path, error, "optimizer %s refuses parameter %s: %s", name,
+                         e->model->params[i].name, why);
+}
+
 static zds_status describe(zds_engine *e, grouping *g, uint32_t i, zds_error *error)
 {
     const model_param *p = &e->model->params[i];
@@ -219,8 +236,7 @@ static zds_status describe(zds_engine *e, grouping *g, uint32_t i, zds_error *er
     status = e->optim.describe(e->optim_self, &run->desc, &run->needs);
     run->needs.hyper = NULL;
     if (status)
-        return engine_refuse(e, status, "optimizer", error, "optimizer %s refuses parameter %s: %s",
-                             e->optim_plugin->name, p->name, services_error(&e->optim_services));
+        return refuse_param(e, g, i, status, error);
     status = check_needs(e, p->name, &run->needs, &before, &g->hypers[i], error);
     for (uint32_t s = 0; !status && s < run->needs.state_count; s++) {
         run->state_names[s] = strdup(run->needs.states[s].name);

@@ -62,10 +62,15 @@ def config_check():
                         (10, "zds.param_groups.1.lrr: unknown key; did you mean lr?")):
         found = [t for t in text.splitlines() if words in t]
         check(f"check: {words}", len(found) == 1 and f"bad.json:{line}:" in found[0], text)
-    good = write("good.json", {"train_batch_size": 1, "optimizer": {"type": "SGD", "params": {"lr": 1}},
+    good = write("good.json", {"train_batch_size": 1, "optimizer": {"type": "SGD", "params": {"lr": 1, "momentum": 0.9}},
                                "zds": {"param_groups": [{"params": "*.bias", "lr": 1e-3, "momentum": 0.5, "weight_decay": 0}]}})
     code, out, err = run("check", good)
     check("check: a good config", code == 0, out + err)
+    late = write("late.json", {"train_batch_size": 1, "optimizer": {"type": "SGD", "params": {"lr": 1}},
+                               "zds": {"param_groups": [{"params": "*.bias", "momentum": 0.5}]}})
+    code, out, err = run("check", late)
+    check("check: what the optimizer itself refuses of a group",
+          code == 1 and "error: zds.param_groups.0.momentum: optimizer SGD: its group has the momentum 0.5" in out, out + err)
     code, out, err = run("get", good, "zds.param_groups.0.lr")
     check("get: a value in a group", code == 0 and float(out) == 1e-3, out + err)
     code, out, err = run("schema")
