@@ -7,48 +7,34 @@
 #include "command.h"
 #include "common/output.h"
 
-/* Where source lines come from: a file again, or the text that was given inline. */
+/* The lines of the text that the last problem was in. */
 typedef struct lines {
-    const char *config, *arguments; /* as the command line has them */
-    const char *file;               /* that `in` is of, as problems name it */
-    FILE *in;
-    char *text;
-    size_t space;
-    int32_t number; /* of the line in `text` */
+    const zds_config *config;
+    const char *file, *text; /* text: of the line `number` and what follows */
+    size_t length;
+    int32_t number;
 } lines;
 
-static void lines_close(lines *l)
+/* Problems of one file come in the order of lines. The line, cut off at its end; the caller frees
+ * it. NULL if there is none. */
+static char *lines_get(lines *l, const char *file, int32_t number)
 {
-    if (l->in)
-        fclose(l->in);
-    free(l->text);
-    l->in = NULL;
-    l->text = NULL;
-    l->number = 0;
-}
-
-static void lines_open(lines *l, const char *file)
-{
-    const char *given = strcmp(file, "<string>") == 0      ? l->config
-                        : strcmp(file, "<arguments>") == 0 ? l->arguments
-                                                           : NULL;
-    if (l->file && strcmp(l->file, file) == 0)
-        return;
-    lines_close(l);
-    l->file = file;
-    l->in = given ? fmemopen((char *)given, strlen(given), "r") : fopen(file, "re");
-}
-
-/* Problems of one file come in the order of lines. */
-static const char *lines_get(lines *l, int32_t number)
-{
-    while (l->in && l->number < number) {
-        if (getline(&l->text, &l->space, l->in) < 0)
-            return NULL;
-        l->number++;
-        l->text[strcspn(l->text, "\r\n")] = '\0';
+    if (!l->file || strcmp(l->file, file) != 0 || l->number > number) {
+        l->file = file;
+        l->text = zds_config_text(l->config, file, &l->length);
+        l->number = 1;
     }
-    return l->in && l->number == number ? l->text : NULL;
+    for (; l->text && l->number < number; l->number++) {
+        const char *end = memchr(l->text, '\n', l->length);
+        if (!end)
+            return NULL;
+        l->length -= (size_t)(end + 1 - l->text);
+        l->text = end + 1;
+    }
+    size_t length = 0;
+    while (l->text && length < l->length && !strchr("\r\n", l->text[length]))
+        length++;
+    return l->text ? strndup(l->text, length) : NULL;
 }
 
 enum { WIDTH = 100 }; /* of a source line shown */
@@ -81,15 +67,13 @@ static void show(const zds_problem *p, lines *source, bool terminal)
         printf(":%d:%d", p->line, p->column);
     printf(":%s %s%s:%s %s%s%s\n", plain, colour, warning ? "warning" : "error", plain, p->path,
            *p->path ? ": " : "", p->message);
-    if (!terminal || !p->line)
-        return;
-    lines_open(source, p->file);
-    const char *text = lines_get(source, p->line);
+    char *text = terminal && p->line ? lines_get(source, p->file, p->line) : NULL;
     if (text)
         show_line(text, p->column);
+    free(text);
 }
 
-static cJSON *as_json(const zds_config *config, const problems *all)
+static cJSON *as_json(const zds_config *config, const problem_list *all)
 {
     cJSON *out = cJSON_CreateObject();
     cJSON *errors = cJSON_AddArrayToObject(out, "errors"),
@@ -125,16 +109,15 @@ int command_check(int argc, char **argv)
     zds_config *config = load_config(words.word[0], &context, json);
     if (!config)
         return EXIT_FAILED;
-    problems all = {0};
+    problem_list all = {0};
     problems_of_config(config, &all);
     problems_of_engine(config, context.num_training_steps, &all);
     if (json) {
         code = output_json(as_json(config, &all));
     } else {
-        lines source = {.config = words.word[0], .arguments = context.arguments};
+        lines source = {.config = config};
         for (size_t i = 0; i < all.count; i++)
             show(&all.list[i], &source, isatty(STDOUT_FILENO));
-        lines_close(&source);
         code = all.failed ? output_error("there is no memory for all problems") : output_end();
     }
     if (code == EXIT_DONE)

@@ -41,22 +41,22 @@ void choices_read(const zds_config *config, int64_t steps, choices *p);
 void choices_release(choices *p);
 
 /* Problems in the order of their places. */
-typedef struct problems {
+typedef struct problem_list {
     zds_problem *list;
     size_t count, space;
     bool failed; /* out of memory: some are missing */
-} problems;
+} problem_list;
 
 /* Those of the config. */
-void problems_of_config(const zds_config *config, problems *all);
+void problems_of_config(const zds_config *config, problem_list *all);
 /* And what an engine would refuse of it in a run of `steps`. */
-void problems_of_engine(const zds_config *config, int64_t steps, problems *all);
-void problems_release(problems *all);
+void problems_of_engine(const zds_config *config, int64_t steps, problem_list *all);
+void problems_release(problem_list *all);
 /* "file:line:col: WHAT: path: message" on stderr. */
 void problem_tell(const zds_problem *p, const char *what);
 /* EXIT_DONE: no errors; EXIT_MISMATCH: only differences between the file and the training
  * arguments. */
-int problems_code(const zds_config *config, const problems *all);
+int problems_code(const zds_config *config, const problem_list *all);
 /* Tells the errors of the config; returns their code. */
 int tell_problems(const zds_config *config);
 

@@ -140,7 +140,7 @@ int command_effective(int argc, char **argv)
                          1, argc, argv);
     if (code == ARGS_GO) {
         cJSON *errors = cJSON_CreateArray(), *stricter = cJSON_CreateArray();
-        problems all = {0};
+        problem_list all = {0};
         problems_of_config(f.config, &all);
         problems_of_engine(f.config, f.context.num_training_steps, &all);
         for (size_t i = 0; i < all.count; i++) {

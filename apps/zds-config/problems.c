@@ -9,7 +9,7 @@
 /* Takes a copy. */
 static void add(void *user, const zds_problem *p)
 {
-    problems *all = user;
+    problem_list *all = user;
     if (all->count == all->space) {
         size_t space = all->space ? 2 * all->space : 16;
         zds_problem *grown = realloc(all->list, space * sizeof *grown);
@@ -33,7 +33,7 @@ static void add(void *user, const zds_problem *p)
     free((char *)one.file);
 }
 
-void problems_of_config(const zds_config *config, problems *all)
+void problems_of_config(const zds_config *config, problem_list *all)
 {
     zds_problem p;
     for (size_t i = 0; zds_config_problem(config, i, &p); i++)
@@ -41,7 +41,7 @@ void problems_of_config(const zds_config *config, problems *all)
 }
 
 /* Puts one into its place among those that are in order. */
-static void sort_in(problems *all, size_t i)
+static void sort_in(problem_list *all, size_t i)
 {
     const zds_problem one = all->list[i];
     for (; i > 0; i--) {
@@ -55,7 +55,7 @@ static void sort_in(problems *all, size_t i)
     all->list[i] = one;
 }
 
-void problems_of_engine(const zds_config *config, int64_t steps, problems *all)
+void problems_of_engine(const zds_config *config, int64_t steps, problem_list *all)
 {
     enum { SOME_STEPS = 1000 }; /* where the run's are not known */
     choices own;
@@ -72,7 +72,7 @@ void problems_of_engine(const zds_config *config, int64_t steps, problems *all)
         sort_in(all, i);
 }
 
-void problems_release(problems *all)
+void problems_release(problem_list *all)
 {
     for (size_t i = 0; i < all->count; i++) {
         free((char *)all->list[i].path);
@@ -90,7 +90,7 @@ void problem_tell(const zds_problem *p, const char *what)
     fprintf(stderr, ": %s: %s%s%s\n", what, p->path, *p->path ? ": " : "", p->message);
 }
 
-static void tell_errors(const problems *all)
+static void tell_errors(const problem_list *all)
 {
     for (size_t i = 0; i < all->count; i++)
         if (all->list[i].severity == ZDS_PROBLEM_ERROR)
@@ -99,7 +99,7 @@ static void tell_errors(const problems *all)
         output_error("there is no memory for all problems");
 }
 
-int problems_code(const zds_config *config, const problems *all)
+int problems_code(const zds_config *config, const problem_list *all)
 {
     bool any = all->failed, only_mismatches = !all->failed;
     for (size_t i = 0; i < all->count; i++) {
@@ -116,7 +116,7 @@ int problems_code(const zds_config *config, const problems *all)
 
 int tell_problems(const zds_config *config)
 {
-    problems all = {0};
+    problem_list all = {0};
     problems_of_config(config, &all);
     tell_errors(&all);
     int code = problems_code(config, &all);

@@ -183,18 +183,20 @@ int command_schedule(int argc, char **argv)
     if (code != ARGS_GO || (code = context_read(&context)) != ARGS_GO)
         return code;
     steps = steps ? steps : context.num_training_steps;
-    if (steps < 1 || steps > 10000000) {
+    if (steps < 1 || steps > 10000000)
         return args_wrong("--steps must be from 1 to 10000000");
-    }
     schedule s = {.count = (size_t)steps, .points = calloc((size_t)steps, sizeof *s.points)};
-    zds_config *config = s.points ? load_config(words.word[0], &context, false) : NULL;
+    zds_config *config = s.points ? load_config(words.word[0], &context, json) : NULL;
     zds_error error = ZDS_ERROR_INIT;
     code = EXIT_FAILED;
     int status = config ? tell_problems(config) : EXIT_FAILED;
     if (config && observe && read_metrics(&s, observe, &error) != ZDS_OK) {
-        output_error("%s", error.text ? error.text : "out of memory");
+        failed(&error, json);
     } else if (config && compute(config, context.num_training_steps, &s, &error) != ZDS_OK) {
-        fprintf(stderr, "%s\n", error.text ? error.text : "out of memory"); /* has its place */
+        if (json)
+            failed(&error, true);
+        else
+            fprintf(stderr, "%s\n", error.text ? error.text : "out of memory"); /* has its place */
     } else if (config) {
         if (draw)
             plot(&s);
