@@ -81,6 +81,8 @@ bool problem_is_told(const zds_config *c, const char *path);
 /* Takes it back; false if there was nothing. */
 bool problem_retract(zds_config *c, const char *path);
 void problems_sort(zds_config *c);
+/* A copy that is safe to show: control characters are spelt out. NULL: no memory. */
+char *problem_printable(const char *text);
 /* "file:line:col: error: path: message", as zds_config_problems_text has it; the caller frees it.
  * NULL: no memory. */
 char *problem_line(const zds_config *c, const char *path, const char *message);

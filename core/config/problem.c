@@ -10,7 +10,7 @@
 
 /* A copy in which control characters are written as \u001b: a config is shown on terminals, and a
  * line of a log must be one of ours. */
-static char *printable(const char *text)
+char *problem_printable(const char *text)
 {
     char *copy = malloc(6 * strlen(text) + 1), *to = copy;
     if (!copy)
@@ -45,7 +45,7 @@ void problem_add_at(zds_config *c, int32_t severity, int32_t check, const char *
         c->problems = grown;
         c->problem_space = space;
     }
-    char *own_path = printable(path), *own_message = printable(message);
+    char *own_path = problem_printable(path), *own_message = problem_printable(message);
     if (!own_path || !own_message) {
         free(own_path);
         free(own_message);

@@ -36,7 +36,7 @@ static void add(refusals *r, int32_t severity, const char *path, const char *mes
         r->space = space;
     }
     refusal *one = &r->list[r->count++];
-    *one = (refusal){severity, strdup(path), strdup(message)};
+    *one = (refusal){severity, problem_printable(path), problem_printable(message)};
     r->failed |= !one->path || !one->message;
 }
 

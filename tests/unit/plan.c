@@ -1,5 +1,6 @@
-/* zds_engine_plan against what an engine with the same arguments reports, and at sizes that no
- * machine has, against the formulas of ZeRO (Rajbhandari et al. 2020, section 3.1). */
+/* zds_engine_check, and zds_engine_plan against what an engine with the same arguments reports, and
+ * at sizes that no machine has, against the formulas of ZeRO (Rajbhandari et al. 2020,
+ * section 3.1). */
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <string.h>
@@ -150,4 +151,42 @@ Test(plan, fails_as_an_engine_does)
     cr_expect_eq(zds_engine_plan(NULL, model, &alone, keep, &r, NULL), ZDS_ERR_INVALID);
     zds_config_destroy(config);
     zds_model_destroy(model);
+}
+
+/* === zds_engine_check: what an engine would refuse, without a model === */
+
+static void keep_text(void *user, const zds_problem *p)
+{
+    char *text = user;
+    size_t used = strlen(text);
+    snprintf(text + used, 1024 - used, "%s:%d:%d %s; ", p->file, p->line, p->column, p->path);
+    cr_expect_eq(p->severity, ZDS_PROBLEM_ERROR);
+    cr_expect_null(strchr(p->message, '\x1b'), "%s", p->message);
+}
+
+Test(plan, check_tells_all_at_once)
+{
+    zds_config *config = load("{\"train_batch_size\":64,\"zds\":{\"comm\":\"\\u001b[31m\"},\n"
+                              "\"zero_optimization\":{\"stage\":3},\"dump_state\":true,\n"
+                              "\"optimizer\":{\"type\":\"SGD\",\"params\":{\"nesterov\":true}}}",
+                              64);
+    char text[1024] = "";
+    zds_error error = ZDS_ERROR_INIT;
+    cr_expect_eq(zds_engine_check(config, &alone, keep_text, text, &error), ZDS_ERR_CONFIG);
+    static const char *const wants[] = {"<string>:2:30 zero_optimization.stage; ",
+                                        "<string>:1:38 zds.comm; ",
+                                        "<string>:3:48 optimizer.params.nesterov; "};
+    for (size_t i = 0; i < sizeof wants / sizeof *wants; i++)
+        cr_expect(strstr(text, wants[i]), "no %s in %s", wants[i], text);
+    zds_error_clear(&error);
+    zds_config_destroy(config);
+    config = load("{\"train_batch_size\":64}", 64);
+    zds_engine_options options = alone;
+    text[0] = '\0';
+    cr_expect_eq(zds_engine_check(config, &options, keep_text, text, NULL), ZDS_OK);
+    options.scheduler = "no such schedule";
+    cr_expect_eq(zds_engine_check(config, &options, keep_text, text, NULL), ZDS_ERR_CONFIG);
+    cr_expect_str_eq(text, "<string>:1:1 scheduler; ");
+    cr_expect_eq(zds_engine_check(NULL, &options, keep_text, text, NULL), ZDS_ERR_INVALID);
+    zds_config_destroy(config);
 }
