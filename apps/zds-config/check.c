@@ -75,12 +75,7 @@ static void show(const zds_problem *p, lines *source, bool terminal)
 
 static cJSON *as_json(const zds_config *config, const problem_list *all)
 {
-    cJSON *out = cJSON_CreateObject();
-    cJSON *errors = cJSON_AddArrayToObject(out, "errors"),
-          *warnings = cJSON_AddArrayToObject(out, "warnings");
-    for (size_t i = 0; i < all->count; i++)
-        cJSON_AddItemToArray(all->list[i].severity == ZDS_PROBLEM_ERROR ? errors : warnings,
-                             problem_json(&all->list[i]));
+    cJSON *out = report_json(problems_code(config, all), all);
     cJSON_AddStringToObject(out, "combination", zds_config_combination(config));
     return out;
 }

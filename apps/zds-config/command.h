@@ -51,6 +51,8 @@ typedef struct problem_list {
 void problems_of_config(const zds_config *config, problem_list *all);
 /* And what an engine would refuse of it in a run of `steps`. */
 void problems_of_engine(const zds_config *config, int64_t steps, problem_list *all);
+/* And what an error says, a problem a line. */
+void problems_add_error(problem_list *all, const zds_error *error);
 void problems_release(problem_list *all);
 /* "file:line:col: WHAT: path: message" on stderr. */
 void problem_tell(const zds_problem *p, const char *what);
@@ -62,6 +64,12 @@ int tell_problems(const zds_config *config);
 
 /* {"severity", "path", "message", "file", "line", "column"} */
 cJSON *problem_json(const zds_problem *problem);
+/* {"status": "ok" | "error" | "mismatch", "errors": [..], "problems": [..]} for an exit code; the
+ * problems are all, warnings too. */
+cJSON *report_json(int code, const problem_list *all);
+
+/* There is no such key: ZDS_ERR_NOT_FOUND, with the one that is nearest. */
+zds_status no_key(const char *path, zds_error *error);
 
 /* One for each command: argv[0] is the command's name. */
 int command_check(int argc, char **argv);

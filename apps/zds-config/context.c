@@ -60,56 +60,18 @@ int context_read(context_args *args)
     return ARGS_GO;
 }
 
-cJSON *problem_json(const zds_problem *problem)
-{
-    cJSON *row = cJSON_CreateObject();
-    cJSON_AddStringToObject(row, "severity",
-                            problem->severity == ZDS_PROBLEM_WARNING ? "warning" : "error");
-    cJSON_AddStringToObject(row, "path", problem->path);
-    cJSON_AddStringToObject(row, "message", problem->message);
-    cJSON_AddStringToObject(row, "file", problem->file);
-    cJSON_AddNumberToObject(row, "line", problem->line);
-    cJSON_AddNumberToObject(row, "column", problem->column);
-    return row;
-}
-
-/* Takes "name:line:col: error: what" apart, as zds_config_load puts it together; the caller frees
- * *file. */
-static zds_problem take_apart(const char *text, char **file)
-{
-    zds_problem problem = {.path = "", .message = text, .file = ""};
-    const char *mark = strstr(text, ": error: ");
-    if (!mark)
-        return problem;
-    const char *p = mark;
-    int colons = 0;
-    while (p > text && colons < 2)
-        colons += *--p == ':';
-    if (colons == 2 && sscanf(p, ":%d:%d", &problem.line, &problem.column) == 2 &&
-        (*file = strndup(text, (size_t)(p - text))) != NULL) {
-        problem.message = mark + strlen(": error: ");
-        problem.file = *file;
-    }
-    return problem;
-}
-
 int failed(const zds_error *error, bool json)
 {
     const char *text = error->text ? error->text : "out of memory";
-    if (!json && error->status == ZDS_ERR_FORMAT)
+    problem_list all = {0};
+    problems_add_error(&all, error);
+    if (json)
+        output_json(report_json(EXIT_FAILED, &all));
+    else if (strncmp(text, "error: ", 7) == 0 || strstr(text, ": error: "))
         fprintf(stderr, "%s\n", text); /* has its place already */
-    else if (!json)
+    else
         output_error("%s", text);
-    if (!json)
-        return EXIT_FAILED;
-    char *file = NULL;
-    const zds_problem problem = take_apart(text, &file);
-    cJSON *out = cJSON_CreateObject();
-    cJSON_AddStringToObject(out, "status", "error");
-    cJSON_AddItemToArray(cJSON_AddArrayToObject(out, "errors"), problem_json(&problem));
-    cJSON_AddItemToArray(cJSON_AddArrayToObject(out, "problems"), problem_json(&problem));
-    free(file);
-    output_json(out);
+    problems_release(&all);
     return EXIT_FAILED;
 }
 

@@ -354,17 +354,14 @@ static int advise(const question *q, const answer *answers, const answer *first,
 static int print_json(const question *q, const answer *answers, cJSON *ready,
                       const zds_error *misfit)
 {
-    cJSON *out = cJSON_CreateObject();
-    cJSON_AddStringToObject(out, "status", misfit->text ? "error" : "ok");
-    cJSON *rows = cJSON_AddArrayToObject(out, "rows");
+    zds_problem problem = {.path = "", .message = misfit->text, .file = ""};
+    const problem_list found = {.list = &problem, .count = misfit->text ? 1 : 0};
+    cJSON *out = report_json(misfit->text ? EXIT_FAILED : EXIT_DONE, &found),
+          *rows = cJSON_AddArrayToObject(out, "rows");
     for (size_t i = 0; i < PLANS; i++)
         cJSON_AddItemToArray(rows, row_json(q, &plans[i], &answers[i]));
     cJSON_AddNumberToObject(out, "num_parameters", q->shapes.parameters);
     cJSON_AddItemToObject(out, "fits", ready ? ready : cJSON_CreateNull());
-    cJSON *problems = cJSON_AddArrayToObject(out, "problems");
-    if (misfit->text)
-        cJSON_AddItemToArray(problems, problem_json(&(zds_problem){
-                                           .path = "", .message = misfit->text, .file = ""}));
     return output_json(out);
 }
 

@@ -4,12 +4,8 @@
 #include <string.h>
 
 #include "command.h"
+#include "common/fail.h"
 #include "common/output.h"
-
-typedef struct question {
-    const char *path;
-    bool all, found;
-} question;
 
 /* True if `path` is the key, part by part: '*' is any name, and the last part may be an alias. */
 static bool is_key(const zds_config_key *key, const char *path)
@@ -56,188 +52,336 @@ static void spell_out(const char *path, spelling *s)
     }
 }
 
-static void print_key(const zds_config_key *key)
+/* === facts === */
+
+/* What is known of one key, or of one option of a plugin, as an object. */
+static cJSON *key_facts(const zds_config_key *key)
 {
-    printf("%s\n  %s\n  type:     %s\n", key->path, key->doc, key->expects);
-    printf("  default:  %s\n", key->fallback ? key->fallback : "absent");
-    printf("  \"auto\":   %s\n", key->auto_from ? key->auto_from : "nothing fills it");
+    cJSON *row = cJSON_CreateObject();
+    cJSON_AddStringToObject(row, "path", key->path);
+    cJSON_AddStringToObject(row, "doc", key->doc);
+    cJSON_AddStringToObject(row, "type", key->expects);
+    if (key->fallback)
+        cJSON_AddItemToObject(row, "default", cJSON_CreateRaw(key->fallback));
+    if (key->auto_from)
+        cJSON_AddStringToObject(row, "auto", key->auto_from);
     if (*key->aliases)
-        printf("  also:     %s\n", key->aliases);
+        cJSON_AddStringToObject(row, "also", key->aliases);
     if (key->successor)
-        printf("  use:      %s\n", key->successor);
-    printf("  in zds:   %s%s%s%s%s\n", key->support, key->planned ? ", but not " : "",
-           key->planned ? key->planned : "", key->reason ? ": " : "",
-           key->reason ? key->reason : "");
+        cJSON_AddStringToObject(row, "use", key->successor);
+    cJSON_AddStringToObject(row, "in_zds", key->support);
+    if (key->planned)
+        cJSON_AddStringToObject(row, "not_yet", key->planned);
+    if (key->reason)
+        cJSON_AddStringToObject(row, "reason", key->reason);
+    return row;
+}
+
+static cJSON *option_facts(const char *path, const char *plugin, const cJSON *option)
+{
+    static const char *const names[][2] = {
+        {"doc", "doc"}, {"type", "type"}, {"choices", "choices"}, {"auto_from", "auto"}};
+    cJSON *row = cJSON_CreateObject();
+    cJSON_AddStringToObject(row, "path", path);
+    cJSON_AddStringToObject(row, "plugin", plugin);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        const cJSON *fact = cJSON_GetObjectItem(option, names[i][0]);
+        if (cJSON_IsString(fact))
+            cJSON_AddStringToObject(row, names[i][1], fact->valuestring);
+    }
+    if (!cJSON_IsTrue(cJSON_GetObjectItem(option, "required")))
+        cJSON_AddItemToObject(row, "default",
+                              cJSON_Duplicate(cJSON_GetObjectItem(option, "default"), true));
+    cJSON_AddStringToObject(
+        row, "in_zds",
+        cJSON_IsTrue(cJSON_GetObjectItem(option, "no_effect")) ? "without effect" : "implemented");
+    return row;
+}
+
+static void print_short(const cJSON *row, int width, const char *lead)
+{
+    printf("%s%-*s %s\n", lead, width, cJSON_GetObjectItem(row, "path")->valuestring,
+           cJSON_GetObjectItem(row, "doc")->valuestring);
+}
+
+/* Sections whose keys are options of plugins. */
+static bool is_params(const char *path)
+{
+    return strcmp(path, "optimizer.params") == 0 || strcmp(path, "scheduler.params") == 0;
+}
+
+static void print_facts(const cJSON *row)
+{
+    static const struct {
+        const char *name, *shown, *missing; /* missing NULL: then there is no line */
+    } lines[] = {{"type", "type", NULL},       {"default", "default", "absent"},
+                 {"choices", "choices", NULL}, {"auto", "\"auto\"", "nothing fills it"},
+                 {"also", "also", NULL},       {"use", "use", NULL},
+                 {"in_zds", "in zds", NULL},   {"not_yet", "not yet", NULL},
+                 {"reason", "because", NULL}};
+    const cJSON *plugin = cJSON_GetObjectItem(row, "plugin");
+    printf("%s%s%s\n  %s\n", cJSON_GetObjectItem(row, "path")->valuestring, plugin ? " of " : "",
+           plugin ? plugin->valuestring : "", cJSON_GetObjectItem(row, "doc")->valuestring);
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
+        const cJSON *fact = cJSON_GetObjectItem(row, lines[i].name);
+        char *text = !fact || cJSON_IsString(fact) ? NULL : cJSON_PrintUnformatted(fact);
+        const char *shown = text ? text : fact ? fact->valuestring : lines[i].missing;
+        if (shown)
+            printf("  %s:%*s%s\n", lines[i].shown, (int)(9 - strlen(lines[i].shown)), "", shown);
+        cJSON_free(text);
+    }
+    const cJSON *keys = cJSON_GetObjectItem(row, "keys"), *key;
+    if (keys)
+        puts("  keys:");
+    cJSON_ArrayForEach(key, keys)
+    {
+        print_short(key, 40, "    ");
+    }
+    if (is_params(cJSON_GetObjectItem(row, "path")->valuestring))
+        puts("  its keys: zds-plugins --info NAME");
+}
+
+/* === keys === */
+
+typedef struct question {
+    const char *path; /* NULL: all keys */
+    cJSON *found;     /* an array */
+    cJSON *keys;      /* of the section that was found */
+} question;
+
+static cJSON *short_facts(const zds_config_key *key, const char *path)
+{
+    cJSON *row = cJSON_CreateObject();
+    cJSON_AddStringToObject(row, "path", path);
+    cJSON_AddStringToObject(row, "doc", key->doc);
+    return row;
 }
 
 static bool visit(void *user, const zds_config_key *key)
 {
     question *q = user;
     size_t length = q->path ? strlen(q->path) : 0;
-    if (q->all) {
-        printf("%-64s %s\n", key->path, key->doc);
-    } else if (!q->found && is_key(key, q->path)) {
-        q->found = true;
-        print_key(key);
+    if (!q->path) {
+        cJSON_AddItemToArray(q->found, short_facts(key, key->path));
+    } else if (!q->found->child && is_key(key, q->path)) {
+        cJSON *row = key_facts(key);
+        cJSON_AddItemToArray(q->found, row);
         if (strcmp(key->type, "section") != 0)
             return false;
-        puts(!key->open ? "  keys:"
-             : strcmp(q->path, "optimizer.params") == 0 || strcmp(q->path, "scheduler.params") == 0
-                 ? "  its keys: zds-plugins --info NAME"
-                 : "  keys, and others that are not read:");
-    } else if (q->found) {
+        q->keys = cJSON_CreateArray();
+    } else if (q->keys) {
         if (strncmp(key->path, q->path, length) != 0 || key->path[length] != '.')
             return false;
-        printf("    %-40s %s\n", key->path + length + 1, key->doc);
+        cJSON_AddItemToArray(q->keys, short_facts(key, key->path + length + 1));
     }
     return true;
 }
 
 /* === options of plugins === */
 
-static void print_option(const char *plugin, const cJSON *option)
-{
-    static const struct {
-        const char *name, *shown;
-    } facts[] = {{"type", "type:"},
-                 {"default", "default:"},
-                 {"choices", "choices:"},
-                 {"auto_from", "\"auto\":"}};
-    printf("%s\n  %s\n", plugin, cJSON_GetObjectItem(option, "doc")->valuestring);
-    for (size_t i = 0; i < sizeof facts / sizeof *facts; i++) {
-        const cJSON *fact = cJSON_GetObjectItem(option, facts[i].name);
-        char *text = cJSON_IsString(fact) ? NULL : cJSON_PrintUnformatted(fact);
-        if (!cJSON_IsNull(fact) || strcmp(facts[i].name, "default") == 0)
-            printf("  %-9s %s\n", facts[i].shown, text ? text : fact->valuestring);
-        cJSON_free(text);
-    }
-    if (cJSON_IsTrue(cJSON_GetObjectItem(option, "no_effect")))
-        puts("  has no effect in zds");
-}
-
-/* Prints the option at `path` of a plugin, if it has one. */
-static bool print_if_there(const char *plugin, const char *path)
+/* Adds the option of a plugin, if it has it. */
+static void add_option(cJSON *found, const char *folders, const char *plugin, const char *path)
 {
     const char *name = path + strlen("optimizer.params.");
     char *json = NULL;
-    bool found = false;
-    cJSON *info = zds_plugin_info(NULL, plugin, &json, NULL) == ZDS_OK ? cJSON_Parse(json) : NULL;
+    cJSON *info =
+        zds_plugin_info(folders, plugin, &json, NULL) == ZDS_OK ? cJSON_Parse(json) : NULL;
     const cJSON *option;
     cJSON_ArrayForEach(option, cJSON_GetObjectItem(info, "options"))
     {
-        if (strcmp(cJSON_GetObjectItem(option, "name")->valuestring, name) != 0)
-            continue;
-        printf("%s of ", path);
-        print_option(cJSON_GetObjectItem(info, "name")->valuestring, option);
-        found = true;
+        if (strcmp(cJSON_GetObjectItem(option, "name")->valuestring, name) == 0)
+            cJSON_AddItemToArray(
+                found, option_facts(path, cJSON_GetObjectItem(info, "name")->valuestring, option));
     }
     cJSON_Delete(info);
     free(json);
-    return found;
 }
 
-/* The name of the plugin in the file's section; the caller frees it. NULL: none. */
-static char *type_in(const char *file, const char *path)
+/* zds.plugin_path, joined by ':'; the caller frees it. */
+static char *folders_of(const zds_config *config)
 {
-    context_args context = {0};
-    char *type = NULL, key[32];
-    snprintf(key, sizeof key, "%.9s.type", path);
-    zds_config *config =
-        context_read(&context) == ARGS_GO ? load_config(file, &context, false) : NULL;
-    const char *named = config ? zds_config_string(config, key) : NULL;
-    if (named)
-        type = strdup(named);
-    zds_config_destroy(config);
-    return type;
+    const cJSON *item, *list = config ? zds_config_node(config, "zds.plugin_path") : NULL;
+    char *path = NULL;
+    cJSON_ArrayForEach(item, list)
+    {
+        char *longer = NULL;
+        if (cJSON_IsString(item) &&
+            asprintf(&longer, "%s%s%s", path ? path : "", path ? ":" : "", item->valuestring) < 0)
+            longer = NULL;
+        if (longer) {
+            free(path);
+            path = longer;
+        }
+    }
+    return path;
 }
 
-/* An option of the plugin that `file` names, or of all plugins that have it. False after telling
- * that there is none. */
-static bool explain_option(const char *path, const char *kind, const char *file)
+/* An option of the plugin that the config names, or of all plugins that have it. */
+static zds_status add_options(cJSON *found, const char *path, const zds_config *config,
+                              zds_error *error)
 {
-    char *type = file ? type_in(file, path) : NULL;
-    bool found = false;
+    bool optim = strncmp(path, "optimizer", 9) == 0;
+    const char *type =
+        config ? zds_config_string(config, optim ? "optimizer.type" : "scheduler.type") : NULL;
+    char *folders = folders_of(config);
+    zds_status status = ZDS_OK;
     if (type) {
-        found = print_if_there(type, path);
+        add_option(found, folders, type, path);
     } else {
         zds_plugin_list *list = NULL;
         zds_plugin_entry entry;
-        if (zds_plugin_list_create(NULL, &list, NULL) != ZDS_OK)
-            return output_error("plugins cannot be listed"), false;
-        for (size_t i = 0; zds_plugin_list_entry(list, i, &entry); i++)
-            if (strcmp(entry.kind, kind) == 0 && strcmp(entry.status, "ok") == 0)
-                found |= print_if_there(entry.name, path);
+        status = zds_plugin_list_create(folders, &list, error);
+        for (size_t i = 0; !status && zds_plugin_list_entry(list, i, &entry); i++)
+            if (strcmp(entry.kind, optim ? "optim" : "sched") == 0 &&
+                strcmp(entry.status, "ok") == 0)
+                add_option(found, folders, entry.name, path);
         zds_plugin_list_destroy(list);
     }
-    if (!found)
-        output_error("%s has %soption %s; zds-plugins --info NAME lists them",
-                     type                         ? type
-                     : strcmp(kind, "optim") == 0 ? "no optimizer"
-                                                  : "no schedule",
-                     type ? "no " : "the ", path + strlen("optimizer.params."));
-    free(type);
-    return found;
+    if (!status && !found->child)
+        status =
+            fail(error, ZDS_ERR_NOT_FOUND, "%s has %soption %s; zds-plugins --info NAME lists them",
+                 type    ? type
+                 : optim ? "no optimizer"
+                         : "no schedule",
+                 type ? "no " : "the ", path + strlen("optimizer.params."));
+    free(folders);
+    return status;
+}
+
+static bool is_option(const char *path)
+{
+    return strncmp(path, "optimizer.params.", 17) == 0 ||
+           strncmp(path, "scheduler.params.", 17) == 0;
+}
+
+/* === the answer === */
+
+zds_status no_key(const char *path, zds_error *error)
+{
+    const char *near = zds_config_nearest_key(path);
+    return near ? fail(error, ZDS_ERR_NOT_FOUND, "there is no key %s; did you mean %s?", path, near)
+                : fail(error, ZDS_ERR_NOT_FOUND,
+                       "there is no key %s; zds-config explain lists them", path);
+}
+
+static zds_status answer(question *q, const zds_config *config, zds_error *error)
+{
+    zds_config_keys(visit, q);
+    if (q->keys && q->keys->child)
+        cJSON_AddItemToObject(q->found->child, "keys", q->keys);
+    else
+        cJSON_Delete(q->keys);
+    q->keys = NULL;
+    if (q->found->child)
+        return ZDS_OK;
+    if (is_option(q->path))
+        return add_options(q->found, q->path, config, error);
+    return no_key(q->path, error);
 }
 
 /* Where the file sets it, and what comes out. */
-static int explain_file(const char *path, const char *file)
+static void add_value(cJSON *out, const char *path, const zds_config *config)
 {
-    context_args context = {0};
-    int code = context_read(&context);
-    zds_config *config = code == ARGS_GO ? load_config(file, &context, false) : NULL;
-    code = EXIT_FAILED;
-    if (config) {
-        cJSON *value = zds_config_value(config, path);
-        char *text = value ? cJSON_PrintUnformatted(value) : NULL;
-        if (zds_config_is_set(config, path))
-            printf("  set at:   %s\n", zds_config_place(config, path));
-        else
-            printf("  not set in %s\n", file);
-        if (text && !cJSON_IsObject(value))
-            printf("  value:    %s\n", text);
-        if (strncmp(path, "optimizer", 9) == 0 || strncmp(path, "scheduler", 9) == 0)
-            printf("  in use:   %s\n", zds_config_combination(config));
-        cJSON_free(text);
-        cJSON_Delete(value);
-        code = output_end();
-        int status = tell_problems(config);
-        code = code == EXIT_DONE ? status : code;
+    bool set = zds_config_is_set(config, path);
+    cJSON *value = zds_config_value(config, path);
+    cJSON_AddItemToObject(out, "set_at",
+                          set ? cJSON_CreateString(zds_config_place(config, path))
+                              : cJSON_CreateNull());
+    if (value)
+        cJSON_AddItemToObject(out, "value", value);
+    if (strncmp(path, "optimizer", 9) == 0 || strncmp(path, "scheduler", 9) == 0)
+        cJSON_AddStringToObject(out, "combination", zds_config_combination(config));
+}
+
+static void print_value(const cJSON *out, const char *file)
+{
+    const cJSON *place = cJSON_GetObjectItem(out, "set_at"),
+                *value = cJSON_GetObjectItem(out, "value"),
+                *combination = cJSON_GetObjectItem(out, "combination");
+    if (cJSON_IsString(place))
+        printf("  set at:   %s\n", place->valuestring);
+    else
+        printf("  not set in %s\n", file);
+    char *text = value && !cJSON_IsObject(value) ? cJSON_PrintUnformatted(value) : NULL;
+    if (text)
+        printf("  value:    %s\n", text);
+    cJSON_free(text);
+    if (combination)
+        printf("  in use:   %s\n", combination->valuestring);
+}
+
+/* Takes the answer over. */
+static int print_answer(cJSON *found, const char *path, const char *file, const zds_config *config,
+                        bool json)
+{
+    problem_list all = {0};
+    if (config)
+        problems_of_config(config, &all);
+    int status = config ? problems_code(config, &all) : EXIT_DONE;
+    cJSON *out = report_json(status, &all);
+    const cJSON *row;
+    if (config)
+        add_value(out, path, config);
+    cJSON_ArrayForEach(row, found)
+    {
+        if (!json && path)
+            print_facts(row);
+        else if (!json)
+            print_short(row, 64, "");
     }
-    zds_config_destroy(config);
-    return code;
+    if (!json && config)
+        print_value(out, file);
+    int code;
+    cJSON_AddItemToObject(out, "keys", found);
+    if (json) {
+        code = output_json(out);
+    } else {
+        cJSON_Delete(out);
+        code = output_end();
+        if (config)
+            tell_problems(config);
+    }
+    problems_release(&all);
+    return code == EXIT_DONE ? status : code;
 }
 
 int command_explain(int argc, char **argv)
 {
+    context_args context = {0};
+    bool json = false;
+    args_option options[CONTEXT_OPTIONS + 1] = {
+        {.name = "json", .type = ARGS_FLAG, .value = &json, .doc = "print JSON"}};
+    context_options(&context, options + 1);
     const args_program program = {
-        .usage = "explain\nexplain KEY [FILE]",
+        .usage = "explain [--json]\nexplain KEY [FILE [ctx]] [--json]",
         .doc = "Says what a key does, its default and what fills \"auto\"; with FILE also where it "
-               "is set and to what, and the errors of FILE, which make the exit status 1.\nWithout "
-               "KEY: all "
-               "keys.",
+               "is set and to what, and the\nerrors of FILE, which make the exit status 1. Without "
+               "KEY: all keys.",
+        .options = options,
+        .option_count = CONTEXT_OPTIONS + 1,
         .max_words = 2};
     args_words words;
     int code = args_parse(&program, argc, argv, &words);
-    if (code != ARGS_GO)
+    if (code != ARGS_GO || (code = context_read(&context)) != ARGS_GO)
         return code;
+    for (size_t i = 1; i <= CONTEXT_OPTIONS; i++)
+        if (options[i].given && words.count < 2)
+            return args_wrong("--%s goes with FILE", options[i].name);
+    const char *file = words.count == 2 ? words.word[1] : NULL;
+    zds_config *config = file ? load_config(file, &context, json) : NULL;
+    if (file && !config)
+        return EXIT_FAILED;
     spelling own;
     spell_out(words.count ? words.word[0] : "", &own);
-    question q = {.path = own.path, .all = words.count == 0};
-    zds_config_keys(visit, &q);
-    if (q.all)
-        return output_end();
-    for (size_t i = 0; i < 2 && !q.found; i++) {
-        static const char *const sections[] = {"optimizer.params.", "scheduler.params."};
-        if (strncmp(q.path, sections[i], strlen(sections[i])) != 0)
-            continue;
-        if (!explain_option(q.path, i ? "sched" : "optim", words.count == 2 ? words.word[1] : NULL))
-            return EXIT_FAILED;
-        q.found = true;
+    question q = {.path = words.count ? own.path : NULL, .found = cJSON_CreateArray()};
+    zds_error error = ZDS_ERROR_INIT;
+    if (answer(&q, config, &error) == ZDS_OK) {
+        code = print_answer(q.found, q.path, file, config, json);
+    } else {
+        code = failed(&error, json);
+        cJSON_Delete(q.found);
     }
-    if (!q.found) {
-        const char *near = zds_config_nearest_key(q.path);
-        return near ? output_error("there is no key %s; did you mean %s?", q.path, near)
-                    : output_error("there is no key %s; zds-config explain lists them", q.path);
-    }
-    return words.count == 2 ? explain_file(q.path, words.word[1]) : output_end();
+    zds_error_clear(&error);
+    zds_config_destroy(config);
+    return code;
 }

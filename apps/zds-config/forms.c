@@ -102,10 +102,15 @@ int command_resolve(int argc, char **argv)
                                             : EXIT_DONE;
         static const char *const names[] = {
             [EXIT_DONE] = "ok", [EXIT_FAILED] = "error", [EXIT_MISMATCH] = "mismatch"};
+        cJSON *told = cJSON_CreateArray(); /* errors and mismatches, with their places */
         zds_problem p;
-        for (size_t i = 0; !f.json && zds_config_problem(f.config, i, &p); i++)
-            if (p.severity == ZDS_PROBLEM_ERROR && p.check <= ZDS_CHECK_ARGUMENTS)
+        for (size_t i = 0; zds_config_problem(f.config, i, &p); i++) {
+            if (p.severity != ZDS_PROBLEM_ERROR || p.check > ZDS_CHECK_ARGUMENTS)
+                continue;
+            cJSON_AddItemToArray(told, problem_json(&p));
+            if (!f.json)
                 problem_tell(&p, "error");
+        }
         cJSON *resolved = cJSON_Duplicate(zds_hf_config_json(hf), true);
         if (f.json) {
             cJSON *out = cJSON_CreateObject();
@@ -117,9 +122,11 @@ int command_resolve(int argc, char **argv)
             cJSON_AddItemToObject(out, "resolved", resolved);
             cJSON_AddItemToObject(out, "mismatches", mismatches);
             cJSON_AddItemToObject(out, "errors", errors);
+            cJSON_AddItemToObject(out, "problems", told);
             code = output_json(out);
         } else {
             cJSON_Delete(errors);
+            cJSON_Delete(told);
             cJSON_Delete(mismatches);
             code = output_json(resolved);
         }
@@ -183,10 +190,18 @@ int command_get(int argc, char **argv)
                          2, argc, argv);
     if (code == ARGS_GO) {
         cJSON *value = zds_config_value(f.config, f.words.word[1]);
-        int status = tell_problems(f.config);
+        problem_list all = {0};
+        problems_of_config(f.config, &all);
+        int status = problems_code(f.config, &all);
         if (!value) {
-            code =
-                output_error("there is no key %s; zds-config explain lists them", f.words.word[1]);
+            zds_error error = ZDS_ERROR_INIT;
+            no_key(f.words.word[1], &error);
+            code = failed(&error, f.json);
+            zds_error_clear(&error);
+        } else if (f.json && status) {
+            cJSON *out = report_json(status, &all);
+            cJSON_AddItemToObject(out, "value", value);
+            code = output_json(out);
         } else if (cJSON_IsString(value) && !f.json) {
             puts(value->valuestring);
             cJSON_Delete(value);
@@ -194,7 +209,10 @@ int command_get(int argc, char **argv)
         } else {
             code = output_json(value);
         }
+        if (!f.json)
+            tell_problems(f.config);
         code = code == EXIT_DONE ? status : code;
+        problems_release(&all);
     }
     zds_config_destroy(f.config);
     return code;

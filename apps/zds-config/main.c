@@ -18,11 +18,11 @@ static const struct {
 int main(int argc, char **argv)
 {
     const args_program program = {
-        .usage = "check FILE [ctx]\n"
+        .usage = "check FILE [ctx] [--json]\n"
                  "resolve FILE [ctx] [--json]\n"
                  "effective FILE [ctx] [--json]\n"
-                 "get FILE KEY [ctx]\n"
-                 "explain KEY [FILE]\n"
+                 "get FILE KEY [ctx] [--json]\n"
+                 "explain KEY [FILE [ctx]] [--json]\n"
                  "schedule FILE [ctx] --steps N [--json | --plot] [--svg FILE]\n"
                  "estimate (FOLDER | --params N) [options]\n"
                  "schema\n"

@@ -72,6 +72,42 @@ void problems_of_engine(const zds_config *config, int64_t steps, problem_list *a
         sort_in(all, i);
 }
 
+/* A line "file:line:col: error: path: what", as the core puts it together; of its parts only the
+ * last must be there. Writes into the line. */
+static void add_line(problem_list *all, char *line)
+{
+    zds_problem p = {.path = "", .message = line, .file = ""};
+    char *mark = strstr(line, ": error: "), *colon = mark;
+    if (mark) {
+        int colons = 0;
+        while (colon > line && colons < 2)
+            colons += *--colon == ':';
+        bool placed = colons == 2 && sscanf(colon, ":%d:%d", &p.line, &p.column) == 2;
+        *(placed ? colon : mark) = '\0';
+        p.file = line;
+        p.message = mark + strlen(": error: ");
+    } else if (strncmp(line, "error: ", 7) == 0) {
+        p.message = line + 7;
+    }
+    char *end = (char *)p.message + strcspn(p.message, ": ");
+    if (p.message != line && *end == ':' && end[1] == ' ') {
+        *end = '\0';
+        p.path = p.message;
+        p.message = end + 2;
+    }
+    add(all, &p);
+}
+
+void problems_add_error(problem_list *all, const zds_error *error)
+{
+    char *copy = strdup(error->text ? error->text : "out of memory"), *rest = copy, *line;
+    all->failed |= !copy;
+    while (copy && (line = strsep(&rest, "\n")) != NULL)
+        if (*line)
+            add_line(all, line);
+    free(copy);
+}
+
 void problems_release(problem_list *all)
 {
     for (size_t i = 0; i < all->count; i++) {
@@ -122,4 +158,33 @@ int tell_problems(const zds_config *config)
     int code = problems_code(config, &all);
     problems_release(&all);
     return code;
+}
+
+cJSON *problem_json(const zds_problem *problem)
+{
+    cJSON *row = cJSON_CreateObject();
+    cJSON_AddStringToObject(row, "severity",
+                            problem->severity == ZDS_PROBLEM_WARNING ? "warning" : "error");
+    cJSON_AddStringToObject(row, "path", problem->path);
+    cJSON_AddStringToObject(row, "message", problem->message);
+    cJSON_AddStringToObject(row, "file", problem->file);
+    cJSON_AddNumberToObject(row, "line", problem->line);
+    cJSON_AddNumberToObject(row, "column", problem->column);
+    return row;
+}
+
+cJSON *report_json(int code, const problem_list *all)
+{
+    static const char *const names[] = {
+        [EXIT_DONE] = "ok", [EXIT_FAILED] = "error", [EXIT_MISMATCH] = "mismatch"};
+    cJSON *out = cJSON_CreateObject();
+    cJSON_AddStringToObject(out, "status", names[code]);
+    cJSON *errors = cJSON_AddArrayToObject(out, "errors"),
+          *every = cJSON_AddArrayToObject(out, "problems");
+    for (size_t i = 0; i < all->count; i++) {
+        cJSON_AddItemToArray(every, problem_json(&all->list[i]));
+        if (all->list[i].severity == ZDS_PROBLEM_ERROR)
+            cJSON_AddItemToArray(errors, problem_json(&all->list[i]));
+    }
+    return out;
 }

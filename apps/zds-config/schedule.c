@@ -37,9 +37,10 @@ static zds_status compute(const zds_config *config, int64_t steps, schedule *s, 
     return status;
 }
 
-static cJSON *as_json(const schedule *s)
+/* Adds the steps to `out`, which it returns. */
+static cJSON *as_json(const schedule *s, cJSON *out)
 {
-    cJSON *out = cJSON_CreateObject(), *lr = cJSON_AddArrayToObject(out, "lr"),
+    cJSON *lr = cJSON_AddArrayToObject(out, "lr"),
           *betas = s->moves_betas ? cJSON_AddArrayToObject(out, "betas") : NULL;
     for (size_t i = 0; i < s->count; i++) {
         const double pair[] = {s->points[i].beta1, s->points[i].beta2};
@@ -96,13 +97,13 @@ static void plot(const schedule *s)
     printf("\n%11s1%*zu  step\n", "", (int)columns, s->count);
 }
 
-static int write_svg(const schedule *s, const char *path)
+static zds_status write_svg(const schedule *s, const char *path, zds_error *error)
 {
     enum { WIDTH = 720, HEIGHT = 320, EDGE = 60 };
     double most = highest(s), x_step = s->count > 1 ? (double)WIDTH / (double)(s->count - 1) : 0;
     FILE *out = fopen(path, "we");
     if (!out)
-        return output_error("%s: %m", path);
+        return fail(error, ZDS_ERR_IO, "%s: %m", path);
     fprintf(out,
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" "
             "font-family=\"sans-serif\" font-size=\"12\">\n"
@@ -120,8 +121,8 @@ static int write_svg(const schedule *s, const char *path)
     fputs("\"/>\n</svg>\n", out);
     bool good = !ferror(out);
     if (fclose(out) != 0 || !good)
-        return output_error("%s: cannot be written: %m", path);
-    return EXIT_DONE;
+        return fail(error, ZDS_ERR_IO, "%s: cannot be written: %m", path);
+    return ZDS_OK;
 }
 
 /* One metric a step; steps beyond the file have none. */
@@ -141,6 +142,38 @@ static zds_status read_metrics(schedule *s, const char *path, zds_error *error)
     for (size_t i = count; i < s->count; i++)
         all[i] = NAN;
     return ZDS_OK;
+}
+
+/* Computes it and shows it in the ways that are asked for. */
+static int show(const zds_config *config, schedule *s, int64_t steps, const char *observe,
+                const char *svg, bool draw, bool json)
+{
+    zds_error error = ZDS_ERROR_INIT;
+    problem_list all = {0};
+    problems_of_config(config, &all);
+    int status = problems_code(config, &all), code = EXIT_FAILED;
+    if ((observe && read_metrics(s, observe, &error) != ZDS_OK) ||
+        compute(config, steps, s, &error) != ZDS_OK ||
+        (svg && write_svg(s, svg, &error) != ZDS_OK)) {
+        problems_add_error(&all, &error);
+        if (json)
+            output_json(report_json(EXIT_FAILED, &all));
+        else
+            failed(&error, false);
+    } else if (json) {
+        code = output_json(as_json(s, status ? report_json(status, &all) : cJSON_CreateObject()));
+    } else {
+        if (draw)
+            plot(s);
+        else if (!svg)
+            print_table(s);
+        code = output_end();
+    }
+    if (!json)
+        tell_problems(config);
+    zds_error_clear(&error);
+    problems_release(&all);
+    return code == EXIT_DONE ? status : code;
 }
 
 int command_schedule(int argc, char **argv)
@@ -185,29 +218,12 @@ int command_schedule(int argc, char **argv)
     steps = steps ? steps : context.num_training_steps;
     if (steps < 1 || steps > 10000000)
         return args_wrong("--steps must be from 1 to 10000000");
+    if (json && draw)
+        return args_wrong("--json and --plot both write to stdout: give one of them, or --svg");
     schedule s = {.count = (size_t)steps, .points = calloc((size_t)steps, sizeof *s.points)};
     zds_config *config = s.points ? load_config(words.word[0], &context, json) : NULL;
-    zds_error error = ZDS_ERROR_INIT;
-    code = EXIT_FAILED;
-    int status = config ? tell_problems(config) : EXIT_FAILED;
-    if (config && observe && read_metrics(&s, observe, &error) != ZDS_OK) {
-        failed(&error, json);
-    } else if (config && compute(config, context.num_training_steps, &s, &error) != ZDS_OK) {
-        if (json)
-            failed(&error, true);
-        else
-            fprintf(stderr, "%s\n", error.text ? error.text : "out of memory"); /* has its place */
-    } else if (config) {
-        if (draw)
-            plot(&s);
-        else if (!json && !svg)
-            print_table(&s);
-        code = json ? output_json(as_json(&s)) : output_end();
-        if (svg && code == EXIT_DONE)
-            code = write_svg(&s, svg);
-        code = code == EXIT_DONE ? status : code;
-    }
-    zds_error_clear(&error);
+    code = config ? show(config, &s, context.num_training_steps, observe, svg, draw, json)
+                  : EXIT_FAILED;
     zds_config_destroy(config);
     free(s.points);
     free(s.metrics);

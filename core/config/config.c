@@ -441,7 +441,11 @@ const char *zds_config_place(const zds_config *config, const char *path)
 {
     if (!config->src)
         return "";
-    source_place at = source_value_place(config->src, tree_nearest(config->raw, path));
+    const cJSON *node = tree_nearest(config->raw, path);
+    int row = tree_find(config->raw, path) ? -1 : field_find_path(&config->index, path);
+    if (row >= 0 && config->values[row].node)
+        node = config->values[row].node; /* another spelling */
+    source_place at = source_value_place(config->src, node);
     size_t size = strlen(config->name) + 32;
     struct place_text *p = malloc(sizeof *p + size);
     if (!p)
