@@ -456,6 +456,10 @@ int command_estimate(int argc, char **argv)
     if (code != ARGS_GO)
         return code;
     q.on_host = strcmp(compute, "host") == 0;
+    for (size_t i = 0; i < sizeof options / sizeof *options; i++)
+        if (options[i].given && (options[i].type == ARGS_COUNT || options[i].type == ARGS_BYTES) &&
+            *(const int64_t *)options[i].value < 1)
+            return args_wrong("--%s is at least 1", options[i].name);
     if ((words.count > 0) == (parameters > 0))
         return args_wrong("give a model folder or --params, one of them");
     if (strcmp(q.dtype, "bf16") != 0 && strcmp(q.dtype, "fp16") != 0 && is_half(&q))

@@ -15,7 +15,7 @@ static bool is_key(const zds_config_key *key, const char *path)
         size_t n = strcspn(p, "."), m = strcspn(path, ".");
         bool last = !p[n] && !path[m];
         bool same = (n == m && strncmp(p, path, n) == 0) || (n == 1 && *p == '*') ||
-                    (last && strlen(key->aliases) == m && strncmp(key->aliases, path, m) == 0);
+                    (last && m && strlen(key->aliases) == m && strncmp(key->aliases, path, m) == 0);
         if (!same || !p[n] != !path[m])
             return false;
         if (last)
@@ -180,12 +180,13 @@ static bool visit(void *user, const zds_config_key *key)
 /* === options of plugins === */
 
 /* Adds the option of a plugin, if it has it. */
-static void add_option(cJSON *found, const char *folders, const char *plugin, const char *path)
+static zds_status add_option(cJSON *found, const char *folders, const char *plugin,
+                             const char *path, zds_error *error)
 {
     const char *name = path + strlen("optimizer.params.");
     char *json = NULL;
-    cJSON *info =
-        zds_plugin_info(folders, plugin, &json, NULL) == ZDS_OK ? cJSON_Parse(json) : NULL;
+    zds_status status = zds_plugin_info(folders, plugin, &json, error);
+    cJSON *info = status ? NULL : cJSON_Parse(json);
     const cJSON *option;
     cJSON_ArrayForEach(option, cJSON_GetObjectItem(info, "options"))
     {
@@ -195,6 +196,7 @@ static void add_option(cJSON *found, const char *folders, const char *plugin, co
     }
     cJSON_Delete(info);
     free(json);
+    return status;
 }
 
 /* zds.plugin_path, joined by ':'; the caller frees it. */
@@ -226,7 +228,7 @@ static zds_status add_options(cJSON *found, const char *path, const zds_config *
     char *folders = folders_of(config);
     zds_status status = ZDS_OK;
     if (type) {
-        add_option(found, folders, type, path);
+        status = add_option(found, folders, type, path, error);
     } else {
         zds_plugin_list *list = NULL;
         zds_plugin_entry entry;
@@ -234,7 +236,7 @@ static zds_status add_options(cJSON *found, const char *path, const zds_config *
         for (size_t i = 0; !status && zds_plugin_list_entry(list, i, &entry); i++)
             if (strcmp(entry.kind, optim ? "optim" : "sched") == 0 &&
                 strcmp(entry.status, "ok") == 0)
-                add_option(found, folders, entry.name, path);
+                status = add_option(found, folders, entry.name, path, error);
         zds_plugin_list_destroy(list);
     }
     if (!status && !found->child)

@@ -411,6 +411,12 @@ def get_and_explain():
     code, out, err = run("explain", "optimizer.params.beta1", "@", text=text)
     expect(code == 1 and "SGD has no option beta1" in err and not out,
            "explain an option that is not there", out + err)
+    code, out, err = run("explain", "optimizer.params.lr", '{"optimizer": {"type": "/no/such.so"}}')
+    expect(code == 1 and "no plugin file /no/such.so" in err and not out,
+           "explain an option of a plugin that is not there", out + err)
+    for nothing in ("", "."):
+        code, _, err = run("explain", nothing)
+        expect(code == 1 and "there is no key" in err, f"explain {nothing!r}: no key", err)
     code, _, err = run("explain", "zero_optimization.stag")
     expect(code == 1 and "did you mean zero_optimization.stage?" in err, "explain: nearest", err)
 

@@ -278,6 +278,9 @@ def reads_units():
         expect(fits == [True, False], f"bytes as {text}", fits)
     counts = [estimate("--params", text)["num_parameters"] for text in ("7e9", "7B", "0.5Gi")]
     expect(counts == [7e9, 7e9, 2**29], "counts in all units", counts)
+    for words in (("--params", "0"), ("--params", "1M", "--memory", "0")):
+        code, _, err = run(*words)
+        expect(code == 2 and f"{words[-2]} is at least 1" in err, f"nothing: {words}", err)
     code, _, err = run("--params", "7 billion")
     expect(code == 2 and "7e9" in err, "and what is none", err)
 
