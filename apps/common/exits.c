@@ -14,28 +14,21 @@
 static atomic_bool done, told;
 static pid_t watched; /* a forked child may end as it likes */
 
-/* Path of the library that holds `address`, or NULL; its place in memory goes to *base. */
-static const char *library_of(void *address, void **base)
-{
-    Dl_info info;
-    if (!address || !dladdr(address, &info))
-        return NULL;
-    *base = info.dli_fbase;
-    return info.dli_fname;
-}
-
-/* Who called exit: the first on the stack that is neither this program nor the C library. */
+/* Who called exit: what stands on the stack behind the C library, which called this program. */
 static const char *caller(void)
 {
     enum { DEPTH = 64 };
-    void *stack[DEPTH], *here = NULL, *libc = NULL, *base;
+    void *stack[DEPTH];
+    Dl_info libc, at;
     int depth = backtrace(stack, DEPTH);
-    library_of(stack[0], &here);
-    library_of(dlsym(RTLD_NEXT, "exit"), &libc);
-    for (int i = 1; i < depth; i++) {
-        const char *path = library_of(stack[i], &base);
-        if (path && base != here && base != libc)
-            return path;
+    bool inside = false;
+    if (!dladdr(dlsym(RTLD_NEXT, "exit"), &libc))
+        depth = 0;
+    for (int i = 0; i < depth; i++) {
+        bool known = dladdr(stack[i], &at) != 0;
+        if (inside && known && at.dli_fbase != libc.dli_fbase)
+            return at.dli_fname;
+        inside |= known && at.dli_fbase == libc.dli_fbase;
     }
     return "a library";
 }
