@@ -254,6 +254,9 @@ zds_status agree_on_start(zds_engine *e, const zds_engine_options *options, zds_
 /* storage.c of core/zero: regions, slices, masters, states, tiles */
 zds_status storage_create(zds_engine *e, zds_error *error);
 void storage_destroy(zds_engine *e);
+/* At stage 1 and above callers may not write parameters: while sealed, the engine may not either.
+ */
+zds_status storage_seal(zds_engine *e, bool sealed);
 /* Bytes of an ELEMENT or BLOCK state of `count` elements from a block's first; 0 for other kinds.
  */
 uint64_t state_bytes(const zds_state_spec *spec, uint64_t count);

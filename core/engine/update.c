@@ -315,7 +315,11 @@ zds_status update_boundary(zds_engine *e, zds_step_result *r)
     if (finite || !e->set.check_overflow) {
         double clip =
             e->set.clip > 0 && norm + 1e-6 > e->set.clip ? e->set.clip / (norm + 1e-6) : 1;
-        status = apply(e, e->local ? clip * e->set.sum_factor : clip);
+        status = storage_seal(e, false);
+        if (!status)
+            status = apply(e, e->local ? clip * e->set.sum_factor : clip);
+        if (!status)
+            status = storage_seal(e, true);
         if (status)
             return status;
         e->steps++;

@@ -126,7 +126,11 @@ zds_status zds_set_values(zds_engine *e, zds_read_fn read, void *user)
     if (status)
         return status;
     zds_status read_status = ZDS_OK;
-    status = distribute(e, read, user, &read_status);
+    status = storage_seal(e, false);
+    if (!status)
+        status = distribute(e, read, user, &read_status);
+    if (!status)
+        status = storage_seal(e, true);
     if (status)
         return status;
     zds_status common = agree(e, read_status);

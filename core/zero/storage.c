@@ -1,7 +1,10 @@
 /* The engine's memory: parameters, gradients, master weights and states where the stage puts them,
  * and the tiles over them. */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "engine/internal.h"
 #include "host/error.h"
@@ -37,17 +40,36 @@ static zds_status region(zds_engine *e, zds_region *r, const char *purpose, uint
     return ZDS_OK;
 }
 
-/* At stage 0 no peer reads a rank's parameters: its own memory may be of huge pages, which shared
- * memory seldom is, and matrix products walk over many rows at a time. */
+/* At stage 0, or alone, no peer reads a rank's parameters: its own memory may be of huge pages,
+ * which shared memory seldom is, and matrix products walk over many rows at a time. */
+static bool are_params_private(const zds_engine *e)
+{
+    return e->set.stage == 0 || e->place.world_size == 1;
+}
+
 static zds_status private_params(zds_engine *e, zds_error *error)
 {
+    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
     uint64_t bytes = e->lay->total * zds_dtype_size(e->set.param_dtype);
-    void *base = memory_alloc(e->ledger, "parameters", bytes, 0);
+    bytes = (bytes + page - 1) / page * page; /* nothing else is sealed with them */
+    void *base = memory_alloc(e->ledger, "parameters", bytes, page);
     if (!base)
         return no_memory(error, "parameters", bytes);
     e->params = (zds_region){
         .struct_size = sizeof e->params, .base = base, .read_only = base, .bytes = bytes};
     return ZDS_OK;
+}
+
+zds_status storage_seal(zds_engine *e, bool sealed)
+{
+    if (!are_params_private(e) || e->set.stage == 0 || !e->params.base)
+        return ZDS_OK; /* written by their callers, or readers have an address of their own */
+    int rights = sealed ? PROT_READ : PROT_READ | PROT_WRITE;
+    if (mprotect(e->params.base, e->params.bytes, rights) == 0)
+        return ZDS_OK;
+    return engine_fail(e, ZDS_ERR_MEMORY,
+                       "the rights of the parameters' pages cannot be changed: %s",
+                       strerror(errno));
 }
 
 static zds_status regions(zds_engine *e, zds_error *error)
@@ -61,9 +83,9 @@ static zds_status regions(zds_engine *e, zds_error *error)
     zds_dtype source = set->stage >= 2 ? set->param_dtype : set->accum_dtype;
     /* Whoever adds up in fp32 gains nothing from travelling as fp32. */
     e->staged = set->comm_dtype != source && !(e->fused && set->comm_dtype == ZDS_F32);
-    e->params_shared = set->stage >= 1 && (e->comm.flags & ZDS_COMM_NODE_SHARED) &&
+    e->params_shared = !are_params_private(e) && (e->comm.flags & ZDS_COMM_NODE_SHARED) &&
                        e->place.local_world_size == e->place.world_size;
-    zds_status s = set->stage == 0
+    zds_status s = are_params_private(e)
                        ? private_params(e, error)
                        : region(e, &e->params, "parameters", l->total, set->param_dtype,
                                 e->params_shared ? ZDS_MEM_SHARED : ZDS_MEM_SYMMETRIC, error);
@@ -429,7 +451,8 @@ zds_status storage_create(zds_engine *e, zds_error *error)
 
 void storage_destroy(zds_engine *e)
 {
-    if (e->set.stage == 0)
+    storage_seal(e, false);
+    if (are_params_private(e))
         e->params.base = NULL; /* goes with the ledger */
     zds_region *regions_held[] = {&e->control, &e->travel, &e->pool, &e->grads, &e->params};
     for (size_t i = 0; i < sizeof regions_held / sizeof *regions_held; i++)

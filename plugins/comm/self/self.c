@@ -53,18 +53,29 @@ static zds_status split(void *self, int32_t color, int32_t key, void **child)
     return create(((world *)self)->host, child);
 }
 
-/* memfd: the one way to have the same pages twice, with and without the right to write. */
-static zds_status mem_alloc(void *self, uint64_t bytes, int32_t kind, zds_region *region)
+/* Memory that nobody shares may be of huge pages, which shared memory seldom is. */
+static zds_status own_pages(const zds_host *host, size_t length, zds_region *region)
 {
-    const zds_host *host = ((world *)self)->host;
-    size_t length = bytes ? bytes : 1;
+    void *base = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (base == MAP_FAILED)
+        return host->fail(host, ZDS_ERR_MEMORY, "cannot map %zu bytes: %s", length,
+                          strerror(errno));
+    (void)madvise(base, length, MADV_HUGEPAGE); /* refused where the kernel has none */
+    region->base = base;
+    region->read_only = base;
+    return ZDS_OK;
+}
+
+/* memfd: the one way to have the same pages twice, with and without the right to write. */
+static zds_status shared_pages(const zds_host *host, size_t length, zds_region *region)
+{
     int fd = memfd_create("zds-self", MFD_CLOEXEC);
     if (fd < 0 || ftruncate(fd, (off_t)length) != 0) {
         int error = errno;
         if (fd >= 0)
             close(fd);
-        return host->fail(host, ZDS_ERR_MEMORY, "cannot make %llu bytes of shared memory: %s",
-                          (unsigned long long)bytes, strerror(error));
+        return host->fail(host, ZDS_ERR_MEMORY, "cannot make %zu bytes of shared memory: %s",
+                          length, strerror(error));
     }
     void *base = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     void *view = mmap(NULL, length, PROT_READ, MAP_SHARED, fd, 0);
@@ -75,16 +86,27 @@ static zds_status mem_alloc(void *self, uint64_t bytes, int32_t kind, zds_region
             munmap(base, length);
         if (view != MAP_FAILED)
             munmap(view, length);
-        return host->fail(host, ZDS_ERR_MEMORY, "cannot map %llu bytes of shared memory: %s",
-                          (unsigned long long)bytes, strerror(error));
+        return host->fail(host, ZDS_ERR_MEMORY, "cannot map %zu bytes of shared memory: %s", length,
+                          strerror(error));
     }
     (void)madvise(base, length, MADV_HUGEPAGE); /* refused where the kernel has none for memfd */
     region->base = base;
     region->read_only = view;
+    return ZDS_OK;
+}
+
+static zds_status mem_alloc(void *self, uint64_t bytes, int32_t kind, zds_region *region)
+{
+    const zds_host *host = ((world *)self)->host;
+    size_t length = bytes ? bytes : 1;
+    zds_status status = kind == ZDS_MEM_SHARED ? shared_pages(host, length, region)
+                                               : own_pages(host, length, region);
+    if (status)
+        return status;
     region->bytes = bytes;
     region->kind = kind;
     region->space = ZDS_SPACE_HOST;
-    region->handle = base;
+    region->handle = region->base;
     return ZDS_OK;
 }
 
@@ -92,8 +114,9 @@ static void mem_free(void *self, zds_region *region)
 {
     (void)self;
     size_t length = region->bytes ? region->bytes : 1;
+    if (region->read_only != region->base)
+        munmap((void *)(uintptr_t)region->read_only, length);
     munmap(region->base, length);
-    munmap((void *)(uintptr_t)region->read_only, length);
     region->base = region->handle = NULL;
     region->read_only = NULL;
 }
