@@ -5,7 +5,10 @@
  *     {
  *         x->p = vec_fma(vec_all(-rate), x->g, x->p);
  *     }
- *     void SIMD_NAME(my_kernel)(const elementwise *tile) { elementwise_run(tile, 1, formula); } */
+ *     void SIMD_NAME(my_kernel)(const elementwise *tile)
+ *     {
+ *         elementwise_run(tile, 1, formula, sizeof(my_constants));
+ *     } */
 #ifndef ZDS_ELEMENTWISE_KERNEL_H
 #define ZDS_ELEMENTWISE_KERNEL_H
 
@@ -68,11 +71,14 @@ SIMD_INLINE void elementwise_at(const elementwise *t, elementwise_types is, int 
 }
 
 SIMD_INLINE void elementwise_loop(const elementwise *tile, elementwise_types is, int states,
-                                  lanes_fn formula)
+                                  lanes_fn formula, size_t constants_size)
 {
-    /* Copies, which the stores below cannot change. */
+    /* Copies, which the stores below cannot change: else each iteration reads all of it again. */
     elementwise t = *tile;
     void *pointers[ELEMENTWISE_MAX_STATES];
+    _Alignas(double) unsigned char constants[ELEMENTWISE_MAX_CONSTANTS];
+    memcpy(constants, tile->constants, constants_size);
+    t.constants = constants;
     for (int s = 0; s < states; s++)
         pointers[s] = tile->states[s];
     t.states = pointers;
@@ -84,11 +90,11 @@ SIMD_INLINE void elementwise_loop(const elementwise *tile, elementwise_types is,
         elementwise_at(&t, is, states, formula, i, rest);
 }
 
-/* `states`, `formula` and whether gradients are read and states written are constants of the call,
- * so that the compiler makes one loop of it all: one for each of the usual combinations of types,
- * and one that tests the types as it goes. */
+/* `states`, `formula`, the size of its constants and whether gradients are read and states written
+ * are constants of the call, so that the compiler makes one loop of it all: one for each of the
+ * usual combinations of types, and one that tests the types as it goes. */
 SIMD_INLINE void elementwise_run_part(const elementwise *t, int states, lanes_fn formula,
-                                      bool reads_grad, bool writes_states)
+                                      size_t constants_size, bool reads_grad, bool writes_states)
 {
     elementwise_types is = elementwise_types_of(t);
     is.reads_grad = reads_grad;
@@ -111,25 +117,26 @@ SIMD_INLINE void elementwise_run_part(const elementwise *t, int states, lanes_fn
         is.master == ZDS_BF16 && is.grad == ZDS_BF16 && is.output < 0 && !is.stochastic;
     unsigned mode = simd_mode_flush();
     if (usual && is.grad == ZDS_F32 && is.output < 0)
-        elementwise_loop(t, fp32, states, formula);
+        elementwise_loop(t, fp32, states, formula, constants_size);
     else if (usual && is.grad == ZDS_BF16 && is.output == ZDS_BF16 && is.stream)
-        elementwise_loop(t, half, states, formula);
+        elementwise_loop(t, half, states, formula, constants_size);
     else if (usual && is.grad == ZDS_F32 && is.output == ZDS_BF16 && is.stream)
-        elementwise_loop(t, widened, states, formula);
+        elementwise_loop(t, widened, states, formula, constants_size);
     else if (half_master && fp32_states)
-        elementwise_loop(t, no_master, states, formula);
+        elementwise_loop(t, no_master, states, formula, constants_size);
     else if (half_master && is.state == ZDS_BF16)
-        elementwise_loop(t, all_half, states, formula);
+        elementwise_loop(t, all_half, states, formula, constants_size);
     else
-        elementwise_loop(t, is, states, formula);
+        elementwise_loop(t, is, states, formula, constants_size);
     if (is.stream)
         simd_stream_end();
     simd_mode_restore(mode);
 }
 
-SIMD_INLINE void elementwise_run(const elementwise *t, int states, lanes_fn formula)
+SIMD_INLINE void elementwise_run(const elementwise *t, int states, lanes_fn formula,
+                                 size_t constants_size)
 {
-    elementwise_run_part(t, states, formula, true, true);
+    elementwise_run_part(t, states, formula, constants_size, true, true);
 }
 
 /* === sums over whole tensors === */

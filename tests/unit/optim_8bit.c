@@ -36,7 +36,13 @@ static float decode(bool is_signed, uint8_t code, float scale)
                                 vec_table_scaled(signed_offset, scale)}
                        : (line){vec_table_scaled(unsigned_slope, scale),
                                 vec_table_scaled(unsigned_offset, scale)};
-    return is_signed ? signed_value(&code, &l) : unsigned_value(&code, &l);
+    uint8_t codes[BYTES] = {code};
+    vec values[FOUR];
+    if (is_signed)
+        signed_values(codes, &l, values);
+    else
+        unsigned_values(codes, &l, values);
+    return values[0];
 }
 
 static uint8_t encode_one(bool is_signed, float value, float scale)
@@ -45,7 +51,7 @@ static uint8_t encode_one(bool is_signed, float value, float scale)
                     classes_of(unsigned_least, unsigned_scale, scale, 8)};
     block b = {.m = {is_signed ? value : 0}, .v = {is_signed ? 0 : value}};
     uint8_t m[BYTES], v[BYTES];
-    encode(&b, BYTES, c, m, v);
+    encode(b.m, b.v, c, m, v);
     return is_signed ? m[0] : v[0];
 }
 

@@ -18,5 +18,5 @@ static void adadelta(lanes *x, const void *constants)
 
 void SIMD_NAME(adadelta_run)(const elementwise *tile)
 {
-    elementwise_run(tile, 2, adadelta);
+    elementwise_run(tile, 2, adadelta, sizeof(adadelta_constants));
 }

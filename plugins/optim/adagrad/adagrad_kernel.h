@@ -15,5 +15,5 @@ static void adagrad(lanes *x, const void *constants)
 
 void SIMD_NAME(adagrad_run)(const elementwise *tile)
 {
-    elementwise_run(tile, 1, adagrad);
+    elementwise_run(tile, 1, adagrad, sizeof(adagrad_constants));
 }

@@ -18,5 +18,5 @@ static void adamax(lanes *x, const void *constants)
 
 void SIMD_NAME(adamax_run)(const elementwise *tile)
 {
-    elementwise_run(tile, 2, adamax);
+    elementwise_run(tile, 2, adamax, sizeof(adamax_constants));
 }

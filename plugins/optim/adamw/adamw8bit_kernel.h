@@ -54,19 +54,37 @@ typedef struct line {
     vec_table slope, offset;
 } line;
 
-SIMD_INLINE vec signed_value(const uint8_t *code, const line *l)
+/* All functions below work on four vectors side by side, each step for all four: their chains of
+ * operations are long, and a processor looks ahead over less than two. */
+enum { FOUR = 4 };
+
+SIMD_INLINE void signed_values(const uint8_t *code, const line *l, vec *value)
 {
-    vec k = vec_fma(vec_bytes_above_2_23(code), vec_all(4), vec_all(-0x1p25f - 4 * 127));
-    ivec decade = ivec_right(ivec_of_bits(k), 23);
-    vec offset = vec_xor(vec_table_at(&l->offset, decade), vec_sign_of(k));
-    return vec_fma(vec_table_at(&l->slope, decade), k, offset);
+    vec k[FOUR], offset[FOUR];
+    ivec decade[FOUR];
+    for (int j = 0; j < FOUR; j++)
+        k[j] = vec_fma(vec_bytes_above_2_23(code + j * LANES), vec_all(4),
+                       vec_all(-0x1p25f - 4 * 127));
+    for (int j = 0; j < FOUR; j++)
+        decade[j] = ivec_right(ivec_of_bits(k[j]), 23);
+    for (int j = 0; j < FOUR; j++)
+        offset[j] = vec_xor(vec_table_at(&l->offset, decade[j]), vec_sign_of(k[j]));
+    for (int j = 0; j < FOUR; j++)
+        value[j] = vec_fma(vec_table_at(&l->slope, decade[j]), k[j], offset[j]);
 }
 
-SIMD_INLINE vec unsigned_value(const uint8_t *code, const line *l)
+SIMD_INLINE void unsigned_values(const uint8_t *code, const line *l, vec *value)
 {
-    vec k = vec_sub(vec_bytes_above_2_23(code), vec_all(0x1p23f - 1));
-    ivec decade = ivec_right(ivec_of_bits(k), 23);
-    return vec_fma(vec_table_at(&l->slope, decade), k, vec_table_at(&l->offset, decade));
+    vec k[FOUR], offset[FOUR];
+    ivec decade[FOUR];
+    for (int j = 0; j < FOUR; j++)
+        k[j] = vec_sub(vec_bytes_above_2_23(code + j * LANES), vec_all(0x1p23f - 1));
+    for (int j = 0; j < FOUR; j++)
+        decade[j] = ivec_right(ivec_of_bits(k[j]), 23);
+    for (int j = 0; j < FOUR; j++)
+        offset[j] = vec_table_at(&l->offset, decade[j]);
+    for (int j = 0; j < FOUR; j++)
+        value[j] = vec_fma(vec_table_at(&l->slope, decade[j]), k[j], offset[j]);
 }
 
 /* === values to codes === */
@@ -100,28 +118,36 @@ static const float unsigned_scale[TABLE] = {
 
 typedef struct classes {
     vec_table least, scale;
-    uint16_t base; /* upper half of the bits of a float below every class but the first */
+    ivec base; /* upper half of the bits of a float below every class but the first */
 } classes;
 
 /* `decades` from class 0's middle to the largest. The upper half of a float's bits is about 128
  * log2 of it; a decade is 425 of that, and the error less than the margin of 0.05 decades. */
 SIMD_INLINE classes classes_of(const float *least, const float *scale, float largest, float decades)
 {
+    uint32_t base = (bits_of_float(largest) >> 16) - (uint32_t)(425.2f * (decades + 0.05f));
     return (classes){.least = vec_table_scaled(least, largest),
                      .scale = vec_table_scaled(scale, 1 / largest),
-                     .base = (uint16_t)((bits_of_float(largest) >> 16) -
-                                        (uint32_t)(425.2f * (decades + 0.05f)))};
+                     .base = ivec_all(base << 16)};
 }
 
 /* k of magnitudes up to the block's largest. */
-SIMD_INLINE ivec number_of(vec magnitude, const classes *c)
+SIMD_INLINE void numbers_of(const vec *magnitude, const classes *c, ivec *k)
 {
-    /* The class or the next: */
-    ivec class = ivec_high_scale(ivec_of_bits(magnitude), c->base, 154); /* 2^16 / 425.2 */
-    class = ivec_decrement_where(vec_less(magnitude, vec_table_at(&c->least, class)), class);
-    vec share = vec_fma(vec_table_at(&c->scale, class), magnitude, vec_all(8 / 9.f));
-    share = vec_min(share, vec_all(0x1.fffffep0f)); /* before a boundary past the decade */
-    return ivec_truncate(vec_of_bits(ivec_add(ivec_of_bits(share), ivec_left(class, 23))));
+    ivec class[FOUR];
+    vec share[FOUR];
+    for (int j = 0; j < FOUR; j++) /* the class or the next */
+        class[j] = ivec_high_scale(ivec_of_bits(magnitude[j]), c->base, 154); /* 2^16 / 425.2 */
+    for (int j = 0; j < FOUR; j++)
+        class[j] = ivec_decrement_where(vec_less(magnitude[j], vec_table_at(&c->least, class[j])),
+                                        class[j]);
+    for (int j = 0; j < FOUR; j++)
+        share[j] = vec_fma(vec_table_at(&c->scale, class[j]), magnitude[j], vec_all(8 / 9.f));
+    for (int j = 0; j < FOUR; j++) /* before a boundary past the decade */
+        share[j] = vec_min(share[j], vec_all(0x1.fffffep0f));
+    for (int j = 0; j < FOUR; j++)
+        k[j] =
+            ivec_truncate(vec_of_bits(ivec_add(ivec_of_bits(share[j]), ivec_left(class[j], 23))));
 }
 
 /* === a block === */
@@ -130,59 +156,73 @@ typedef struct block {
     float m[ADAMW8BIT_BLOCK], v[ADAMW8BIT_BLOCK];
 } block;
 
-/* A vector's worth of codes, with copies where fewer than LANES are left. */
-SIMD_INLINE const uint8_t *codes_at(const void *codes, size_t i, size_t n, uint8_t *part)
-{
-    const uint8_t *p = (const uint8_t *)codes + i;
-    if (n == LANES)
-        return p;
-    memcpy(part, p, n);
-    return part;
-}
-
-/* The update of n elements from i on; leaves the new states in s and their largest in top. */
-SIMD_INLINE void update(const elementwise *t, elementwise_types is, size_t i, size_t n,
-                        const line *lines, float *m_out, float *v_out, vec *top)
+/* The states of BYTES elements from i on, moved on by their gradients; top: their largest. */
+SIMD_INLINE void move_states(const elementwise *t, elementwise_types is, size_t i,
+                             const line *lines, float *m_out, float *v_out, vec *top)
 {
     const adamw8bit_constants *c = t->constants;
-    uint8_t part1[LANES], part2[LANES];
-    memset(part1, 127, LANES); /* what lies past n is 0, and no largest */
-    memset(part2, 0, LANES);
+    vec g[FOUR], m[FOUR], v[FOUR];
+    signed_values((const uint8_t *)t->states[0] + i, &lines[0], m);
     /* Scaled first: the square of a small scale would be no number of fp32. */
-    vec g = vec_mul(vec_load(t->grad, is.grad, i, n), vec_all(t->grad_scale));
-    vec m = signed_value(codes_at(t->states[0], i, n, part1), &lines[0]);
-    vec v = unsigned_value(codes_at(t->states[1], i, n, part2), &lines[1]);
-    m = vec_fma(vec_all(c->one_minus_beta1), g, m);
-    v = vec_fma(vec_mul(vec_all(c->one_minus_beta2), g), g, v);
-    vec denominator = vec_fma(vec_sqrt(v), vec_all(c->inverse_sqrt_bias2), vec_all(c->eps));
-    vec p = vec_mul(vec_load(t->master, is.master, i, n), vec_all(c->keep));
-    p = vec_fma(vec_all(-c->rate), vec_div(m, denominator), p);
-    vec_store(t->master, is.master, i, n, p, false);
-    if (is.output >= 0)
-        vec_store(t->output, is.output, i, n, p, is.stream);
-    vec_store(m_out, ZDS_F32, 0, n, m, false);
-    vec_store(v_out, ZDS_F32, 0, n, v, false);
-    top[0] = vec_max(vec_abs(m), top[0]);
-    top[1] = vec_max(v, top[1]);
-}
-
-/* Codes of `count` states, a multiple of BYTES. */
-SIMD_INLINE void encode(const block *b, size_t count, const classes *c, uint8_t *m_codes,
-                        uint8_t *v_codes)
-{
-    for (size_t i = 0; i < count; i += BYTES) {
-        ivec k[4], u[4];
-        for (size_t j = 0; j < 4; j++) {
-            vec m = load_f32(b->m + i + j * LANES);
-            k[j] = ivec_with_sign(number_of(vec_abs(m), &c[0]), m);
-            u[j] = number_of(load_f32(b->v + i + j * LANES), &c[1]);
-        }
-        ivec_store_bytes(m_codes + i, k, 127);
-        ivec_store_bytes(v_codes + i, u, -1);
+    for (int j = 0; j < FOUR; j++)
+        g[j] = vec_mul(vec_load(t->grad, is.grad, i + (size_t)j * LANES, LANES),
+                       vec_all(t->grad_scale));
+    for (int j = 0; j < FOUR; j++)
+        m[j] = vec_fma(vec_all(c->one_minus_beta1), g[j], m[j]);
+    for (int j = 0; j < FOUR; j++) {
+        store_f32(m_out + j * LANES, m[j]);
+        top[0] = vec_max(vec_abs(m[j]), top[0]);
+    }
+    unsigned_values((const uint8_t *)t->states[1] + i, &lines[1], v);
+    for (int j = 0; j < FOUR; j++)
+        v[j] = vec_fma(vec_mul(vec_all(c->one_minus_beta2), g[j]), g[j], v[j]);
+    for (int j = 0; j < FOUR; j++) {
+        store_f32(v_out + j * LANES, v[j]);
+        top[1] = vec_max(v[j], top[1]);
     }
 }
 
-SIMD_INLINE void run_block(const elementwise *t, elementwise_types is, size_t first, size_t count)
+/* The weights of BYTES elements from i on. */
+SIMD_INLINE void move_weights(const elementwise *t, elementwise_types is, size_t i, const float *m,
+                              const float *v)
+{
+    const adamw8bit_constants *c = t->constants;
+    vec denominator[FOUR], p[FOUR];
+    for (int j = 0; j < FOUR; j++)
+        denominator[j] = vec_fma(vec_sqrt(load_f32(v + j * LANES)), vec_all(c->inverse_sqrt_bias2),
+                                 vec_all(c->eps));
+    for (int j = 0; j < FOUR; j++)
+        p[j] =
+            vec_mul(vec_load(t->master, is.master, i + (size_t)j * LANES, LANES), vec_all(c->keep));
+    for (int j = 0; j < FOUR; j++)
+        p[j] = vec_fma(vec_all(-c->rate), vec_div(load_f32(m + j * LANES), denominator[j]), p[j]);
+    for (int j = 0; j < FOUR; j++) {
+        elementwise_keep(t, is.stochastic, t->master, is.master, i + (size_t)j * LANES, LANES, p[j],
+                         -1);
+        if (is.output >= 0)
+            vec_store(t->output, is.output, i + (size_t)j * LANES, LANES, p[j], is.stream);
+    }
+}
+
+/* Codes of BYTES states. */
+SIMD_INLINE void encode(const float *m, const float *v, const classes *c, uint8_t *m_codes,
+                        uint8_t *v_codes)
+{
+    vec magnitude[FOUR];
+    ivec k[FOUR];
+    for (int j = 0; j < FOUR; j++)
+        magnitude[j] = vec_abs(load_f32(m + j * LANES));
+    numbers_of(magnitude, &c[0], k);
+    for (int j = 0; j < FOUR; j++)
+        k[j] = ivec_with_sign(k[j], load_f32(m + j * LANES));
+    ivec_store_bytes(m_codes, k, 127);
+    for (int j = 0; j < FOUR; j++)
+        magnitude[j] = load_f32(v + j * LANES);
+    numbers_of(magnitude, &c[1], k);
+    ivec_store_bytes(v_codes, k, -1);
+}
+
+SIMD_INLINE void run_block(const elementwise *t, elementwise_types is, size_t first)
 {
     const adamw8bit_constants *c = t->constants;
     uint8_t *m_codes = (uint8_t *)t->states[0] + first, *v_codes = (uint8_t *)t->states[1] + first;
@@ -194,41 +234,64 @@ SIMD_INLINE void run_block(const elementwise *t, elementwise_types is, size_t fi
         {vec_table_scaled(unsigned_slope, decay2), vec_table_scaled(unsigned_offset, decay2)}};
     vec top[2] = {vec_all(0), vec_all(0)};
     block b;
-    size_t i = 0;
-    for (; i + LANES <= count; i += LANES)
-        update(t, is, first + i, LANES, lines, b.m + i, b.v + i, top);
-    if (i < count) {
-        memset(&b.m[i], 0, LANES * sizeof(float));
-        memset(&b.v[i], 0, LANES * sizeof(float));
-        update(t, is, first + i, count - i, lines, b.m + i, b.v + i, top);
-    }
+    for (size_t i = 0; i < ADAMW8BIT_BLOCK; i += BYTES)
+        move_states(t, is, first + i, lines, b.m + i, b.v + i, top);
     *scale1 = fmaxf(vec_largest(top[0]), LEAST_SCALE);
     *scale2 = fmaxf(vec_largest(top[1]), LEAST_SCALE);
     classes now[2] = {classes_of(signed_least, signed_scale, *scale1, 7),
                       classes_of(unsigned_least, unsigned_scale, *scale2, 8)};
-    if (count == ADAMW8BIT_BLOCK) {
-        encode(&b, ADAMW8BIT_BLOCK, now, m_codes, v_codes);
-        return;
+    /* Together: roots and quotients leave most of the processor to the other. */
+    for (size_t i = 0; i < ADAMW8BIT_BLOCK; i += BYTES) {
+        move_weights(t, is, first + i, b.m + i, b.v + i);
+        encode(b.m + i, b.v + i, now, m_codes + i, v_codes + i);
     }
-    uint8_t m_all[ADAMW8BIT_BLOCK], v_all[ADAMW8BIT_BLOCK];
-    size_t padded = (count + BYTES - 1) / BYTES * BYTES;
-    memset(&b.m[count], 0, (padded - count) * sizeof(float));
-    memset(&b.v[count], 0, (padded - count) * sizeof(float));
-    encode(&b, padded, now, m_all, v_all);
-    memcpy(m_codes, m_all, count);
-    memcpy(v_codes, v_all, count);
+}
+
+/* A parameter's last block, shorter than others, in copies of full length. */
+SIMD_INLINE void run_last(const elementwise *t, elementwise_types is, size_t first, size_t count)
+{
+    size_t master_size = is.master == ZDS_F32 ? 4 : 2, grad_size = is.grad == ZDS_F32 ? 4 : 2;
+    size_t output_size = is.output == ZDS_F32 ? 4 : 2, number = first / ADAMW8BIT_BLOCK;
+    float master[ADAMW8BIT_BLOCK] = {0}, grad[ADAMW8BIT_BLOCK] = {0}, output[ADAMW8BIT_BLOCK];
+    uint8_t m_codes[ADAMW8BIT_BLOCK], v_codes[ADAMW8BIT_BLOCK];
+    memset(m_codes, 127, sizeof m_codes); /* what lies past the end is 0, and no largest */
+    memset(v_codes, 0, sizeof v_codes);
+    uint8_t *codes[2] = {(uint8_t *)t->states[0] + first, (uint8_t *)t->states[1] + first};
+    unsigned char *master_at = (unsigned char *)t->master + first * master_size;
+    memcpy(m_codes, codes[0], count);
+    memcpy(v_codes, codes[1], count);
+    memcpy(master, master_at, count * master_size);
+    memcpy(grad, (const unsigned char *)t->grad + first * grad_size, count * grad_size);
+    elementwise last = *t;
+    last.master = master;
+    last.grad = grad;
+    last.output = output;
+    last.first = t->first + (uint32_t)first;
+    last.states = (void *[]){m_codes, v_codes, (float *)t->states[2] + number,
+                             (float *)t->states[3] + number};
+    is.stream = false;
+    run_block(&last, is, 0);
+    memcpy(codes[0], m_codes, count);
+    memcpy(codes[1], v_codes, count);
+    memcpy(master_at, master, count * master_size);
+    if (is.output >= 0)
+        memcpy((unsigned char *)t->output + first * output_size, output, count * output_size);
 }
 
 SIMD_INLINE void run_blocks(const elementwise *t, elementwise_types is)
 {
-    for (size_t first = 0; first < t->count; first += ADAMW8BIT_BLOCK) {
-        size_t rest = t->count - first;
-        run_block(t, is, first, rest < ADAMW8BIT_BLOCK ? rest : ADAMW8BIT_BLOCK);
-    }
+    size_t whole = t->count / ADAMW8BIT_BLOCK * ADAMW8BIT_BLOCK;
+    for (size_t first = 0; first < whole; first += ADAMW8BIT_BLOCK)
+        run_block(t, is, first);
+    if (whole < t->count)
+        run_last(t, elementwise_types_of(t), whole, t->count - whole);
 }
 
-void SIMD_NAME(adamw8bit_run)(const elementwise *t)
+void SIMD_NAME(adamw8bit_run)(const elementwise *tile)
 {
+    adamw8bit_constants constants = *(const adamw8bit_constants *)tile->constants;
+    elementwise local = *tile, *t = &local;
+    t->constants = &constants;
     elementwise_types is = elementwise_types_of(t);
     unsigned mode = simd_mode_flush();
     if (is.master == ZDS_F32 && is.grad == ZDS_F32 && is.output < 0)

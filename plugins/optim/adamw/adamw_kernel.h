@@ -37,10 +37,10 @@ static void adam_amsgrad(lanes *x, const void *constants)
 
 void SIMD_NAME(adam_run)(const elementwise *tile)
 {
-    elementwise_run(tile, 2, adam_plain);
+    elementwise_run(tile, 2, adam_plain, sizeof(adam_constants));
 }
 
 void SIMD_NAME(adam_run_amsgrad)(const elementwise *tile)
 {
-    elementwise_run(tile, 3, adam_amsgrad);
+    elementwise_run(tile, 3, adam_amsgrad, sizeof(adam_constants));
 }

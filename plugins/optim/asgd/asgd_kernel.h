@@ -16,5 +16,5 @@ static void asgd(lanes *x, const void *constants)
 
 void SIMD_NAME(asgd_run)(const elementwise *tile)
 {
-    elementwise_run(tile, 1, asgd);
+    elementwise_run(tile, 1, asgd, sizeof(asgd_constants));
 }

@@ -53,5 +53,5 @@ void SIMD_NAME(lamb_run)(const elementwise *tile)
     c.rate = (float)((double)c.rate * coefficient(&c, tile->sums));
     elementwise scaled = *tile;
     scaled.constants = &c;
-    elementwise_run_part(&scaled, 2, lamb, false, false);
+    elementwise_run_part(&scaled, 2, lamb, sizeof(lamb_constants), false, false);
 }

@@ -16,5 +16,5 @@ static void lion(lanes *x, const void *constants)
 
 void SIMD_NAME(lion_run)(const elementwise *tile)
 {
-    elementwise_run(tile, 1, lion);
+    elementwise_run(tile, 1, lion, sizeof(lion_constants));
 }

@@ -20,5 +20,5 @@ static void nadam(lanes *x, const void *constants)
 
 void SIMD_NAME(nadam_run)(const elementwise *tile)
 {
-    elementwise_run(tile, 2, nadam);
+    elementwise_run(tile, 2, nadam, sizeof(nadam_constants));
 }

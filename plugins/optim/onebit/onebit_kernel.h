@@ -54,22 +54,22 @@ static void adam_frozen(lanes *x, const void *constants)
 
 void SIMD_NAME(onebit_adam)(const elementwise *tile)
 {
-    elementwise_run(tile, 2, adam);
+    elementwise_run(tile, 2, adam, sizeof(onebit_constants));
 }
 
 void SIMD_NAME(onebit_adam_given)(const elementwise *tile)
 {
-    elementwise_run(tile, 2, adam_given);
+    elementwise_run(tile, 2, adam_given, sizeof(onebit_constants));
 }
 
 void SIMD_NAME(onebit_adam_frozen)(const elementwise *tile)
 {
-    elementwise_run(tile, 2, adam_frozen);
+    elementwise_run(tile, 2, adam_frozen, sizeof(onebit_constants));
 }
 
 void SIMD_NAME(onebit_move)(const elementwise *tile)
 {
-    elementwise_run_part(tile, 2, move, false, false);
+    elementwise_run_part(tile, 2, move, sizeof(onebit_constants), false, false);
 }
 
 void SIMD_NAME(onebit_lamb_norms)(const elementwise *tile)
@@ -83,7 +83,7 @@ void SIMD_NAME(onebit_lamb)(const elementwise *tile)
     c.rate = (float)((double)c.rate * onebit_lamb_coefficient(&c, tile->sums));
     elementwise scaled = *tile;
     scaled.constants = &c;
-    elementwise_run_part(&scaled, 2, move, false, false);
+    elementwise_run_part(&scaled, 2, move, sizeof(onebit_constants), false, false);
 }
 
 /* === compression === */

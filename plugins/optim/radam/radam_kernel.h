@@ -20,5 +20,5 @@ static void radam(lanes *x, const void *constants)
 
 void SIMD_NAME(radam_run)(const elementwise *tile)
 {
-    elementwise_run(tile, 2, radam);
+    elementwise_run(tile, 2, radam, sizeof(radam_constants));
 }

@@ -46,20 +46,20 @@ static void momentum_centered(lanes *x, const void *constants)
 
 void SIMD_NAME(rmsprop_run)(const elementwise *tile)
 {
-    elementwise_run(tile, 1, plain);
+    elementwise_run(tile, 1, plain, sizeof(rmsprop_constants));
 }
 
 void SIMD_NAME(rmsprop_run_momentum)(const elementwise *tile)
 {
-    elementwise_run(tile, 2, with_momentum);
+    elementwise_run(tile, 2, with_momentum, sizeof(rmsprop_constants));
 }
 
 void SIMD_NAME(rmsprop_run_centered)(const elementwise *tile)
 {
-    elementwise_run(tile, 2, centered);
+    elementwise_run(tile, 2, centered, sizeof(rmsprop_constants));
 }
 
 void SIMD_NAME(rmsprop_run_momentum_centered)(const elementwise *tile)
 {
-    elementwise_run(tile, 3, momentum_centered);
+    elementwise_run(tile, 3, momentum_centered, sizeof(rmsprop_constants));
 }

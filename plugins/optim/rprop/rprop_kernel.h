@@ -21,5 +21,5 @@ static void rprop(lanes *x, const void *constants)
 
 void SIMD_NAME(rprop_run)(const elementwise *tile)
 {
-    elementwise_run(tile, 2, rprop);
+    elementwise_run(tile, 2, rprop, sizeof(rprop_constants));
 }

@@ -21,20 +21,12 @@ static void sgd_momentum(lanes *x, const void *constants)
     x->state[0] = buffer;
 }
 
-/* The constants are copied where no store of the loop can change them: else each iteration reads
- * them again, which so light a loop feels. */
 void SIMD_NAME(sgd_run)(const elementwise *tile)
 {
-    sgd_constants constants = *(const sgd_constants *)tile->constants;
-    elementwise t = *tile;
-    t.constants = &constants;
-    elementwise_run(&t, 0, sgd);
+    elementwise_run(tile, 0, sgd, sizeof(sgd_constants));
 }
 
 void SIMD_NAME(sgd_run_momentum)(const elementwise *tile)
 {
-    sgd_constants constants = *(const sgd_constants *)tile->constants;
-    elementwise t = *tile;
-    t.constants = &constants;
-    elementwise_run(&t, 1, sgd_momentum);
+    elementwise_run(tile, 1, sgd_momentum, sizeof(sgd_constants));
 }
