@@ -41,6 +41,9 @@ OPTIMIZERS = [
     ("Adadelta", {"lr": 1.0}),
     ("Rprop", {"lr": 1e-3}),
     ("SGD", {"lr": 0.1, "momentum": 0.9}),
+    ("MuAdam", {"lr": 1e-3, "betas": [0.9, 0.95]}),
+    ("MuAdamW", {"lr": 1e-3, "betas": [0.9, 0.95], "weight_decay": 0.1}),
+    ("MuSGD", {"lr": 0.1, "momentum": 0.9}),
     ("ASGD", {"lr": 0.3}),
 ]
 

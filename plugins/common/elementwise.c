@@ -83,7 +83,7 @@ static uint64_t mix(uint64_t x)
     return x ^ (x >> 31);
 }
 
-static uint32_t key_of(const zds_step_ctx *ctx, const zds_param *param)
+uint32_t elementwise_key(const zds_step_ctx *ctx, const zds_param *param)
 {
     uint64_t x = mix(ctx->seed + 0x9e3779b97f4a7c15u);
     x = mix(x ^ (uint64_t)ctx->step);
@@ -109,7 +109,7 @@ static void run_tiles(const elementwise_optim *o, elementwise_fn run, const zds_
                            .state_dtype = o->state_dtype,
                            .grad_scale = o->maximize ? -scale : scale,
                            .stochastic = o->stochastic,
-                           .key = o->stochastic ? key_of(ctx, tile->param) : 0,
+                           .key = o->stochastic ? elementwise_key(ctx, tile->param) : 0,
                            .first = (uint32_t)tile->first,
                            .constants = constants,
                            .sums = tile->sums,

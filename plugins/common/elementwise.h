@@ -67,6 +67,8 @@ zds_status elementwise_check(const zds_host *host, const zds_optim_env *env);
 void elementwise_destroy(void *self);
 zds_status elementwise_describe(void *self, const zds_param *param, zds_param_needs *needs);
 zds_status elementwise_step(void *self, const zds_tiles *tiles, const zds_step_ctx *ctx);
+/* Of stochastic rounding: see `key` above. */
+uint32_t elementwise_key(const zds_step_ctx *ctx, const zds_param *param);
 /* For the vtable of an optimizer with norm_kernels. */
 zds_status elementwise_norms(void *self, const zds_tiles *tiles, const zds_step_ctx *ctx);
 

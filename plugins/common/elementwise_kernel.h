@@ -41,15 +41,21 @@ SIMD_INLINE elementwise_types elementwise_types_of(const elementwise *t)
                                          (uintptr_t)t->output % (LANES * sizeof(uint16_t)) == 0};
 }
 
-/* Stores what the next step starts from: the weight (`which` -1) or a state. */
+/* Stores what the next step starts from: the weight (`which` -1) or a state. `stochastic`:
+ * bfloat16 is rounded at random, by the key and the number of the first lane's element. */
+SIMD_INLINE void elementwise_round(void *base, zds_dtype dtype, size_t i, size_t n, vec a,
+                                   bool stochastic, uint32_t number, uint32_t key, int which)
+{
+    if (stochastic && dtype == ZDS_BF16)
+        vec_store_bf16_random(base, i, n, a, number, key + (uint32_t)(which + 1) * 0x9e3779b9u);
+    else
+        vec_store(base, dtype, i, n, a, false);
+}
+
 SIMD_INLINE void elementwise_keep(const elementwise *t, bool stochastic, void *base,
                                   zds_dtype dtype, size_t i, size_t n, vec a, int which)
 {
-    if (stochastic && dtype == ZDS_BF16)
-        vec_store_bf16_random(base, i, n, a, t->first + (uint32_t)i,
-                              t->key + (uint32_t)(which + 1) * 0x9e3779b9u);
-    else
-        vec_store(base, dtype, i, n, a, false);
+    elementwise_round(base, dtype, i, n, a, stochastic, t->first + (uint32_t)i, t->key, which);
 }
 
 SIMD_INLINE void elementwise_at(const elementwise *t, elementwise_types is, int states,

@@ -210,6 +210,33 @@ Test(optim_8bit, a_clipped_huge_gradient_moves_weights_by_the_rate)
     optim_close(&o);
 }
 
+/* A first step of Adam is the rate: a quarter of bfloat16's step below 1. */
+Test(optim_8bit, small_steps_are_kept_on_average)
+{
+    optim_setup s = {.file = "optim_adamw",
+                     .name = "AdamW8bit",
+                     .options = "{\"weight_decay\": 0, \"lr\": 0.001}",
+                     .count = 100001,
+                     .master = ZDS_BF16,
+                     .grad = ZDS_BF16,
+                     .output = ZDS_BF16,
+                     .state = ZDS_BF16,
+                     .stochastic = true};
+    optim o;
+    optim_open(&o, &s);
+    for (uint64_t i = 0; i < s.count; i++) {
+        write_at(o.master.data, ZDS_BF16, i, 1);
+        write_at(o.grad.data, ZDS_BF16, i, 1);
+    }
+    optim_step(&o, 0);
+    double mean = 0;
+    for (uint64_t i = 0; i < s.count; i++)
+        mean += optim_weight(&o, i) / (double)s.count;
+    double deviation = 0x1p-8 * sqrt(0.256 * 0.744 / (double)s.count);
+    cr_assert(fabs(mean - 0.999) < 4 * deviation, "%.9g, expected 0.999", mean);
+    optim_close(&o);
+}
+
 Test(optim_8bit, what_bitsandbytes_refuses)
 {
     optim o;

@@ -284,3 +284,51 @@ Test(optim_muon, per_head_is_refused)
     cr_assert_not_null(strstr(o.h.error, "per_head_muon"));
     optim_close(&o);
 }
+
+/* The weights and momenta of two steps, added. */
+static void two_steps(const optim_setup *s, double *weights, double *momenta)
+{
+    optim o;
+    optim_open(&o, s);
+    *weights = *momenta = 0;
+    for (uint64_t i = 0; i < s->count; i++)
+        write_at(o.master.data, s->master, i, 1);
+    for (uint64_t step = 0; step < 2; step++) {
+        uint64_t seed = 5 + step;
+        for (uint64_t i = 0; i < s->count; i++)
+            write_at(o.grad.data, s->grad, i,
+                     round_dtype(0.3 + 0.01 * random_normal(&seed), ZDS_BF16));
+        step_whole(&o);
+    }
+    for (uint64_t i = 0; i < s->count; i++) {
+        *weights += optim_weight(&o, i);
+        *momenta += optim_state(&o, "momentum_buffer", i);
+    }
+    optim_close(&o);
+}
+
+/* Steps far below what bfloat16 tells apart add up to those of fp32, on average; to nearest they
+ * would be lost. */
+Test(optim_muon, random_rounding_is_unbiased)
+{
+    static const int64_t shape[] = {150, 400};
+    optim_setup exact = {.file = "optim_muon",
+                         .name = "Muon",
+                         .options = "{\"lr\": 0.05}",
+                         .count = 60000,
+                         .shape = shape,
+                         .ndim = 2,
+                         .param = "block.weight"};
+    optim_setup random = exact;
+    random.master = random.grad = random.output = random.state = ZDS_BF16;
+    random.stochastic = true;
+    double weights, momenta, expected_weights, expected_momenta;
+    two_steps(&exact, &expected_weights, &expected_momenta);
+    two_steps(&random, &weights, &momenta);
+    /* Each rounding is off by at most a step, 2^-8 and 2^-12, with half of that as deviation. */
+    double n = sqrt(2 * 60000.0);
+    cr_assert(fabs(weights - expected_weights) < 4 * 0x1p-9 * n, "%g, expected %g", weights,
+              expected_weights);
+    cr_assert(fabs(momenta - expected_momenta) < 4 * 0x1p-12 * n, "%g, expected %g", momenta,
+              expected_momenta);
+}

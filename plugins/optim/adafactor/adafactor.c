@@ -39,6 +39,7 @@ typedef struct adafactor {
     const adafactor_options *options;
     const adafactor_kernels *kernels;
     double eps1;
+    bool stochastic;
 } adafactor;
 
 static double precision(zds_dtype dtype)
@@ -65,16 +66,13 @@ static zds_status create(const zds_host *host, const void *options, const zds_op
         return status;
     if (isnan(o->eps[1]))
         return host->fail(host, ZDS_ERR_CONFIG, "eps[1] must be a number, as 1e-3");
-    if (env->stochastic_rounding && env->master_dtype != ZDS_F32)
-        return host->fail(host, ZDS_ERR_UNSUPPORTED,
-                          "Adafactor rounds its weights to nearest; remove "
-                          "\"stochastic_rounding\"");
     adafactor *a = host->alloc(host, sizeof *a, 0);
     if (!a)
         return host->fail(host, ZDS_ERR_MEMORY, "no memory for an optimizer");
     *a = (adafactor){.host = host,
                      .options = o,
                      .kernels = kernels[level],
+                     .stochastic = env->stochastic_rounding != 0,
                      .eps1 = isnan(o->eps[0]) ? precision(env->master_dtype) : o->eps[0]};
     *self = a;
     return ZDS_OK;
@@ -124,70 +122,111 @@ static zds_status describe(void *self, const zds_param *param, zds_param_needs *
     return ZDS_OK;
 }
 
-/* One pass over a matrix. */
+typedef double (*share_fn)(const adafactor_kernels *k, const adafactor_matrix *m, size_t share,
+                           size_t shares);
+
+/* One pass over the matrices of a parameter: each is cut into `shares` of its rows, or columns, as
+ * many as it takes to fill PARTS tasks; where there are more matrices than that, a task has some.
+ */
 typedef struct pass {
-    const adafactor_kernels *kernels;
-    const adafactor_matrix *matrix;
+    const adafactor *self;
+    const adafactor_matrix *first;
+    size_t matrices, shares;
+    share_fn run;
+    bool scales;
+    float means[PARTS]; /* inverse_row_mean of each matrix, where matrices are cut into shares */
     double sums[PARTS];
 } pass;
 
-/* Part i of `count` things. */
-static size_t begin_of(size_t count, size_t i)
+/* Where share i of `count` things begins. */
+static size_t begin_of(size_t count, size_t shares, size_t i)
 {
-    return count / PARTS * i + (i < count % PARTS ? i : count % PARTS);
+    return count / shares * i + (i < count % shares ? i : count % shares);
 }
 
-static void rows_part(void *arg, size_t i)
+static double rows_share(const adafactor_kernels *k, const adafactor_matrix *m, size_t share,
+                         size_t shares)
 {
-    pass *p = arg;
-    size_t first = begin_of(p->matrix->rows, i);
-    p->sums[i] = p->kernels->rows(p->matrix, first, begin_of(p->matrix->rows, i + 1) - first);
+    size_t first = begin_of(m->rows, shares, share);
+    return k->rows(m, first, begin_of(m->rows, shares, share + 1) - first);
 }
 
-static void columns_part(void *arg, size_t i)
+static double columns_share(const adafactor_kernels *k, const adafactor_matrix *m, size_t share,
+                            size_t shares)
 {
-    pass *p = arg;
-    size_t first = begin_of(p->matrix->columns, i);
-    p->kernels->columns(p->matrix, first, begin_of(p->matrix->columns, i + 1) - first);
+    size_t first = begin_of(m->columns, shares, share);
+    k->columns(m, first, begin_of(m->columns, shares, share + 1) - first);
+    return 0;
 }
 
-static void norm_part(void *arg, size_t i)
+static double norm_share(const adafactor_kernels *k, const adafactor_matrix *m, size_t share,
+                         size_t shares)
 {
-    pass *p = arg;
-    size_t first = begin_of(p->matrix->rows, i);
-    p->sums[i] = p->kernels->norm(p->matrix, first, begin_of(p->matrix->rows, i + 1) - first);
+    size_t first = begin_of(m->rows, shares, share);
+    return k->norm(m, first, begin_of(m->rows, shares, share + 1) - first);
 }
 
-static void apply_part(void *arg, size_t i)
+static double apply_share(const adafactor_kernels *k, const adafactor_matrix *m, size_t share,
+                          size_t shares)
 {
-    pass *p = arg;
-    size_t first = begin_of(p->matrix->rows, i);
-    p->kernels->apply(p->matrix, first, begin_of(p->matrix->rows, i + 1) - first);
+    size_t first = begin_of(m->rows, shares, share);
+    k->apply(m, first, begin_of(m->rows, shares, share + 1) - first);
+    return 0;
 }
 
-/* Returns the sum of what the parts left. */
-static double run(const adafactor *a, const adafactor_matrix *m, void (*part)(void *, size_t))
-{
-    pass p = {.kernels = a->kernels, .matrix = m};
-    double sum = 0;
-    a->host->parallel_for(a->host, PARTS, part, &p);
-    for (size_t i = 0; i < PARTS; i++)
-        sum += p.sums[i];
-    return sum;
-}
-
-/* The k-th matrix of the parameter. */
-static void select_matrix(const adafactor *a, adafactor_matrix *m, size_t k)
+static void select_matrix(adafactor_matrix *m, size_t k)
 {
     void *const *states = m->tile->states;
     bool factored = m->tile->param->ndim >= 2;
     m->first = k * m->rows * m->columns;
     m->row = factored ? (float *)states[1] + k * m->rows : NULL;
     m->column = (float *)states[factored ? 2 : 1] + k * m->columns;
+}
+
+static float inverse_row_mean(const adafactor *a, const adafactor_matrix *m)
+{
     double mean = 0;
-    for (size_t i = 0; factored && i < m->rows; i++)
+    for (size_t i = 0; m->row && i < m->rows; i++)
         mean += (double)m->row[i] / (double)m->rows;
-    m->inverse_row_mean = (float)(1 / fmax(mean, a->eps1));
+    return (float)(1 / fmax(mean, a->eps1));
+}
+
+static void run_part(void *arg, size_t part)
+{
+    pass *p = arg;
+    size_t pieces = p->matrices * p->shares, last = begin_of(pieces, PARTS, part + 1);
+    adafactor_matrix m = *p->first;
+    double sum = 0;
+    for (size_t i = begin_of(pieces, PARTS, part); i < last; i++) {
+        select_matrix(&m, i / p->shares);
+        if (p->scales)
+            m.inverse_row_mean =
+                p->shares == 1 ? inverse_row_mean(p->self, &m) : p->means[i / p->shares];
+        sum += p->run(p->self->kernels, &m, i % p->shares, p->shares);
+    }
+    p->sums[part] = sum;
+}
+
+/* Returns the sum of what the parts left. `scales`: the pass needs the means of the rows. */
+static double run(const adafactor *a, const adafactor_matrix *matrix, size_t matrices,
+                  share_fn share, bool scales)
+{
+    adafactor_matrix m = *matrix;
+    double sum = 0;
+    pass p = {.self = a,
+              .first = matrix,
+              .matrices = matrices,
+              .shares = (PARTS + matrices - 1) / matrices,
+              .run = share,
+              .scales = scales};
+    for (size_t k = 0; scales && p.shares > 1 && k < matrices; k++) {
+        select_matrix(&m, k);
+        p.means[k] = inverse_row_mean(a, &m);
+    }
+    a->host->parallel_for(a->host, PARTS, run_part, &p);
+    for (size_t i = 0; i < PARTS; i++)
+        sum += p.sums[i];
+    return sum;
 }
 
 static void step_tile(const adafactor *a, const zds_tile *tile, const zds_step_ctx *ctx)
@@ -196,30 +235,22 @@ static void step_tile(const adafactor *a, const zds_tile *tile, const zds_step_c
     size_t matrices, rows, columns;
     shape_of(tile->param, &matrices, &rows, &columns);
     int64_t step = ++*(int64_t *)tile->states[0];
-    double lr = tile->hyper->lr, weights = 0, update = 0;
+    double lr = tile->hyper->lr;
     adafactor_matrix m = {.rows = rows,
                           .columns = columns,
                           .tile = tile,
+                          .stochastic = a->stochastic,
+                          .key = elementwise_key(ctx, tile->param),
                           .grad_scale = (float)(o->maximize ? -ctx->grad_scale : ctx->grad_scale),
                           .fresh = (float)pow((double)step, o->beta2_decay),
                           .least = (float)(a->eps1 * a->eps1),
                           .keep = (float)(1 - lr * tile->hyper->weight_decay)};
-    for (size_t k = 0; k < matrices; k++) {
-        select_matrix(a, &m, k);
-        weights += run(a, &m, rows_part);
-        run(a, &m, columns_part);
-    }
-    for (size_t k = 0; k < matrices; k++) {
-        select_matrix(a, &m, k);
-        update += run(a, &m, norm_part);
-    }
-    double numel = (double)tile->param->numel;
+    double weights = run(a, &m, matrices, rows_share, false);
+    run(a, &m, matrices, columns_share, false);
+    double update = run(a, &m, matrices, norm_share, true), numel = (double)tile->param->numel;
     double alpha = fmax(o->eps[1], sqrt(weights / numel)) * fmin(lr, 1 / sqrt((double)step));
     m.rate = (float)(alpha / fmax(1, sqrt(update / numel) / o->d));
-    for (size_t k = 0; k < matrices; k++) {
-        select_matrix(a, &m, k);
-        run(a, &m, apply_part);
-    }
+    run(a, &m, matrices, apply_share, true);
 }
 
 static zds_status step(void *self, const zds_tiles *tiles, const zds_step_ctx *ctx)

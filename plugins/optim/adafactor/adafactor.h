@@ -9,8 +9,10 @@ typedef struct adafactor_matrix {
     size_t rows, columns;
     size_t first; /* element of the tile where the matrix starts */
     const zds_tile *tile;
-    float *row;    /* (rows) running mean of the squares of each row; NULL: a vector */
-    float *column; /* (columns) of each column; of a vector of each element */
+    float *row;      /* (rows) running mean of the squares of each row; NULL: a vector */
+    float *column;   /* (columns) of each column; of a vector of each element */
+    bool stochastic; /* round bfloat16 weights at random.. */
+    uint32_t key;    /* ..as elementwise's are */
     float grad_scale;
     float fresh; /* weight of this step's squares: step^beta2_decay */
     float least; /* eps1^2, under the root */

@@ -114,7 +114,8 @@ static void apply(const adafactor_matrix *m, size_t first, size_t count)
             size_t n = m->columns - k < LANES ? m->columns - k : LANES;
             vec p = vec_mul(vec_load(t->master, t->master_dtype, i, n), vec_all(m->keep));
             p = vec_fma(vec_all(-m->rate), update_part(m, r, k, i, n), p);
-            vec_store(t->master, t->master_dtype, i, n, p, false);
+            elementwise_round(t->master, t->master_dtype, i, n, p, m->stochastic, (uint32_t)i,
+                              m->key, -1);
             if (t->output)
                 vec_store(t->output, t->output_dtype, i, n, p, false);
         }

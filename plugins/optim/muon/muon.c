@@ -69,6 +69,7 @@ typedef struct job {
     uint64_t first;  /* element of the tile */
     double lift;     /* of the update: sqrt(rows / columns) where that is above 1 */
     bool strange;    /* the parameter has a gradient that is not finite */
+    uint32_t key;    /* of stochastic rounding */
     double *squares; /* [tasks over its elements] */
     muon_shape shape;
 } job;
@@ -78,6 +79,7 @@ typedef struct muon {
     const muon_options *options;
     void *adam; /* elementwise_optim */
     zds_dtype state_dtype;
+    bool stochastic;
     muon_fn look, blend, scale, apply;
     job *jobs;
     char *work; /* of the jobs in progress */
@@ -195,6 +197,7 @@ static zds_status create(const zds_host *host, const void *options, const zds_op
     *self = (muon){.host = host,
                    .options = o,
                    .state_dtype = env->state_dtype,
+                   .stochastic = env->stochastic_rounding != 0,
                    .look = look[level],
                    .blend = blend[level],
                    .scale = scale[level],
@@ -248,6 +251,9 @@ static void run_task(void *arg, size_t i)
                     .grad_scale = p->grad_scale,
                     .beta = (float)t->hyper->momentum,
                     .one_minus_beta = (float)(1 - t->hyper->momentum),
+                    .stochastic = p->self->stochastic,
+                    .key = j->key,
+                    .first = (uint32_t)first,
                     .hold = j->strange,
                     .factor = p->factor,
                     .keep = p->keep,
@@ -422,6 +428,7 @@ static zds_status collect(muon *self, const zds_tiles *tiles, const zds_step_ctx
                                                .first = k * shape.rows * shape.cols,
                                                .lift = lift_of(t->param),
                                                .strange = strange,
+                                               .key = elementwise_key(ctx, t->param),
                                                .shape = shape};
     }
     return ZDS_OK;

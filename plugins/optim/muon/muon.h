@@ -15,11 +15,13 @@ typedef struct muon_run {
     float *x; /* [count] the matrix that is made orthogonal */
     zds_dtype master_dtype, output_dtype, momentum_dtype, grad_dtype;
     float grad_scale, beta, one_minus_beta;
-    bool hold;      /* the momentum stays as it is */
-    float factor;   /* of x: its norm's inverse, or what takes it from the weight */
-    float keep;     /* of the weight: 1 - lr * weight_decay */
-    double squares; /* out: of x */
-    bool finite;    /* out: of the gradient */
+    bool stochastic;     /* bfloat16 weights and momentum are rounded at random.. */
+    uint32_t key, first; /* ..as elementwise's are; the run's first element in the parameter */
+    bool hold;           /* the momentum stays as it is */
+    float factor;        /* of x: its norm's inverse, or what takes it from the weight */
+    float keep;          /* of the weight: 1 - lr * weight_decay */
+    double squares;      /* out: of x */
+    bool finite;         /* out: of the gradient */
 } muon_run;
 
 SIMD_DECLARE(void, muon_look, muon_run *run);  /* finite */

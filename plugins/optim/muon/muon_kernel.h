@@ -34,7 +34,8 @@ void SIMD_NAME(muon_blend)(muon_run *run)
             vec m = vec_load(run->momentum, run->momentum_dtype, i, n);
             if (!run->hold) {
                 m = vec_fma(vec_all(run->one_minus_beta), vec_sub(g, m), m);
-                vec_store(run->momentum, run->momentum_dtype, i, n, m, false);
+                elementwise_round(run->momentum, run->momentum_dtype, i, n, m, run->stochastic,
+                                  run->first + (uint32_t)i, run->key, 0);
             }
             vec_store(run->x, ZDS_F32, i, n, vec_fma(vec_all(run->beta), vec_sub(m, g), g), false);
         }
@@ -59,7 +60,8 @@ void SIMD_NAME(muon_apply)(muon_run *run)
         vec p = vec_load(run->master, run->master_dtype, i, n);
         vec x = vec_load(run->x, ZDS_F32, i, n);
         p = vec_fma(vec_all(-run->factor), x, vec_mul(vec_all(run->keep), p));
-        vec_store(run->master, run->master_dtype, i, n, p, false);
+        elementwise_round(run->master, run->master_dtype, i, n, p, run->stochastic,
+                          run->first + (uint32_t)i, run->key, -1);
         if (run->output)
             vec_store(run->output, run->output_dtype, i, n, p, false);
     }

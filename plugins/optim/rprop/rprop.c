@@ -15,7 +15,7 @@ static const zds_option options_table[] = {
      .min = 0,
      .max = INFINITY,
      .auto_from = "learning_rate",
-     .doc = "size of the first steps; a schedule changes nothing, as in torch"},
+     .doc = "size of a parameter's first step; as in torch, a schedule changes nothing after it"},
     {.name = "etas",
      .type = ZDS_OPTION_FLOATS,
      .flags = ZDS_OPTION_ABOVE_MIN,
@@ -39,9 +39,9 @@ static const zds_option options_table[] = {
 static void constants(const elementwise_optim *optim, const zds_tile *tile, int64_t step, void *out)
 {
     const rprop_options *o = optim->options;
-    (void)tile;
     (void)step;
-    *(rprop_constants *)out = (rprop_constants){.shrink = (float)o->etas[0],
+    *(rprop_constants *)out = (rprop_constants){.first = (float)tile->hyper->lr,
+                                                .shrink = (float)o->etas[0],
                                                 .grow = (float)o->etas[1],
                                                 .least = (float)o->step_sizes[0],
                                                 .most = (float)o->step_sizes[1]};
@@ -65,19 +65,13 @@ static zds_status create(const zds_host *host, const void *options, const zds_op
     elementwise_optim plan = {.options = o,
                               .states = states,
                               .state_count = 2,
+                              .initial = RPROP_NONE,
                               .maximize = o->maximize,
                               .constants = constants};
     return elementwise_create(host, env, &plan, kernels, self);
 }
 
-static zds_status describe(void *self, const zds_param *param, zds_param_needs *needs)
-{
-    zds_status status = elementwise_describe(self, param, needs);
-    needs->states[0].initial = needs->hyper->lr;
-    return status;
-}
-
-static const zds_optim_ops ops = {ELEMENTWISE_OPS(create), .describe = describe};
+static const zds_optim_ops ops = {ELEMENTWISE_OPS(create), .describe = elementwise_describe};
 
 static const zds_plugin plugin = {
     OPTIM_PLUGIN("Rprop", options_table, rprop_options, ops,

@@ -4,7 +4,10 @@
 
 #include "common/elementwise.h"
 
+enum { RPROP_NONE = -1 }; /* step_size of a parameter that has had no gradient yet */
+
 typedef struct rprop_constants {
+    float first; /* step_size of a parameter's first step: the rate in that step */
     float shrink, grow, least, most;
 } rprop_constants;
 

@@ -11,7 +11,8 @@ static void rprop(lanes *x, const void *constants)
     vec_mask turned = vec_less(turn, zero), goes_on = vec_less(zero, turn);
     vec factor =
         vec_select(goes_on, vec_all(c->grow), vec_select(turned, vec_all(c->shrink), vec_all(1)));
-    vec size = vec_mul(x->state[0], factor);
+    vec size = vec_select(vec_less(x->state[0], zero), vec_all(c->first), x->state[0]);
+    size = vec_mul(size, factor);
     size = vec_max(vec_min(size, vec_all(c->most)), vec_all(c->least));
     vec g = vec_select(turned, zero, x->g);
     x->p = vec_sub(x->p, vec_mul(vec_sign(g), size));

@@ -21,8 +21,9 @@ def tensors(flat, dtype):
             for name, (shape, values) in flat.items()}
 
 
-def run(make, dtype=torch.float64):
-    """Steps a torch optimizer; returns {param.NAME: .., STATE.NAME: ..} in fp32."""
+def run(make, dtype=torch.float64, rate=None):
+    """Steps a torch optimizer, with rate(step) if given; returns {param.NAME: .., STATE.NAME: ..} in
+    fp32."""
     params = {name: torch.nn.Parameter(value)
               for name, value in tensors(generated.weights(), dtype).items()}
     optimizer = make(params)
@@ -30,6 +31,8 @@ def run(make, dtype=torch.float64):
         gradients = tensors(generated.gradients(step), dtype)
         for name, param in params.items():
             param.grad = gradients.get(name)
+        for group in optimizer.param_groups if rate else ():
+            group["lr"] = rate(step)
         optimizer.step()
     out = {f"param.{name}": param.detach().float() for name, param in params.items()}
     for name, param in params.items():
@@ -41,8 +44,9 @@ def run(make, dtype=torch.float64):
     return out
 
 
-def torch_optim(name, **options):
-    return lambda: run(lambda params: getattr(torch.optim, name)(params.values(), **options))
+def torch_optim(name, rate=None, **options):
+    return lambda: run(lambda params: getattr(torch.optim, name)(params.values(), **options),
+                       rate=rate)
 
 
 def mup_optim(name, **options):
@@ -147,6 +151,12 @@ CASES = {
     "rprop": by_torch("Rprop"),
     "rprop_options": by_torch("Rprop", lr=0.02, etas=[0.4, 1.5], step_sizes=[0.003, 0.05],
                               maximize=True),
+    # the first step has the size of the rate in that step; later rates change nothing
+    "rprop_schedule": case("Rprop", {"lr": 0.5},
+                           torch_optim("Rprop", lambda step: 0.02 + min(step / 4, 1) * 0.48, lr=0.5),
+                           scheduler={"type": "WarmupLR", "params": {
+                               "warmup_min_lr": 0.02, "warmup_max_lr": 0.5, "warmup_num_steps": 4,
+                               "warmup_type": "linear"}}),
     # where eps[0] is null, torch takes the precision of the parameter's type
     "adafactor": case("Adafactor", {}, torch_optim("Adafactor", eps=(2.0 ** -23, 1e-3))),
     "adafactor_options": by_torch("Adafactor", lr=0.1, beta2_decay=-0.5, eps=[1e-4, 0.01], d=1.5,
