@@ -580,6 +580,6 @@ for test in (check_reports_all_at_once, validation_in_one_run, arguments_are_che
              check_guards_untested_optimizers, check_shows_the_line, check_exit_codes, misplaced_keys,
              one_fault_one_line, check_refuses_what_an_engine_does, get_and_explain,
              problems_are_told_everywhere, whose_choice_counts, torch_choices, schedule,
-             reference_page_is_current, hostile_files):
+             check_reads_once, reference_page_is_current, hostile_files):
     test()
 sys.exit(1 if failed else 0)
