@@ -138,7 +138,8 @@ int new_plugin(const char *kind, const char *name, const char *folder)
     free(templates);
     if (code != EXIT_DONE)
         return code;
-    printf("%s: a plugin of kind %s that works as it is; %s/README.md says how to build and check it\n",
+    printf("%s: a plugin of kind %s that works as it is; %s/README.md says how to build and check "
+           "it\n",
            folder, kind, folder);
     return output_end();
 }
