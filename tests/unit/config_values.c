@@ -384,6 +384,27 @@ Test(config_values, engines_refuse_what_they_cannot_do)
     zds_config_destroy(c);
 }
 
+/* What a plugin says, without saying where. */
+Test(config_values, the_key_that_a_message_is_about)
+{
+    static const struct {
+        const char *message, *path;
+    } cases[] = {{"min_coeff 2 is above max_coeff 1", "optimizer.params.max_coeff"},
+                 {"rounds to nearest; remove \"stochastic_rounding\"", "zds.stochastic_rounding"},
+                 {"remove bf16_optimizer_states", "optimizer.params"}, /* which nobody wrote */
+                 {"is not enabled", "optimizer.params"},               /* a word, no key */
+                 {"", "optimizer.params"}};
+    zds_config *c = load(B "\"optimizer\":{\"type\":\"Lamb\",\"params\":{\"max_coeff\":1}},"
+                           "\"bf16\":{\"enabled\":true},\"zds\":{\"stochastic_rounding\":true}}",
+                         1);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char path[64];
+        problem_path_in(c, "optimizer.params", cases[i].message, path, sizeof path);
+        cr_expect_str_eq(path, cases[i].path, "%s: %s", cases[i].message, path);
+    }
+    zds_config_destroy(c);
+}
+
 /* === sources === */
 
 Test(config_values, base64_and_trees)
