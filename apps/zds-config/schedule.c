@@ -22,6 +22,7 @@ static zds_status compute(const zds_config *config, int64_t steps, schedule *s, 
 {
     choices own;
     zds_status status = ZDS_OK;
+    bool moves_betas = false;
     choices_read(config, steps, &own);
     const zds_engine_options *o = &own.options;
     if (o->warmup_steps < 0 && o->scheduler && !zds_config_string(config, "scheduler.type"))
@@ -32,7 +33,8 @@ static zds_status compute(const zds_config *config, int64_t steps, schedule *s, 
                  o->scheduler);
     else
         status =
-            zds_schedule_points(config, o, s->metrics, s->count, s->points, &s->moves_betas, error);
+            zds_schedule_points(config, o, s->metrics, s->count, s->points, &moves_betas, error);
+    s->moves_betas = moves_betas;
     choices_release(&own);
     return status;
 }

@@ -209,6 +209,7 @@ static void run_twins(bench *b, others *o)
             twin_free(o->twins[n]);
             cJSON_Delete(o->values[n]);
             free(o->labels[n]);
+            o->labels[n] = NULL;
         } else {
             o->count++;
         }
