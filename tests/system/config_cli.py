@@ -13,26 +13,8 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.join(HERE, "..", "..")
-PROGRAM = os.path.join(os.path.abspath(sys.argv[1]), "zds-config")
-failed = 0
-
-
-def expect(good, what, seen=""):
-    global failed
-    print(f"{'ok  ' if good else 'FAIL'} {what}{'' if good else ': ' + str(seen)[:400]}")
-    failed += not good
-
-
-def run(*words, text=None):
-    """(exit code, stdout, stderr); `text` becomes the file that '@' stands for."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "ds.json")
-        if text is not None:
-            with open(path, "w") as file:
-                file.write(text)
-        line = [PROGRAM] + [path if word == "@" else word for word in words]
-        done = subprocess.run(line, capture_output=True, text=True, timeout=60)
-        return done.returncode, done.stdout.replace(path, "@"), done.stderr.replace(path, "@")
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+from zds_config import PROGRAM, end, expect, run
 
 
 def on_a_terminal(*words, text):
@@ -581,4 +563,4 @@ for test in (check_reports_all_at_once, validation_in_one_run, arguments_are_che
              problems_are_told_everywhere, whose_choice_counts, torch_choices, schedule,
              check_reads_once, reference_page_is_current, hostile_files):
     test()
-sys.exit(1 if failed else 0)
+end()

@@ -1,30 +1,11 @@
 """zds-config --json: one shape of failures in every command, and what explain prints."""
 import json
 import os
-import subprocess
 import sys
 import tempfile
 
-PROGRAM = os.path.join(os.path.abspath(sys.argv[1]), "zds-config")
-failed = 0
-
-
-def expect(good, what, seen=""):
-    global failed
-    print(f"{'ok  ' if good else 'FAIL'} {what}{'' if good else ': ' + str(seen)[:400]}")
-    failed += not good
-
-
-def run(*words, text=None):
-    """(exit code, stdout, stderr); `text` becomes the file that '@' stands for."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "ds.json")
-        if text is not None:
-            with open(path, "w") as file:
-                file.write(text)
-        line = [PROGRAM] + [path if word == "@" else word for word in words]
-        done = subprocess.run(line, capture_output=True, text=True, timeout=60)
-        return done.returncode, done.stdout.replace(path, "@"), done.stderr.replace(path, "@")
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+from zds_config import PROGRAM, end, expect, run
 
 
 def one_shape_of_json():
@@ -119,4 +100,4 @@ def explains_as_json():
 
 for test in (one_shape_of_json, explains_as_json):
     test()
-sys.exit(1 if failed else 0)
+end()
