@@ -50,13 +50,9 @@ static void collect(void *user, const char *path, const char *message)
         return;
     }
     char *line = problem_line(p->engine->config, path, message);
-    char *longer =
-        line ? text_format("%s%s%s", p->text ? p->text : "", p->text ? "\n" : "", line) : NULL;
+    if (line)
+        text_append(&p->text, "\n", "%s", line);
     free(line);
-    if (longer) {
-        free(p->text);
-        p->text = longer;
-    }
 }
 
 /* === names === */

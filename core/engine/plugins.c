@@ -28,12 +28,9 @@ static void collect(void *user, const char *key, const char *message)
     }
     char *line = p->section ? problem_line(e->config, path, message)
                             : text_format("error: %s: %s", path, message);
-    char *longer = line ? text_format("%s%s\n", p->text ? p->text : "", line) : NULL;
+    if (line)
+        text_append(&p->text, "", "%s\n", line);
     free(line);
-    if (longer) {
-        free(p->text);
-        p->text = longer;
-    }
 }
 
 /* The plugin's options from the config's object or the program's JSON text. */

@@ -29,14 +29,10 @@ typedef struct found {
 static void note_path(void *user, const char *path, const char *message)
 {
     found *f = user;
-    char *line = problem_line(f->config, path, message),
-         *longer =
-             line ? text_format("%s%s%s", f->text ? f->text : "", f->text ? "\n" : "", line) : NULL;
+    char *line = problem_line(f->config, path, message);
+    if (line)
+        text_append(&f->text, "\n", "%s", line);
     free(line);
-    if (longer) {
-        free(f->text);
-        f->text = longer;
-    }
 }
 
 static void note(void *user, const char *key, const char *message)

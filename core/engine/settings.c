@@ -52,12 +52,9 @@ static void gather(void *user, const char *path, const char *message)
 {
     gathered *g = user;
     char *line = problem_line(g->config, path, message);
-    char *longer = line ? text_format("%s%s\n", g->text ? g->text : "", line) : NULL;
+    if (line)
+        text_append(&g->text, "", "%s\n", line);
     free(line);
-    if (longer) {
-        free(g->text);
-        g->text = longer;
-    }
 }
 
 static zds_status check(const zds_config *c, zds_error *error)

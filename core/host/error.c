@@ -56,3 +56,18 @@ void zds_error_clear(zds_error *error)
         error->text = NULL;
     }
 }
+
+void text_append(char **list, const char *separator, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    char *item = text_formatv(format, args);
+    va_end(args);
+    char *longer =
+        item ? text_format("%s%s%s", *list ? *list : "", *list ? separator : "", item) : NULL;
+    free(item);
+    if (longer) {
+        free(*list);
+        *list = longer;
+    }
+}

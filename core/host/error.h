@@ -13,5 +13,8 @@ zds_status error_setv(zds_error *error, zds_status status, const char *format, v
 /* A malloc'ed formatted string, or NULL. */
 char *text_format(const char *format, ...) ZDS_PRINTF(1, 2);
 char *text_formatv(const char *format, va_list args);
+/* Appends to a list in words, after `separator` unless it is the first. Without memory the list
+ * stays as it is. */
+void text_append(char **list, const char *separator, const char *format, ...) ZDS_PRINTF(3, 4);
 
 #endif

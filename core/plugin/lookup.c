@@ -2,7 +2,6 @@
 #include "plugin/lookup.h"
 
 #include <cjson/cJSON.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -19,24 +18,6 @@ typedef struct findings {
     char *unfit;   /* plugins of the name that do not accept the match */
     bool by_name;  /* one of those refused has the name, or its file is called so */
 } findings;
-
-/* Appends to a list in words. Without memory the list stays as it is. */
-static void note(char **list, const char *separator, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
-static void note(char **list, const char *separator, const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    char *item = text_formatv(format, args);
-    va_end(args);
-    char *longer =
-        item ? text_format("%s%s%s", *list ? *list : "", *list ? separator : "", item) : NULL;
-    free(item);
-    if (longer) {
-        free(*list);
-        *list = longer;
-    }
-}
 
 static const char *shown_path(const plugin_file *file)
 {
@@ -64,7 +45,7 @@ static char *join(const cJSON *fact, const char *key)
     char *list = NULL;
     const cJSON *item, *array = cJSON_GetObjectItemCaseSensitive(fact, key);
     cJSON_ArrayForEach(item, array)
-        note(&list, "|", "%s", cJSON_IsString(item) ? item->valuestring : "?");
+        text_append(&list, "|", "%s", cJSON_IsString(item) ? item->valuestring : "?");
     return list;
 }
 
@@ -72,10 +53,10 @@ static void note_unfit(findings *found, const plugin_file *file, const cJSON *fa
 {
     char *spaces = join(fact, "spaces"), *grad = join(fact, "grad_dtypes");
     char *master = join(fact, "master_dtypes"), *out = join(fact, "output_dtypes");
-    note(&found->unfit, "; ",
-         "%s in %s computes on %s, with gradients in %s, master weights in %s, "
-         "output in %s",
-         fact_text(fact, "name"), shown_path(file), spaces, grad, master, out);
+    text_append(&found->unfit, "; ",
+                "%s in %s computes on %s, with gradients in %s, master weights in %s, "
+                "output in %s",
+                fact_text(fact, "name"), shown_path(file), spaces, grad, master, out);
     free(spaces);
     free(grad);
     free(master);
@@ -85,7 +66,7 @@ static void note_unfit(findings *found, const plugin_file *file, const cJSON *fa
 static void note_refused_file(findings *found, const lookup *look, const char *name,
                               const plugin_file *file)
 {
-    note(&found->refused, "; ", "%s: %s", shown_path(file), file->reason);
+    text_append(&found->refused, "; ", "%s: %s", shown_path(file), file->reason);
     found->by_name = found->by_name || file_is_likely(file, look->kind, name);
 }
 
@@ -109,10 +90,10 @@ static bool try_file(lookup *look, const char *name, plugin_file *file, findings
             if (file->reason)
                 break;
             if (!fact || !fact_is(fact, look->kind, name)) {
-                note(&found->refused, "; ",
-                     "%s: holds other plugins in this process than in the "
-                     "child that tried it",
-                     shown_path(file));
+                text_append(&found->refused, "; ",
+                            "%s: holds other plugins in this process than in the "
+                            "child that tried it",
+                            shown_path(file));
                 found->by_name = true;
                 break;
             }
@@ -122,7 +103,7 @@ static bool try_file(lookup *look, const char *name, plugin_file *file, findings
             look->index = (size_t)i;
             return true;
         }
-        note(&found->refused, "; ", "%s: %s", shown_path(file), fact_reason(fact));
+        text_append(&found->refused, "; ", "%s: %s", shown_path(file), fact_reason(fact));
         found->by_name = found->by_name || !nameless || file_is_likely(file, look->kind, name);
     }
     if (file->reason)
@@ -157,7 +138,7 @@ static char *known_names(const lookup *look, const char *name, bool near_only)
             if (!fact_reason(fact) && fact_is(fact, look->kind, known) &&
                 (!near_only || name_is_near(name, known)) &&
                 !files_shadowed(look->files, look->files->file[i], index, &by))
-                note(&list, near_only ? " or " : ", ", "%s", known);
+                text_append(&list, near_only ? " or " : ", ", "%s", known);
             index++;
         }
     }
@@ -168,7 +149,7 @@ static char *searched_folders(const plugin_files *files)
 {
     char *list = NULL;
     for (size_t i = 0; i < files->folder_count; i++)
-        note(&list, ", ", "%s", files->folder[i]);
+        text_append(&list, ", ", "%s", files->folder[i]);
     return list;
 }
 
@@ -246,7 +227,7 @@ static const char *only_name(const lookup *look, const plugin_file *file, char *
     cJSON_ArrayForEach(fact, file->facts)
     {
         const char *own = fact_text(fact, "name");
-        note(all, ", ", "%s %s", fact_text(fact, "kind"), own);
+        text_append(all, ", ", "%s %s", fact_text(fact, "kind"), own);
         if ((look->kind && kind_number(fact_text(fact, "kind")) != look->kind) ||
             (name && strcasecmp(own, name) == 0))
             continue;

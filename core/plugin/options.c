@@ -280,9 +280,7 @@ static void report_unknown(reporter *to, const zds_plugin *plugin, const char *k
         if (name_is_near(key, name) &&
             (!nearest || name_distance(key, name) < name_distance(key, nearest)))
             nearest = name;
-        char *longer = text_format("%s%s%s", known ? known : "", known ? ", " : "", name);
-        free(known);
-        known = longer;
+        text_append(&known, ", ", "%s", name);
     }
     if (nearest)
         report(to, key,
@@ -440,9 +438,7 @@ static void report_not_of_groups(reporter *to, const zds_plugin *plugin, const c
     for (size_t i = 0; i < GROUP_NAMES; i++) {
         if (!group_option(plugin, group_names[i]))
             continue;
-        char *longer = text_format("%s%s%s", own ? own : "", own ? ", " : "", group_names[i]);
-        free(own);
-        own = longer;
+        text_append(&own, ", ", "%s", group_names[i]);
         if (name_is_near(key, group_names[i]))
             near = group_names[i];
     }
