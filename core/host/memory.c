@@ -7,13 +7,12 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { MAX_ROWS = 48, HUGE_PAGE = 2 << 20 };
+enum { MAX_ROWS = 48 };
 
 typedef struct block {
     struct block *next;
     void *pointer;
-    size_t bytes;
-    bool mapped;
+    size_t bytes, mapped_bytes; /* mapped_bytes: 0 where malloc gave it */
     const char *purpose, *tier;
 } block;
 
@@ -35,8 +34,8 @@ memory *memory_create(void)
 
 static void release(block *b)
 {
-    if (b->mapped)
-        munmap(b->pointer, b->bytes);
+    if (b->mapped_bytes)
+        munmap(b->pointer, b->mapped_bytes);
     else
         free(b->pointer);
     free(b);
@@ -98,17 +97,15 @@ void *memory_alloc_in(memory *m, const char *purpose, const char *tier, size_t b
         free(b);
         return NULL;
     }
-    *b = (block){.bytes = size,
-                 .purpose = purpose,
-                 .tier = tier,
-                 .mapped = size >= HUGE_PAGE && align <= 4096};
-    if (b->mapped) {
-        b->pointer = mmap(NULL, size, PROT_READ | PROT_WRITE,
+    *b = (block){.bytes = size, .purpose = purpose, .tier = tier};
+    if (size >= MEMORY_LARGE && align <= 4096) {
+        b->mapped_bytes = size + MEMORY_STAGGER;
+        b->pointer = mmap(NULL, b->mapped_bytes, PROT_READ | PROT_WRITE,
                           MAP_PRIVATE | MAP_ANONYMOUS | (m->untouched ? MAP_NORESERVE : 0), -1, 0);
         if (b->pointer == MAP_FAILED)
             b->pointer = NULL;
         else if (!m->untouched)
-            madvise(b->pointer, size, MADV_HUGEPAGE);
+            madvise(b->pointer, b->mapped_bytes, MADV_HUGEPAGE);
     } else {
         b->pointer = aligned_alloc(align, size);
         if (b->pointer)

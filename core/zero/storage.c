@@ -31,7 +31,8 @@ static zds_status region(zds_engine *e, zds_region *r, const char *purpose, uint
         bytes = 64;
     *r = (zds_region){.struct_size = sizeof *r};
     services_clear(&e->comm_services);
-    zds_status status = e->comm.mem_alloc(e->comm_self, bytes, kind, r);
+    uint64_t staggered = bytes + (bytes >= MEMORY_LARGE ? MEMORY_STAGGER : 0);
+    zds_status status = e->comm.mem_alloc(e->comm_self, staggered, kind, r);
     if (status)
         return error_set(error, status, "no memory for %s (%llu bytes): %s", purpose,
                          (unsigned long long)bytes, services_error(&e->comm_services));
@@ -193,12 +194,9 @@ static uint64_t padded(uint64_t bytes)
     return (bytes + 63) & ~(uint64_t)63;
 }
 
-/* All element and block states in one allocation, one state of all pieces after the other. Streams
- * that are a power of two apart meet in the same memory banks, which halves the bandwidth: each
- * large state starts a little further on. */
+/* All element and block states in one allocation, one state of all pieces after the other. */
 static zds_status states(zds_engine *e, zds_error *error)
 {
-    enum { LARGE = 2 << 20, STAGGER = 65536 + 64 };
     char *base = NULL;
     for (bool place = false;; place = true) {
         uint64_t total = 0;
@@ -217,7 +215,7 @@ static zds_status states(zds_engine *e, zds_error *error)
                     p->states[s] = bytes ? base + total : NULL;
                 total += bytes;
             }
-            total += total - before >= LARGE ? STAGGER : 0;
+            total += total - before >= MEMORY_LARGE ? MEMORY_STAGGER : 0;
         }
         if (place)
             return ZDS_OK;
