@@ -54,37 +54,19 @@ typedef struct line {
     vec_table slope, offset;
 } line;
 
-/* All functions below work on four vectors side by side, each step for all four: their chains of
- * operations are long, and a processor looks ahead over less than two. */
-enum { FOUR = 4 };
-
-SIMD_INLINE void signed_values(const uint8_t *code, const line *l, vec *value)
+SIMD_INLINE vec signed_value(const uint8_t *code, const line *l)
 {
-    vec k[FOUR], offset[FOUR];
-    ivec decade[FOUR];
-    for (int j = 0; j < FOUR; j++)
-        k[j] = vec_fma(vec_bytes_above_2_23(code + j * LANES), vec_all(4),
-                       vec_all(-0x1p25f - 4 * 127));
-    for (int j = 0; j < FOUR; j++)
-        decade[j] = ivec_right(ivec_of_bits(k[j]), 23);
-    for (int j = 0; j < FOUR; j++)
-        offset[j] = vec_xor(vec_table_at(&l->offset, decade[j]), vec_sign_of(k[j]));
-    for (int j = 0; j < FOUR; j++)
-        value[j] = vec_fma(vec_table_at(&l->slope, decade[j]), k[j], offset[j]);
+    vec k = vec_fma(vec_bytes_above_2_23(code), vec_all(4), vec_all(-0x1p25f - 4 * 127));
+    ivec decade = ivec_right(ivec_of_bits(k), 23);
+    vec offset = vec_xor(vec_table_at(&l->offset, decade), vec_sign_of(k));
+    return vec_fma(vec_table_at(&l->slope, decade), k, offset);
 }
 
-SIMD_INLINE void unsigned_values(const uint8_t *code, const line *l, vec *value)
+SIMD_INLINE vec unsigned_value(const uint8_t *code, const line *l)
 {
-    vec k[FOUR], offset[FOUR];
-    ivec decade[FOUR];
-    for (int j = 0; j < FOUR; j++)
-        k[j] = vec_sub(vec_bytes_above_2_23(code + j * LANES), vec_all(0x1p23f - 1));
-    for (int j = 0; j < FOUR; j++)
-        decade[j] = ivec_right(ivec_of_bits(k[j]), 23);
-    for (int j = 0; j < FOUR; j++)
-        offset[j] = vec_table_at(&l->offset, decade[j]);
-    for (int j = 0; j < FOUR; j++)
-        value[j] = vec_fma(vec_table_at(&l->slope, decade[j]), k[j], offset[j]);
+    vec k = vec_sub(vec_bytes_above_2_23(code), vec_all(0x1p23f - 1));
+    ivec decade = ivec_right(ivec_of_bits(k), 23);
+    return vec_fma(vec_table_at(&l->slope, decade), k, vec_table_at(&l->offset, decade));
 }
 
 /* === values to codes === */
@@ -131,6 +113,10 @@ SIMD_INLINE classes classes_of(const float *least, const float *scale, float lar
                      .base = ivec_all(base << 16)};
 }
 
+/* From here on four vectors go side by side, each step for all four: the chains of operations are
+ * long, and a processor looks ahead over less than two. */
+enum { FOUR = 4 };
+
 /* k of magnitudes up to the block's largest. */
 SIMD_INLINE void numbers_of(const vec *magnitude, const classes *c, ivec *k)
 {
@@ -161,24 +147,17 @@ SIMD_INLINE void move_states(const elementwise *t, elementwise_types is, size_t 
                              const line *lines, float *m_out, float *v_out, vec *top)
 {
     const adamw8bit_constants *c = t->constants;
-    vec g[FOUR], m[FOUR], v[FOUR];
-    signed_values((const uint8_t *)t->states[0] + i, &lines[0], m);
-    /* Scaled first: the square of a small scale would be no number of fp32. */
-    for (int j = 0; j < FOUR; j++)
-        g[j] = vec_mul(vec_load(t->grad, is.grad, i + (size_t)j * LANES, LANES),
-                       vec_all(t->grad_scale));
-    for (int j = 0; j < FOUR; j++)
-        m[j] = vec_fma(vec_all(c->one_minus_beta1), g[j], m[j]);
-    for (int j = 0; j < FOUR; j++) {
-        store_f32(m_out + j * LANES, m[j]);
-        top[0] = vec_max(vec_abs(m[j]), top[0]);
-    }
-    unsigned_values((const uint8_t *)t->states[1] + i, &lines[1], v);
-    for (int j = 0; j < FOUR; j++)
-        v[j] = vec_fma(vec_mul(vec_all(c->one_minus_beta2), g[j]), g[j], v[j]);
-    for (int j = 0; j < FOUR; j++) {
-        store_f32(v_out + j * LANES, v[j]);
-        top[1] = vec_max(v[j], top[1]);
+    for (size_t j = 0; j < BYTES; j += LANES) {
+        vec m = signed_value((const uint8_t *)t->states[0] + i + j, &lines[0]);
+        vec v = unsigned_value((const uint8_t *)t->states[1] + i + j, &lines[1]);
+        /* Scaled first: the square of a small scale would be no number of fp32. */
+        vec g = vec_mul(vec_load(t->grad, is.grad, i + j, LANES), vec_all(t->grad_scale));
+        m = vec_fma(vec_all(c->one_minus_beta1), g, m);
+        v = vec_fma(vec_mul(vec_all(c->one_minus_beta2), g), g, v);
+        store_f32(m_out + j, m);
+        store_f32(v_out + j, v);
+        top[0] = vec_max(vec_abs(m), top[0]);
+        top[1] = vec_max(v, top[1]);
     }
 }
 
