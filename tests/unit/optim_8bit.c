@@ -36,13 +36,7 @@ static float decode(bool is_signed, uint8_t code, float scale)
                                 vec_table_scaled(signed_offset, scale)}
                        : (line){vec_table_scaled(unsigned_slope, scale),
                                 vec_table_scaled(unsigned_offset, scale)};
-    uint8_t codes[BYTES] = {code};
-    vec values[FOUR];
-    if (is_signed)
-        signed_values(codes, &l, values);
-    else
-        unsigned_values(codes, &l, values);
-    return values[0];
+    return is_signed ? signed_value(&code, &l) : unsigned_value(&code, &l);
 }
 
 static uint8_t encode_one(bool is_signed, float value, float scale)
