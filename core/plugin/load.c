@@ -2,6 +2,7 @@
 #include "plugin/load.h"
 
 #include <dlfcn.h>
+#include <fenv.h>
 #include <ltdl.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -47,6 +48,10 @@ char *load_open(const char *path, void **handle, const zds_plugin *const **plugi
 {
     lt_dlhandle module = NULL;
     char *fault;
+    /* -ffast-math links code that has the loading thread take the smallest numbers for zero, which
+     * would be the whole engine's way of computing from here on. */
+    fenv_t ways;
+    fegetenv(&ways);
     pthread_mutex_lock(&lock);
     if (lt_dlinit() != 0) {
         fault = trouble();
@@ -61,6 +66,7 @@ char *load_open(const char *path, void **handle, const zds_plugin *const **plugi
         }
     }
     pthread_mutex_unlock(&lock);
+    fesetenv(&ways);
     *handle = fault ? NULL : module;
     return fault;
 }

@@ -1,6 +1,7 @@
 /* The registry: search order, aliases, paths, shadowing, and each refusal with a real shared object
  * built for it (tests/plugins). */
 #include <criterion/criterion.h>
+#include <fenv.h>
 #include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -347,6 +348,15 @@ Test(registry, bad_files_do_not_hide_good_ones)
     cr_assert_str_eq(file, path_of("c.so"));
     not_found(reg, "Zzz", NULL, ZDS_ERR_NOT_FOUND, "d.so: ");
     not_found(reg, "Zzz", NULL, ZDS_ERR_NOT_FOUND, "f.so is neither a file nor a folder");
+    registry_destroy(reg);
+}
+
+Test(registry, loading_leaves_the_threads_way_of_computing)
+{
+    put("rounds_at_open", "a.so");
+    registry *reg = open_registry(NULL, NULL);
+    found(reg, "Sample", NULL);
+    cr_assert_eq(fegetround(), FE_TONEAREST);
     registry_destroy(reg);
 }
 

@@ -7,10 +7,12 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <time.h>
 
 #include "host/error.h"
 #include "plugin/fault.h"
+#include "ways.h"
 
 /* Formats the line, so that a wrong format shows, and drops it: the values that are tried here are
  * odd ones, and plugins warn of such. */
@@ -168,9 +170,18 @@ static traces look(bench *b)
     return (traces){alloc_live(), entries_of("/proc/self/fd"), entries_of("/proc/self/task")};
 }
 
+/* Those of this process, and orphans of theirs. */
+static bool any_children(void)
+{
+    siginfo_t info;
+    return waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) == 0;
+}
+
 char *bench_leaks(bench *b, char *(*cycle)(bench *b))
 {
     enum { CYCLES = 4 };
+    const ways usual = ways_now();
+    const bool had_children = any_children();
     char *fault = cycle(b); /* what a library keeps for good appears in the first two */
     if (!fault)
         fault = cycle(b);
@@ -195,5 +206,7 @@ char *bench_leaks(bench *b, char *(*cycle)(bench *b))
         return fault_format("%ld pieces of memory are left behind by %d instances, each of which "
                             "was created, used and destroyed",
                             after.pieces - before.pieces, CYCLES);
-    return NULL;
+    if (!had_children && any_children())
+        return fault_format("processes are left behind: whoever forks waits for the child");
+    return ways_changed(&usual);
 }

@@ -6,8 +6,10 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <fenv.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -22,6 +24,9 @@
 #include "plugin/child.h"
 #include "plugin/descriptor.h"
 #include "plugin/fault.h"
+#include "printed.h"
+#include "strays.h"
+#include "ways.h"
 
 enum { MOST_ANSWER = 1 << 16 };
 
@@ -55,10 +60,19 @@ static void answer_with(int fd, cJSON *answer)
     cJSON_Delete(answer);
 }
 
-static const zds_plugin *const *open_file(const char *path, void **handle, char **fault)
+/* Undoes what that does to this thread's way of computing, as the engine does. *note, if asked for:
+ * what it does. */
+static const zds_plugin *const *open_file(const char *path, void **handle, char **fault,
+                                          char **note)
 {
     const zds_plugin *const *plugins = NULL;
+    const ways usual = ways_now();
+    fenv_t computing;
+    fegetenv(&computing);
     *handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (note)
+        *note = ways_changed(&usual);
+    fesetenv(&computing);
     *fault = *handle ? descriptor_symbol(dlsym, *handle, &plugins)
                      : fault_format("%s", fault_of_loader(path));
     if (!*fault && !*plugins)
@@ -71,8 +85,9 @@ static const zds_plugin *const *open_file(const char *path, void **handle, char 
 static void look_at_file(const subject *s, int fd)
 {
     void *handle;
-    char *fault;
-    const zds_plugin *const *plugins = open_file(s->path, &handle, &fault);
+    char *fault, *note;
+    const zds_plugin *const *plugins = open_file(s->path, &handle, &fault, &note);
+    note = bench_within(note, "when it is loaded");
     cJSON *answer = cJSON_CreateObject(), *list = cJSON_AddArrayToObject(answer, "plugins");
     for (size_t i = 0; plugins && plugins[i]; i++) {
         cJSON *item = cJSON_CreateObject();
@@ -84,8 +99,9 @@ static void look_at_file(const subject *s, int fd)
         fault_free(wrong);
         cJSON_AddItemToArray(list, item);
     }
-    add_result(answer, fault ? "failed" : "ok", fault ? fault : "");
+    add_result(answer, fault ? "failed" : note ? "note" : "ok", fault ? fault : note ? note : "");
     fault_free(fault);
+    fault_free(note);
     answer_with(fd, answer);
 }
 
@@ -94,7 +110,7 @@ static void close_file(const subject *s, int fd)
 {
     void *handle;
     char *fault;
-    open_file(s->path, &handle, &fault);
+    open_file(s->path, &handle, &fault, NULL);
     fault_free(fault);
     if (handle)
         dlclose(handle);
@@ -108,7 +124,7 @@ static void run_check(const subject *s, int fd)
     void *handle;
     char *fault;
     bench b = {0};
-    const zds_plugin *const *plugins = open_file(s->path, &handle, &fault);
+    const zds_plugin *const *plugins = open_file(s->path, &handle, &fault, NULL);
     area_catch(fd);
     if (plugins) {
         bench_init(&b, plugins[s->index]);
@@ -175,6 +191,8 @@ static cJSON *in_child(const subject *s, void (*work)(const subject *s, int fd),
         pid = fork();
         if (pid == 0) {
             prctl(PR_SET_PDEATHSIG, SIGKILL);
+            strays_adopt();
+            printed_take();
             setpgid(0, 0);
             close(ends[0]);
             work(s, ends[1]);
@@ -195,6 +213,8 @@ static cJSON *in_child(const subject *s, void (*work)(const subject *s, int fd),
     answer = *line ? cJSON_Parse(line) : NULL;
     char *ended = child_finish(pid, !answer && in_time, limit_ms);
     close(ends[0]);
+    strays_end();
+    printed_show(s->check ? s->check->name : "open");
     if (answer && strcmp(text_of(answer, "status"), "died") == 0) {
         cJSON *told = answer;
         answer = death(text_of(told, "text"));
@@ -261,6 +281,8 @@ void check_file(const char *path, FILE *out)
         say(out, "", "open", "failed", "there is no memory to check it");
         return;
     }
+    strays_adopt();
+    printed_open();
     subject s = {.path = path};
     cJSON *answer = in_child(&s, look_at_file, limit_ms);
     bool opened = say(out, "", "open", text_of(answer, "status"), text_of(answer, "text"));
@@ -281,5 +303,8 @@ void check_file(const char *path, FILE *out)
         answer = in_child(&s, close_file, limit_ms);
         say(out, "", "close", text_of(answer, "status"), text_of(answer, "text"));
         cJSON_Delete(answer);
+        char *printed = printed_fault();
+        say(out, "", "prints nothing", printed ? "note" : "ok", printed ? printed : "");
+        fault_free(printed);
     }
 }
