@@ -83,11 +83,11 @@ bool problem_retract(zds_config *c, const char *path);
 void problems_sort(zds_config *c);
 /* A copy that is safe to show: control characters are spelt out. NULL: no memory. */
 char *problem_printable(const char *text);
-/* "file:line:col: error: path: message", as zds_config_problems_text has it; the caller frees it.
- * NULL: no memory. */
+/* "file:line:col: error: path: message", as zds_config_problems_text has it, without a place where
+ * the config is a tree in memory; the caller frees it. NULL: no memory. */
 char *problem_line(const zds_config *c, const char *path, const char *message);
 /* Fills in file, line and column of a problem by its path. A schedule that is not the config's is
- * where the training arguments name it. */
+ * where the training arguments name it, and its options are in their lr_scheduler_kwargs. */
 void problem_locate(const zds_config *c, zds_problem *problem);
 /* The path of the key that a plugin's message is about: the first of its words that is an option
  * written in `section`, else, with an underscore, any key that is written, else the section. */

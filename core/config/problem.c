@@ -182,30 +182,52 @@ bool config_has_error_at(const zds_config *c, const char *path)
     return false;
 }
 
+/* Where the training arguments say what the config's section would: the option, else all options,
+ * else the name. NULL: they do not, or not in a file. */
+static const cJSON *schedule_argument(const zds_config *c, const char *path)
+{
+    static const char section[] = "scheduler";
+    const size_t length = sizeof section - 1;
+    if (strncmp(path, section, length) != 0 || (path[length] && path[length] != '.') ||
+        tree_find(c->raw, section) || !c->arguments_src)
+        return NULL;
+    const cJSON *tree = source_tree(c->arguments_src),
+                *kwargs = cJSON_GetObjectItemCaseSensitive(tree, "lr_scheduler_kwargs"),
+                *option = path[length] ? cJSON_GetObjectItemCaseSensitive(kwargs, path + length + 1)
+                                       : NULL;
+    return option                   ? option
+           : path[length] && kwargs ? kwargs
+                                    : cJSON_GetObjectItemCaseSensitive(tree, "lr_scheduler_type");
+}
+
 void problem_locate(const zds_config *c, zds_problem *p)
 {
-    source_place at = source_value_place(c->src, tree_nearest(c->raw, p->path));
-    p->file = c->name;
-    if (strcmp(p->path, "scheduler") == 0 && !tree_find(c->raw, "scheduler") && c->arguments_src) {
-        const cJSON *tree = source_tree(c->arguments_src),
-                    *node = cJSON_GetObjectItemCaseSensitive(tree, "lr_scheduler_type");
-        if (node) {
-            at = source_value_place(c->arguments_src, node);
-            p->file = source_name(c->arguments_src);
-        }
-    }
+    const cJSON *argument = schedule_argument(c, p->path);
+    source_place at = argument ? source_value_place(c->arguments_src, argument)
+                               : source_value_place(c->src, tree_nearest(c->raw, p->path));
+    p->file = argument ? source_name(c->arguments_src) : c->name;
     p->line = at.line;
     p->column = at.column;
+}
+
+/* "file:line:col: ", "file: " where the file has no such place, "" where there is no file: a tree
+ * in memory. The caller frees it. */
+static char *place_text(const zds_config *c, const zds_problem *p)
+{
+    if (p->line)
+        return text_format("%s:%d:%d: ", p->file, p->line, p->column);
+    return p->file == c->name && !c->src ? strdup("") : text_format("%s: ", p->file);
 }
 
 char *problem_line(const zds_config *c, const char *path, const char *message)
 {
     zds_problem p = {.path = path};
-    char place[32] = "";
     problem_locate(c, &p);
-    if (p.line)
-        snprintf(place, sizeof place, ":%d:%d", p.line, p.column);
-    return text_format("%s%s: error: %s%s%s", p.file, place, path, *path ? ": " : "", message);
+    char *place = place_text(c, &p),
+         *line =
+             place ? text_format("%serror: %s%s%s", place, path, *path ? ": " : "", message) : NULL;
+    free(place);
+    return line;
 }
 
 /* === the key that a message is about === */
@@ -231,6 +253,8 @@ void problem_path_in(const zds_config *c, const char *section, const char *messa
                      size_t size)
 {
     const cJSON *options = tree_find(c->resolved, section);
+    if (!options && strcmp(section, "scheduler") == 0) /* the program's */
+        options = cJSON_GetObjectItemCaseSensitive(c->arguments, "lr_scheduler_kwargs");
     for (const char *p = message; *p; p += *p != '\0') {
         char word[64];
         size_t n = word_length(p);
@@ -270,14 +294,15 @@ char *zds_config_problems_text(const zds_config *config)
         return NULL;
     for (size_t i = 0; i < config->problem_count; i++) {
         const zds_problem *p = &config->problems[i].shown;
-        fputs(p->file, out);
-        if (p->line)
-            fprintf(out, ":%d:%d", p->line, p->column);
-        fprintf(out, ": %s: %s%s%s\n", p->severity == ZDS_PROBLEM_ERROR ? "error" : "warning",
-                p->path, *p->path ? ": " : "", p->message);
+        char *place = place_text(config, p);
+        fprintf(out, "%s%s: %s%s%s\n", place ? place : "",
+                p->severity == ZDS_PROBLEM_ERROR ? "error" : "warning", p->path,
+                *p->path ? ": " : "", p->message);
+        free(place);
     }
     if (config->problems_dropped)
-        fprintf(out, "%s: error: %zu more problems\n", config->name, config->problems_dropped);
+        fprintf(out, "%s%serror: %zu more problems\n", config->src ? config->name : "",
+                config->src ? ": " : "", config->problems_dropped);
     if (fclose(out) != 0) {
         free(text);
         return NULL;

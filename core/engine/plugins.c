@@ -12,7 +12,7 @@
 /* Problems of a `params` object, gathered with their places. */
 typedef struct problems {
     const zds_engine *engine;
-    const char *section; /* "optimizer.params"; NULL: the program's own */
+    const char *section; /* "optimizer.params"; "optimizer" of the program's own */
     char *text;
 } problems;
 
@@ -21,13 +21,12 @@ static void collect(void *user, const char *key, const char *message)
     problems *p = user;
     const zds_engine *e = p->engine;
     char path[256];
-    snprintf(path, sizeof path, "%s%s%s", p->section ? p->section : "", p->section ? "." : "", key);
+    snprintf(path, sizeof path, "%s.%.128s", p->section, key);
     if (e->refused) {
         e->refused(e->refused_user, path, message);
         return;
     }
-    char *line = p->section ? problem_line(e->config, path, message)
-                            : text_format("error: %s: %s", path, message);
+    char *line = problem_line(e->config, path, message);
     if (line)
         text_append(&p->text, "", "%s\n", line);
     free(line);
@@ -37,7 +36,8 @@ static void collect(void *user, const char *key, const char *message)
 static zds_status read_options(const zds_engine *e, const zds_plugin *plugin, const char *section,
                                const char *text, void **options, zds_error *error)
 {
-    problems p = {.engine = e, .section = section};
+    const char *own = plugin->kind == ZDS_KIND_OPTIM ? "optimizer" : "scheduler";
+    problems p = {.engine = e, .section = section ? section : own};
     cJSON *parsed = NULL;
     const cJSON *params = section ? zds_config_node(e->config, section) : NULL;
     if (!section && text) {

@@ -2,6 +2,7 @@
 #include "plugin/lookup.h"
 
 #include <cjson/cJSON.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -153,6 +154,66 @@ static char *searched_folders(const plugin_files *files)
     return list;
 }
 
+/* The first usable plugin of look->kind and the name, in the order of the search; false without one
+ * or without memory. */
+static bool search(lookup *look, const char *name, findings *found, plugin_file ***order)
+{
+    *order = files_order(look->files, look->kind, name);
+    for (size_t i = 0; *order && (*order)[i] && !look->file; i++)
+        if (file_may_hold((*order)[i], look->kind))
+            try_file(look, name, (*order)[i], found);
+    return look->file != NULL;
+}
+
+/* The plugin's own name where there is one of that kind and name. */
+static const char *name_known(const lookup *look, int32_t kind, const char *name)
+{
+    lookup other = {.files = look->files, .kind = kind, .name = name};
+    findings found = {0};
+    plugin_file **order;
+    bool known = search(&other, name, &found, &order);
+    free(order);
+    free(found.refused);
+    free(found.unfit);
+    return known ? fact_text(cJSON_GetArrayItem(other.file->facts, (int)other.index), "name")
+                 : NULL;
+}
+
+/* A name that says how something is computed, as torch, transformers and bitsandbytes have them
+ * ("adamw_torch_fused", "paged_adamw_8bit"), is about what comes first. */
+static const char *name_meant(const lookup *look)
+{
+    const char *name = look->name, *meant = NULL;
+    char base[64];
+    if (strncasecmp(name, "paged_", 6) == 0)
+        name += 6;
+    size_t all = strlen(name), length = strcspn(name, "_");
+    if (!length || length == all || length > sizeof base - sizeof "8bit")
+        return NULL;
+    if (all > 4 && strcasecmp(name + all - 4, "8bit") == 0) {
+        snprintf(base, sizeof base, "%.*s8bit", (int)length, name);
+        meant = name_known(look, look->kind, base);
+    }
+    snprintf(base, sizeof base, "%.*s", (int)length, name);
+    return meant ? meant : name_known(look, look->kind, base);
+}
+
+/* What else the name stands for, and where it would be written; NULL. */
+static const char *named_instead(const lookup *look)
+{
+    static const struct {
+        int32_t kind;
+        const char *text;
+    } kinds[] = {{ZDS_KIND_OPTIM, "an optimizer (optimizer.type of a config)"},
+                 {ZDS_KIND_SCHED, "a schedule (scheduler.type of a config)"},
+                 {ZDS_KIND_OFFLOAD, "a memory tier (offload_optimizer.device of a config)"},
+                 {ZDS_KIND_COMM, "a way for ranks to communicate (zds.comm of a config)"}};
+    for (size_t i = 0; look->kind && i < sizeof kinds / sizeof *kinds; i++)
+        if (kinds[i].kind != look->kind && name_known(look, kinds[i].kind, look->name))
+            return kinds[i].text;
+    return NULL;
+}
+
 static zds_status name_error(const lookup *look, const findings *found, zds_error *error)
 {
     if (found->unfit)
@@ -160,7 +221,13 @@ static zds_status name_error(const lookup *look, const findings *found, zds_erro
     if (found->by_name)
         return error_set(error, ZDS_ERR_PLUGIN, "%s%splugin \"%s\" was refused: %s",
                          kind_word(look->kind), look->kind ? " " : "", look->name, found->refused);
-    char *near = known_names(look, look->name, true), *all = known_names(look, look->name, false);
+    const char *other = named_instead(look);
+    if (other)
+        return error_set(error, ZDS_ERR_NOT_FOUND, "there is no %s plugin \"%s\"; that names %s",
+                         kind_word(look->kind), look->name, other);
+    const char *meant = name_meant(look);
+    char *near = meant ? strdup(meant) : known_names(look, look->name, true),
+         *all = known_names(look, look->name, false);
     char *folders = searched_folders(look->files);
     error_set(error, ZDS_ERR_NOT_FOUND, "there is no %s%splugin \"%s\"; %s%s (searched: %s)%s%s",
               kind_word(look->kind), look->kind ? " " : "", look->name,
@@ -192,18 +259,15 @@ static void warn_of_refused(plugin_file **order, const plugin_file *end, int32_t
 static zds_status by_name(lookup *look, zds_error *error)
 {
     findings found = {0};
-    plugin_file **order = files_order(look->files, look->kind, look->name);
-    if (!order)
-        return error_set(error, ZDS_ERR_MEMORY, "there is no memory to look up plugin \"%s\"",
-                         look->name);
-    for (size_t i = 0; order[i] && !look->file; i++)
-        if (file_may_hold(order[i], look->kind))
-            try_file(look, look->name, order[i], &found);
+    plugin_file **order;
     zds_status status = ZDS_OK;
-    if (look->file)
+    if (search(look, look->name, &found, &order))
         warn_of_refused(order, look->file, look->kind);
-    else
+    else if (order)
         status = name_error(look, &found, error);
+    else
+        status = error_set(error, ZDS_ERR_MEMORY, "there is no memory to look up plugin \"%s\"",
+                           look->name);
     free(order);
     free(found.refused);
     free(found.unfit);

@@ -434,44 +434,6 @@ def problems_are_told_everywhere():
         expect(code == 1 and place in err and not out, f"schedule: {place}", err)
 
 
-def whose_choice_counts():
-    """The four combinations of optimizer and schedule, and what only creating them shows."""
-    sgd = '"optimizer": {"type": "SGD", "params": {"lr": 0.1}}'
-    warm = '"scheduler": {"type": "WarmupLR", "params": {}}'
-    for sections, name in (("", "the program's optimizer with the program's schedule"),
-                           (f", {sgd}", "the config's optimizer with the program's schedule"),
-                           (f", {warm}", "the program's optimizer with the config's schedule"),
-                           (f", {sgd}, {warm}", "the config's optimizer with the config's schedule"
-                            )):
-        text = f'{{"train_batch_size": 8{sections}}}'
-        code, out, _ = run("check", "@", "--json", text=text)
-        expect(code == 0 and json.loads(out)["combination"] == name, f"check: {name}", out)
-    expect(f"in use:   {name}" in run("explain", "optimizer", "@", text=text)[1],
-           "explain says it too")
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as arguments:
-        arguments.write('{"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": {"lr_end": 1}}')
-        arguments.flush()
-        code, out, err = run("check", "@", "--args", arguments.name,
-                             text=f'{{"train_batch_size": 8, {sgd}}}')
-        out = out.replace(arguments.name, "ARGS")
-        wanted = ("ARGS:1:23: error: scheduler: the config's optimizer with the program's schedule: "
-                  "scheduler polynomial: lr_end is 1, which is not below the optimizer's lr, 0.1")
-        expect(code == 1 and wanted in out and not err, "check: refused when it is created", out)
-    code, out, err = run("check", "@", text=f'{{"train_batch_size": 8, {sgd}, "scheduler": {{"type"'
-                         ': "OneCycle", "params": {"cycle_min_lr": 0, "cycle_max_lr": 1}}}')
-    expect(code == 0 and "warning: scheduler: the config's optimizer with the config's schedule: "
-           "the optimizer has no betas" in out and not err, "check: a schedule warns", out + err)
-
-
-def torch_choices():
-    text = '{"train_batch_size": 8, "optimizer": {"type": "AdamW", "params": {"%s": %s}}}'
-    code, out, _ = run("check", "@", text=text % ("foreach", "true"))
-    expect(code == 1 and "optimizer.params.foreach: chooses how PyTorch computes" in out,
-           "check: PyTorch's own options are refused with the reason", out)
-    code, out, _ = run("check", "@", text=text % ("fused", "false"))
-    expect((code, out) == (0, ""), "check: and harmless when they are off", out)
-
-
 def check_reads_once():
     """A file that can be read but once has its lines shown too."""
     with tempfile.TemporaryDirectory() as folder:
@@ -560,7 +522,7 @@ def hostile_files():
 for test in (check_reports_all_at_once, validation_in_one_run, arguments_are_checked,
              check_guards_untested_optimizers, check_shows_the_line, check_exit_codes, misplaced_keys,
              one_fault_one_line, check_refuses_what_an_engine_does, get_and_explain,
-             problems_are_told_everywhere, whose_choice_counts, torch_choices, schedule,
-             check_reads_once, reference_page_is_current, hostile_files):
+             problems_are_told_everywhere, schedule, check_reads_once, reference_page_is_current,
+             hostile_files):
     test()
 end()

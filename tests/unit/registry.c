@@ -146,6 +146,20 @@ Test(registry, not_found_names_the_nearest)
     registry_destroy(reg);
 }
 
+/* transformers and bitsandbytes put into a name how it is computed. */
+Test(registry, not_found_names_what_a_longer_name_is_about)
+{
+    put("sample", "a.so");
+    registry *reg = open_registry(NULL, NULL);
+    const char *longer[] = {"sample_torch_fused", "SAMPLE_8bit", "paged_sample_32bit"};
+    for (size_t i = 0; i < sizeof longer / sizeof *longer; i++)
+        not_found(reg, longer[i], NULL, ZDS_ERR_NOT_FOUND, "did you mean Sample (searched: ");
+    const char *other[] = {"galore_sample", "sampler_of_gradients_x", "paged_", "x_"};
+    for (size_t i = 0; i < sizeof other / sizeof *other; i++)
+        not_found(reg, other[i], NULL, ZDS_ERR_NOT_FOUND, "there are ");
+    registry_destroy(reg);
+}
+
 Test(registry, first_match_wins_along_the_path)
 {
     const char *first = sub_folder("first"), *second = sub_folder("second");
