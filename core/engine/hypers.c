@@ -3,6 +3,7 @@
 #include <cjson/cJSON.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "engine/internal.h"
@@ -22,12 +23,41 @@ static zds_status ask_schedule(zds_engine *e, int64_t moves)
     return ZDS_OK;
 }
 
+char *schedule_fault(const zds_sched_value *values, const zds_hyper *base, size_t count)
+{
+    for (size_t g = 0; g < count; g++) {
+        const zds_hyper *is = &values[g].hyper, *was = &base[g];
+        const struct {
+            uint64_t bit;
+            const char *name;
+            double is, was;
+        } fields[] = {
+            {ZDS_SCHED_LR, "lr", is->lr, was->lr},
+            {ZDS_SCHED_BETA1, "beta1", is->beta1, was->beta1},
+            {ZDS_SCHED_BETA2, "beta2", is->beta2, was->beta2},
+            {ZDS_SCHED_MOMENTUM, "momentum", is->momentum, was->momentum},
+            {ZDS_SCHED_WEIGHT_DECAY, "weight_decay", is->weight_decay, was->weight_decay},
+        };
+        for (size_t f = 0; f < sizeof fields / sizeof *fields; f++)
+            if (values[g].mask & fields[f].bit && !isfinite(fields[f].is) &&
+                isfinite(fields[f].was))
+                return text_format("it sets %s of group %zu to %g, which would spoil the weights",
+                                   fields[f].name, g, fields[f].is);
+    }
+    return NULL;
+}
+
 zds_status update_hypers(zds_engine *e, int64_t moves)
 {
     memcpy(e->hypers, e->base_hypers, e->hyper_count * sizeof *e->hypers);
     if (!e->has_sched)
         return ZDS_OK;
     zds_status status = ask_schedule(e, moves);
+    char *fault = status ? NULL : schedule_fault(e->sched_values, e->base_hypers, e->hyper_count);
+    if (fault)
+        status = engine_fail(e, ZDS_ERR_PLUGIN, "the scheduler failed at move %lld: %s",
+                             (long long)moves, fault);
+    free(fault);
     for (uint32_t g = 0; !status && g < e->hyper_count; g++) {
         const zds_sched_value *v = &e->sched_values[g];
         zds_hyper *h = &e->hypers[g];

@@ -290,6 +290,9 @@ zds_status params_sums_ready(zds_engine *e, const zds_step_ctx *ctx);
 zds_status params_step_collective(zds_engine *e, const zds_step_ctx *ctx);
 /* hypers.c: the hyperparameters of a step */
 zds_status update_hypers(zds_engine *e, int64_t moves);
+/* What a schedule sets that is no number where the optimizer has one, as text that the caller
+ * frees; NULL: nothing. Both: [count], by group. */
+char *schedule_fault(const zds_sched_value *values, const zds_hyper *base, size_t count);
 double first_rate(const zds_engine *e); /* of the first parameter that is trained */
 /* ZDS_ERR_CONFIG: a group of zds.param_groups has a rate of its own that the schedule overrides */
 zds_status check_rates(zds_engine *e, zds_error *error);

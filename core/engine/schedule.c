@@ -187,7 +187,7 @@ static void instance_destroy(instance *in)
 
 /* The last group's values: those of parameters that no group of zds.param_groups takes. */
 static zds_status fill_points(instance *in, const rates *r, const double *metrics, size_t count,
-                              zds_schedule_point *points, bool *moves_betas)
+                              zds_schedule_point *points, bool *moves_betas, char **fault)
 {
     const zds_hyper *base = &r->base[r->count - 1];
     zds_status status = ZDS_OK;
@@ -196,6 +196,11 @@ static zds_status fill_points(instance *in, const rates *r, const double *metric
         for (size_t g = 0; g < r->count; g++)
             r->values[g].struct_size = sizeof *r->values;
         status = in->ops.at(in->self, (int64_t)i, r->values, sizeof *r->values);
+        *fault = status ? NULL : schedule_fault(r->values, r->base, r->count);
+        if (*fault) {
+            text_append(fault, "", " after %zu steps", i);
+            return ZDS_ERR_PLUGIN;
+        }
         const zds_sched_value *v = &r->values[r->count - 1];
         points[i] = (zds_schedule_point){
             v->mask & ZDS_SCHED_LR ? v->hyper.lr : base->lr,
@@ -221,9 +226,11 @@ static zds_status run_schedule(const zds_config *config, const opened *sched, ra
             refuse(config, sched, ZDS_ERR_INVALID,
                    metrics ? "follows no metric" : "follows a metric, which must be given", error);
     } else if (!status) {
-        status = fill_points(&in, r, metrics, count, points, moves_betas);
+        char *fault = NULL;
+        status = fill_points(&in, r, metrics, count, points, moves_betas, &fault);
         if (status)
-            refuse(config, sched, status, services_error(&in.offered), error);
+            refuse(config, sched, status, fault ? fault : services_error(&in.offered), error);
+        free(fault);
     }
     instance_destroy(&in);
     return status;

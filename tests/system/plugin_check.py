@@ -199,6 +199,22 @@ def check_faults(folder):
             print("      but:", code, told(results, "failed") | told(results, "note"))
 
 
+def check_rates(folder):
+    """A rate that is no number is told before a run meets it."""
+    with tempfile.TemporaryDirectory() as work:
+        config = os.path.join(work, "ds.json")
+        with open(config, "w", encoding="utf-8") as file:
+            json.dump({"train_batch_size": 1, "optimizer": {"type": "AdamW", "params": {"lr": 1}},
+                       "scheduler": {"type": os.path.join(folder, "sched_not_finite.so"),
+                                     "params": {}}}, file)
+        for steps, code in ((101, 0), (102, 1)):
+            result = run(os.path.join(PROGRAMS, "zds-config"), "schedule", config, "--steps",
+                         str(steps))
+            told = "nan, which would spoil the weights after 101 steps"
+            expect(result.returncode == code and (told in result.stderr) == code,
+                   f"schedule of {steps} steps: {result.stderr[-200:]}")
+
+
 def check_build():
     """Every plugin that comes with zds."""
     plugins = os.path.join(BUILD, "lib", "zds", "plugins")
@@ -259,5 +275,6 @@ with tempfile.TemporaryDirectory() as temporary:
         shutil.copyfile(os.path.join(SAMPLES, sample), os.path.join(FOLDER, sample))
         os.chmod(os.path.join(FOLDER, sample), 0o755)
     check_faults(FOLDER)
+    check_rates(FOLDER)
     check_engine(FOLDER)
 sys.exit(1 if failures else 0)

@@ -65,6 +65,17 @@ static zds_status fails_after_a_step(void *self, int64_t moves, zds_sched_value 
     return moves == 1 ? host->fail(host, ZDS_ERR_PLUGIN, "no rate for you") : ZDS_OK;
 }
 
+/* What it sets of betas is of no meaning to an optimizer without them. */
+static zds_status no_number_after_a_step(void *self, int64_t moves, zds_sched_value *values,
+                                         size_t stride)
+{
+    (void)self, (void)stride;
+    values->mask = ZDS_SCHED_LR | ZDS_SCHED_BETA1;
+    values->hyper.lr = moves == 1 ? NAN : 0.25;
+    values->hyper.beta1 = NAN;
+    return ZDS_OK;
+}
+
 static const zds_optim_ops optim_ops = {.struct_size = sizeof optim_ops,
                                         .spaces = ZDS_SPACE_BIT(ZDS_SPACE_HOST),
                                         .grad_dtypes = ZDS_DTYPE_BIT(ZDS_F32),
@@ -91,7 +102,17 @@ static const zds_plugin sched = {.struct_size = sizeof sched,
                                  .version = "1",
                                  .doc = "fails after the first step",
                                  .ops = &sched_ops};
-static const zds_plugin *const linked[] = {&optim, &sched, NULL};
+static const zds_sched_ops no_number_ops = {.struct_size = sizeof no_number_ops,
+                                            .create = create_sched,
+                                            .destroy = destroy,
+                                            .at = no_number_after_a_step};
+static const zds_plugin no_number = {.struct_size = sizeof no_number,
+                                     .kind = ZDS_KIND_SCHED,
+                                     .name = "NoNumber",
+                                     .version = "1",
+                                     .doc = "a rate that is no number after the first step",
+                                     .ops = &no_number_ops};
+static const zds_plugin *const linked[] = {&optim, &sched, &no_number, NULL};
 
 /* The first two share a span, being together smaller than the third. */
 enum { MODULES = 3, ELEMENTS = 1200 };
@@ -274,6 +295,21 @@ Test(engine_edges, a_schedule_that_fails_after_the_update_ends_the_run)
     report(e, 1);
     cr_assert_eq(zds_step(e, NULL), ZDS_ERR_PLUGIN);
     cr_assert_not_null(strstr(zds_engine_error(e), "no rate for you"));
+    cr_assert_eq(zds_micro_begin(e, ZDS_BOUNDARY_AUTO), ZDS_ERR_INVALID);
+    close_engine(e);
+}
+
+Test(engine_edges, a_rate_that_is_no_number_reaches_no_weight)
+{
+    zds_engine *e = open_engine("{\"train_micro_batch_size_per_gpu\":1,\"gradient_clipping\":0,"
+                                "\"optimizer\":{\"type\":\"SGD\",\"params\":{\"lr\":1}}}",
+                                "NoNumber");
+    cr_assert_eq(zds_micro_begin(e, ZDS_BOUNDARY_AUTO), ZDS_OK);
+    report(e, 1);
+    cr_assert_eq(zds_step(e, NULL), ZDS_ERR_PLUGIN);
+    cr_assert_not_null(strstr(zds_engine_error(e), "the scheduler failed at move 1: it sets lr of "
+                                                   "group 0 to nan"),
+                       "%s", zds_engine_error(e));
     cr_assert_eq(zds_micro_begin(e, ZDS_BOUNDARY_AUTO), ZDS_ERR_INVALID);
     close_engine(e);
 }
