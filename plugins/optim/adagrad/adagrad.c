@@ -3,7 +3,7 @@
 
 typedef struct adagrad_options {
     double lr, lr_decay, weight_decay, initial_accumulator_value, eps;
-    bool maximize, fp32_optimizer_states;
+    bool maximize, amsgrad, fp32_optimizer_states;
 } adagrad_options;
 
 static const zds_option options_table[] = {
@@ -15,6 +15,8 @@ static const zds_option options_table[] = {
                   "where the sum of squares starts"),
     OPTION_EPS(adagrad_options, "1e-10", "added to the denominator, outside the root"),
     OPTION_MAXIMIZE(adagrad_options),
+    OPTION_NO_EFFECT(adagrad_options, amsgrad, "false",
+                     "DeepSpeed's CPU Adagrad takes it too, and computes the same"),
     OPTION_NO_EFFECT(adagrad_options, fp32_optimizer_states, "true",
                      "bf16.bf16_optimizer_states decides in which type the sum is kept"),
 };
