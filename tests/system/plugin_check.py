@@ -97,6 +97,7 @@ FAULTS = [
     ("leaks_thread", "no leaks", "4 threads", UNSEEN),
     ("leaks_process", "no leaks", "processes are left behind", UNSEEN),
     ("rounds_in_step", "no leaks", "the thread rounds otherwise", UNSEEN),
+    ("takes_signal", "no leaks", "signal 15 (Terminated) does something else", UNSEEN),
 ]
 # schedules, memory tiers and backends: --check alone
 OTHERS = [

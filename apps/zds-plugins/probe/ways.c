@@ -1,9 +1,10 @@
-/* How a thread computes and which signals reach it. */
+/* How a thread computes, and which signals reach it and what they do. */
 #include "ways.h"
 
 #include <fenv.h>
 #include <pthread.h>
 #include <signal.h>
+#include <string.h>
 
 #include "plugin/fault.h"
 
@@ -21,8 +22,12 @@ ways ways_now(void)
     sigset_t blocked;
     sigemptyset(&blocked);
     pthread_sigmask(SIG_SETMASK, NULL, &blocked);
-    for (int s = 1; s < 32; s++)
+    for (int s = 1; s < WAYS_SIGNALS; s++) {
+        struct sigaction action = {0};
+        sigaction(s, NULL, &action);
+        w.handlers[s] = action.sa_handler; /* or sa_sigaction, which is in the same place */
         w.blocked |= (unsigned long)(sigismember(&blocked, s) == 1) << s;
+    }
     return w;
 }
 
@@ -36,5 +41,10 @@ char *ways_changed(const ways *before)
                             "it)");
     if (now.blocked != before->blocked)
         return fault_format("other signals are blocked than before");
+    for (int s = 1; s < WAYS_SIGNALS; s++)
+        if (now.handlers[s] != before->handlers[s])
+            return fault_format("signal %d (%s) does something else than before: signals are the "
+                                "program's",
+                                s, strsignal(s));
     return NULL;
 }
