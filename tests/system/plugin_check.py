@@ -92,6 +92,14 @@ FAULTS = [
     ("pads_tile", "nothing outside the tile is touched", "changed element 24 of the master",
      UNSEEN),
     ("allocates", "no allocation in step", "use ctx->scratch", UNSEEN),
+    ("reduces_alone", "its own reduction between ranks", "the ranks end with other weights", UNSEEN),
+    ("reduces_unlike", "its own reduction between ranks", "ranks issue different operations", UNSEEN),
+    ("reduces_less", "its own reduction between ranks", "ranks issue different operations", UNSEEN),
+    ("reduces_at_odds", "every rank describes and computes the same",
+     "says something else of step 3 on rank 1", UNSEEN),
+    ("reduces_then_sleeps", "its own reduction between ranks", "2 ranks: rank 0: step_collective "
+     "returned", UNSEEN),
+    ("reduces_then_dies", "its own reduction between ranks", "rank 1: its process ended", UNSEEN),
     ("leaks", "no leaks", "4 pieces of memory", UNSEEN),
     ("leaks_malloc", "no leaks", "4 pieces of memory", UNSEEN),
     ("leaks_thread", "no leaks", "4 threads", UNSEEN),
@@ -144,7 +152,7 @@ NOTES = [
     ("rounds_at_open", "open", "when it is loaded: the thread rounds otherwise"),
     ("chatty", "prints nothing", '"{"plugins": 1}" in "open"; give it to host->log'),
 ]
-GOOD = ["sample", "momentum", "newer", "old_abi_1_0", "whole", "no_create", "offload_good"]
+GOOD = ["sample", "momentum", "newer", "old_abi_1_0", "reduces", "whole", "no_create", "offload_good"]
 
 
 def expect(condition, what):
@@ -157,7 +165,8 @@ def run(*command, timeout=600):
     """Only those that hang have but a second: machines may be slow."""
     path = " ".join(command)
     hangs = any(name in path for name in ("/hang.", "/loops_in_step."))
-    ranks_hang = any(name in path for name in ("comm_mourns.so", "comm_patient.so"))
+    ranks_hang = any(name in path for name in ("comm_mourns.so", "comm_patient.so",
+                                               "reduces_then_sleeps.so"))
     environment = dict(os.environ, ZDS_PLUGIN_TIMEOUT="1" if hangs else "8" if ranks_hang else "60",
                        ZDS_TEST_COMM=os.path.join(BUILD, "lib", "zds", "plugins", "comm_shm.so"))
     return subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, text=True,
@@ -171,8 +180,10 @@ def check(path):
 
 
 def check_all(paths):
-    """(name, exit code, results) of each file, as many at a time as there are cores."""
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    """(name, exit code, results) of each file. Those of backends, which wait for most of their time,
+    begin first, and more at a time than there are cores."""
+    paths = sorted(paths, key=lambda path: not os.path.basename(path).startswith("comm_"))
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count() + 4) as pool:
         for path, (code, results) in zip(paths, pool.map(check, paths)):
             yield os.path.basename(path)[:-len(".so")], code, results
 

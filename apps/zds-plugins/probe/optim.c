@@ -250,6 +250,7 @@ const check checks_optim[] = {
     {"NaN and Inf stay where they are", optim_poison, false},
     {"nothing outside the tile is touched", optim_bounds, false},
     {"its own reduction", optim_collective, false},
+    {"its own reduction between ranks", optim_collective_ranks, false},
     {"no allocation in step", optim_allocations, false},
     {"no leaks", optim_leaks, false},
     {NULL, NULL, false}};

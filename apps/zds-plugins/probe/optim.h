@@ -1,5 +1,5 @@
-/* The checks of an optimizer that compare several runs (optim_runs.c, optim_honest.c), for its
- * table (optim.c). */
+/* The checks of an optimizer that compare several runs (optim_runs.c, optim_honest.c,
+ * optim_ranks.c), for its table (optim.c). */
 #ifndef ZDS_PLUGIN_PROBE_OPTIM_H
 #define ZDS_PLUGIN_PROBE_OPTIM_H
 
@@ -21,6 +21,7 @@ char *optim_poison(bench *b);
 char *optim_bounds(bench *b);
 char *optim_allocations(bench *b);
 char *optim_collective(bench *b);
+char *optim_collective_ranks(bench *b);
 char *optim_leaks(bench *b);
 
 #endif

@@ -43,8 +43,7 @@ char *ranks_refused(bench *b, int32_t size)
                : fault_format("suits says that it is not for %d ranks of one node", (int)size);
 }
 
-/* A port that nobody has now. */
-static int32_t free_port(void)
+int32_t ranks_port(void)
 {
     struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t length = sizeof at;
@@ -183,7 +182,7 @@ static char *run_all(bench *b, int32_t present, int32_t size, int32_t timeout_ms
     board *all = mmap(NULL, sizeof *all, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (all == MAP_FAILED)
         return fault_format("there is no memory for the check");
-    const int32_t port = free_port();
+    const int32_t port = ranks_port();
     for (int32_t r = 0; r < present; r++) {
         pids[r] = fork();
         if (pids[r] == 0) {

@@ -41,6 +41,8 @@ char *ranks_run(bench *b, int32_t size, int32_t timeout_ms, peer_body body);
 char *ranks_first(bench *b, int32_t size, int32_t timeout_ms, peer_body body);
 /* ranks_run for 2 ranks and for 3; sets b->skipped where the plugin is not for them. */
 char *ranks_worlds(bench *b, peer_body body);
+/* A port that nobody has now. */
+int32_t ranks_port(void);
 /* Why such a world cannot be made, as a fault for b->skipped; NULL if it can. */
 char *ranks_refused(bench *b, int32_t size);
 

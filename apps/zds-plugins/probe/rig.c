@@ -126,7 +126,7 @@ zds_optim_env rig_env(const rig_setup *s)
                            .stochastic_rounding = s->stochastic,
                            .world_size = s->world ? s->world : 1,
                            .rank = s->rank,
-                           .sharded = s->world > 1,
+                           .sharded = s->world > 1 && !s->port,
                            .seed = 42,
                            .trainable_params = RIG_PARAMS,
                            .trainable_elements = elements};
@@ -380,17 +380,34 @@ char *rig_needs_fault(const rig *r, const rig_param *p)
 
 /* === gradients === */
 
+/* Gradients of ranks that reach each other differ; what is not the optimizer's own to reduce comes
+ * as their mean. */
+static double gradient(const rig *r, uint64_t step, bool mean, size_t i, uint64_t e)
+{
+    enum { RANK_APART = 1 << 16 };
+    if (!mean)
+        return number_random(
+            (step + (uint64_t)(r->setup.port ? r->setup.rank * RANK_APART : 0)) * RIG_PARAMS + i,
+            e);
+    double sum = 0;
+    for (int32_t k = 0; k < r->setup.world; k++)
+        sum += number_random((step + (uint64_t)(k * RANK_APART)) * RIG_PARAMS + i, e);
+    return sum / r->setup.world;
+}
+
 void rig_fill(rig *r)
 {
     static const double scales[] = {0.25, 2, 0.5, 4};
     const uint64_t step = r->setup.gradients + (r->setup.steady ? 0 : (uint64_t)r->step);
+    const bool mean = r->setup.port && r->ops.reduction_mode &&
+                      r->ops.reduction_mode(r->self, r->step + 1) == ZDS_REDUCE_MEAN;
     r->grad_scale = r->setup.scaled ? scales[r->step % 4] : 1;
     for (size_t i = 0; i < RIG_PARAMS; i++) {
         rig_param *p = &r->params[i];
         area_seal(p->grad, false);
         for (uint64_t e = 0; e < p->param.numel; e++)
             number_write(p->grad->data, r->setup.grad, e,
-                         number_random(step * RIG_PARAMS + i, e) / r->grad_scale);
+                         gradient(r, step, mean, i, e) / r->grad_scale);
         area_seal(p->grad, true);
     }
 }

@@ -25,6 +25,8 @@ typedef struct rig_setup {
     int32_t memory;      /* RIG_ZEROS, ... */
     uint64_t gradients;  /* which of many random ones */
     int32_t world, rank; /* 0: a world of one */
+    int32_t port;        /* of the ranks of `world`, each in a process with all parameters, whose
+                            step_collective reach each other; 0: they do not, and it is a world of one */
 } rig_setup;
 
 typedef struct rig_param {
@@ -53,7 +55,7 @@ typedef struct rig {
     area *scratch[BENCH_THREADS + 1];
     int64_t step;
     double grad_scale;
-    zds_comm_ops comm_ops; /* for step_collective: a world of one */
+    zds_comm_ops comm_ops; /* for step_collective */
     void *comm;
     long allocated;  /* calls of malloc and its like inside norms and step of tiles */
     int collectives; /* steps that were step_collective's */
@@ -116,9 +118,16 @@ bool rig_same_hyper(const zds_hyper *a, const zds_hyper *b);
 typedef struct twin twin;
 /* Opens a rig and runs whole steps in a child, which finds this process as it is now. */
 twin *twin_run(bench *b, const rig_setup *setup, int count);
+/* The same in two calls, for several at once, of which the first that fails ends the others. */
+twin *twin_start(bench *b, const rig_setup *setup, int count);
+void twins_wait(twin *const *twins, int32_t count);
 void twin_free(twin *t);
 /* create refused the setup. */
 bool twin_refused(const twin *t);
+bool twin_died(const twin *t);    /* it ended without a word */
+bool twin_stopped(const twin *t); /* it was ended since another failed */
+/* How many steps of ZDS_REDUCE_LOCAL it has begun. */
+int twin_collectives(const twin *t);
 /* Opens `r`, without a step, as the twin has left its own. */
 char *twin_load(const twin *t, rig *r, bench *b);
 

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "host/error.h"
+#include "plugin/child.h"
 #include "plugin/fault.h"
 #include "plugin/registry.h"
 #include "rig.h"
@@ -384,7 +385,7 @@ static zds_param_steps make_params(rig *r, int what)
     return (zds_param_steps){sizeof(zds_param_steps), RIG_PARAMS, PARAM_STRIDE, first};
 }
 
-/* The world of one that comes with zds, beside this program. */
+/* A world of one, or shared memory: what comes with zds, beside this program. */
 static char *open_comm(rig *r)
 {
     if (r->comm)
@@ -393,26 +394,33 @@ static char *open_comm(rig *r)
     ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
     self[length > 0 ? length : 0] = '\0';
     char *slash = strrchr(self, '/');
-    char *path = slash ? text_format("%.*s/plugins/comm_self.so", (int)(slash - self), self) : NULL;
+    const rig_setup *s = &r->setup;
+    const char *name = s->port ? "shm" : "self";
+    char *path =
+        slash ? text_format("%.*s/plugins/comm_%s.so", (int)(slash - self), self, name) : NULL;
     void *library = path ? dlopen(path, RTLD_NOW | RTLD_LOCAL) : NULL;
     free(path);
     const zds_plugin *const *plugins = library ? dlsym(library, "zds_plugin_v1") : NULL;
     if (!plugins)
-        return fault_format("needs comm_self.so of this install, which cannot be opened: %s",
+        return fault_format("needs comm_%s.so of this install, which cannot be opened: %s", name,
                             library ? "it has no symbol" : dlerror());
     plugin_ops(plugins[0], &r->comm_ops, sizeof r->comm_ops);
     const zds_comm_env env = {.struct_size = sizeof env,
-                              .world_size = 1,
-                              .local_world_size = 1,
+                              .rank = s->port ? s->rank : 0,
+                              .local_rank = s->port ? s->rank : 0,
+                              .world_size = s->port ? s->world : 1,
+                              .local_world_size = s->port ? s->world : 1,
                               .master_addr = "127.0.0.1",
-                              .timeout_ms = 1000,
+                              .master_port = s->port,
+                              .timeout_ms = child_limit_ms() / 3,
                               .device = -1};
     zds_status status = r->comm_ops.init(&r->b->host, NULL, &env, &r->comm);
-    return status ? bench_failure(r->b, "init of comm self", status) : NULL;
+    return status ? bench_within(bench_failure(r->b, "init", status), "comm %s", name) : NULL;
 }
 
 static char *step_collective(rig *r, int32_t order)
 {
+    r->collectives++;
     char *fault = open_comm(r);
     if (fault)
         return fault;
@@ -421,7 +429,6 @@ static char *step_collective(rig *r, int32_t order)
     const zds_step_ctx *ctx = make_ctx(r, 0);
     rig_seal_inputs(r);
     r->b->order = order;
-    r->collectives++;
     smear_stack(r);
     zds_status status = r->ops.step_collective(r->self, &params, &r->comm_ops, r->comm, ctx);
     return status ? bench_failure(r->b, "step_collective", status) : NULL;

@@ -14,13 +14,13 @@
 
 enum { TWIN_BYTES = 32 << 20, TWIN_TEXT = 1024 };
 static const uintptr_t ELSEWHERE = (uintptr_t)0x2340 << 32; /* no sanitizer has its shadow there */
-enum { TWIN_DIED = 0, TWIN_DONE = 1, TWIN_REFUSED = 2, TWIN_FAILED = 3 };
+enum { TWIN_DIED = 0, TWIN_DONE = 1, TWIN_REFUSED = 2, TWIN_FAILED = 3, TWIN_STOPPED = 4 };
 
 /* Both processes see it. */
 typedef struct picture {
     int32_t how;
     char text[TWIN_TEXT];
-    size_t bytes;
+    int collectives;
     char data[]; /* all arrays of the rig */
 } picture;
 
@@ -28,6 +28,7 @@ struct twin {
     rig_setup setup;
     picture *shared;
     int64_t step;
+    pid_t pid;
 };
 
 static const rig_cut whole = {0};
@@ -71,27 +72,59 @@ static void run_child(twin *t, bench *b, int count)
     char *fault = rig_open(&r, b, &t->setup);
     if (!fault)
         fault = rig_steps(&r, count, &whole);
+    t->shared->collectives = r.collectives;
     if (fault)
         strncpy(t->shared->text, fault, TWIN_TEXT - 1);
     else
         copy_rig(t->shared, &r, false);
+    if (!fault && t->setup.port)
+        rig_close(&r); /* the other ranks are told that it leaves */
     t->shared->how = fault ? TWIN_FAILED : TWIN_DONE;
     _exit(0);
 }
 
-twin *twin_run(bench *b, const rig_setup *setup, int count)
+twin *twin_start(bench *b, const rig_setup *setup, int count)
 {
     twin *t = calloc(1, sizeof *t);
     void *map = mmap(NULL, TWIN_BYTES, PROT_READ | PROT_WRITE,
                      MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (!t || map == MAP_FAILED)
         abort(); /* no memory for a check */
-    *t = (twin){*setup, map, count};
-    pid_t pid = fork();
-    if (pid == 0)
+    *t = (twin){*setup, map, count, 0};
+    t->pid = fork();
+    if (t->pid == 0)
         run_child(t, b, count);
-    while (pid > 0 && waitpid(pid, NULL, 0) < 0 && errno == EINTR)
-        ;
+    return t;
+}
+
+void twins_wait(twin *const *twins, int32_t count)
+{
+    bool stopping = false;
+    for (;;) {
+        int status;
+        const pid_t ended = waitpid(-1, &status, 0);
+        if (ended < 0 && errno == EINTR)
+            continue;
+        if (ended < 0)
+            return;
+        for (int32_t k = 0; k < count; k++) {
+            if (twins[k]->pid != ended)
+                continue;
+            twins[k]->pid = 0;
+            if (stopping && WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL)
+                twins[k]->shared->how = TWIN_STOPPED;
+            stopping = stopping || twins[k]->shared->how != TWIN_DONE;
+        }
+        for (int32_t k = 0; stopping && k < count; k++)
+            if (twins[k]->pid > 0)
+                kill(twins[k]->pid, SIGKILL);
+    }
+}
+
+twin *twin_run(bench *b, const rig_setup *setup, int count)
+{
+    twin *t = twin_start(b, setup, count);
+    twins_wait(&t, 1);
     return t;
 }
 
@@ -105,6 +138,21 @@ void twin_free(twin *t)
 bool twin_refused(const twin *t)
 {
     return t->shared->how == TWIN_REFUSED;
+}
+
+bool twin_died(const twin *t)
+{
+    return t->shared->how == TWIN_DIED;
+}
+
+bool twin_stopped(const twin *t)
+{
+    return t->shared->how == TWIN_STOPPED;
+}
+
+int twin_collectives(const twin *t)
+{
+    return t->shared->collectives;
 }
 
 char *twin_load(const twin *t, rig *r, bench *b)
