@@ -3,6 +3,7 @@
 
 #include <dlfcn.h>
 #include <errno.h>
+#include <grp.h>
 #include <limits.h>
 #include <link.h>
 #include <pwd.h>
@@ -53,6 +54,22 @@ static char *mode_fault(const char *path, mode_t writers)
                         path, who, letters, path);
 }
 
+/* A group of the owner's alone, of the same name, as many systems give each user; there compilers
+ * leave files that it can write. Root's has others in it on some. */
+static bool is_private(gid_t gid, uid_t owner)
+{
+    struct passwd user, *u = NULL;
+    struct group group, *g = NULL;
+    char user_room[4096], group_room[4096]; /* a group that needs more has many members */
+    if (owner == 0 || getpwuid_r(owner, &user, user_room, sizeof user_room, &u) != 0 || !u ||
+        getgrgid_r(gid, &group, group_room, sizeof group_room, &g) != 0 || !g)
+        return false;
+    bool alone = u->pw_gid == gid && strcmp(u->pw_name, g->gr_name) == 0;
+    for (char **member = g->gr_mem; alone && *member; member++)
+        alone = strcmp(*member, u->pw_name) == 0;
+    return alone;
+}
+
 /* Checks one file or folder. `yardstick`: what libzds.so allows, or NULL. */
 static char *fault_of(const char *path, const struct stat *yardstick)
 {
@@ -64,6 +81,8 @@ static char *fault_of(const char *path, const struct stat *yardstick)
     mode_t writers = info.st_mode & (S_IWGRP | S_IWOTH);
     if (yardstick)
         writers &= ~yardstick->st_mode;
+    if (writers & S_IWGRP && is_private(info.st_gid, info.st_uid))
+        writers &= ~(mode_t)S_IWGRP;
     if (writers)
         return mode_fault(path, writers);
     if (info.st_uid == 0 || info.st_uid == geteuid() ||

@@ -3,6 +3,8 @@
 #include <criterion/criterion.h>
 #include <fenv.h>
 #include <ftw.h>
+#include <grp.h>
+#include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -374,6 +376,15 @@ Test(registry, loading_leaves_the_threads_way_of_computing)
     registry_destroy(reg);
 }
 
+/* A user's own group, of the same name and without other members, has nobody else in it. */
+static bool group_is_private(void)
+{
+    const struct passwd *user = getpwuid(geteuid());
+    const struct group *group = getgrgid(getegid());
+    return geteuid() != 0 && user && group && user->pw_gid == getegid() &&
+           strcmp(user->pw_name, group->gr_name) == 0 && !group->gr_mem[0];
+}
+
 /* The modes of the file and its folder, and what must be said of them. */
 static void mode(mode_t file, mode_t dir, const char *part)
 {
@@ -382,19 +393,44 @@ static void mode(mode_t file, mode_t dir, const char *part)
     cr_assert_eq(chmod(folder, dir), 0);
     registry *reg = open_registry(NULL, NULL);
     not_found(reg, path_of("optim_sample.so"), NULL, ZDS_ERR_PLUGIN, part);
-    not_found(reg, "Sample", NULL, dir == 0755 ? ZDS_ERR_PLUGIN : ZDS_ERR_NOT_FOUND, part);
+    const bool looked_into = dir == 0755 || (dir == 0775 && group_is_private());
+    not_found(reg, "Sample", NULL, looked_into ? ZDS_ERR_PLUGIN : ZDS_ERR_NOT_FOUND, part);
     registry_destroy(reg);
     chmod(folder, 0755);
 }
 
 Test(registry, refuses_what_others_can_write)
 {
-    mode(0775, 0755, "can be written by its group, who could put anything into it; run chmod g-w");
+    const bool alone = group_is_private();
+    mode(0775, 0755,
+         alone ? "crashed"
+               : "can be written by its group, who could put anything into it; run chmod g-w");
     mode(0757, 0755, "can be written by everyone, who could put anything into it; run chmod o-w");
-    mode(0777, 0755, "run chmod go-w");
-    mode(0755, 0775, "can be written by its group");
+    mode(0777, 0755, alone ? "run chmod o-w" : "run chmod go-w");
+    mode(0755, 0775, alone ? "crashed" : "can be written by its group");
     mode(0755, 01777, "can be written by everyone");
     mode(0755, 0755, "crashed");
+}
+
+/* As root sees a file of the user daemon's that its group can write. */
+static void group_of(const char *name, const char *part)
+{
+    const struct passwd *daemon = getpwnam("daemon");
+    const struct group *group = getgrnam(name);
+    if (geteuid() != 0 || !daemon || !group || daemon->pw_gid == 0)
+        return;
+    put("crash", "optim_sample.so");
+    cr_assert_eq(chown(path_of("optim_sample.so"), daemon->pw_uid, group->gr_gid), 0);
+    cr_assert_eq(chmod(path_of("optim_sample.so"), 0775), 0);
+    registry *reg = open_registry(NULL, NULL);
+    not_found(reg, path_of("optim_sample.so"), NULL, ZDS_ERR_PLUGIN, part);
+    registry_destroy(reg);
+}
+
+Test(registry, a_group_of_the_owner_alone_is_the_owner)
+{
+    group_of("daemon", "neither to root nor to you");
+    group_of("bin", "can be written by its group");
 }
 
 Test(registry, refuses_link_to_what_others_can_write)
