@@ -100,7 +100,10 @@ twin *twin_start(bench *b, const rig_setup *setup, int count)
 void twins_wait(twin *const *twins, int32_t count)
 {
     bool stopping = false;
-    for (;;) {
+    int32_t running = 0;
+    for (int32_t k = 0; k < count; k++)
+        running += twins[k]->pid > 0;
+    while (running) { /* the plugin may have children of its own, which are not waited for */
         int status;
         const pid_t ended = waitpid(-1, &status, 0);
         if (ended < 0 && errno == EINTR)
@@ -111,6 +114,7 @@ void twins_wait(twin *const *twins, int32_t count)
             if (twins[k]->pid != ended)
                 continue;
             twins[k]->pid = 0;
+            running--;
             if (stopping && WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL)
                 twins[k]->shared->how = TWIN_STOPPED;
             stopping = stopping || twins[k]->shared->how != TWIN_DONE;
