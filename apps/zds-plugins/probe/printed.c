@@ -15,7 +15,6 @@ enum { ROOM = 1 << 16 };
 
 static int file = -1;
 static char *text; /* [ROOM], of the file */
-static char first_line[64];
 static char *first_fault;
 
 void printed_open(void)
@@ -45,6 +44,7 @@ void printed_take(void)
 
 static void remember(const char *check)
 {
+    char first_line[64];
     size_t n = 0;
     for (const char *c = text; n < sizeof first_line - 1 && *c && *c != '\n'; c++)
         first_line[n++] = isprint((unsigned char)*c) ? *c : '?';
