@@ -126,9 +126,10 @@ static void run_rank(peer *p, peer_body body, bool bare)
     }
     if (!fault)
         fault = body(p);
-    if (fault)
+    if (fault) {
         strncpy(p->board->ranks[p->rank].text, fault, sizeof p->board->ranks[0].text - 1);
-    else if (!bare)
+        p->board->ranks[p->rank].order = atomic_fetch_add(&p->board->faults, 1);
+    } else if (!bare)
         p->ops.finalize(p->self);
     p->board->ranks[p->rank].how = fault ? FAILED : DONE;
     _exit(0);
@@ -150,25 +151,41 @@ static char *end_fault(const board *all, int32_t rank, int status)
                               WEXITSTATUS(status));
 }
 
-/* Until all have ended, or one has a fault, which ends the others. */
+/* Which fault came first: one that a rank could not tell, for others then miss it; then as told. */
+static int32_t order_of(const board *all, int32_t rank)
+{
+    return all->ranks[rank].how == FAILED ? all->ranks[rank].order : -1;
+}
+
+/* Until all have ended, or one has a fault, which ends the others. The first fault counts, not that
+ * of the process which is waited for first: a rank that misses another may end beside it. */
 static char *await(const board *all, pid_t pids[RANKS_MOST])
 {
-    char *fault = NULL;
+    char *first = NULL;
+    int32_t order = 0;
     for (;;) {
         int status;
         pid_t ended = waitpid(-1, &status, 0);
         if (ended < 0 && errno == EINTR)
             continue;
         if (ended < 0)
-            return fault;
+            return first;
         for (int32_t r = 0; r < RANKS_MOST; r++) {
             if (pids[r] != ended)
                 continue;
             pids[r] = 0;
-            if (!fault)
-                fault = end_fault(all, r, status);
+            const bool is_ended = first && all->ranks[r].how != FAILED && WIFSIGNALED(status) &&
+                                  WTERMSIG(status) == SIGKILL; /* below */
+            char *fault = is_ended ? NULL : end_fault(all, r, status);
+            if (fault && (!first || order_of(all, r) < order)) {
+                fault_free(first);
+                first = fault;
+                order = order_of(all, r);
+            } else {
+                fault_free(fault);
+            }
         }
-        for (int32_t r = 0; fault && r < RANKS_MOST; r++)
+        for (int32_t r = 0; first && r < RANKS_MOST; r++)
             if (pids[r] > 0)
                 kill(pids[r], SIGKILL);
     }

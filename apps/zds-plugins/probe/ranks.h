@@ -13,8 +13,10 @@ typedef struct board {
     atomic_int met[RANKS_MEETINGS];
     atomic_int count;          /* a check's own */
     uint64_t hash[RANKS_MOST]; /* likewise */
+    atomic_int faults;         /* how many ranks have told one */
     struct {
         int32_t how;
+        int32_t order; /* of its fault among them, from 0 on */
         char text[512];
     } ranks[RANKS_MOST];
 } board;
