@@ -13,19 +13,6 @@ enum { ELEMENTS = 4 << 20, APART = 1 << 20, NEAR = 4096, STREAMS = 5 };
 
 static const void *seen[STREAMS]; /* master, gradient, output, two states: of the first tile */
 
-static zds_status create(const zds_host *host, const void *options, const zds_optim_env *env,
-                         void **self)
-{
-    (void)host, (void)options, (void)env;
-    *self = NULL;
-    return ZDS_OK;
-}
-
-static void destroy(void *self)
-{
-    (void)self;
-}
-
 static zds_status describe(void *self, const zds_param *param, zds_param_needs *needs)
 {
     (void)self, (void)param;
@@ -52,8 +39,6 @@ static const zds_optim_ops optim_ops = {
     .grad_dtypes = ZDS_DTYPE_BIT(ZDS_F32) | ZDS_DTYPE_BIT(ZDS_BF16),
     .master_dtypes = ZDS_DTYPE_BIT(ZDS_F32),
     .output_dtypes = ZDS_DTYPE_BIT(ZDS_F32) | ZDS_DTYPE_BIT(ZDS_BF16),
-    .create = create,
-    .destroy = destroy,
     .describe = describe,
     .step = step};
 static const zds_plugin optim = {.struct_size = sizeof optim,
