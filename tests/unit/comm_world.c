@@ -1,5 +1,6 @@
 /* Messages, sub-communicators, shared memory, and many operations in flight. */
 #include <criterion/criterion.h>
+#include <sched.h>
 
 #include "comm_values.h"
 
@@ -224,6 +225,39 @@ static void mixture(rank *me, void *arg)
     me->ops->mem_free(me->self, &region);
 }
 
+/* A rank may take its leave as soon as its own part is done, while others have not seen that yet:
+ * its absence must not be taken for the lack of a part that came before. By test, which looks at
+ * the peers' health more often than wait. */
+static void farewells(rank *me, void *arg)
+{
+    enum { FAREWELLS = 500 };
+    (void)arg;
+    for (int k = 0; k < FAREWELLS; k++) {
+        void *child = NULL;
+        NEED(!me->ops->split(me->self, 0, me->rank, &child), "split %d", k);
+        const unsigned char mine = (unsigned char)(me->rank + k);
+        unsigned char all[16] = {0}, from = 0;
+        const int32_t next = (me->rank + 1) % me->size, last = (me->rank + me->size - 1) % me->size;
+        const zds_coll gather = bytes_coll(&mine, all, 1, 0, 1),
+                       s = bytes_coll(&mine, NULL, 1, next, 2),
+                       r = bytes_coll(NULL, &from, 1, last, 2);
+        zds_event *done[3] = {0};
+        NEED(!me->ops->all_gather(child, &gather, &done[0]) &&
+                 !me->ops->send(child, &s, &done[1]) && !me->ops->recv(child, &r, &done[2]),
+             "issue %d", k);
+        for (int i = 0; i < 3; i++) {
+            for (int32_t over = 0; !over; sched_yield())
+                NEED(!done[i]->ops->test(done[i], &over), "operation %d of communicator %d", i, k);
+            done[i]->ops->release(done[i]);
+        }
+        for (int32_t p = 0; p < me->size; p++)
+            NEED(all[p] == (unsigned char)(p + k), "%d of rank %d in communicator %d", all[p],
+                 (int)p, k);
+        NEED(from == (unsigned char)(last + k), "%d in communicator %d", from, k);
+        me->ops->finalize(child);
+    }
+}
+
 static void at_all_sizes(void (*body)(rank *, void *), int32_t first)
 {
     for (int32_t n = first; n <= 5; n++) {
@@ -255,4 +289,9 @@ Test(comm_world, pipeline, .timeout = 60)
 Test(comm_world, mixture, .timeout = 60)
 {
     at_all_sizes(mixture, 1);
+}
+
+Test(comm_world, farewells, .timeout = 60)
+{
+    at_all_sizes(farewells, 2);
 }

@@ -70,7 +70,8 @@ void job_drop(job *j)
         host->free(host, r);
     }
     if (j->header) {
-        atomic_store(&j->header->gone[j->rank], 1);
+        atomic_store(&j->header->gone[j->rank],
+                     1); /* before peers can see sockets or process end */
         arena_unmap(j, j->header, sizeof *j->header);
     }
     if (j->pidfds)
@@ -90,8 +91,6 @@ void comm_destroy(comm *c)
     if (c->block.base) {
         control_header *header = (control_header *)(void *)c->block.base;
         atomic_store(&c->slots[c->rank].left, 1);
-        if (c->size == c->job->size) /* before peers can see the process end */
-            atomic_store(&c->job->header->gone[c->job->rank], 1);
         wake_all(c);
         if (atomic_fetch_add(&header->left, 1) + 1 == (uint32_t)c->size)
             arena_punch(c->job, c->control, c->block.bytes);

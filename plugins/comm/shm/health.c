@@ -154,18 +154,29 @@ static bool lags(const comm *c, const op *o, int32_t r)
     return atomic_load(&s->posted) < o->seq || atomic_load(&s->read) < o->seq;
 }
 
+static bool has_left(const comm *c, int32_t r)
+{
+    return r != c->rank &&
+           (atomic_load(&c->slots[r].left) || atomic_load(&c->job->header->gone[c->world_rank[r]]));
+}
+
 static void check_silence(comm *c, const op *o, int64_t now)
 {
     char list[128] = "";
     size_t used = 0;
     int32_t first = -1;
     for (int32_t r = 0; r < c->size; r++) {
+        bool left = has_left(c, r);
+        if (left)
+            progress(c); /* with the last that it did, which may have come after the look before */
+        if (o->done || c->status)
+            return;
         if (!lags(c, o, r))
             continue;
         if (first < 0)
             first = r;
         int32_t world = c->world_rank[r];
-        if (atomic_load(&c->slots[r].left) || atomic_load(&c->job->header->gone[world])) {
+        if (left) {
             comm_fail(c, ZDS_ERR_PEER,
                       "rank %d closed the communicator while rank %d waits for its part of %s (tag"
                       " %llu)",
