@@ -34,28 +34,45 @@ check() {
     fi
 }
 
-# suite NAME FOLDER CTEST_ARGUMENTS...: counts the tests of one ctest run.
-suite() {
-    local name=$1 folder=$2 start=$SECONDS counts
-    shift 2
-    rm -f "$work/$name.xml"
-    (cd "$folder" && ctest --output-junit "$work/$name.xml" --output-on-failure --timeout 900 \
-        --no-tests=error "$@") >"$work/logs/$name.log" 2>&1
-    counts=$(python3 - "$work/$name.xml" <<'PYTHON'
-import sys, xml.etree.ElementTree as tree
+# report FILE.xml: counts of passed, failed, skipped tests of a ctest run; then, of each that failed,
+# the lines that say so, wherever they are, and the end.
+report() {
+    python3 - "$1" <<'PYTHON'
+import re, sys, xml.etree.ElementTree as tree
 suite = tree.parse(sys.argv[1]).getroot()
 failed = int(suite.get("failures"))
 skipped = int(suite.get("skipped")) + int(suite.get("disabled"))
-print(int(suite.get("tests")) - failed - skipped, failed, skipped)
+tests = int(suite.get("tests"))
+if not tests:
+    sys.exit("no test has run")
+print(tests - failed - skipped, failed, skipped)
+for case in suite.iter("testcase"):
+    if case.get("status") != "fail":
+        continue
+    print(f"--- {case.get('name')}: {case.find('failure').get('message')}")
+    lines = (case.findtext("system-out") or "").splitlines()
+    for i, line in enumerate(lines):
+        if i >= len(lines) - 60 or re.search(r"FAIL|ERROR|^ +but:|Traceback", line):
+            print(line)
 PYTHON
-    ) || counts="0 1 0"
-    read -r good bad left <<<"$counts"
+}
+
+# suite NAME FOLDER CTEST_ARGUMENTS...: counts the tests of one ctest run, and shows what failed.
+suite() {
+    local name=$1 folder=$2 start=$SECONDS log=$work/logs/$1 good bad left
+    shift 2
+    rm -f "$work/$name.xml"
+    (cd "$folder" && ctest --output-junit "$work/$name.xml" --output-on-failure --timeout 900 \
+        --no-tests=error "$@") >"$log.log" 2>&1
+    report "$work/$name.xml" >"$log.report" 2>&1 || {
+        echo "0 1 0"
+        tail -n 60 "$log.log"
+    } >"$log.report"
+    read -r good bad left <"$log.report"
     passed=$((passed + good)) failed=$((failed + bad)) skipped=$((skipped + left))
     echo "$([ "$bad" = 0 ] && echo 'ok   ' || echo 'FAIL ') $name: $good passed, $bad failed," \
         "$left skipped ($((SECONDS - start)) s)"
-    if [ "$bad" != 0 ]; then
-        tail -n 200 "$work/logs/$name.log" | sed 's/^/      /'
-    fi
+    [ "$bad" = 0 ] || tail -n +2 "$log.report" | sed 's/^/      /'
 }
 
 # build FOLDER CMAKE_ARGUMENTS...; all targets, or those in $only

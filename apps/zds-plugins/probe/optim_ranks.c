@@ -11,21 +11,25 @@
 
 enum { STEPS = 6, WORLD = 2 };
 
-/* The fault of a rank that died, which the others can but miss; else that of the first that failed.
+/* The first fault: that of a rank that died, which the others can but miss; then as they were
+ * found.
  */
 static char *ranks_fault(bench *b, twin *const *twins, rig *rigs)
 {
-    char *told = NULL;
-    bool died = false;
+    char *first = NULL;
+    int64_t first_at = 0;
     for (int32_t k = 0; k < WORLD; k++) {
         char *fault = bench_within(twin_load(twins[k], &rigs[k], b), "rank %d", (int)k);
-        const bool better =
-            fault && !twin_stopped(twins[k]) && (!told || (twin_died(twins[k]) && !died));
-        died = died || twin_died(twins[k]);
-        fault_free(better ? told : fault);
-        told = better ? fault : told;
+        const int64_t at = twin_fault_at(twins[k]);
+        if (!fault || twin_stopped(twins[k]) || (first && at >= first_at)) {
+            fault_free(fault);
+            continue;
+        }
+        fault_free(first);
+        first = fault;
+        first_at = at;
     }
-    return told;
+    return first;
 }
 
 static char *same_bits(const area *a, const area *b, zds_dtype dtype)

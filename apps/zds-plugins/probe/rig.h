@@ -124,8 +124,8 @@ void twins_wait(twin *const *twins, int32_t count);
 void twin_free(twin *t);
 /* create refused the setup. */
 bool twin_refused(const twin *t);
-bool twin_died(const twin *t);    /* it ended without a word */
-bool twin_stopped(const twin *t); /* it was ended since another failed */
+int64_t twin_fault_at(const twin *t); /* in ns; 0 if it ended without a word */
+bool twin_stopped(const twin *t);     /* it was ended since another failed */
 /* How many steps of ZDS_REDUCE_LOCAL it has begun. */
 int twin_collectives(const twin *t);
 /* Opens `r`, without a step, as the twin has left its own. */

@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "plugin/fault.h"
@@ -20,6 +21,7 @@ enum { TWIN_DIED = 0, TWIN_DONE = 1, TWIN_REFUSED = 2, TWIN_FAILED = 3, TWIN_STO
 typedef struct picture {
     int32_t how;
     char text[TWIN_TEXT];
+    int64_t at; /* when its fault was found, in ns */
     int collectives;
     char data[]; /* all arrays of the rig */
 } picture;
@@ -32,6 +34,13 @@ struct twin {
 };
 
 static const rig_cut whole = {0};
+
+static int64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
 
 /* Copies an array into the picture, or out of it. Returns where the next one is. */
 static size_t copy_area(picture *shared, size_t at, const area *a, bool out)
@@ -73,9 +82,10 @@ static void run_child(twin *t, bench *b, int count)
     if (!fault)
         fault = rig_steps(&r, count, &whole);
     t->shared->collectives = r.collectives;
-    if (fault)
+    if (fault) {
+        t->shared->at = now_ns();
         strncpy(t->shared->text, fault, TWIN_TEXT - 1);
-    else
+    } else
         copy_rig(t->shared, &r, false);
     if (!fault && t->setup.port)
         rig_close(&r); /* the other ranks are told that it leaves */
@@ -144,9 +154,9 @@ bool twin_refused(const twin *t)
     return t->shared->how == TWIN_REFUSED;
 }
 
-bool twin_died(const twin *t)
+int64_t twin_fault_at(const twin *t)
 {
-    return t->shared->how == TWIN_DIED;
+    return t->shared->at;
 }
 
 bool twin_stopped(const twin *t)
