@@ -201,6 +201,17 @@ SIMD_INLINE void encode(const float *m, const float *v, const classes *c, uint8_
     ivec_store_bytes(v_codes, k, -1);
 }
 
+/* A block's two passes read different arrays, and neither long enough in a row for the processor to
+ * see what comes: so each asks for its part of the block after the next. That may lie outside. */
+enum { AHEAD = 2 * ADAMW8BIT_BLOCK };
+
+SIMD_INLINE void fetch(const void *array, size_t first, size_t size)
+{
+    const uintptr_t at = (uintptr_t)array + first * size;
+    for (size_t i = 0; i < BYTES * size; i += 64)
+        __builtin_prefetch((const void *)(at + i));
+}
+
 SIMD_INLINE void run_block(const elementwise *t, elementwise_types is, size_t first)
 {
     const adamw8bit_constants *c = t->constants;
@@ -213,14 +224,19 @@ SIMD_INLINE void run_block(const elementwise *t, elementwise_types is, size_t fi
         {vec_table_scaled(unsigned_slope, decay2), vec_table_scaled(unsigned_offset, decay2)}};
     vec top[2] = {vec_all(0), vec_all(0)};
     block b;
-    for (size_t i = 0; i < ADAMW8BIT_BLOCK; i += BYTES)
+    for (size_t i = 0; i < ADAMW8BIT_BLOCK; i += BYTES) {
+        fetch(t->grad, first + i + AHEAD, is.grad == ZDS_F32 ? 4 : 2);
+        fetch(m_codes, i + AHEAD, 1);
+        fetch(v_codes, i + AHEAD, 1);
         move_states(t, is, first + i, lines, b.m + i, b.v + i, top);
+    }
     *scale1 = fmaxf(vec_largest(top[0]), LEAST_SCALE);
     *scale2 = fmaxf(vec_largest(top[1]), LEAST_SCALE);
     classes now[2] = {classes_of(signed_least, signed_scale, *scale1, 7),
                       classes_of(unsigned_least, unsigned_scale, *scale2, 8)};
     /* Together: roots and quotients leave most of the processor to the other. */
     for (size_t i = 0; i < ADAMW8BIT_BLOCK; i += BYTES) {
+        fetch(t->master, first + i + AHEAD, is.master == ZDS_F32 ? 4 : 2);
         move_weights(t, is, first + i, b.m + i, b.v + i);
         encode(b.m + i, b.v + i, now, m_codes + i, v_codes + i);
     }
