@@ -286,6 +286,10 @@ char *descriptor_fault(const zds_plugin *plugin)
     for (const char *const *alias = plugin->aliases; alias && *alias; alias++)
         if (!is_name(*alias))
             return fault_format("an alias is not 1 to %d letters, digits, _ and -", LONGEST_NAME);
+    if (!table_is_line(plugin->version))
+        return fault_format("its version is not one line of text");
+    if (!table_is_line(plugin->doc))
+        return fault_format("its doc is not one line of text");
     if (plugin->min_host_minor > ZDS_ABI_MINOR)
         return fault_format("needs a host of ABI %d.%u, and this zds has %d.%d; a newer zds is "
                             "needed",

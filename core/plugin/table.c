@@ -2,6 +2,7 @@
 #include "plugin/table.h"
 
 #include <cjson/cJSON.h>
+#include <ctype.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,6 +31,14 @@ static const struct {
 const char *table_type_name(int32_t type)
 {
     return type > 0 && (size_t)type < sizeof types / sizeof *types ? types[type].name : NULL;
+}
+
+bool table_is_line(const char *text)
+{
+    for (; text && *text; text++)
+        if (iscntrl((unsigned char)*text))
+            return false;
+    return true;
 }
 
 static size_t size_of(const zds_option *option)
@@ -78,6 +87,8 @@ static char *row_fault(const zds_plugin *plugin, const zds_option *option)
     if (types[option->type].ranged && !(option->min <= option->max))
         return fault_format("has the range %g to %g; write -INFINITY, INFINITY for none",
                             option->min, option->max);
+    if (!table_is_line(option->doc))
+        return fault_format("has a doc that is not one line of text");
     return default_fault(option);
 }
 
@@ -137,6 +148,8 @@ char *table_fault(const zds_plugin *plugin)
         const zds_option *option = table_row(plugin, i);
         if (!option->name || !*option->name)
             return fault_format("option %zu has no name", i);
+        if (!table_is_line(option->name))
+            return fault_format("the name of option %zu is not one line of text", i);
         char *fault = row_fault(plugin, option);
         for (size_t k = 0; k < i && !fault; k++)
             fault = pair_fault(option, table_row(plugin, k));

@@ -15,6 +15,8 @@ static inline const zds_option *table_row(const zds_plugin *plugin, size_t i)
 
 /* "float", "enum", ...; NULL for an unknown type. */
 const char *table_type_name(int32_t type);
+/* Text of one line without control characters, which programs print as it is; or NULL. */
+bool table_is_line(const char *text);
 /* What is wrong with the table, as a fault; NULL if nothing is. */
 char *table_fault(const zds_plugin *plugin);
 

@@ -308,6 +308,9 @@ REFUSED(unknown_kind, "kind_unknown", "is of kind 99, which this zds does not kn
 REFUSED(host_too_old, "too_new", "needs a host of ABI 1.1, and this zds has 1.0")
 REFUSED(unknown_requirement, "required_bits", "requires features (bits 0x10000000000)")
 REFUSED(bad_name, "name_bad", "its name is not 1 to 63 letters")
+REFUSED(doc_of_several_lines, "doc_lines", "its doc is not one line of text")
+REFUSED(option_of_several_lines, "option_doc_lines",
+        "option \"lr\" has a doc that is not one line of text")
 REFUSED(missing_vtable, "no_ops", "ops is NULL")
 REFUSED(null_operation, "null_step", "step of its zds_optim_ops is NULL, and it is not optional")
 REFUSED(short_vtable, "short_ops", "struct_size of its zds_optim_ops is ")

@@ -122,7 +122,7 @@ typedef struct zds_option {
     const char *choices;       /* of ENUM: "log|linear" */
     const char *auto_from;     /* the training argument that fills "auto" ("learning_rate"); NULL:
                                   "auto" is an error */
-    const char *doc;           /* one line */
+    const char *doc;           /* one line, no control characters */
 } zds_option;
 
 /* === descriptor === */
@@ -143,8 +143,8 @@ typedef struct zds_plugin {
     /* As ds_config's `type` says it: letters, digits, _ and -; compared without case. */
     const char *name;
     const char *const *aliases; /* NULL-ended; or NULL */
-    const char *version;        /* of the plugin, free text */
-    const char *doc;            /* one line */
+    const char *version;        /* of the plugin, free text of one line */
+    const char *doc;            /* one line, no control characters */
     const zds_option *options;  /* NULL if there are none */
     size_t option_stride;
     size_t option_count;
