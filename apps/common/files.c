@@ -50,16 +50,38 @@ zds_status file_read(const char *path, size_t limit, char **text, size_t *size, 
     return ZDS_OK;
 }
 
+zds_status file_target(const char *path, char **target, zds_error *error)
+{
+    struct stat info;
+    char *real = realpath(path, NULL);
+    if (!real && lstat(path, &info) == 0)
+        return fail(error, ZDS_ERR_IO, "%s: cannot be followed: %s", path, strerror(errno));
+    if (real && (stat(real, &info) != 0 || !S_ISREG(info.st_mode))) {
+        free(real);
+        return fail(
+            error, ZDS_ERR_IO,
+            "%s: is there and no regular file, and is not replaced by one; give another path",
+            path);
+    }
+    *target = real ? real : strdup(path);
+    return *target ? ZDS_OK : fail(error, ZDS_ERR_MEMORY, "%s: there is no memory", path);
+}
+
 zds_status file_replace(const char *path, const char *text, size_t size, zds_error *error)
 {
-    char *temporary = NULL;
-    if (asprintf(&temporary, "%s.XXXXXX", path) < 0)
+    char *temporary = NULL, *target;
+    zds_status status = file_target(path, &target, error);
+    if (status)
+        return status;
+    if (asprintf(&temporary, "%s.XXXXXX", target) < 0) {
+        free(target);
         return fail(error, ZDS_ERR_MEMORY, "%s: there is no memory", path);
+    }
     int fd = mkostemp(temporary, O_CLOEXEC);
     if (fd < 0) {
-        zds_status status =
-            fail(error, ZDS_ERR_IO, "%s: cannot be created: %s", path, strerror(errno));
+        status = fail(error, ZDS_ERR_IO, "%s: cannot be created: %s", path, strerror(errno));
         free(temporary);
+        free(target);
         return status;
     }
     bool good = true;
@@ -74,13 +96,13 @@ zds_status file_replace(const char *path, const char *text, size_t size, zds_err
     umask(mask);
     good = good && fchmod(fd, 0666 & ~mask) == 0 && fsync(fd) == 0;
     good = close(fd) == 0 && good;
-    good = good && rename(temporary, path) == 0;
-    zds_status status = ZDS_OK;
+    good = good && rename(temporary, target) == 0;
     if (!good) {
         status = fail(error, ZDS_ERR_IO, "%s: cannot be written: %s", path, strerror(errno));
         unlink(temporary);
     }
     free(temporary);
+    free(target);
     return status;
 }
 

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "common/fail.h"
+#include "common/files.h"
 #include "common/floats.h"
 #include "common/safetensors.h"
 
@@ -19,7 +20,7 @@ typedef struct pending {
 } pending;
 
 struct safetensors_writer {
-    char *path, *temporary;
+    char *path, *target, *temporary; /* target: path, links followed */
     int fd;
     pending *tensors;
     size_t count, next;
@@ -117,8 +118,12 @@ zds_status safetensors_create(const char *path, const safetensors_entry *entries
     writer->fd = -1;
     writer->path = strdup(path);
     writer->tensors = calloc(count ? count : 1, sizeof *writer->tensors);
+    status = file_target(path, &writer->target, error);
+    if (status)
+        goto failed;
     char *temporary = NULL;
-    if (!writer->path || !writer->tensors || asprintf(&temporary, "%s.XXXXXX", path) < 0) {
+    if (!writer->path || !writer->tensors ||
+        asprintf(&temporary, "%s.XXXXXX", writer->target) < 0) {
         status = fail(error, ZDS_ERR_MEMORY, "%s: there is no memory", path);
         goto failed;
     }
@@ -193,11 +198,11 @@ zds_status safetensors_commit(safetensors_writer *writer, zds_error *error)
     mode_t mask = umask(0);
     umask(mask);
     int synced = fchmod(writer->fd, 0666 & ~mask) == 0 && fsync(writer->fd) == 0;
-    if (!synced || rename(writer->temporary, writer->path) != 0)
+    if (!synced || rename(writer->temporary, writer->target) != 0)
         return fail(error, ZDS_ERR_IO, "%s: cannot be %s: %s", writer->path,
                     synced ? "replaced" : "synced", strerror(errno));
     writer->committed = true;
-    sync_folder(writer->path);
+    sync_folder(writer->target);
     return ZDS_OK;
 }
 
@@ -212,5 +217,6 @@ void safetensors_destroy(safetensors_writer *writer)
     free(writer->temporary);
     free(writer->tensors);
     free(writer->path);
+    free(writer->target);
     free(writer);
 }

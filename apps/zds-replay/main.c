@@ -37,7 +37,7 @@ typedef struct replay {
     const cJSON **about_of; /* [parameters]: its entry, or NULL */
     cJSON *metrics;
     FILE *metrics_file; /* of rank 0, under a temporary name until all is done */
-    char metrics_temporary[PATH_MAX];
+    char metrics_temporary[PATH_MAX], *metrics_target;
     zds_error error;
 } replay;
 
@@ -354,14 +354,12 @@ static zds_status metrics_failed(replay *r)
 /* Before all work. */
 static zds_status open_metrics(replay *r)
 {
-    struct stat info;
     if (!r->metrics_path || zds_rank(r->engine) != 0)
         return ZDS_OK;
-    if (stat(r->metrics_path, &info) == 0 && S_ISDIR(info.st_mode)) {
-        errno = EISDIR;
-        return metrics_failed(r);
-    }
-    snprintf(r->metrics_temporary, sizeof r->metrics_temporary, "%s.tmp.%d", r->metrics_path,
+    zds_status status = file_target(r->metrics_path, &r->metrics_target, &r->error);
+    if (status)
+        return status;
+    snprintf(r->metrics_temporary, sizeof r->metrics_temporary, "%s.tmp.%d", r->metrics_target,
              (int)getpid());
     r->metrics_file = fopen(r->metrics_temporary, "we");
     return r->metrics_file ? ZDS_OK : metrics_failed(r);
@@ -387,7 +385,7 @@ static zds_status finish(replay *r)
         status = fill_metrics(r);
     if (!status && r->writer)
         status = safetensors_commit(r->writer, &r->error);
-    if (!status && r->metrics_file && rename(r->metrics_temporary, r->metrics_path) != 0)
+    if (!status && r->metrics_file && rename(r->metrics_temporary, r->metrics_target) != 0)
         status = metrics_failed(r);
     return status;
 }
@@ -432,6 +430,7 @@ static int run(replay *r)
     free(r->observed);
     cJSON_Delete(r->about);
     free(r->about_of);
+    free(r->metrics_target);
     return code;
 }
 

@@ -35,6 +35,23 @@ size_t chosen_hyper(const cJSON *group, size_t i, const zds_plugin *optim, zds_h
     return options_group(optim, group, hyper, pass_on, &(reporter){i, report, user});
 }
 
+static uint32_t override(double *own, double with, uint32_t bit)
+{
+    if (isnan(with))
+        return 0;
+    *own = with;
+    return bit;
+}
+
+uint32_t chosen_override(zds_hyper *h, const zds_hyper *with)
+{
+    return override(&h->lr, with->lr, ZDS_SCHED_LR) |
+           override(&h->beta1, with->beta1, ZDS_SCHED_BETA1) |
+           override(&h->beta2, with->beta2, ZDS_SCHED_BETA2) |
+           override(&h->momentum, with->momentum, ZDS_SCHED_MOMENTUM) |
+           override(&h->weight_decay, with->weight_decay, ZDS_SCHED_WEIGHT_DECAY);
+}
+
 typedef struct problems {
     const zds_engine *engine;
     char *text;
@@ -182,8 +199,7 @@ zds_status chosen_create(const zds_engine *e, chosen *c, zds_error *error)
     chosen_group *g = c->groups;
     cJSON_ArrayForEach(group, list)
     {
-        *g = (chosen_group){cJSON_GetObjectItemCaseSensitive(group, "params"),
-                            {sizeof(zds_hyper), NAN, NAN, NAN, NAN, NAN}};
+        *g = (chosen_group){cJSON_GetObjectItemCaseSensitive(group, "params"), CHOSEN_NOTHING};
         chosen_hyper(group, (size_t)(g - c->groups), e->optim_plugin, &g->hyper, collect, &p);
         g++;
     }

@@ -3,6 +3,7 @@
 #define CORE_ENGINE_CHOSEN_H
 
 #include <cjson/cJSON.h>
+#include <math.h>
 
 #include "engine/internal.h"
 
@@ -10,6 +11,8 @@ typedef struct chosen_group {
     const cJSON *patterns; /* a string or an array of them */
     zds_hyper hyper;       /* NaN where it keeps the optimizer's */
 } chosen_group;
+
+#define CHOSEN_NOTHING ((zds_hyper){sizeof(zds_hyper), NAN, NAN, NAN, NAN, NAN})
 
 typedef struct chosen {
     size_t count;
@@ -21,6 +24,8 @@ typedef struct chosen {
  * optimizer does not have, a pattern that matches nothing, a group that nothing is left for. */
 zds_status chosen_create(const zds_engine *e, chosen *c, zds_error *error);
 void chosen_destroy(chosen *c);
+/* Changes what `with` says, and returns that as ZDS_SCHED_ bits. */
+uint32_t chosen_override(zds_hyper *hyper, const zds_hyper *with);
 /* Changes the hyperparameters that a group, the i-th of zds.param_groups, sets; problems go to
  * `report` with their paths, and are counted. */
 size_t chosen_hyper(const cJSON *group, size_t i, const zds_plugin *optim, zds_hyper *hyper,

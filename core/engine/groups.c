@@ -11,21 +11,6 @@
 #include "plugin/fault.h"
 #include "plugin/needs.h"
 
-static void override(double *own, double with)
-{
-    if (!isnan(with))
-        *own = with;
-}
-
-static void override_all(zds_hyper *h, const zds_hyper *with)
-{
-    override(&h->lr, with->lr);
-    override(&h->beta1, with->beta1);
-    override(&h->beta2, with->beta2);
-    override(&h->momentum, with->momentum);
-    override(&h->weight_decay, with->weight_decay);
-}
-
 /* What groups are made from. Groups are numbered: zds.param_groups, then the program's. */
 typedef struct grouping {
     const zds_engine_options *options;
@@ -37,7 +22,8 @@ typedef struct grouping {
 } grouping;
 
 /* The parameter's group, and what that and the program's say of its hyperparameters. */
-static zds_status find_group(const zds_engine *e, grouping *g, uint32_t i, zds_error *error)
+static zds_status find_group(const zds_engine *e, grouping *g, uint32_t i, uint32_t *sets,
+                             zds_error *error)
 {
     const model_param *p = &e->model->params[i];
     const zds_engine_options *o = g->options;
@@ -52,10 +38,10 @@ static zds_status find_group(const zds_engine *e, grouping *g, uint32_t i, zds_e
                          o->group_count);
     if (g->program) {
         const char *at = (const char *)o->groups + p->group * o->group_stride;
-        override_all(h, &((const zds_group_desc *)(const void *)at)->hyper);
+        *sets |= chosen_override(h, &((const zds_group_desc *)(const void *)at)->hyper);
     }
     if (by_name)
-        override_all(h, &g->chosen.groups[taken].hyper);
+        *sets |= chosen_override(h, &g->chosen.groups[taken].hyper);
     return ZDS_OK;
 }
 
@@ -216,7 +202,8 @@ static zds_status describe(zds_engine *e, grouping *g, uint32_t i, zds_error *er
 {
     const model_param *p = &e->model->params[i];
     param_run *run = &e->param_runs[i];
-    zds_status status = find_group(e, g, i, error);
+    uint32_t sets = 0;
+    zds_status status = find_group(e, g, i, &sets, error);
     run->trainable = !p->frozen;
     run->desc = (zds_param){.struct_size = sizeof run->desc,
                             .index = i,
@@ -227,7 +214,8 @@ static zds_status describe(zds_engine *e, grouping *g, uint32_t i, zds_error *er
                             .shape = p->shape,
                             .numel = p->numel,
                             .width_mult = p->width_mult,
-                            .fan_out_mult = p->fan_out_mult};
+                            .fan_out_mult = p->fan_out_mult,
+                            .group_sets = sets};
     if (status || p->frozen)
         return status;
     run->needs = (zds_param_needs){.struct_size = sizeof run->needs, .hyper = &g->hypers[i]};

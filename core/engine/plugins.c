@@ -302,7 +302,8 @@ zds_status plugins_open_sched(zds_engine *e, const zds_engine_options *o, zds_er
                          .warmup_steps =
                              o->warmup_steps > 0 || o->total_steps > 0 ? o->warmup_steps : -1,
                          .declared = e->declared,
-                         .declared_count = e->declared_count};
+                         .declared_count = e->declared_count,
+                         .default_lr = options_hyper(e->optim_plugin, e->optim_options).lr};
     const zds_plugin *plugin;
     const char *file;
     zds_error found = ZDS_ERROR_INIT;

@@ -82,13 +82,85 @@ static zds_status open_plugin(const zds_config *config, registry *plugins, int32
     return ZDS_OK;
 }
 
+/* What plugins are given where there is no engine. */
+typedef struct surroundings {
+    services offered;
+    pool *alone;
+    memory *ledger;
+} surroundings;
+
+static void surroundings_destroy(surroundings *s)
+{
+    services_destroy(&s->offered);
+    memory_destroy(s->ledger);
+    pool_destroy(s->alone);
+    *s = (surroundings){0};
+}
+
+static zds_status surroundings_create(surroundings *s, const zds_plugin *plugin, zds_error *error)
+{
+    zds_status status = pool_create(1, 1, &s->alone, error);
+    s->ledger = memory_create();
+    if (!status && !s->ledger)
+        status = error_set(error, ZDS_ERR_MEMORY, "out of memory");
+    if (status)
+        surroundings_destroy(s);
+    else
+        services_init(&s->offered, plugin->name, 0, s->ledger, s->alone);
+    return status;
+}
+
 /* Groups as an engine would number them: those of zds.param_groups, then the other parameters. */
 typedef struct rates {
     size_t count;
     zds_hyper *base; /* [count] */
+    uint32_t *sets;  /* [count]: ZDS_SCHED_ bits of what they say themselves */
     uint32_t *number;
     zds_sched_value *values;
+    double default_lr;
 } rates;
+
+/* An optimizer may have its own idea of a parameter's hyperparameters: here, of a matrix'. What it
+ * refuses is for the engine to tell. */
+static zds_status describe_rates(const opened *optim, rates *r, zds_error *error)
+{
+    static const int64_t shape[] = {64, 64};
+    zds_optim_ops ops;
+    surroundings around = {0};
+    void *self = NULL;
+    zds_status status = surroundings_create(&around, optim->plugin, error);
+    if (status)
+        return status;
+    plugin_ops(optim->plugin, &ops, sizeof ops);
+    const zds_optim_env env = {.struct_size = sizeof env,
+                               .space = ZDS_SPACE_HOST,
+                               .world_size = 1,
+                               .trainable_params = r->count,
+                               .trainable_elements = r->count * 64 * 64};
+    const bool refused =
+        ops.create && ops.create(&around.offered.host, optim->options, &env, &self) != ZDS_OK;
+    for (size_t k = 0; k < r->count && !refused; k++) {
+        const zds_param param = {.struct_size = sizeof param,
+                                 .index = (uint32_t)k,
+                                 .role = ZDS_ROLE_MATRIX,
+                                 .name = "matrix",
+                                 .ndim = 2,
+                                 .group = (uint32_t)k,
+                                 .shape = shape,
+                                 .numel = 64 * 64,
+                                 .width_mult = 1,
+                                 .fan_out_mult = 1,
+                                 .group_sets = r->sets[k]};
+        zds_hyper hyper = r->base[k];
+        zds_param_needs needs = {.struct_size = sizeof needs, .hyper = &hyper};
+        if (ops.describe(self, &param, &needs) == ZDS_OK)
+            r->base[k] = hyper;
+    }
+    if (ops.destroy && !refused)
+        ops.destroy(self);
+    surroundings_destroy(&around);
+    return ZDS_OK;
+}
 
 static zds_status rates_create(const zds_config *config, const opened *optim, rates *r,
                                zds_error *error)
@@ -98,26 +170,31 @@ static zds_status rates_create(const zds_config *config, const opened *optim, ra
     found f = {.config = config};
     *r = (rates){.count = named + 1,
                  .base = calloc(named + 1, sizeof *r->base),
+                 .sets = calloc(named + 1, sizeof *r->sets),
                  .number = calloc(named + 1, sizeof *r->number),
                  .values = calloc(named + 1, sizeof *r->values)};
-    if (!r->base || !r->number || !r->values)
+    if (!r->base || !r->sets || !r->number || !r->values)
         return error_set(error, ZDS_ERR_MEMORY, "out of memory");
     for (size_t k = 0; k <= named; k++) {
         r->number[k] = (uint32_t)k;
         r->base[k] = options_hyper(optim->plugin, optim->options);
     }
+    r->default_lr = r->base[named].lr;
     size_t wrong = 0;
     cJSON_ArrayForEach(group, groups)
     {
-        wrong += chosen_hyper(group, i, optim->plugin, &r->base[i], note_path, &f);
+        zds_hyper own = CHOSEN_NOTHING;
+        wrong += chosen_hyper(group, i, optim->plugin, &own, note_path, &f);
+        r->sets[i] = chosen_override(&r->base[i], &own);
         i++;
     }
-    return wrong ? fail_with(&f, ZDS_ERR_CONFIG, error) : ZDS_OK;
+    return wrong ? fail_with(&f, ZDS_ERR_CONFIG, error) : describe_rates(optim, r, error);
 }
 
 static void rates_destroy(rates *r)
 {
     free(r->base);
+    free(r->sets);
     free(r->number);
     free(r->values);
 }
@@ -125,9 +202,7 @@ static void rates_destroy(rates *r)
 /* An instance of the schedule, and what it is given. */
 typedef struct instance {
     zds_sched_ops ops;
-    services offered;
-    pool *alone;
-    memory *ledger;
+    surroundings around;
     void *self;
 } instance;
 
@@ -148,14 +223,10 @@ static zds_status refuse(const zds_config *config, const opened *sched, zds_stat
 static zds_status instance_create(instance *in, const zds_config *config, const opened *sched,
                                   rates *r, const zds_engine_options *o, zds_error *error)
 {
-    zds_status status = pool_create(1, 1, &in->alone, error);
-    in->ledger = memory_create();
-    if (!status && !in->ledger)
-        status = error_set(error, ZDS_ERR_MEMORY, "out of memory");
+    zds_status status = surroundings_create(&in->around, sched->plugin, error);
     if (status)
         return status;
     plugin_ops(sched->plugin, &in->ops, sizeof in->ops);
-    services_init(&in->offered, sched->plugin->name, 0, in->ledger, in->alone);
     /* Where zds.param_groups take every parameter, there is no group of others, and lists of one
      * value a group are shorter by one. */
     for (size_t least = r->count > 1 ? r->count - 1 : 1; r->count >= least; r->count--) {
@@ -167,22 +238,21 @@ static zds_status instance_create(instance *in, const zds_config *config, const 
                              .warmup_steps =
                                  o->warmup_steps > 0 || o->total_steps > 0 ? o->warmup_steps : -1,
                              .declared = r->number,
-                             .declared_count = r->count};
-        status = in->ops.create(&in->offered.host, sched->options, &env, &in->self);
+                             .declared_count = r->count,
+                             .default_lr = r->default_lr};
+        status = in->ops.create(&in->around.offered.host, sched->options, &env, &in->self);
         if (!status)
             return ZDS_OK;
     }
     in->self = NULL;
-    return refuse(config, sched, status, services_error(&in->offered), error);
+    return refuse(config, sched, status, services_error(&in->around.offered), error);
 }
 
 static void instance_destroy(instance *in)
 {
     if (in->self)
         in->ops.destroy(in->self);
-    services_destroy(&in->offered);
-    memory_destroy(in->ledger);
-    pool_destroy(in->alone);
+    surroundings_destroy(&in->around);
 }
 
 /* The last group's values: those of parameters that no group of zds.param_groups takes. */
@@ -229,7 +299,8 @@ static zds_status run_schedule(const zds_config *config, const opened *sched, ra
         char *fault = NULL;
         status = fill_points(&in, r, metrics, count, points, moves_betas, &fault);
         if (status)
-            refuse(config, sched, status, fault ? fault : services_error(&in.offered), error);
+            refuse(config, sched, status, fault ? fault : services_error(&in.around.offered),
+                   error);
         free(fault);
     }
     instance_destroy(&in);

@@ -193,6 +193,8 @@ typedef struct zds_param {
     double width_mult;    /* this width over the base model's width (muP); 1 where the program says
                              nothing. Where both sides of a matrix grow: of its fan-in */
     double fan_out_mult;  /* where both sides of a matrix grow: of its fan-out; else 1 */
+    uint32_t group_sets;  /* ZDS_SCHED_LR..: what its group says itself, not the options */
+    uint32_t reserved;
 } zds_param;
 
 /* Hyperparameters of a group of parameters. What an optimizer has no option for is NaN. */
@@ -451,6 +453,7 @@ typedef struct zds_sched_env {
      * group has declared_count of them. `declared` is valid as long as the instance. */
     const uint32_t *declared; /* [group_count]; NULL: the groups as they are */
     size_t declared_count;
+    double default_lr; /* the optimizer's option lr, whatever its groups have; NaN: it says none */
 } zds_sched_env;
 
 enum {

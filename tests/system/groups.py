@@ -117,6 +117,14 @@ def schedule_of_groups():
         {"params": "*.bias", "lr": 0.5}]}})
     code, out, err = run("schedule", ds, "--steps", 1, "--json")
     check("schedule: the optimizer's rate where no group takes", code == 0 and json.loads(out)["lr"] == [0.25], out + err)
+    for params, rate in (({}, 0.02), ({"muon_lr": 0.5}, 0.5), ({"lr": 0.25, "muon_lr": 0.5}, 0.5)):
+        ds = write("muon.json", {"train_batch_size": 1, "optimizer": {"type": "Muon", "params": params}, "scheduler": {
+            "type": "polynomial", "params": {"num_warmup_steps": 0, "num_training_steps": 4, "lr_end": 0}}})
+        code, out, err = run("schedule", ds, "--steps", 3, "--json")
+        got = json.loads(out)["lr"] if code == 0 else []
+        check(f"schedule: Muon's rate for matrices, {params}", len(got) == 3 and abs(got[0] - rate) < 1e-15 and abs(got[2] - rate / 2) < 1e-15,
+              out + err)
+
 
 
 # --- zds-replay
@@ -182,6 +190,9 @@ def replays():
     warmup = {"scheduler": {"type": "WarmupLR", "params": {"warmup_max_lr": [0.5, 0.25, 0.125], "warmup_num_steps": 4, "warmup_type": "linear"}}}
     # after k moves DeepSpeed's counter is k - 1; the rate at creation is the least
     replay("rates of a list", 2, warmup, lambda g, step: (0.5, 0.25, 0.125)[g] * min(1, max(0, step - 1) / 4))
+    # transformers measures lr_end by the optimizer's own rate, whatever the first group has
+    polynomial = {"scheduler": {"type": "polynomial", "params": {"num_warmup_steps": 0, "num_training_steps": STEPS, "lr_end": LR / 4}}}
+    replay("a least rate", 1, polynomial, lambda g, step: base(g, 0) * (0.75 * (1 - step / STEPS) + 0.25))
     plateau = {"scheduler": {"type": "reduce_lr_on_plateau", "params": {"patience": 0, "factor": 0.5}}}
     # rank 0 tells 1, 2 (worse: half), nothing, 3 (worse: half); rank 1 something else
     replay("rank 0's metric", 2, plateau, lambda g, step: base(g, 0) * (1, 1, 0.5, 0.5, 0.25, 0.25)[step],
@@ -203,12 +214,37 @@ def replay_refuses():
         code, _, err = run(*files, "--out", out, "--metrics", where, program="zds-replay")
         left = [n for n in os.listdir(ROOT) if "refused" in n or ".tmp" in n]
         check(f"replay: --metrics {os.path.basename(where)} fails before --out is written", code == 1 and where in err and not left, f"{err} {left}")
+    for make in (os.mkfifo, lambda path: os.symlink("nowhere", path)):
+        make(f"{ROOT}/strange")
+        for option in ("--out", "--metrics"):
+            args = {"--out": out, "--metrics": f"{ROOT}/refused.json", option: f"{ROOT}/strange"}
+            code, _, err = run(*files, *(word for pair in args.items() for word in pair), program="zds-replay")
+            check(f"replay: {option} is no regular file", code == 1 and "strange" in err and not os.path.isfile(f"{ROOT}/strange") and
+                  not [n for n in os.listdir(ROOT) if "refused" in n or n.startswith("strange.")], f"{code} {err} {os.listdir(ROOT)}")
+        os.unlink(f"{ROOT}/strange")
+    os.symlink("linked.safetensors", f"{ROOT}/link")
+    write("linked.safetensors", "old")
+    code, _, err = run(*files, "--out", f"{ROOT}/link", program="zds-replay")
+    check("replay: --out through a link", code == 0 and os.path.islink(f"{ROOT}/link") and load(f"{ROOT}/linked.safetensors"), err)
     ds["optimizer"]["params"]["momentum"] = 0
     code, _, err = run("--config", write("momentum.json", ds), *files[2:], "--out", out, program="zds-replay")
     check("replay: momentum of a group of an optimizer without", code == 1 and "h.1.bias" in err and "its group has the momentum 0.75" in err, err)
     ds["zds"]["param_groups"][0]["params"] = "wt.*"
     code, _, err = run("--config", write("nothing.json", ds), *files[2:], "--out", out, program="zds-replay")
     check("replay: a pattern that matches nothing", code == 1 and "nothing.json:1:" in err and "the nearest names are wte.weight" in err, err)
+
+
+def replay_muon():
+    """A group's own rate counts, whether or not it is the common one."""
+    folder = os.path.join(ROOT, "groups at stage 0 on 1")
+    files = ("--params", f"{folder}/init.safetensors", "--grads", f"{folder}/grads", "--micro-steps", STEPS)
+    got = []
+    for lr in (0.25, 0.125):
+        ds = write("muon.json", {"train_micro_batch_size_per_gpu": 1, "optimizer": {"type": "Muon", "params": {"lr": lr, "muon_lr": 0.5}},
+                                 "zds": {"param_groups": [{"params": "*", "lr": 0.25}]}})
+        code, _, err = run("--config", ds, *files, "--out", f"{ROOT}/muon.safetensors", program="zds-replay")
+        got.append(load(f"{ROOT}/muon.safetensors") if code == 0 else err)
+    check("replay: a group's rate with Muon", isinstance(got[0], dict) and got[0] == got[1], str(got)[:300])
 
 
 # --- zds-train
@@ -242,5 +278,6 @@ with tempfile.TemporaryDirectory() as ROOT:
     schedule_of_groups()
     replays()
     replay_refuses()
+    replay_muon()
     train()
 sys.exit(failures > 0)

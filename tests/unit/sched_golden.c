@@ -136,7 +136,8 @@ Test(sched_golden, lists_count_groups_as_declared)
                              .hyper_stride = sizeof s.base[0],
                              .base = s.base,
                              .declared = declared,
-                             .declared_count = 2};
+                             .declared_count = 2,
+                             .default_lr = NAN};
         cr_assert_eq(s.ops->create(&s.h.host, s.options, &env, &s.self), ZDS_OK, "%s", s.h.error);
         double first = schedule_at(&s, 3000, 0).lr;
         cr_assert_gt(first, 0);

@@ -69,7 +69,8 @@ HARNESS_FN zds_status schedule_create(schedule *s, size_t groups, int64_t warmup
                          .hyper_stride = sizeof s->base[0],
                          .base = s->base,
                          .total_steps = total_steps,
-                         .warmup_steps = warmup_steps};
+                         .warmup_steps = warmup_steps,
+                         .default_lr = NAN};
     return s->ops->create(&s->h.host, s->options, &env, &s->self);
 }
 

@@ -32,7 +32,8 @@ static zds_sched_env env_of(const area *base, int64_t total)
                            .hyper_stride = base->bytes / GROUPS,
                            .base = (const zds_hyper *)(const void *)base->data,
                            .total_steps = total,
-                           .warmup_steps = total > 0 ? total / 10 : -1};
+                           .warmup_steps = total > 0 ? total / 10 : -1,
+                           .default_lr = 1e-3};
 }
 
 static area *make_base(void)

@@ -124,9 +124,9 @@ static double lift_of(const zds_param *param)
 }
 
 /* The group's own rate wins over the half's, that over the common one. */
-static double rate_of(const muon_options *o, double group, double half, double preset)
+static double rate_of(const zds_param *param, double group, double half, double preset)
 {
-    if (!isnan(group) && group != o->lr)
+    if (ZDS_HAS(param, group_sets) && param->group_sets & ZDS_SCHED_LR)
         return group;
     if (!isnan(half))
         return half;
@@ -138,12 +138,12 @@ static zds_status describe(void *instance, const zds_param *param, zds_param_nee
     const muon *self = instance;
     const muon_options *o = self->options;
     if (!takes(param)) {
-        needs->hyper->lr = rate_of(o, needs->hyper->lr, o->adam_lr, 3e-4);
+        needs->hyper->lr = rate_of(param, needs->hyper->lr, o->adam_lr, 3e-4);
         return elementwise_describe(self->adam, param, needs);
     }
     uint64_t count;
     muon_shape shape = shape_of(self, param, &count);
-    needs->hyper->lr = rate_of(o, needs->hyper->lr, o->muon_lr, 0.02);
+    needs->hyper->lr = rate_of(param, needs->hyper->lr, o->muon_lr, 0.02);
     needs->leads = 1;
     needs->whole_tensor = 1;
     needs->cost = muon_cost(&shape) * (double)count;

@@ -184,17 +184,22 @@ static zds_status inverse_sqrt_create(const zds_host *host, const void *options,
     return create(host, &(curve){.options = options}, env, curve_inverse_sqrt, false, self);
 }
 
-/* The optimizer's own rate, which a least rate is measured by, is the first group's. */
+/* The optimizer's own rate, which a least rate is measured by: not a group's, where it says one. */
+static double own_rate(const zds_sched_env *env)
+{
+    return ZDS_HAS(env, default_lr) && !isnan(env->default_lr) ? env->default_lr : env->base->lr;
+}
+
 static zds_status polynomial_create(const zds_host *host, const void *options,
                                     const zds_sched_env *env, void **self)
 {
     const curve_options *o = options;
-    if (!(env->base->lr > o->lr_end))
+    const double lr = own_rate(env);
+    if (!(lr > o->lr_end))
         return host->fail(host, ZDS_ERR_CONFIG,
-                          "lr_end is %g, which is not below the optimizer's lr, %g", o->lr_end,
-                          env->base->lr);
-    return create(host, &(curve){.options = o, .least = o->lr_end / env->base->lr}, env,
-                  curve_polynomial, true, self);
+                          "lr_end is %g, which is not below the optimizer's lr, %g", o->lr_end, lr);
+    return create(host, &(curve){.options = o, .least = o->lr_end / lr}, env, curve_polynomial,
+                  true, self);
 }
 
 static zds_status least_create(const zds_host *host, const curve_options *o,
@@ -204,7 +209,7 @@ static zds_status least_create(const zds_host *host, const curve_options *o,
         return host->fail(host, ZDS_ERR_CONFIG,
                           "write one of min_lr and min_lr_rate into the schedule's params, not %s",
                           isnan(o->min_lr) ? "none" : "both");
-    double least = isnan(o->min_lr) ? o->min_lr_rate : o->min_lr / env->base->lr;
+    double least = isnan(o->min_lr) ? o->min_lr_rate : o->min_lr / own_rate(env);
     return create(host, &(curve){.options = o, .least = least}, env, ratio, true, self);
 }
 
