@@ -224,9 +224,13 @@ Test(optim_muon, a_groups_rate_wins)
     optim_setup setup = setup_of(&cases[0], "{\"lr\": 0.1, \"muon_lr\": 0.2}");
     optim_open(&o, &setup);
     cr_assert_eq(o.hyper.lr, 0.2);
-    o.hyper.lr = 0.7;
-    cr_assert_eq(o.ops->describe(o.self, &o.param, &o.needs), ZDS_OK);
-    cr_assert_eq(o.hyper.lr, 0.7);
+    static const double own[] = {0.7, 0.1, 0.2}; /* the common one and the half's among them */
+    for (int i = 0; i < 3; i++) {
+        o.hyper.lr = own[i];
+        o.param.group_sets = ZDS_SCHED_LR;
+        cr_assert_eq(o.ops->describe(o.self, &o.param, &o.needs), ZDS_OK);
+        cr_assert_eq(o.hyper.lr, own[i]);
+    }
     optim_close(&o);
 }
 
