@@ -75,6 +75,8 @@ FAULTS = [
     ("wrong_grad_dtype", "all types of its masks", "gradients in bf16", UNSEEN),
     ("refuses_mask", "all types of its masks", "its masks allow this, but create refuses", UNSEEN),
     ("depends_on_tile", "any tiling gives the same bits", "tiles of 1: element 0", UNSEEN),
+    ("short_counter", "any tiling gives the same bits", "tiles of 65536: element 0 ", UNSEEN),
+    ("first_5000", "any tiling gives the same bits", "tiles of 65536: element 65536 ", UNSEEN),
     ("depends_on_order", "any order and number of threads give the same bits",
      "the last one first", UNSEEN),
     ("no_output", "16-bit output is the rounded master", "output 0 of block.weight is 0x0000",
