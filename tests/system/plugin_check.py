@@ -108,6 +108,10 @@ FAULTS = [
     ("leaks_process", "no leaks", "processes are left behind", UNSEEN),
     ("rounds_in_step", "no leaks", "the thread rounds otherwise", UNSEEN),
     ("takes_signal", "no leaks", "signal 15 (Terminated) does something else", UNSEEN),
+    ("changes_folder", "no leaks", "is in another folder", UNSEEN),
+    ("changes_umask", "no leaks", "(umask)", UNSEEN),
+    ("changes_locale", "no leaks", "(setlocale)", UNSEEN),
+    ("changes_environment", "no leaks", "(setenv)", UNSEEN),
 ]
 # schedules, memory tiers and backends: --check alone
 OTHERS = [
