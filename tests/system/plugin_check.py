@@ -47,6 +47,8 @@ FAULTS = [
     ("hyper_nan", "describe", "describe sets lr to", "describe sets lr to"),
     ("two_globals", "describe", "GLOBAL state \"counter\" is one for all parameters",
      "its global state \"counter\" has 1048576 bytes here and 8 with parameter"),
+    # the golden model has no empty parameter
+    ("divides_by_numel", "describe", "without elements: crashed: Floating point", UNSEEN),
     ("changes_mind", "describe", "something else of block.weight when it is asked again", UNSEEN),
     # step
     ("fails_in_step", "a plain step", "three steps are one too many",
@@ -54,6 +56,7 @@ FAULTS = [
     ("exits_in_step", "a plain step", "ended its process with exit code 0", DIES),
     ("aborts_in_step", "a plain step", "crashed: Aborted", DIES),
     ("loops_in_step", "a plain step", "did not come to an end within 1 s", HANGS),
+    ("divides_later", "a plain step", "without elements: crashed: Floating point", UNSEEN),
     ("never_moves", "a plain step", "have changed no weight", UNSEEN),
     ("makes_nan", "a plain step", "have made weight 0 of block.weight nan", UNSEEN),
     ("half_norms", "a plain step", "norms wrote no sum 0 for chunk 1", UNSEEN),
@@ -154,6 +157,7 @@ OTHERS = [
 # good as far as can be told, but worth a remark
 NOTES = [
     ("uphill", "a plain step", "the loss grows"),
+    ("refuses_empty", "describe", "without elements are refused: block.weight"),
     ("forgets_bias", "a plain step", "leave block.bias as they were"),
     ("rounds_at_open", "open", "when it is loaded: the thread rounds otherwise"),
     ("chatty", "prints nothing", '"{"plugins": 1}" in "open"; give it to host->log'),

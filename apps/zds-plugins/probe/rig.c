@@ -29,7 +29,8 @@ static const struct {
  * be one that the optimizer needs whole, so that a vector is as large. */
 static const int64_t shapes[RIG_MODELS][RIG_PARAMS][2] = {
     [RIG_SMALL] = {{20, 56}, {12, 20}, {70, 1}, {13, 1}, {1, 1}},
-    [RIG_LARGE] = {{20, RIG_TILE / 20 + 10}, {2, 3}, {3, 1}, {RIG_TILE + 77, 1}, {1, 1}}};
+    [RIG_LARGE] = {{20, RIG_TILE / 20 + 10}, {2, 3}, {3, 1}, {RIG_TILE + 77, 1}, {1, 1}},
+    [RIG_EMPTY] = {{20, 0}, {0, 20}, {0, 1}, {0, 1}, {1, 1}}};
 
 /* === setups === */
 

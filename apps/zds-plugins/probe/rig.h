@@ -10,8 +10,8 @@ enum { RIG_PARAMS = 5, RIG_CHUNK = 1024, RIG_RETIRED = 512 };
 /* A full tile of the engine's. */
 enum { RIG_TILE = 65536 };
 
-/* The model: all small; some larger than a full tile. */
-enum { RIG_SMALL = 0, RIG_LARGE = 1, RIG_MODELS = 2 };
+/* The model: all small; some larger than a full tile; all but one without elements. */
+enum { RIG_SMALL = 0, RIG_LARGE = 1, RIG_EMPTY = 2, RIG_MODELS = 3 };
 
 /* What memory holds that nobody has written: whatever; zeros; ones, at other addresses. */
 enum { RIG_AS_IT_COMES = 0, RIG_ZEROS = 1, RIG_ONES = 2 };
