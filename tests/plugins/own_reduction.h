@@ -43,30 +43,43 @@ static inline int32_t own_mode(void *self, int64_t step)
     return OWN_MODE((const momentum_self *)self, step);
 }
 
+/* Elements [first, first + count) of a parameter. */
+static inline zds_status own_piece(void *self, const zds_param_step *p, uint64_t first,
+                                   uint64_t count, const zds_comm_ops *comm, void *comm_self,
+                                   double grad_scale)
+{
+    static float own[OWN_MOST], mean[OWN_MOST];
+    for (uint64_t i = 0; i < count; i++)
+        own[i] = (float)grad_scale * momentum_load(p->grad, p->grad_dtype, first + i);
+    zds_status status = average(self, own, mean, count, comm, comm_self);
+    if (status)
+        return status;
+    void *states[] = {(float *)p->states[0] + first};
+    const zds_tile tile = {.master = (float *)p->master + first,
+                           .output = p->output ? (uint16_t *)p->output + first : NULL,
+                           .grad = mean,
+                           .grad_dtype = ZDS_F32,
+                           .hyper = p->hyper,
+                           .states = states,
+                           .count = count};
+    for (uint64_t i = 0; i < count; i++)
+        momentum_element(&tile, 1, i);
+    return ZDS_OK;
+}
+
 static inline zds_status own_step(void *self, const zds_param_steps *params,
                                   const zds_comm_ops *comm, void *comm_self,
                                   const zds_step_ctx *ctx)
 {
-    static float own[OWN_MOST], mean[OWN_MOST];
+    zds_status status = ZDS_OK;
     for (size_t k = 0; k < params->count; k++) {
         const zds_param_step *p = zds_param_step_at(params, k);
         const uint64_t n = p->param->numel;
-        for (uint64_t i = 0; i < n; i++)
-            own[i] = (float)ctx->grad_scale * momentum_load(p->grad, p->grad_dtype, i);
-        zds_status status = average(self, own, mean, n, comm, comm_self);
-        if (status)
-            return status;
-        const zds_tile tile = {.master = p->master,
-                               .output = p->output,
-                               .grad = mean,
-                               .grad_dtype = ZDS_F32,
-                               .hyper = p->hyper,
-                               .states = p->states,
-                               .count = n};
-        for (uint64_t i = 0; i < n; i++)
-            momentum_element(&tile, 1, i);
+        for (uint64_t first = 0; first < n && !status; first += OWN_MOST)
+            status = own_piece(self, p, first, n - first < OWN_MOST ? n - first : OWN_MOST, comm,
+                               comm_self, ctx->grad_scale);
     }
-    return ZDS_OK;
+    return status;
 }
 
 static inline zds_status own_create(const zds_host *host, const void *options,

@@ -146,6 +146,12 @@ void bench_at(const char *format, ...)
     va_end(args);
 }
 
+void bench_also(const char *words)
+{
+    const size_t length = strlen(bench_where);
+    snprintf(bench_where + length, BENCH_WHERE - length, "%s%s", length ? ", " : "", words);
+}
+
 /* === what is left behind === */
 
 static size_t entries_of(const char *folder)

@@ -49,6 +49,7 @@ char *bench_within(char *fault, const char *format, ...) ZDS_PRINTF(2, 3);
 enum { BENCH_WHERE = 256 };
 extern char *bench_where; /* [BENCH_WHERE] */
 void bench_at(const char *format, ...) ZDS_PRINTF(1, 2);
+void bench_also(const char *words); /* after what bench_at has said */
 
 /* === allocations (allocations.c) === */
 

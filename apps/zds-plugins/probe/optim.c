@@ -88,9 +88,27 @@ static char *describe_twice(bench *b, const rig_setup *setup)
     return fault;
 }
 
+/* They are as good as any others, but may be refused with a reason. */
+static char *describe_empty(bench *b, const rig_setup *setup)
+{
+    rig r = {0};
+    rig_setup empty = *setup;
+    empty.model = RIG_EMPTY;
+    bench_also("for parameters without elements");
+    char *fault = rig_open(&r, b, &empty);
+    const bool refused = fault && b->error;
+    if (refused && !b->note)
+        b->note = bench_within(fault, "parameters without elements are refused");
+    else if (refused)
+        fault_free(fault);
+    rig_close(&r);
+    return refused ? NULL : fault;
+}
+
 static char *describe(bench *b)
 {
-    return rig_each(b, describe_twice);
+    char *fault = rig_each(b, describe_twice);
+    return fault ? fault : rig_each_option(b, describe_empty);
 }
 
 /* === types === */

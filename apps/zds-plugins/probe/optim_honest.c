@@ -115,11 +115,28 @@ static char *plain(bench *b, const rig_setup *setup)
     return fault;
 }
 
+/* Tiles have elements, but calls over whole parameters get those that have none. */
+static char *without_elements(bench *b, const rig_setup *setup)
+{
+    rig r = {0};
+    rig_setup empty = *setup;
+    empty.model = RIG_EMPTY;
+    bench_at("with parameters without elements");
+    char *refusal = rig_open(&r, b, &empty); /* with a reason, which the check of describe tells */
+    char *fault = refusal ? NULL : rig_steps(&r, STEPS, &whole);
+    if (!refusal && !fault)
+        fault = number_fault(&r);
+    fault_free(refusal);
+    rig_close(&r);
+    return bench_within(fault, "%s", bench_where);
+}
+
 char *optim_plain_step(bench *b)
 {
     rig_setup setup;
     setup_of(b, 0, &setup);
-    return plain(b, &setup);
+    char *fault = plain(b, &setup);
+    return fault ? fault : without_elements(b, &setup);
 }
 
 /* Three runs: one has other gradients, one other weights to start from. */

@@ -47,9 +47,29 @@ static char *cut_differently(bench *b, const rig_setup *setup)
     return compare_cuts(b, setup, cuts, sizeof cuts / sizeof *cuts, 3);
 }
 
+/* As the engine cuts: counters and buffers that are too small for a full tile show in no small one.
+ */
+static char *cut_large(bench *b)
+{
+    static const rig_cut cuts[] = {{.tile = RIG_TILE}, {.first = 16, .tile = 1024, .batch = 20}};
+    rig_setup setup;
+    const cJSON *values = values_first(b, &optim_maker);
+    char *fault = NULL;
+    for (size_t t = 0; t < 2 && !fault && rig_types(b, t, &setup); t++) {
+        setup.values = values;
+        setup.model = RIG_LARGE;
+        bench_at("with large parameters, %s", rig_types_text(&setup));
+        if (rig_accepts(b, &setup))
+            fault = compare_cuts(b, &setup, cuts, sizeof cuts / sizeof *cuts, 2);
+        fault = bench_within(fault, "%s", bench_where);
+    }
+    return fault;
+}
+
 char *optim_tiling(bench *b)
 {
-    return rig_each(b, cut_differently);
+    char *fault = rig_each(b, cut_differently);
+    return fault ? fault : cut_large(b);
 }
 
 static char *order_differently(bench *b, const rig_setup *setup)

@@ -15,17 +15,22 @@
 
 enum { RANDOM_MASTER = 1 << 20 };
 
-/* A matrix longer than a chunk, an embedding, a norm, a bias shorter than a vector, a scalar. */
 static const struct {
     const char *name;
     int32_t role;
     uint32_t ndim;
-    int64_t shape[2];
-} model[RIG_PARAMS] = {{"block.weight", ZDS_ROLE_MATRIX, 2, {20, 56}},
-                       {"embed.weight", ZDS_ROLE_EMBEDDING, 2, {12, 20}},
-                       {"norm.weight", ZDS_ROLE_NORM, 1, {70, 1}},
-                       {"block.bias", ZDS_ROLE_BIAS, 1, {13, 1}},
-                       {"scale", ZDS_ROLE_OTHER, 0, {1, 1}}};
+} model[RIG_PARAMS] = {{"block.weight", ZDS_ROLE_MATRIX, 2},
+                       {"embed.weight", ZDS_ROLE_EMBEDDING, 2},
+                       {"norm.weight", ZDS_ROLE_NORM, 1},
+                       {"block.bias", ZDS_ROLE_BIAS, 1},
+                       {"scale", ZDS_ROLE_OTHER, 0}};
+
+/* A small matrix is longer than a chunk, and a small bias shorter than a vector. A large matrix may
+ * be one that the optimizer needs whole, so that a vector is as large. */
+static const int64_t shapes[RIG_MODELS][RIG_PARAMS][2] = {
+    [RIG_SMALL] = {{20, 56}, {12, 20}, {70, 1}, {13, 1}, {1, 1}},
+    [RIG_LARGE] = {{20, RIG_TILE / 20 + 10}, {2, 3}, {3, 1}, {RIG_TILE + 77, 1}, {1, 1}},
+    [RIG_EMPTY] = {{20, 0}, {0, 20}, {0, 1}, {0, 1}, {1, 1}}};
 
 /* === setups === */
 
@@ -116,7 +121,7 @@ zds_optim_env rig_env(const rig_setup *s)
 {
     uint64_t elements = 0;
     for (size_t i = 0; i < RIG_PARAMS; i++)
-        elements += (uint64_t)(model[i].shape[0] * model[i].shape[1]);
+        elements += (uint64_t)(shapes[s->model][i][0] * shapes[s->model][i][1]);
     return (zds_optim_env){.struct_size = sizeof(zds_optim_env),
                            .space = ZDS_SPACE_HOST,
                            .master_dtype = s->master,
@@ -231,7 +236,7 @@ static void fill_param(rig *r, uint32_t i)
 {
     rig_param *p = &r->params[i];
     zds_param *shown = (zds_param *)(void *)(r->shown->data + i * sizeof(rig_param));
-    memcpy(p->shape, model[i].shape, sizeof p->shape);
+    memcpy(p->shape, shapes[r->setup.model][i], sizeof p->shape);
     p->param = (zds_param){.struct_size = sizeof p->param,
                            .index = i,
                            .role = model[i].role,

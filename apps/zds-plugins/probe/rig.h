@@ -7,6 +7,11 @@
 #include "bench.h"
 
 enum { RIG_PARAMS = 5, RIG_CHUNK = 1024, RIG_RETIRED = 512 };
+/* A full tile of the engine's. */
+enum { RIG_TILE = 65536 };
+
+/* The model: all small; some larger than a full tile; all but one without elements. */
+enum { RIG_SMALL = 0, RIG_LARGE = 1, RIG_EMPTY = 2, RIG_MODELS = 3 };
 
 /* What memory holds that nobody has written: whatever; zeros; ones, at other addresses. */
 enum { RIG_AS_IT_COMES = 0, RIG_ZEROS = 1, RIG_ONES = 2 };
@@ -22,6 +27,7 @@ typedef struct rig_setup {
     bool moving; /* all that is valid until a call returns is forbidden then; arrays move after each
                     step */
     bool steady; /* the same gradients in every step */
+    int32_t model;       /* RIG_SMALL, ... */
     int32_t memory;      /* RIG_ZEROS, ... */
     uint64_t gradients;  /* which of many random ones */
     int32_t world, rank; /* 0: a world of one */

@@ -189,7 +189,7 @@ typedef struct zds_param {
     uint32_t ndim;
     uint32_t group;       /* which group of hyperparameters */
     const int64_t *shape; /* [ndim] */
-    uint64_t numel;       /* product of shape */
+    uint64_t numel;       /* product of shape; may be 0, and then there are no tiles */
     double width_mult;    /* this width over the base model's width (muP); 1 where the program says
                              nothing. Where both sides of a matrix grow: of its fan-in */
     double fan_out_mult;  /* where both sides of a matrix grow: of its fan-out; else 1 */
