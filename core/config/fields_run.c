@@ -106,7 +106,9 @@ static const field rows[] = {
      "Add to fp32 gradients as soon as each is ready; the numbers are the same.",
      .flags = FIELD_TYPED},
     {"bf16.check_grad_overflow", FIELD_BOOL, FIELD_DONE, "true",
-     "A gradient that is not finite skips the step and holds the schedule.", .flags = FIELD_TYPED},
+     "A gradient that is not finite skips the step and holds the schedule; false applies the step "
+     "at stages 1 and 2.",
+     .flags = FIELD_TYPED},
     {"bf16.bf16_master_weights_and_grads", FIELD_BOOL, FIELD_DONE, "false",
      "No fp32 master: the optimizer updates bfloat16 weights.", .flags = FIELD_TYPED},
     {"bf16.bf16_optimizer_states", FIELD_BOOL, FIELD_DONE, "false",
@@ -186,13 +188,14 @@ static const field rows[] = {
      "Names of its parameters: patterns in which * stands for any characters, ? for one, [ab], "
      "[a-z] and [!a-z] for one of a set. One that matches no parameter is an error.",
      .flags = FIELD_OR_STRING},
-    {"zds.param_groups.*.lr", FIELD_FLOAT, FIELD_DONE, NULL, "Its learning rate.",
-     .flags = FIELD_MIN},
-    {"zds.param_groups.*.betas", FIELD_FLOATS, FIELD_DONE, NULL, "Its pair of betas.", .flags = 0},
-    {"zds.param_groups.*.momentum", FIELD_FLOAT, FIELD_DONE, NULL, "Its momentum.",
-     .flags = FIELD_MIN},
-    {"zds.param_groups.*.weight_decay", FIELD_FLOAT, FIELD_DONE, NULL, "Its weight decay.",
-     .flags = FIELD_MIN},
+    {"zds.param_groups.*.lr", FIELD_FLOAT, FIELD_DONE, NULL,
+     "Its learning rate; null: the optimizer's.", .flags = FIELD_MIN | FIELD_NULLABLE},
+    {"zds.param_groups.*.betas", FIELD_FLOATS, FIELD_DONE, NULL,
+     "Its pair of betas; null: the optimizer's.", .flags = FIELD_NULLABLE},
+    {"zds.param_groups.*.momentum", FIELD_FLOAT, FIELD_DONE, NULL,
+     "Its momentum; null: the optimizer's.", .flags = FIELD_MIN | FIELD_NULLABLE},
+    {"zds.param_groups.*.weight_decay", FIELD_FLOAT, FIELD_DONE, NULL,
+     "Its weight decay; null: the optimizer's.", .flags = FIELD_MIN | FIELD_NULLABLE},
 };
 
 const field_rows field_rows_run = {rows, sizeof rows / sizeof *rows};

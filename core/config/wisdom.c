@@ -88,7 +88,11 @@ static void precision(zds_config *c)
         ADVISE("communication_data_type",
                "gradients of an fp32 model are rounded to 16 bits before they are added over "
                "ranks; write fp32, or delete the key");
-    if (is_written(c, "bf16.check_grad_overflow", false))
+    if (is_written(c, "bf16.check_grad_overflow", false) && bf16 && stage_of(c) != 1 &&
+        stage_of(c) != 2)
+        ADVISE("bf16.check_grad_overflow",
+               "false has an effect at stages 1 and 2 alone; delete it");
+    else if (is_written(c, "bf16.check_grad_overflow", false))
         ADVISE("bf16.check_grad_overflow",
                "false lets one infinite or undefined gradient into the weights, which ruins them "
                "for good; write true");

@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "host/error.h"
 
@@ -31,7 +32,12 @@ const char *fault_of_loader(const char *path)
     size_t length = strlen(path);
     if (!text)
         return "the loader does not say why";
-    return strncmp(text, path, length) == 0 && strncmp(text + length, ": ", 2) == 0
-               ? text + length + 2
-               : text;
+    if (strncmp(text, path, length) != 0 || strncmp(text + length, ": ", 2) != 0)
+        return text;
+    text += length + 2;
+    /* What the loader says of libraries for other processors, which it passes over. */
+    if (strcmp(text, "cannot open shared object file: No such file or directory") == 0 &&
+        access(path, F_OK) == 0)
+        return "is no library for this kind of processor";
+    return text;
 }

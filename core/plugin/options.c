@@ -463,6 +463,8 @@ size_t options_group(const zds_plugin *plugin, const cJSON *group, zds_hyper *hy
         if (strcmp(item->string, "params") == 0)
             continue;
         const zds_option *option = group_option(plugin, item->string);
+        if (option && cJSON_IsNull(item)) /* as if it were not there */
+            continue;
         char *wrong = option ? option_read(option, item, NULL) : NULL;
         if (!option)
             report_not_of_groups(&to, plugin, item->string);

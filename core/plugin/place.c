@@ -45,8 +45,13 @@ char *place_install(const void *code)
     return found;
 }
 
-static char *mode_fault(const char *path, mode_t writers)
+/* A folder that is meant for everyone stays as it is. */
+static char *mode_fault(const char *path, mode_t mode, mode_t writers)
 {
+    if (S_ISDIR(mode) && mode & S_ISVTX)
+        return fault_format("%s is a folder that everyone can put files into; keep plugins in a "
+                            "folder of your own",
+                            path);
     const char *who = writers & S_IWOTH ? "everyone" : "its group";
     const char *letters = !(writers & S_IWOTH) ? "g" : writers & S_IWGRP ? "go" : "o";
     return fault_format("%s can be written by %s, who could put anything into it; run "
@@ -84,7 +89,7 @@ static char *fault_of(const char *path, const struct stat *yardstick)
     if (writers & S_IWGRP && is_private(info.st_gid, info.st_uid))
         writers &= ~(mode_t)S_IWGRP;
     if (writers)
-        return mode_fault(path, writers);
+        return mode_fault(path, info.st_mode, writers);
     if (info.st_uid == 0 || info.st_uid == geteuid() ||
         (yardstick && info.st_uid == yardstick->st_uid))
         return NULL;

@@ -63,7 +63,8 @@ def config_check():
         found = [t for t in text.splitlines() if words in t]
         check(f"check: {words}", len(found) == 1 and f"bad.json:{line}:" in found[0], text)
     good = write("good.json", {"train_batch_size": 1, "optimizer": {"type": "SGD", "params": {"lr": 1, "momentum": 0.9}},
-                               "zds": {"param_groups": [{"params": "*.bias", "lr": 1e-3, "momentum": 0.5, "weight_decay": 0}]}})
+                               "zds": {"param_groups": [{"params": "*.bias", "lr": 1e-3, "momentum": 0.5, "weight_decay": 0},
+                                                        {"params": "*", "lr": None, "momentum": None, "weight_decay": None}]}})
     code, out, err = run("check", good)
     check("check: a good config", code == 0, out + err)
     late = write("late.json", {"train_batch_size": 1, "optimizer": {"type": "SGD", "params": {"lr": 1}},

@@ -411,7 +411,7 @@ Test(registry, refuses_what_others_can_write)
     mode(0757, 0755, "can be written by everyone, who could put anything into it; run chmod o-w");
     mode(0777, 0755, alone ? "run chmod o-w" : "run chmod go-w");
     mode(0755, 0775, alone ? "crashed" : "can be written by its group");
-    mode(0755, 01777, "can be written by everyone");
+    mode(0755, 01777, "is a folder that everyone can put files into; keep plugins in a folder of");
     mode(0755, 0755, "crashed");
 }
 

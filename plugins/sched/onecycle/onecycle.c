@@ -100,6 +100,7 @@ static const zds_option options_table[] = {
      .type = ZDS_OPTION_FLOAT_LIST,
      .offset = AT(cycle_max_mom),
      .default_value = "0.9",
+     .flags = ZDS_OPTION_BELOW_MAX,
      .min = 0,
      .max = 1,
      .doc = "beta1 where the rate is least, one or a list"},
