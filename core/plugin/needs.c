@@ -89,7 +89,7 @@ char *needs_hyper_fault(const zds_hyper *before, const zds_hyper *after)
                          after->weight_decay};
     static const char *const names[] = {"lr", "beta1", "beta2", "momentum", "weight_decay"};
     for (size_t k = 0; k < sizeof is / sizeof *is; k++)
-        if (isfinite(was[k]) && !isfinite(is[k]))
+        if (isfinite(was[k]) && !isfinite(is[k]) && (k == 0 || !isnan(is[k])))
             return fault_format("describe sets %s to %g", names[k], is[k]);
     return NULL;
 }

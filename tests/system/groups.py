@@ -126,6 +126,15 @@ def schedule_of_groups():
         check(f"schedule: Muon's rate for matrices, {params}", len(got) == 3 and abs(got[0] - rate) < 1e-15 and abs(got[2] - rate / 2) < 1e-15,
               out + err)
 
+    # DeepSpeed's Muon has no betas among its defaults, so that OneCycle leaves them alone
+    ds = write("cycle.json", {"train_batch_size": 1, "optimizer": {"type": "Muon", "params": {"lr": 0.25}}, "scheduler": {
+        "type": "OneCycle", "params": {"cycle_min_lr": 0.25, "cycle_max_lr": 0.5, "cycle_first_step_size": 2, "decay_step_size": 0}}})
+    code, out, err = run("schedule", ds, "--steps", 4, "--json")
+    check("schedule: OneCycle leaves Muon's betas alone", code == 0 and json.loads(out)["betas"] is None, out + err)
+    ds = write("momentum.json", {"train_batch_size": 1, "optimizer": {"type": "AdamW", "params": {}}, "scheduler": {
+        "type": "OneCycle", "params": {"cycle_min_lr": 0.25, "cycle_max_lr": 0.5, "cycle_max_mom": 1.0}}})
+    code, out, err = run("check", ds)
+    check("check: a beta of 1", code == 1 and "scheduler.params.cycle_max_mom: must be at least 0 and below 1" in out + err, out + err)
 
 
 # --- zds-replay

@@ -144,6 +144,7 @@ static zds_status describe(void *instance, const zds_param *param, zds_param_nee
     uint64_t count;
     muon_shape shape = shape_of(self, param, &count);
     needs->hyper->lr = rate_of(param, needs->hyper->lr, o->muon_lr, 0.02);
+    needs->hyper->beta1 = needs->hyper->beta2 = NAN; /* as in the reference: nothing to cycle */
     needs->leads = 1;
     needs->whole_tensor = 1;
     needs->cost = muon_cost(&shape) * (double)count;

@@ -248,8 +248,8 @@ typedef struct zds_param_needs {
     uint32_t tensor_norms; /* how many sums over the whole tensor `norms` makes for this parameter;
                               at most 4 */
     zds_state_spec states[ZDS_MAX_STATES];
-    zds_hyper *hyper; /* in: the group's; out: may be changed (Muon's second rate); the host then
-                         splits the group */
+    zds_hyper *hyper; /* in: the group's; out: may be changed (Muon's second rate; all but lr to
+                         NaN, where it has no meaning); the host then splits the group */
     double cost;   /* of a whole_tensor parameter's step, in any unit, the same for all: ranks get
                       about as much of it; 0: its number of elements */
     int32_t leads; /* 1: of a group that `hyper` splits, the part with this parameter comes first,
