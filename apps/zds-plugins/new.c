@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -16,6 +17,7 @@
 #include "common/output.h"
 #include "host/error.h"
 #include "plugin/place.h"
+#include "zds/zds.h"
 
 enum { LONGEST_NAME = 63, LONGEST_TEMPLATE = 1 << 16 };
 
@@ -109,6 +111,54 @@ static int write_all(const char *templates, const char *folder, const marks *m)
     return code;
 }
 
+static bool is_among(const char *name, const char *aliases)
+{
+    const size_t length = strlen(name);
+    for (const char *at = aliases; *at; at += strspn(at, ", ")) {
+        const size_t end = strcspn(at, ", ");
+        if (end == length && strncasecmp(at, name, length) == 0)
+            return true;
+        at += end;
+    }
+    return false;
+}
+
+/* Whether the entry, one of the install's own, has the new plugin's name or that of its file. */
+static bool is_taken(const zds_plugin_entry *entry, const char *install, const marks *m)
+{
+    const size_t length = strlen(install);
+    char *file = text_format("/%s_%s.so", m->kind, m->ident);
+    const char *slash = strrchr(entry->file, '/');
+    const bool own = strncmp(entry->file, install, length) == 0 && entry->file[length] == '/';
+    const bool same =
+        (file && slash && strcmp(slash, file) == 0) ||
+        (strcmp(entry->kind, m->kind) == 0 &&
+         (strcasecmp(entry->name, m->name) == 0 || is_among(m->name, entry->aliases)));
+    free(file);
+    return own && same;
+}
+
+/* What is installed beside zds's own plugins must not take their place. */
+static int refuse_taken(const char *install, const marks *m)
+{
+    zds_error error = ZDS_ERROR_INIT;
+    zds_plugin_list *list;
+    zds_plugin_entry entry;
+    int code = EXIT_DONE;
+    if (zds_plugin_list_create(NULL, &list, &error)) {
+        code = output_error("%s", error.text);
+        zds_error_clear(&error);
+        return code;
+    }
+    for (size_t i = 0; code == EXIT_DONE && zds_plugin_list_entry(list, i, &entry); i++)
+        if (is_taken(&entry, install, m))
+            code = output_error("zds has a plugin %s of kind %s already, in %s, which the new one "
+                                "would replace when it is installed; take another name",
+                                entry.name, m->kind, entry.file);
+    zds_plugin_list_destroy(list);
+    return code;
+}
+
 int new_plugin(const char *kind, const char *name, const char *folder)
 {
     if (strcmp(kind, "comm") == 0)
@@ -124,10 +174,14 @@ int new_plugin(const char *kind, const char *name, const char *folder)
     folder = folder ? folder : m.name;
     char *install = place_install(dlsym(RTLD_DEFAULT, "zds_version"));
     char *templates = install ? text_format("%s/templates", install) : NULL;
+    int code = install ? refuse_taken(install, &m) : EXIT_DONE;
     free(install);
-    if (!templates)
-        return output_error("zds/templates is not beside libzds.so; install zds whole");
-    int code;
+    if (!templates || code != EXIT_DONE) {
+        free(templates);
+        return code != EXIT_DONE
+                   ? code
+                   : output_error("zds/templates is not beside libzds.so; install zds whole");
+    }
     if (mkdir(folder, 0755) != 0) { /* also if it is there: nothing is overwritten */
         code = output_error("%s: cannot be made: %s", folder, strerror(errno));
     } else {

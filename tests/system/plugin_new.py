@@ -79,6 +79,8 @@ def check_refusals(root, folder):
                               (["optim", "../x"], 2, "letters, digits"),
                               (["optim", "a\"b"], 2, "letters, digits"),
                               (["optim", "a", "b", "c"], 2, ""),
+                              (["optim", "lion"], 1, "take another name"),
+                              (["optim", "onebit"], 1, "take another name"),
                               (["comm", "x"], 1, "plugins/comm/self")):
         got = attempt(program, "--new", *words, cwd=folder)
         expect(got.returncode == code and part in got.stderr,
