@@ -11,7 +11,7 @@ static void adam(const reference *r, element *e, double g)
     double decay = isnan(h->weight_decay) ? preset : h->weight_decay;
     if (flag(r, "maximize"))
         g = -g;
-    if (adamw)
+    if (adamw || flag(r, "decoupled_weight_decay"))
         e->p -= h->lr * decay * e->p;
     else
         g += decay * e->p;
@@ -42,21 +42,30 @@ Test(optim_formula, adam)
         compare("optim_adamw", "AdamW", options[i], adam, 2e-6);
         compare("optim_adamw", "Adam", options[i], adam, 2e-6);
     }
+    compare("optim_adamw", "Adam",
+            "{\"torch_adam\": true, \"adam_w_mode\": false, \"decoupled_weight_decay\": true}",
+            adam, 2e-6); /* 0 of what there is none of */
+    compare("optim_adamw", "Adam",
+            "{\"torch_adam\": true, \"adam_w_mode\": false, \"decoupled_weight_decay\": true,"
+            " \"weight_decay\": 0.1}",
+            adam, 2e-6);
 }
 
 Test(optim_formula, adam_refuses)
 {
     static const struct {
-        const char *options, *says;
+        const char *name, *options, *says;
     } cases[] = {
-        {"{\"amsgrad\": true}", "torch_adam"},
-        {"{\"maximize\": true}", "torch_adam"},
-        {"{\"torch_adam\": true, \"bias_correction\": false}", "bias_correction"},
-        {"{\"max_grad_norm\": 1.0}", "gradient_clipping"},
+        {"Adam", "{\"decoupled_weight_decay\": true}", "torch_adam"},
+        {"Adam", "{\"torch_adam\": true, \"decoupled_weight_decay\": true}", "adam_w_mode"},
+        {"AdamW", "{\"amsgrad\": true}", "torch_adam"},
+        {"AdamW", "{\"maximize\": true}", "torch_adam"},
+        {"AdamW", "{\"torch_adam\": true, \"bias_correction\": false}", "bias_correction"},
+        {"AdamW", "{\"max_grad_norm\": 1.0}", "gradient_clipping"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         optim o;
-        optim_setup s = {.file = "optim_adamw", .name = "AdamW", .options = cases[i].options};
+        optim_setup s = {.file = "optim_adamw", .name = cases[i].name, .options = cases[i].options};
         cr_assert_eq(optim_try(&o, &s), ZDS_ERR_CONFIG);
         cr_assert(strstr(o.h.error, cases[i].says), "\"%s\" lacks \"%s\"", o.h.error,
                   cases[i].says);

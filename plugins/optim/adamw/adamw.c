@@ -8,57 +8,56 @@
 
 typedef struct adam_options {
     double lr, betas[2], eps, weight_decay, max_grad_norm;
-    bool bias_correction, adam_w_mode, torch_adam, amsgrad, maximize;
+    bool bias_correction, adam_w_mode, torch_adam, amsgrad, maximize, decoupled_weight_decay;
     bool fp32_optimizer_states, set_grad_none;
 } adam_options;
 
 #define ADAM_OPTIONS(adam_w_mode_flags, adam_w_mode_doc, weight_decay_doc)                         \
-    {                                                                                              \
-        OPTION_LR(adam_options, "0.001"),                                                          \
-            OPTION_BETAS(adam_options, "[0.9, 0.999]",                                             \
-                         "decay of the running means of the gradient and of its square"),          \
-            OPTION_EPS(adam_options, "1e-8", "added to the denominator, outside the root"),        \
-            {.name = "weight_decay",                                                               \
-             .type = ZDS_OPTION_FLOAT,                                                             \
-             .flags = ZDS_OPTION_NULLABLE,                                                         \
-             .offset = offsetof(adam_options, weight_decay),                                       \
-             .default_value = "null",                                                              \
-             .min = 0,                                                                             \
-             .max = INFINITY,                                                                      \
-             .auto_from = "weight_decay",                                                          \
-             .doc = weight_decay_doc},                                                             \
-            OPTION_FLAG(adam_options, bias_correction, "true",                                     \
-                        "divide the running means by 1 - beta^step; false is refused with "        \
-                        "torch_adam"),                                                             \
-            {.name = "adam_w_mode",                                                                \
-             .type = ZDS_OPTION_BOOL,                                                              \
-             .flags = adam_w_mode_flags,                                                           \
-             .offset = offsetof(adam_options, adam_w_mode),                                        \
-             .default_value = "true",                                                              \
-             .doc = adam_w_mode_doc},                                                              \
-            OPTION_FLAG(adam_options, torch_adam, "false",                                         \
-                        "take torch's defaults, and allow amsgrad and maximize"),                  \
-            OPTION_FLAG(adam_options, amsgrad, "false",                                            \
-                        "divide by the largest mean square so far; only with torch_adam"),         \
-            OPTION_FLAG(adam_options, maximize, "false",                                           \
-                        "climb instead of descend; only with torch_adam"),                         \
-            OPTION_NO_EFFECT(                                                                      \
-                adam_options, fp32_optimizer_states, "true",                                       \
-                "bf16.bf16_optimizer_states decides in which type the running means are "          \
-                "kept"),                                                                           \
-            OPTION_NO_EFFECT(                                                                      \
-                adam_options, set_grad_none, "true",                                               \
-                "the engine owns the gradients, and never clears them in a pass of its "           \
-                "own"),                                                                            \
-            OPTION_MAX_GRAD_NORM(adam_options),                                                    \
-    }
+    OPTION_LR(adam_options, "0.001"),                                                              \
+        OPTION_BETAS(adam_options, "[0.9, 0.999]",                                                 \
+                     "decay of the running means of the gradient and of its square"),              \
+        OPTION_EPS(adam_options, "1e-8", "added to the denominator, outside the root"),            \
+        {.name = "weight_decay",                                                                   \
+         .type = ZDS_OPTION_FLOAT,                                                                 \
+         .flags = ZDS_OPTION_NULLABLE,                                                             \
+         .offset = offsetof(adam_options, weight_decay),                                           \
+         .default_value = "null",                                                                  \
+         .min = 0,                                                                                 \
+         .max = INFINITY,                                                                          \
+         .auto_from = "weight_decay",                                                              \
+         .doc = weight_decay_doc},                                                                 \
+        OPTION_FLAG(adam_options, bias_correction, "true",                                         \
+                    "divide the running means by 1 - beta^step; false is refused with "            \
+                    "torch_adam"),                                                                 \
+        {.name = "adam_w_mode",                                                                    \
+         .type = ZDS_OPTION_BOOL,                                                                  \
+         .flags = adam_w_mode_flags,                                                               \
+         .offset = offsetof(adam_options, adam_w_mode),                                            \
+         .default_value = "true",                                                                  \
+         .doc = adam_w_mode_doc},                                                                  \
+        OPTION_FLAG(adam_options, torch_adam, "false",                                             \
+                    "take torch's defaults, and allow amsgrad and maximize"),                      \
+        OPTION_FLAG(adam_options, amsgrad, "false",                                                \
+                    "divide by the largest mean square so far; only with torch_adam"),             \
+        OPTION_FLAG(adam_options, maximize, "false",                                               \
+                    "climb instead of descend; only with torch_adam"),                             \
+        OPTION_NO_EFFECT(                                                                          \
+            adam_options, fp32_optimizer_states, "true",                                           \
+            "bf16.bf16_optimizer_states decides in which type the running means are kept"),        \
+        OPTION_NO_EFFECT(                                                                          \
+            adam_options, set_grad_none, "true",                                                   \
+            "the engine owns the gradients, and never clears them in a pass of its own"),          \
+        OPTION_MAX_GRAD_NORM(adam_options)
 
-static const zds_option adamw_options[] = ADAM_OPTIONS(
+static const zds_option adamw_options[] = {ADAM_OPTIONS(
     ZDS_OPTION_NO_EFFECT, "AdamW always decouples the weight decay; use type Adam for the other",
-    "decoupled weight decay; null: 0, with torch_adam 0.01");
-static const zds_option adam_options_table[] = ADAM_OPTIONS(
-    0, "true: weight decay acts on the weight (AdamW); false: it is added to the gradient (L2)",
-    "weight decay; null: 0, with torch_adam and adam_w_mode 0.01");
+    "decoupled weight decay; null: 0, with torch_adam 0.01")};
+static const zds_option adam_options_table[] = {
+    ADAM_OPTIONS(
+        0, "true: weight decay acts on the weight (AdamW); false: it is added to the gradient (L2)",
+        "weight decay; null: 0, with torch_adam and adam_w_mode 0.01"),
+    OPTION_FLAG(adam_options, decoupled_weight_decay, "false",
+                "weight decay acts on the weight; only with torch_adam and without adam_w_mode")};
 
 static zds_status check(const zds_host *host, const adam_options *o)
 {
@@ -71,6 +70,11 @@ static zds_status check(const zds_host *host, const adam_options *o)
     if (o->maximize && !o->torch_adam)
         return host->fail(host, ZDS_ERR_CONFIG,
                           "maximize needs \"torch_adam\": true; write that, or remove maximize");
+    if (o->decoupled_weight_decay && (!o->torch_adam || o->adam_w_mode))
+        return host->fail(
+            host, ZDS_ERR_CONFIG,
+            "decoupled_weight_decay is of torch's Adam: write \"torch_adam\": true and "
+            "\"adam_w_mode\": false, or remove it: adam_w_mode does the same");
     if (!o->bias_correction && o->torch_adam)
         return host->fail(host, ZDS_ERR_CONFIG,
                           "torch_adam always corrects the bias; remove bias_correction, or "
@@ -79,19 +83,19 @@ static zds_status check(const zds_host *host, const adam_options *o)
 }
 
 /* Of the group; torch's AdamW has a default of its own where there is none. */
-static double decay_of(const adam_options *o, const zds_hyper *hyper, bool decoupled)
+static double decay_of(const adam_options *o, const zds_hyper *hyper, bool adamw)
 {
     if (!isnan(hyper->weight_decay))
         return hyper->weight_decay;
-    return o->torch_adam && decoupled ? 0.01 : 0;
+    return o->torch_adam && adamw ? 0.01 : 0;
 }
 
-static void constants(const adam_options *o, const zds_hyper *hyper, bool decoupled, int64_t step,
+static void constants(const adam_options *o, const zds_hyper *hyper, bool adamw, int64_t step,
                       adam_constants *out)
 {
     zds_hyper h = *hyper;
-    h.weight_decay = decay_of(o, hyper, decoupled);
-    *out = adam_constants_of(&h, o->eps, step, decoupled);
+    h.weight_decay = decay_of(o, hyper, adamw);
+    *out = adam_constants_of(&h, o->eps, step, adamw || o->decoupled_weight_decay);
     if (!o->bias_correction) {
         out->rate = (float)hyper->lr;
         out->inverse_sqrt_bias2 = 1;
