@@ -197,7 +197,7 @@ static zds_status check_optim(const zds_engine *e, const char *file, zds_error *
     if (e->optim.reduction_mode && e->set.stage >= 2)
         return engine_refuse(e, ZDS_ERR_UNSUPPORTED, stage, error,
                              "optimizer %s reduces gradients by itself, for which each rank must "
-                             "hold its own whole gradient, and at stage %d none does; write 0%s",
+                             "hold its own whole gradient, which stage %d deals out; write 0%s",
                              name, e->set.stage, diverges ? "" : " or 1");
     if (diverges && e->set.stage >= 1)
         return engine_refuse(
