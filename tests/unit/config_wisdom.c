@@ -74,8 +74,11 @@ static const trap traps[] = {
      "bf16:{enabled:true}, communication_data_type:'bf16'"},
     {"communication_data_type:'bf16'", "communication_data_type", "rounded",
      "communication_data_type:'fp32'"},
-    {"bf16:{enabled:true, check_grad_overflow:false}", "bf16.check_grad_overflow", "ruins",
-     "bf16:{enabled:true, check_grad_overflow:true}"},
+    {"bf16:{enabled:true, check_grad_overflow:false}, zero_optimization:{stage:1}",
+     "bf16.check_grad_overflow", "ruins",
+     "bf16:{enabled:true, check_grad_overflow:true}, zero_optimization:{stage:1}"},
+    {"bf16:{enabled:true, check_grad_overflow:false}", "bf16.check_grad_overflow",
+     "at stages 1 and 2 alone", "bf16:{enabled:true, check_grad_overflow:true}"},
     /* gradients */
     {"gradient_clipping:0", "gradient_clipping", "turns clipping off", "gradient_clipping:0.5"},
     {"prescale_gradients:true, gradient_predivide_factor:2", "gradient_predivide_factor",
