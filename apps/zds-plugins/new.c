@@ -173,14 +173,16 @@ int new_plugin(const char *kind, const char *name, const char *folder)
     const marks m = make_marks(kind, name);
     folder = folder ? folder : m.name;
     char *install = place_install(dlsym(RTLD_DEFAULT, "zds_version"));
-    char *templates = install ? text_format("%s/templates", install) : NULL;
-    int code = install ? refuse_taken(install, &m) : EXIT_DONE;
+    if (!install)
+        return output_error("zds/templates is not beside libzds.so; install zds whole");
+    int code = refuse_taken(install, &m);
+    char *templates = text_format("%s/templates", install);
     free(install);
-    if (!templates || code != EXIT_DONE) {
+    if (code == EXIT_DONE && !templates)
+        code = output_error("no memory for the names of files");
+    if (code != EXIT_DONE) {
         free(templates);
-        return code != EXIT_DONE
-                   ? code
-                   : output_error("zds/templates is not beside libzds.so; install zds whole");
+        return code;
     }
     if (mkdir(folder, 0755) != 0) { /* also if it is there: nothing is overwritten */
         code = output_error("%s: cannot be made: %s", folder, strerror(errno));

@@ -11,9 +11,7 @@
 
 enum { STEPS = 6, WORLD = 2 };
 
-/* The first fault: that of a rank that died, which the others can but miss; then as they were
- * found.
- */
+/* The first fault: of a rank that died, which the others can but miss; then as they were found. */
 static char *ranks_fault(bench *b, twin *const *twins, rig *rigs)
 {
     char *first = NULL;

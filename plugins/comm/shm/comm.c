@@ -70,8 +70,8 @@ void job_drop(job *j)
         host->free(host, r);
     }
     if (j->header) {
-        atomic_store(&j->header->gone[j->rank],
-                     1); /* before peers can see sockets or process end */
+        /* Before peers can see sockets or process end. */
+        atomic_store(&j->header->gone[j->rank], 1);
         arena_unmap(j, j->header, sizeof *j->header);
     }
     if (j->pidfds)
