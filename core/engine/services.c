@@ -71,9 +71,9 @@ static void parallel(const zds_host *host, size_t n, void (*body)(void *, size_t
     pool_run(of(host)->threads, n, run_one, &j);
 }
 
-void services_init(services *s, const char *name, int32_t rank, ledger *ledger, pool *threads)
+void services_init(services *s, const char *name, int32_t rank, ledger *memory, pool *threads)
 {
-    *s = (services){.name = name, .rank = rank, .ledger = ledger, .threads = threads};
+    *s = (services){.name = name, .rank = rank, .ledger = memory, .threads = threads};
     pthread_mutex_init(&s->lock, NULL);
     s->host = (zds_host){.struct_size = sizeof s->host,
                          .abi_minor = ZDS_ABI_MINOR,

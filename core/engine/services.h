@@ -20,7 +20,7 @@ typedef struct services {
     void *hear_user;
 } services;
 
-void services_init(services *s, const char *name, int32_t rank, ledger *ledger, pool *threads);
+void services_init(services *s, const char *name, int32_t rank, ledger *memory, pool *threads);
 void services_destroy(services *s);
 
 /* The text that the plugin set since the last call, or a stand-in. Valid until the plugin is called
