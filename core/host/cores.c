@@ -221,17 +221,17 @@ static bool choose(cores *out, int32_t asked, int32_t local_world, const cores_f
         return false;
     }
     out->threads = count_threads(asked, f, cores_here.count, h, local_world);
-    out->crowded = out->threads > dealt.count;
+    bool crowded = out->threads > dealt.count;
     /* Whoever has a limit instead of a cpuset has neighbours that may run on any processor; bound
      * to the first ones, all of them would meet there. */
     bool limited = f->limit < hwloc_bitmap_weight(f->process);
     const list *places = NULL;
-    if (!out->crowded && h->ranks == 1 && !limited)
+    if (!crowded && h->ranks == 1 && !limited)
         places = out->threads <= cores_here.count ? &cores_here : &dealt;
     const char *binding = "not bound to these";
     if (out->threads == 1)
         binding = "which is the calling one, left as it is";
-    else if (out->crowded)
+    else if (crowded)
         binding = "not bound to these, which are fewer";
     else if (places)
         binding = places == &dealt ? "all but the calling one bound to a processor each"

@@ -23,7 +23,6 @@ typedef struct cores {
     int32_t threads;
     hwloc_topology_t topology; /* NULL: nothing is to be bound */
     hwloc_cpuset_t *sets;      /* [threads]: where each belongs; [0] is the caller's, and advice */
-    bool crowded;              /* more threads were asked for than there are processors */
     char *why;                 /* in words; NULL for one thread that was asked for */
 } cores;
 

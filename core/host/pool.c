@@ -224,8 +224,7 @@ zds_status pool_create(int32_t threads, const launch *place, pool **out, zds_err
     p->threads = where.threads;
     zds_status status = start(p, &where, error);
     if (!status && where.why)
-        log_line(where.crowded ? ZDS_LOG_INFO : ZDS_LOG_DEBUG, place ? place->rank : -1, "threads",
-                 "%s", where.why);
+        log_line(ZDS_LOG_DEBUG, place ? place->rank : -1, "threads", "%s", where.why);
     cores_release(&where);
     if (status)
         pool_destroy(p);

@@ -8,7 +8,7 @@ typedef struct pool pool;
 
 /* `threads`: with the calling thread; 0 means one for each core that `place` leaves to this rank
  * (see cores.h). The others are bound there; the calling thread is left as it is. NULL: this
- * process has its processors for itself. One line of the log says what was chosen. */
+ * process has its processors for itself. A debug line of the log says what was chosen. */
 zds_status pool_create(int32_t threads, const launch *place, pool **out, zds_error *error);
 void pool_destroy(pool *p); /* no run is on */
 
