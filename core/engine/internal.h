@@ -5,8 +5,8 @@
 #include <sys/types.h>
 
 #include "engine/model.h"
-#include "engine/services.h"
 #include "host/launch.h"
+#include "memory/services.h"
 #include "plugin/options.h"
 #include "plugin/registry.h"
 #include "zero/layout.h"

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "engine/internal.h"
-#include "zero/kernels.h"
+#include "host/kernels.h"
 
 static char *param_at(const zds_engine *e, uint64_t element)
 {

@@ -2,7 +2,7 @@
  * engine takes from them is their norm. Sums as elsewhere: in chunks of 1024, added in chunk order
  * within a part, parts in order, so that the bits do not depend on threads. */
 #include "engine/internal.h"
-#include "zero/kernels.h"
+#include "host/kernels.h"
 
 typedef struct own_pass {
     const zds_engine *e;

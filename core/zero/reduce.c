@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "engine/internal.h"
-#include "zero/kernels.h"
+#include "host/kernels.h"
 
 static char *at(void *base, uint64_t elements, zds_dtype dtype)
 {

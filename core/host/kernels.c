@@ -1,6 +1,6 @@
 /* The passes over gradients and parameters that the core makes itself. Plain loops, compiled for
  * several processors; the compiler vectorises them, and none is on the path of a fused step. */
-#include "zero/kernels.h"
+#include "host/kernels.h"
 
 #include <string.h>
 

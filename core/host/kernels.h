@@ -1,8 +1,8 @@
 /* The passes over gradients and parameters that the core makes itself: where a comm plugin is not
  * FUSED, where micro steps accumulate in another type than backward leaves, and when values go in
  * and out. */
-#ifndef CORE_ZERO_KERNELS_H
-#define CORE_ZERO_KERNELS_H
+#ifndef CORE_HOST_KERNELS_H
+#define CORE_HOST_KERNELS_H
 
 #include "zds/plugin.h"
 
