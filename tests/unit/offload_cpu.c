@@ -45,7 +45,7 @@ Test(offload_cpu, blocks_are_zeroed_and_whole)
         zds_block block = {.struct_size = sizeof block};
         cr_assert_eq(t.ops->alloc(t.self, sizes[i], &block), ZDS_OK);
         cr_assert_eq(block.bytes, sizes[i]);
-        cr_assert_eq(block.space, ZDS_SPACE_HOST);
+        cr_assert_eq(block.device.space, ZDS_SPACE_HOST);
         uintptr_t align = sizes[i] >= 2 << 20 ? 2 << 20 : 4096;
         cr_assert_eq((uintptr_t)block.pointer % align, 0);
         unsigned char *bytes = block.pointer;
@@ -81,6 +81,43 @@ Test(offload_cpu, memory_goes_back)
             t.ops->free(t.self, &blocks[i]);
     }
     cr_assert(mappings() <= before + 2, "%d mappings, before %d", mappings(), before);
+    tier_close(&t);
+}
+
+Test(offload_cpu, says_what_it_is)
+{
+    tier t;
+    tier_open(&t);
+    zds_offload_info info = {.struct_size = sizeof info};
+    cr_assert_eq(t.ops->query(t.self, &info), ZDS_OK);
+    cr_assert_eq(info.device.space, ZDS_SPACE_HOST);
+    cr_assert_eq(info.device.ordinal, 0);
+    cr_assert(info.reaches & ZDS_SPACE_BIT(ZDS_SPACE_HOST));
+    cr_assert_gt(info.free_bytes, 0);
+    cr_assert_leq(info.free_bytes, info.total_bytes);
+    cr_assert_eq(info.total_bytes,
+                 (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE));
+    tier_close(&t);
+}
+
+Test(offload_cpu, a_view_is_the_memory_itself_and_leaves_it)
+{
+    tier t;
+    tier_open(&t);
+    guarded memory = guarded_alloc(4096, true);
+    zds_block view = {.struct_size = sizeof view};
+    memset(memory.data, 7, 4096);
+    int before = mappings();
+    char *start = (char *)memory.data + 5;
+    cr_assert_eq(t.ops->adopt(t.self, start, 100, &view), ZDS_OK);
+    cr_assert_eq(view.pointer, start);
+    cr_assert_eq(view.bytes, 100);
+    cr_assert_eq(view.device.space, ZDS_SPACE_HOST);
+    t.ops->free(t.self, &view);
+    for (int i = 0; i < 4096; i++)
+        cr_assert_eq(((char *)memory.data)[i], 7);
+    cr_assert_eq(mappings(), before);
+    guarded_free(&memory);
     tier_close(&t);
 }
 

@@ -1,7 +1,9 @@
 /* The host's own memory as a tier: huge pages where they help, used in place. */
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "zds/plugin.h"
 
@@ -27,6 +29,32 @@ static void close_tier(void *self)
     (*tier)->free(*tier, tier);
 }
 
+/* What programs can have without swapping: of /proc/meminfo, in KiB. */
+static uint64_t available_bytes(void)
+{
+    unsigned long long kib = 0;
+    char line[128];
+    FILE *file = fopen("/proc/meminfo", "re");
+    while (file && fgets(line, sizeof line, file))
+        if (sscanf(line, "MemAvailable: %llu", &kib) == 1)
+            break;
+    if (file)
+        fclose(file);
+    return kib * 1024;
+}
+
+static zds_status query(void *self, zds_offload_info *info)
+{
+    (void)self;
+    const long page = sysconf(_SC_PAGESIZE), pages = sysconf(_SC_PHYS_PAGES);
+    info->device = (zds_device){.space = ZDS_SPACE_HOST};
+    info->alignment = 64;
+    info->total_bytes = page > 0 && pages > 0 ? (uint64_t)pages * (uint64_t)page : 0;
+    info->free_bytes = available_bytes();
+    info->reaches = ZDS_SPACE_BIT(ZDS_SPACE_HOST) | ZDS_SPACE_BIT(ZDS_SPACE_HOST_PINNED);
+    return ZDS_OK;
+}
+
 /* Mapped bytes of a block: what was asked for in whole pages, and room to begin at a huge page. */
 static uint64_t mapped_bytes(uint64_t bytes)
 {
@@ -40,7 +68,7 @@ static zds_status alloc_block(void *self, uint64_t bytes, zds_block *block)
     block->pointer = NULL;
     block->handle = NULL;
     block->bytes = bytes;
-    block->space = ZDS_SPACE_HOST;
+    block->device = (zds_device){.space = ZDS_SPACE_HOST};
     if (bytes == 0)
         return ZDS_OK;
     if (bytes > SIZE_MAX - HUGE_PAGE)
@@ -70,14 +98,26 @@ static void free_block(void *self, zds_block *block)
     block->handle = NULL;
 }
 
+/* Without a handle there is nothing to unmap. */
+static zds_status adopt_block(void *self, void *pointer, uint64_t bytes, zds_block *block)
+{
+    (void)self;
+    block->pointer = pointer;
+    block->bytes = bytes;
+    block->device = (zds_device){.space = ZDS_SPACE_HOST};
+    block->handle = NULL;
+    return ZDS_OK;
+}
+
 static const zds_offload_ops ops = {.struct_size = sizeof ops,
                                     .flags = ZDS_OFFLOAD_DIRECT,
                                     .space = ZDS_SPACE_HOST,
-                                    .alignment = 1,
                                     .open = open_tier,
                                     .close = close_tier,
+                                    .query = query,
                                     .alloc = alloc_block,
-                                    .free = free_block};
+                                    .free = free_block,
+                                    .adopt = adopt_block};
 
 static const zds_plugin plugin = {.struct_size = sizeof plugin,
                                   .kind = ZDS_KIND_OFFLOAD,
