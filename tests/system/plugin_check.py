@@ -185,7 +185,7 @@ NOTES = [
     ("chatty", "prints nothing", '"{"plugins": 1}" in "open"; give it to host->log'),
 ]
 GOOD = ["sample", "momentum", "newer", "old_abi_1_0", "reduces", "whole", "no_create", "offload_good",
-        "offload_device"]
+        "offload_device", "offload_sectors"]
 
 
 def expect(condition, what):

@@ -46,7 +46,7 @@ Test(offload_cpu, blocks_are_zeroed_and_whole)
         cr_assert_eq(t.ops->alloc(t.self, sizes[i], &block), ZDS_OK);
         cr_assert_eq(block.bytes, sizes[i]);
         cr_assert_eq(block.device.space, ZDS_SPACE_HOST);
-        uintptr_t align = sizes[i] >= 2 << 20 ? 2 << 20 : 4096;
+        uintptr_t align = sizes[i] >= 2 << 20 ? 64 : 4096;
         cr_assert_eq((uintptr_t)block.pointer % align, 0);
         unsigned char *bytes = block.pointer;
         for (uint64_t k = 0; k < sizes[i]; k++)
@@ -54,6 +54,26 @@ Test(offload_cpu, blocks_are_zeroed_and_whole)
         memset(bytes, 0xff, sizes[i]);
         t.ops->free(t.self, &block);
     }
+    tier_close(&t);
+}
+
+/* Of weights, gradients and states of the same size, that no two meet in a cache. */
+Test(offload_cpu, large_blocks_are_no_power_of_two_apart)
+{
+    enum { BLOCKS = 5, APART = 1 << 20, NEAR = 4096 };
+    tier t;
+    zds_block blocks[BLOCKS] = {0};
+    tier_open(&t);
+    for (int i = 0; i < BLOCKS; i++)
+        cr_assert_eq(t.ops->alloc(t.self, 16 << 20, &blocks[i]), ZDS_OK);
+    for (int i = 0; i < BLOCKS; i++)
+        for (int k = 0; k < i; k++) {
+            uintptr_t apart = (uintptr_t)blocks[i].pointer - (uintptr_t)blocks[k].pointer;
+            cr_assert_geq(apart % APART, NEAR, "blocks %d and %d", i, k);
+            cr_assert_leq(apart % APART, APART - NEAR, "blocks %d and %d", i, k);
+        }
+    for (int i = 0; i < BLOCKS; i++)
+        t.ops->free(t.self, &blocks[i]);
     tier_close(&t);
 }
 

@@ -7,26 +7,33 @@
 
 #include "zds/plugin.h"
 
-enum { HUGE_PAGE = 2 << 20 };
+/* Blocks that an update walks along together must not lie a multiple of a large power of two apart,
+ * where they meet in the same banks and cache sets: large ones begin behind a huge page's start,
+ * each STAGGER further than the one before, in turns. */
+enum { HUGE_PAGE = 2 << 20, STAGGER = 65536 + 64, TURNS = 15 };
+
+typedef struct tier {
+    const zds_host *host;
+    uint64_t large; /* blocks so far */
+} tier;
 
 static zds_status open_tier(const zds_host *host, const void *options, const zds_offload_env *env,
                             void **self)
 {
     (void)options;
     (void)env;
-    /* The host is all that an instance has to remember. */
-    const zds_host **tier = host->alloc(host, sizeof *tier, 0);
-    if (!tier)
+    tier *t = host->alloc(host, sizeof *t, 0);
+    if (!t)
         return host->fail(host, ZDS_ERR_MEMORY, "no memory for a tier");
-    *tier = host;
-    *self = tier;
+    t->host = host;
+    *self = t;
     return ZDS_OK;
 }
 
 static void close_tier(void *self)
 {
-    const zds_host **tier = self;
-    (*tier)->free(*tier, tier);
+    tier *t = self;
+    t->host->free(t->host, t);
 }
 
 /* What programs can have without swapping: of /proc/meminfo, in KiB. */
@@ -55,23 +62,24 @@ static zds_status query(void *self, zds_offload_info *info)
     return ZDS_OK;
 }
 
-/* Mapped bytes of a block: what was asked for in whole pages, and room to begin at a huge page. */
+/* Mapped bytes of a block: what was asked for, and room to choose where to begin. */
 static uint64_t mapped_bytes(uint64_t bytes)
 {
-    return bytes < HUGE_PAGE ? bytes : bytes + HUGE_PAGE;
+    return bytes < HUGE_PAGE ? bytes : bytes + HUGE_PAGE + (uint64_t)TURNS * STAGGER;
 }
 
 /* Fresh pages are zero, and are placed where they are first touched, so nothing is written here. */
 static zds_status alloc_block(void *self, uint64_t bytes, zds_block *block)
 {
-    const zds_host *host = *(const zds_host **)self;
+    tier *t = self;
+    const zds_host *host = t->host;
     block->pointer = NULL;
     block->handle = NULL;
     block->bytes = bytes;
     block->device = (zds_device){.space = ZDS_SPACE_HOST};
     if (bytes == 0)
         return ZDS_OK;
-    if (bytes > SIZE_MAX - HUGE_PAGE)
+    if (bytes > SIZE_MAX - 2 * (size_t)HUGE_PAGE)
         return host->fail(host, ZDS_ERR_MEMORY, "%llu bytes are more than an address space holds",
                           (unsigned long long)bytes);
     void *base = mmap(NULL, (size_t)mapped_bytes(bytes), PROT_READ | PROT_WRITE,
@@ -83,6 +91,7 @@ static zds_status alloc_block(void *self, uint64_t bytes, zds_block *block)
     if (bytes >= HUGE_PAGE) {
         start = (start + HUGE_PAGE - 1) & ~(uintptr_t)(HUGE_PAGE - 1);
         (void)madvise((void *)start, (size_t)bytes, MADV_HUGEPAGE);
+        start += t->large++ % TURNS * STAGGER;
     }
     block->pointer = (void *)start;
     block->handle = base;
