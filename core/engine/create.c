@@ -58,8 +58,6 @@ static zds_status create_zero(zds_engine *e, zds_error *error)
         .sum_factor = set->sum_factor,
         .bucket = set->bucket,
         .tile = HOST_TILE,
-        .state_tier = set->state_tier,
-        .planned = e->planned,
         .seed = e->seed};
     const zero_means means = {.model = e->model,
                               .params = e->param_runs,
@@ -68,6 +66,8 @@ static zds_status create_zero(zds_engine *e, zds_error *error)
                               .optim_self = &e->optim_self,
                               .optim_services = &e->optim_services,
                               .peers = &e->peers,
+                              .tier = e->tier,
+                              .states_tier = e->states_tier ? e->states_tier : e->tier,
                               .threads = e->threads,
                               .ledger = e->ledger,
                               .failure = &e->failure};
@@ -82,11 +82,10 @@ static zds_status open_peers(zds_engine *e, zds_error *error)
                        .self = e->comm_self,
                        .services = &e->comm_services,
                        .failure = &e->failure,
-                       .ledger = e->ledger,
+                       .tier = e->tier,
                        .rank = e->place.rank,
                        .world_size = e->place.world_size,
-                       .one_node = e->place.local_world_size == e->place.world_size,
-                       .planned = e->planned};
+                       .one_node = e->place.local_world_size == e->place.world_size};
     return peers_open(&e->peers, error);
 }
 
@@ -108,6 +107,8 @@ static zds_status build(zds_engine *e, const zds_model *model, const zds_engine_
         status = error_set(error, ZDS_ERR_MEMORY, "no memory for the model's description");
     if (!status)
         status = e->planned ? plugins_plan_comm(e, o, error) : plugins_open_comm(e, o, error);
+    if (!status)
+        status = tiers_open(e, error);
     if (!status)
         status = open_peers(e, error);
     if (!status && !e->planned)
@@ -200,6 +201,7 @@ void zds_engine_destroy(zds_engine *e)
     peers_close(&e->peers);
     if (e->comm_self)
         e->comm.finalize(e->comm_self);
+    tiers_close(e);
     services_destroy(&e->comm_services);
     services_destroy(&e->optim_services);
     services_destroy(&e->sched_services);

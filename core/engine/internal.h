@@ -32,7 +32,7 @@ typedef struct settings {
     int64_t print_every;        /* 0: never */
     bool breakdown;
     uint64_t bucket;
-    const char *state_tier; /* in which memory row what offload_optimizer moves is entered */
+    bool states_offloaded; /* offload_optimizer moves masters and states to the cpu's memory */
 } settings;
 
 /* A GLOBAL state: one, whichever parameters describe it. */
@@ -62,6 +62,8 @@ struct zds_engine {
     pool *threads;
     registry *plugins;
     zds_model *model;
+    tier *tier;        /* where parameters are computed */
+    tier *states_tier; /* of masters and states; NULL: the same */
     peers peers;
     zero *zero;
 
@@ -137,6 +139,9 @@ zds_status plugins_open_sched(zds_engine *e, const zds_engine_options *options, 
 /* groups.c: what the optimizer needs for each parameter, and groups of hyperparameters */
 global_state *global_find(const zds_engine *e, const char *name); /* NULL: there is none */
 zds_status groups_create(zds_engine *e, const zds_engine_options *options, zds_error *error);
+/* tiers.c */
+zds_status tiers_open(zds_engine *e, zds_error *error);
+void tiers_close(zds_engine *e);
 /* agree.c: all ranks have the same config, model and options, or none starts */
 zds_status agree_on_start(zds_engine *e, const zds_engine_options *options, zds_error *error);
 /* update.c: norm, clip, optimizer, publish, schedule */

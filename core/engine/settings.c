@@ -85,12 +85,11 @@ static zds_status check_world(const zds_config *c, int32_t world_size, zds_error
                      (long long)(unit > 0 ? batch / unit : 0), world_size);
 }
 
-/* Parameters of a host engine live where offload_optimizer's cpu is: nothing moves, but the report
- * tells the offloaded part from the rest. As in DeepSpeed it means nothing at stage 0. */
-static const char *state_tier(const zds_config *c, int32_t stage)
+/* As in DeepSpeed it means nothing at stage 0. */
+static bool are_states_offloaded(const zds_config *c, int32_t stage)
 {
     const char *device = zds_config_string(c, "zero_optimization.offload_optimizer.device");
-    return stage > 0 && device && strcmp(device, "cpu") == 0 ? "cpu" : "host";
+    return stage > 0 && device && strcmp(device, "cpu") == 0;
 }
 
 static void read_scales(settings *set, const zds_config *c, int32_t world_size)
@@ -161,7 +160,7 @@ void settings_fill(settings *set, const zds_config *c, int32_t world_size, confi
     /* zds overlaps unless it is told not to: a bucket more is all it costs. */
     set->overlap = !zds_config_is_set(c, "zero_optimization.overlap_comm") ||
                    zds_config_bool(c, "zero_optimization.overlap_comm");
-    set->state_tier = state_tier(c, stage);
+    set->states_offloaded = are_states_offloaded(c, stage);
     set->bucket = (uint64_t)zds_config_int(c, "zero_optimization.reduce_bucket_size");
     int64_t every = zds_config_int(c, "steps_per_print");
     set->print_every = every > 0 ? every : 0;
