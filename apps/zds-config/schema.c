@@ -15,10 +15,10 @@ int command_schema(int argc, char **argv)
     int code = args_parse(&program, argc, argv, NULL);
     if (code != ARGS_GO)
         return code;
-    cJSON *schema = NULL;
+    char *schema = NULL;
     zds_error error = ZDS_ERROR_INIT;
     code = zds_config_schema(NULL, &schema, &error) == ZDS_OK
-               ? output_json(schema)
+               ? output_json(take_json(schema))
                : output_error("%s", error.text ? error.text : "out of memory");
     zds_error_clear(&error);
     return code;

@@ -57,7 +57,7 @@ zds_status zds_plugin_info(const char *path, const char *name, char **json, zds_
 
 /* === schedules === */
 
-/* What holds in one optimizer step. */
+/* What holds in one optimizer step. The library is told the size, as of config.h's structs. */
 typedef struct zds_schedule_point {
     double lr;
     double beta1, beta2; /* NaN where the optimizer has none */
@@ -69,9 +69,19 @@ typedef struct zds_schedule_point {
  * step, NaN for none; NULL unless the schedule follows a metric, needed where it does and count is
  * above 1. `points`: [count]. *moves_betas: whether the schedule sets betas too. Errors as of
  * zds_engine_create. */
-zds_status zds_schedule_points(const zds_config *config, const zds_engine_options *options,
-                               const double *metrics, size_t count, zds_schedule_point *points,
-                               bool *moves_betas, zds_error *error);
+zds_status zds_schedule_points_sized(const zds_config *config, const zds_engine_options *options,
+                                     const double *metrics, size_t count,
+                                     zds_schedule_point *points, size_t stride, bool *moves_betas,
+                                     zds_error *error);
+static inline zds_status zds_schedule_points(const zds_config *config_,
+                                             const zds_engine_options *options_,
+                                             const double *metrics_, size_t count_,
+                                             zds_schedule_point *points_, bool *moves_betas_,
+                                             zds_error *error_)
+{
+    return zds_schedule_points_sized(config_, options_, metrics_, count_, points_, sizeof *points_,
+                                     moves_betas_, error_);
+}
 
 ZDS_END_DECLS
 #endif
