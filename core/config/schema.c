@@ -227,7 +227,9 @@ zds_status zds_config_schema(const char *plugin_path, char **json, zds_error *er
     cJSON_AddStringToObject(schema, "description",
                             "The config of a training run, as DeepSpeed and zds read it.");
     zds_status status = schema_add_plugins(schema, plugin_path, error);
-    *json = status ? NULL : tree_text(schema);
+    char *printed = status ? NULL : cJSON_Print(schema); /* for people and editors */
+    *json = printed ? strdup(printed) : NULL;
+    cJSON_free(printed);
     cJSON_Delete(schema);
     return status || *json ? status : error_set(error, ZDS_ERR_MEMORY, "out of memory");
 }

@@ -150,7 +150,7 @@ void zds_config_keys(bool (*visit)(void *user, const zds_config_key *key), void 
 const char *zds_config_nearest_key(const char *path);
 /* The keys as JSON Schema 2020-12, with the names and options of the optimizers and schedules found
  * in `plugin_path` (folders separated by ':', may be NULL), ZDS_PLUGIN_PATH and the install's
- * plugin folder. The caller frees *schema. ZDS_ERR_MEMORY. */
+ * plugin folder, indented. The caller frees *schema. ZDS_ERR_MEMORY. */
 zds_status zds_config_schema(const char *plugin_path, char **schema, zds_error *error);
 
 /* === HfDeepSpeedConfig and HfTrainerDeepSpeedConfig of transformers === */

@@ -121,6 +121,10 @@ def schedule_of_groups():
         {"params": "*.bias", "lr": 0.5}]}})
     code, out, err = run("schedule", ds, "--steps", 1, "--json")
     check("schedule: the optimizer's rate where no group takes", code == 0 and json.loads(out)["lr"] == [0.25], out + err)
+    ds = write("all.json", {"train_batch_size": 1, "optimizer": {"type": "AdamW", "params": {"lr": 0.25}}, "zds": {"param_groups": [
+        {"params": "*.bias", "lr": 0.5}, {"params": "*", "lr": 0.75}]}})
+    code, out, err = run("schedule", ds, "--steps", 1, "--json")
+    check("schedule: the rate of the group that takes all others", code == 0 and json.loads(out)["lr"] == [0.75], out + err)
     for params, rate in (({}, 0.02), ({"muon_lr": 0.5}, 0.5), ({"lr": 0.25, "muon_lr": 0.5}, 0.5)):
         ds = write("muon.json", {"train_batch_size": 1, "optimizer": {"type": "Muon", "params": params}, "scheduler": {
             "type": "polynomial", "params": {"num_warmup_steps": 0, "num_training_steps": 4, "lr_end": 0}}})
