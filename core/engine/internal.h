@@ -127,7 +127,7 @@ struct zds_engine {
     problems *warned; /* what plugins warn of; NULL: the log gets it */
     settings set;
     launch place;
-    memory *ledger;
+    ledger *ledger;
     pool *threads;
     registry *plugins;
     zds_model *model;
