@@ -55,8 +55,7 @@ static bool allocate(zds_config *c)
     c->hf = hf_create(copy);
     if (!c->hf)
         cJSON_Delete(copy);
-    else
-        c->resolved = copy;
+    c->resolved = c->hf ? copy : NULL;
     return c->hf && source_adopt(c->src, copy);
 }
 
@@ -99,7 +98,6 @@ static zds_status take_arguments(zds_config *c, const char *from, zds_error *err
 /* From raw to resolved: "auto" filled, and what contradicts the arguments told. */
 static void resolve(zds_config *c, const zds_config_context *context)
 {
-    const cJSON *row;
     if (!c->arguments)
         return;
     hf_process(c->hf, context, c->arguments);
@@ -107,12 +105,9 @@ static void resolve(zds_config *c, const zds_config_context *context)
         hf_accelerate(c->hf, context, c->arguments);
     hf_finalize(c->hf, context, c->arguments);
     c->found.failed |= c->hf->failed;
-    cJSON_ArrayForEach(row, c->hf->errors)
-    {
-        problem_add(c, ZDS_PROBLEM_ERROR, ZDS_CHECK_ARGUMENTS,
-                    cJSON_GetObjectItemCaseSensitive(row, "path")->valuestring, "%s",
-                    cJSON_GetObjectItemCaseSensitive(row, "message")->valuestring);
-    }
+    for (size_t i = 0; i < c->hf->errors.count; i++)
+        problem_add(c, ZDS_PROBLEM_ERROR, ZDS_CHECK_ARGUMENTS, c->hf->errors.list[i].shown.path,
+                    "%s", c->hf->errors.list[i].shown.message);
     for (size_t i = 0; i < c->hf->mismatch_count; i++)
         problem_add(c, ZDS_PROBLEM_ERROR, ZDS_CHECK_ARGUMENTS, c->hf->mismatches[i].ds_key,
                     "%s; write \"auto\", or change one of them", c->hf->mismatches[i].says);

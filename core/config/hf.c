@@ -16,16 +16,10 @@
 
 zds_hf_config *hf_create(cJSON *tree)
 {
-    zds_hf_config *hf = calloc(1, sizeof *hf);
+    zds_hf_config *hf = tree ? calloc(1, sizeof *hf) : NULL;
     if (!hf)
         return NULL;
     hf->tree = tree;
-    hf->errors = cJSON_CreateArray();
-    if (!tree || !hf->errors) {
-        hf->tree = NULL; /* stays the caller's */
-        zds_hf_config_destroy(hf);
-        return NULL;
-    }
     hf_read_stage(hf);
     return hf;
 }
@@ -68,7 +62,7 @@ void zds_hf_config_destroy(zds_hf_config *hf)
     cJSON_Delete(hf->tree);
     hf_forget(hf, 0);
     free(hf->mismatches);
-    cJSON_Delete(hf->errors);
+    problems_clear(&hf->errors);
     free(hf);
 }
 
@@ -239,14 +233,8 @@ static void note_mismatch(zds_hf_config *hf, const char *path, const cJSON *has,
 
 void hf_error(zds_hf_config *hf, const char *path, const char *message)
 {
-    cJSON *row = cJSON_CreateObject();
-    if (!row || !cJSON_AddStringToObject(row, "path", path) ||
-        !cJSON_AddStringToObject(row, "message", message)) {
-        cJSON_Delete(row);
-        hf->failed = true;
-        return;
-    }
-    cJSON_AddItemToArray(hf->errors, row);
+    problems_add(&hf->errors, &(zds_problem){.path = path, .message = message, .file = ""}, true);
+    hf->failed |= hf->errors.failed;
 }
 
 void hf_fill(zds_hf_config *hf, const char *path, const cJSON *filling, const char *hf_key,
@@ -306,22 +294,18 @@ static zds_status outcome(zds_hf_config *hf, zds_error *error)
 {
     if (hf->failed)
         return error_set(error, ZDS_ERR_MEMORY, "out of memory");
-    const cJSON *row;
     char *text = NULL;
     size_t size = 0;
     FILE *out = open_memstream(&text, &size);
     if (!out)
         return error_set(error, ZDS_ERR_MEMORY, "out of memory");
-    cJSON_ArrayForEach(row, hf->errors)
-    {
-        fprintf(out, "%s: %s\n", cJSON_GetObjectItemCaseSensitive(row, "path")->valuestring,
-                cJSON_GetObjectItemCaseSensitive(row, "message")->valuestring);
-    }
+    for (size_t i = 0; i < hf->errors.count; i++)
+        fprintf(out, "%s: %s\n", hf->errors.list[i].shown.path, hf->errors.list[i].shown.message);
     for (size_t i = 0; i < hf->mismatch_count; i++)
         fprintf(out, "%s: %s\n", hf->mismatches[i].ds_key, hf->mismatches[i].says);
-    zds_status status = hf->mismatch_count  ? ZDS_ERR_MISMATCH
-                        : hf->errors->child ? ZDS_ERR_CONFIG
-                                            : ZDS_OK;
+    zds_status status = hf->mismatch_count ? ZDS_ERR_MISMATCH
+                        : hf->errors.count ? ZDS_ERR_CONFIG
+                                           : ZDS_OK;
     if (fclose(out) == 0 && status != ZDS_OK)
         error_set(error, status, "%.*s", size ? (int)size - 1 : 0, text);
     free(text);
@@ -355,7 +339,7 @@ zds_status zds_hf_config_process(zds_hf_config *hf, const zds_config_context *gi
     hf_process(hf, &context, arguments);
     cJSON_Delete(arguments);
     /* Mismatches are told by finalize, as transformers does. */
-    return hf->errors->child || hf->failed ? outcome(hf, error) : ZDS_OK;
+    return hf->errors.count || hf->failed ? outcome(hf, error) : ZDS_OK;
 }
 
 zds_status zds_hf_config_finalize(zds_hf_config *hf, const zds_config_context *given,

@@ -4,7 +4,7 @@
 
 #include <cjson/cJSON.h>
 
-#include "zds/config.h"
+#include "config/problems.h"
 
 typedef struct hf_mismatch {
     char *ds_key, *hf_key;
@@ -16,8 +16,8 @@ struct zds_hf_config {
     cJSON *tree;             /* changes with every fill */
     hf_mismatch *mismatches; /* [mismatch_count] */
     size_t mismatch_count;
-    cJSON *errors; /* [{path, message}] */
-    double stage;  /* -1: not given, NaN: no number */
+    problems errors; /* that have no place yet */
+    double stage;    /* -1: not given, NaN: no number */
     bool offload;
     const char *dtype; /* NULL before process */
     bool failed;       /* out of memory */
