@@ -3,7 +3,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "config/plugins.h"
 #include "engine/internal.h"
 #include "host/error.h"
 
@@ -99,9 +98,7 @@ static zds_status build(zds_engine *e, const zds_model *model, const zds_engine_
         status = pool_create(o->threads, &e->place, &e->threads, error);
     if (status)
         return status;
-    char *path = config_plugin_path(e->config);
-    status = registry_create(path, o->plugins, &e->plugins, error);
-    free(path);
+    status = plugins_find(e, o, error);
     e->model = status ? NULL : model_copy(model);
     if (!status && !e->model)
         status = error_set(error, ZDS_ERR_MEMORY, "no memory for the model's description");
@@ -202,6 +199,7 @@ void zds_engine_destroy(zds_engine *e)
     if (e->comm_self)
         e->comm.finalize(e->comm_self);
     tiers_close(e);
+    problems_clear(&e->found);
     services_destroy(&e->comm_services);
     services_destroy(&e->optim_services);
     services_destroy(&e->sched_services);
