@@ -72,6 +72,7 @@ static zds_status create_zero(zds_engine *e, zds_error *error)
                               .failure = &e->failure};
     if (e->planned)
         ledger_count_only(e->ledger);
+    e->accum_dtype = set->accum_dtype;
     return zero_create(&wishes, &means, &e->zero, error);
 }
 

@@ -18,11 +18,12 @@ typedef struct settings {
     int64_t micro_batch, accumulation;
     bool managed_accumulation;
     zds_dtype param_dtype; /* of parameters and of what backward leaves */
-    zds_dtype
-        master_dtype;      /* of what the optimizer updates: param_dtype where that is the master */
+    /* Of what the optimizer updates: param_dtype where that is the master. */
+    zds_dtype master_dtype;
     zds_dtype state_dtype; /* of the optimizer's element states */
     bool stochastic_rounding;
-    zds_dtype accum_dtype; /* in which micro steps are added up */
+    zds_dtype accum_dtype; /* in which micro steps are added up, */
+    bool accum_is_chosen;  /* because the config says so */
     zds_dtype comm_dtype;  /* in which gradients travel */
     double clip;           /* 0: off */
     bool check_overflow, compute_norm;
@@ -91,6 +92,7 @@ struct zds_engine {
     bool local;         /* the optimizer reduces this step's gradients itself */
     double phase_start; /* of the forward or the backward in progress */
     int64_t micro;      /* since the last boundary */
+    zds_dtype accum_dtype; /* in which micro steps are added up, from now on */
     uint32_t cursor;    /* backward: modules at and above it are reported */
     int32_t acquired;   /* module acquired for BACKWARD, or -1 */
     int64_t steps, skips, sched_moves;

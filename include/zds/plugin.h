@@ -347,6 +347,8 @@ typedef struct zds_optim_env {
     size_t struct_size;
     zds_space space;
     zds_dtype master_dtype;
+    /* At first. A tile's own counts: it becomes ZDS_F32, of optimizers that take it, once a program
+     * adds up micro steps that the config did not foresee. */
     zds_dtype grad_dtype;
     zds_dtype output_dtype; /* equal to master_dtype when there is no separate output */
     zds_dtype state_dtype;  /* in which element states should be kept: ZDS_F32, or the 16-bit type
