@@ -73,6 +73,7 @@ static zds_status create_zero(zds_engine *e, zds_error *error)
     if (e->planned)
         ledger_count_only(e->ledger);
     e->accum_dtype = set->accum_dtype;
+    e->accumulation = set->accumulation;
     return zero_create(&wishes, &means, &e->zero, error);
 }
 

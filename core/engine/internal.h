@@ -89,12 +89,13 @@ struct zds_engine {
     /* Where the run stands. */
     bool values_set;
     bool in_micro, in_backward, boundary, no_sync;
-    bool local;         /* the optimizer reduces this step's gradients itself */
-    double phase_start; /* of the forward or the backward in progress */
-    int64_t micro;      /* since the last boundary */
+    bool local;            /* the optimizer reduces this step's gradients itself */
+    double phase_start;    /* of the forward or the backward in progress */
+    int64_t micro;         /* steps since the last boundary, */
+    int64_t accumulation;  /* of so many up to the next */
     zds_dtype accum_dtype; /* in which micro steps are added up, from now on */
-    uint32_t cursor;    /* backward: modules at and above it are reported */
-    int32_t acquired;   /* module acquired for BACKWARD, or -1 */
+    uint32_t cursor;       /* backward: modules at and above it are reported */
+    int32_t acquired;      /* module acquired for BACKWARD, or -1 */
     int64_t steps, skips, sched_moves;
     double pending_loss, mean_loss;
     uint64_t seed;

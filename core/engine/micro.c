@@ -78,7 +78,7 @@ zds_status zds_micro_begin(zds_engine *e, int32_t boundary)
     if (!e->micro && (status = ask_reduction(e)) != ZDS_OK)
         return status;
     e->boundary = boundary == ZDS_BOUNDARY_YES ||
-                  (boundary == ZDS_BOUNDARY_AUTO && e->micro + 1 >= e->set.accumulation);
+                  (boundary == ZDS_BOUNDARY_AUTO && e->micro + 1 >= e->accumulation);
     if (e->no_sync)
         e->boundary = false;
     if (!e->micro && (status = foresee_accumulation(e)) != ZDS_OK)
@@ -297,6 +297,6 @@ zds_status zds_set_train_batch_size(zds_engine *e, int64_t size)
         return engine_fail(e, ZDS_ERR_INVALID,
                            "train batch size %lld is not a multiple of micro batch %lld x %d ranks",
                            (long long)size, (long long)e->set.micro_batch, e->place.world_size);
-    e->set.accumulation = size / unit;
+    e->accumulation = size / unit;
     return ZDS_OK;
 }
