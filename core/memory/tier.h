@@ -5,6 +5,7 @@
 #define CORE_MEMORY_TIER_H
 
 #include "memory/services.h"
+#include "memory/slab.h"
 
 typedef struct tier {
     const char *name; /* as the memory report has it: "host", "nvme" */
@@ -27,25 +28,20 @@ void tier_close(tier *t);
 
 /* === memory === */
 
-/* One allocation of a tier, or its view of other memory. */
-typedef struct slab {
-    tier *tier;
-    zds_block block;
-    const char *purpose; /* NULL: a view, which the ledger does not count */
-} slab;
-
 /* Zeroed bytes, entered in the ledger under `purpose`, which outlives it. */
 zds_status tier_alloc(tier *t, const char *purpose, uint64_t bytes, slab *out, zds_error *error);
-/* A view of memory of the tier's device, whose owner keeps it until the slab is freed. */
-zds_status tier_adopt(tier *t, void *pointer, uint64_t bytes, slab *out, zds_error *error);
-/* No operation on it is in flight. A slab of zeros is allowed. */
+/* Gives the tier a view of a slab that has memory of the tier's device, a communicator's or a
+ * caller's: its base and bytes. Not counted. */
+zds_status tier_adopt(tier *t, slab *s, zds_error *error);
+/* What either of the two did: frees the memory, or forgets the view, and then its owner may free
+ * it. No operation on the slab is in flight. One without a tier stays as it is. */
 void tier_free(slab *s);
 
 /* === operations === */
 
-/* Where bytes are: `offset` into a slab, or into the host's memory at `pointer`. */
+/* Where bytes are: `offset` into a slab of a tier, or into the host's memory at `pointer`. */
 typedef struct tier_end {
-    const slab *slab; /* NULL: pointer */
+    const slab *slab; /* with a tier; NULL: pointer */
     void *pointer;
     uint64_t offset;
 } tier_end;

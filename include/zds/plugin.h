@@ -517,8 +517,8 @@ typedef struct zds_offload_info {
 /* One allocation of a tier, or its view of memory that somebody else made. */
 typedef struct zds_block {
     size_t struct_size;
-    void *pointer; /* usable by code that computes on `device`; NULL for ZDS_SPACE_FILE */
-    uint64_t bytes;
+    void *pointer;  /* usable by code that computes on `device`; NULL for ZDS_SPACE_FILE */
+    uint64_t bytes; /* as asked for, whatever the plugin keeps besides */
     zds_device device;
     void *handle; /* the plugin's */
 } zds_block;
