@@ -67,11 +67,23 @@ zds_status tier_open(const char *name, const zds_plugin *plugin, const void *opt
     return ZDS_OK;
 }
 
+zds_status tier_plan(const char *name, ledger *memory, pool *threads, tier **out, zds_error *error)
+{
+    tier *t = *out = calloc(1, sizeof *t);
+    if (!t)
+        return error_set(error, ZDS_ERR_MEMORY, "there is no memory to plan memory tier %s", name);
+    t->name = name;
+    t->planned = true;
+    services_init(&t->services, name, 0, memory, threads);
+    return ZDS_OK;
+}
+
 void tier_close(tier *t)
 {
     if (!t)
         return;
-    t->ops.close(t->self);
+    if (!t->planned)
+        t->ops.close(t->self);
     ledger_free(t->services.ledger, t->windows);
     services_destroy(&t->services);
     free(t);
@@ -83,33 +95,34 @@ zds_status tier_alloc(tier *t, const char *purpose, uint64_t bytes, slab *out, z
 {
     *out = (slab){.tier = t, .block = {.struct_size = sizeof out->block}, .purpose = purpose};
     services_clear(&t->services);
-    zds_status status = t->ops.alloc(t->self, bytes, &out->block);
+    zds_status status = t->planned ? ZDS_OK : t->ops.alloc(t->self, bytes, &out->block);
     if (status) {
         *out = (slab){0};
         return error_set(error, status, "memory tier %s: %llu bytes for %s: %s", t->name,
                          (unsigned long long)bytes, purpose, services_error(&t->services));
     }
-    out->base = out->block.pointer;
-    out->read_only = out->base;
-    out->bytes = bytes;
-    out->device = t->info.device;
+    out->block.bytes = bytes; /* what the tier gave on top is its own */
     ledger_note(t->services.ledger, purpose, t->name, (int64_t)bytes, 0);
     return ZDS_OK;
 }
 
-zds_status tier_adopt(tier *t, slab *s, zds_error *error)
+zds_status tier_adopt(tier *t, void *pointer, uint64_t bytes, slab *out, zds_error *error)
 {
-    zds_block block = {.struct_size = sizeof block};
-    if (!t->ops.adopt)
+    *out = (slab){.tier = t, .block = {.struct_size = sizeof out->block, .bytes = bytes}};
+    if (t->planned)
+        return ZDS_OK;
+    if (!t->ops.adopt) {
+        *out = (slab){0};
         return error_set(error, ZDS_ERR_UNSUPPORTED,
                          "memory tier %s keeps bytes where no pointer leads", t->name);
+    }
     services_clear(&t->services);
-    zds_status status = t->ops.adopt(t->self, s->base, s->bytes, &block);
-    if (status)
+    zds_status status = t->ops.adopt(t->self, pointer, bytes, &out->block);
+    if (status) {
+        *out = (slab){0};
         return failed(t, "adopt", status, error);
-    s->tier = t;
-    s->block = block;
-    s->view = true;
+    }
+    out->block.bytes = bytes;
     return ZDS_OK;
 }
 
@@ -117,14 +130,12 @@ void tier_free(slab *s)
 {
     if (!s->tier)
         return;
-    s->tier->ops.free(s->tier->self, &s->block);
-    if (!s->view) {
-        ledger_note(s->tier->services.ledger, s->purpose, s->tier->name, -(int64_t)s->bytes, 0);
-        *s = (slab){0};
-    }
-    s->tier = NULL;
-    s->block = (zds_block){0};
-    s->view = false;
+    if (s->purpose)
+        ledger_note(s->tier->services.ledger, s->purpose, s->tier->name, -(int64_t)s->block.bytes,
+                    0);
+    if (!s->tier->planned)
+        s->tier->ops.free(s->tier->self, &s->block);
+    *s = (slab){0};
 }
 
 /* === ends === */
@@ -136,7 +147,7 @@ bool tier_is_here(const tier_end *end)
 
 void *tier_here(const tier_end *end)
 {
-    char *base = end->slab ? end->slab->base : end->pointer;
+    char *base = end->slab ? end->slab->block.pointer : end->pointer;
     return base ? base + end->offset : NULL;
 }
 
@@ -152,14 +163,14 @@ bool tier_shown(const tier *t, const tier_end *end, zds_end *shown)
         shown->pointer = end->pointer;
         shown->device = (zds_device){.space = ZDS_SPACE_HOST};
     } else {
-        shown->device = end->slab->tier->info.device;
+        shown->device = end->slab->block.device;
         if (end->slab->tier == t) {
             shown->block = &end->slab->block;
             return true;
         }
         if (!(end->slab->tier->ops.flags & ZDS_OFFLOAD_DIRECT))
             return false;
-        shown->pointer = end->slab->base;
+        shown->pointer = end->slab->block.pointer;
     }
     return same_device(shown->device, t->info.device) ||
            t->info.reaches & ZDS_SPACE_BIT(shown->device.space);
@@ -170,7 +181,7 @@ zds_status tier_check_end(const tier_end *end, uint64_t bytes, const char *what,
     if (!end->slab)
         return ZDS_OK;
     const tier *t = end->slab->tier;
-    const uint64_t all = end->slab->bytes, alignment = t->info.alignment;
+    const uint64_t all = end->slab->block.bytes, alignment = t->info.alignment;
     if (end->offset > all || bytes > all - end->offset)
         return error_set(error, ZDS_ERR_INVALID,
                          "memory tier %s: %s of %llu bytes at %llu of a block of %llu", t->name,

@@ -5,7 +5,6 @@
 #define CORE_MEMORY_TIER_H
 
 #include "memory/services.h"
-#include "memory/slab.h"
 
 typedef struct tier {
     const char *name; /* as the memory report has it: "host", "nvme" */
@@ -15,6 +14,7 @@ typedef struct tier {
     services services;
     bool on_device; /* bytes are computed on by the plugin, on streams */
     bool in_host;   /* the host's code can point into blocks */
+    bool planned;   /* bytes are counted, and there are none */
     void *windows;  /* of copies that neither of two tiers can make; NULL before the first */
 } tier;
 
@@ -23,25 +23,32 @@ typedef struct tier {
 zds_status tier_open(const char *name, const zds_plugin *plugin, const void *options,
                      const zds_offload_env *env, ledger *memory, pool *threads, tier **out,
                      zds_error *error);
+/* A tier without a plugin, whose blocks are counted and have no pointer: for a plan. */
+zds_status tier_plan(const char *name, ledger *memory, pool *threads, tier **out, zds_error *error);
 /* After all slabs were freed, events released and streams destroyed. NULL is allowed. */
 void tier_close(tier *t);
 
 /* === memory === */
 
+/* One allocation of a tier, or its view of other memory. */
+typedef struct slab {
+    tier *tier;
+    zds_block block;
+    const char *purpose; /* NULL: a view, which the ledger does not count */
+} slab;
+
 /* Zeroed bytes, entered in the ledger under `purpose`, which outlives it. */
 zds_status tier_alloc(tier *t, const char *purpose, uint64_t bytes, slab *out, zds_error *error);
-/* Gives the tier a view of a slab that has memory of the tier's device, a communicator's or a
- * caller's: its base and bytes. Not counted. */
-zds_status tier_adopt(tier *t, slab *s, zds_error *error);
-/* What either of the two did: frees the memory, or forgets the view, and then its owner may free
- * it. No operation on the slab is in flight. One without a tier stays as it is. */
+/* A view of memory of the tier's device, whose owner keeps it until the slab is freed. */
+zds_status tier_adopt(tier *t, void *pointer, uint64_t bytes, slab *out, zds_error *error);
+/* No operation on it is in flight. A slab of zeros is allowed. */
 void tier_free(slab *s);
 
 /* === operations === */
 
-/* Where bytes are: `offset` into a slab of a tier, or into the host's memory at `pointer`. */
+/* Where bytes are: `offset` into a slab, or into the host's memory at `pointer`. */
 typedef struct tier_end {
-    const slab *slab; /* with a tier; NULL: pointer */
+    const slab *slab; /* NULL: pointer */
     void *pointer;
     uint64_t offset;
 } tier_end;

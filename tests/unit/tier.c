@@ -35,7 +35,7 @@ Test(tier, memory_is_counted_by_purpose_and_tier)
     cr_expect_eq(counted(&w, "gradients", "host"), 500);
     cr_expect_eq(counted(&w, "master weights", "nvme"), 77);
     for (int i = 0; i < 1000; i++)
-        cr_expect_eq(((char *)a.base)[i], 0);
+        cr_expect_eq(((char *)a.block.pointer)[i], 0);
     tier_free(&a);
     tier_free(&a); /* is nothing by now */
     cr_expect_eq(counted(&w, "master weights", "host"), 0);
@@ -52,15 +52,15 @@ Test(tier, a_view_is_not_counted_and_leaves_the_memory)
     char memory[100];
     memset(memory, 5, sizeof memory);
     tier *cpu = tier_make(&w, "seen", CPU, NULL), *files = tier_make(&w, "files", FILES, NULL);
-    slab view = {.base = memory, .bytes = sizeof memory};
-    OK(tier_adopt(cpu, &view, error));
+    slab view;
+    OK(tier_adopt(cpu, memory, sizeof memory, &view, error));
+    cr_expect_eq(view.block.pointer, memory);
     cr_expect_eq(counted(&w, "test", "seen"), 0);
     OK(tier_fill(tier_in(&view, 10), ZDS_U8, 9, 5, NULL, NULL, error));
     tier_free(&view);
     for (int i = 0; i < 100; i++)
         cr_expect_eq(memory[i], i >= 10 && i < 15 ? 9 : 5);
-    cr_expect_eq(view.base, memory, "its owner's memory stays");
-    REFUSED(tier_adopt(files, &view, error), ZDS_ERR_UNSUPPORTED,
+    REFUSED(tier_adopt(files, memory, sizeof memory, &view, error), ZDS_ERR_UNSUPPORTED,
             "memory tier files keeps bytes where no pointer leads");
     tier_close(cpu);
     tier_close(files);

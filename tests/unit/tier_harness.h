@@ -33,7 +33,7 @@ TIER_FN world world_make(void)
     world w = {.memory = ledger_create(), .folder = "/tmp/zds-tier-XXXXXX"};
     cr_assert_not_null(w.memory);
     cr_assert_not_null(mkdtemp(w.folder));
-    cr_assert_eq(pool_create(2, 1, &w.threads, NULL), ZDS_OK);
+    cr_assert_eq(pool_create(2, NULL, &w.threads, NULL), ZDS_OK);
     return w;
 }
 
