@@ -42,8 +42,9 @@ ZDS_BEGIN_DECLS
 #define ZDS_HAS(p, field)                                                                          \
     ((p)->struct_size >= (size_t)((const char *)(&(p)->field + 1) - (const char *)(p)))
 
-/* Bytes of a struct up to and with `field`. What a struct had in ABI 1.0 is named so
- * (ZDS_OFFLOAD_OPS_1_0): sizeof grows from minor to minor. */
+/* Bytes of a struct up to the end of `field`. ZDS_..._1_0 are the sizes in ABI 1.0, by which a
+ * struct is refused that is too short for this major, 0 among them; sizeof grows with the header.
+ */
 #define ZDS_SIZE_THROUGH(type, field) (offsetof(type, field) + sizeof(((type *)0)->field))
 
 /* === services of the host === */
@@ -518,8 +519,8 @@ typedef struct zds_offload_info {
 /* One allocation of a tier, or its view of memory that somebody else made. */
 typedef struct zds_block {
     size_t struct_size;
-    void *pointer; /* usable by code that computes on `device`; NULL for ZDS_SPACE_FILE */
-    uint64_t bytes;
+    void *pointer;  /* usable by code that computes on `device`; NULL for ZDS_SPACE_FILE */
+    uint64_t bytes; /* as asked for, whatever the plugin keeps besides */
     zds_device device;
     void *handle; /* the plugin's */
 } zds_block;
@@ -604,6 +605,7 @@ typedef struct zds_chunk_sums {
     int32_t reserved;
     const struct zds_segment *segments; /* [segment_count], of the host's memory; ascending,
                                            disjoint */
+    size_t segment_stride;              /* sizeof(zds_segment) of whoever made them */
     size_t segment_count;
     zds_end sums;       /* out: double, one a chunk, segment after segment */
     zds_end non_finite; /* in, out: one uint64_t, to which is added */
