@@ -5,6 +5,7 @@
 
 #include "config/plugins.h"
 #include "engine/internal.h"
+#include "host/bootstrap.h"
 #include "host/error.h"
 
 zds_engine_options engine_options(const zds_engine_options *given)
@@ -215,6 +216,7 @@ void zds_engine_destroy(zds_engine *e)
     storage_destroy(e);
     if (e->comm_self)
         e->comm.finalize(e->comm_self);
+    bootstrap_close(e->bootstrap);
     services_destroy(&e->comm_services);
     services_destroy(&e->optim_services);
     services_destroy(&e->sched_services);

@@ -138,6 +138,7 @@ struct zds_engine {
     zds_comm_ops comm;
     zds_optim_ops optim;
     zds_sched_ops sched;
+    struct bootstrap *bootstrap; /* of comm_self */
     void *comm_self, *optim_self, *sched_self;
     void *comm_options, *optim_options, *sched_options;
     const zds_plugin *optim_plugin;

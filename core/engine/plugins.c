@@ -7,6 +7,7 @@
 
 #include "config/internal.h"
 #include "engine/internal.h"
+#include "host/bootstrap.h"
 #include "host/error.h"
 
 /* Problems of a `params` object, gathered with their places. */
@@ -93,8 +94,7 @@ static zds_comm_env comm_env(const launch *place)
                           .master_addr = place->master_addr,
                           .master_port = place->master_port,
                           .timeout_ms = place->timeout_ms,
-                          .device = -1,
-                          .space = ZDS_SPACE_HOST};
+                          .device = {.space = ZDS_SPACE_HOST}};
 }
 
 /* No such plugin, or none that fits. `type`: the key that names it. */
@@ -119,7 +119,9 @@ static zds_status choose_comm(zds_engine *e, const zds_engine_options *o, const 
         return status && !o->comm ? refuse_name(e, status, "zds.comm", &found, error) : status;
     }
     candidate c = {.env = env};
-    zds_status status = registry_each(e->plugins, ZDS_KIND_COMM, consider, &c, error);
+    const registry_match match = {
+        .space = env->device.space, .ranks = env->world_size, .local_ranks = env->local_world_size};
+    zds_status status = registry_each(e->plugins, ZDS_KIND_COMM, &match, consider, &c, error);
     *plugin = c.best;
     return status;
 }
@@ -139,6 +141,10 @@ zds_status plugins_open_comm(zds_engine *e, const zds_engine_options *o, zds_err
                          env.world_size, env.local_world_size);
     plugin_ops(plugin, &e->comm, sizeof e->comm);
     services_init(&e->comm_services, plugin->name, e->place.rank, e->ledger, e->threads);
+    e->bootstrap = bootstrap_open(&env);
+    if (!e->bootstrap)
+        return error_set(error, ZDS_ERR_MEMORY, "no memory for the ranks' first exchange");
+    env.bootstrap = bootstrap_offer(e->bootstrap);
     status = read_options(e, plugin, NULL, NULL, &e->comm_options, error);
     if (!status && (status = e->comm.init(&e->comm_services.host, e->comm_options, &env,
                                           &e->comm_self)) != ZDS_OK) {
@@ -146,6 +152,7 @@ zds_status plugins_open_comm(zds_engine *e, const zds_engine_options *o, zds_err
         error_set(error, status, "rank %d, comm plugin %s: %s", e->place.rank, plugin->name,
                   services_error(&e->comm_services));
     }
+    bootstrap_finish(e->bootstrap);
     return status;
 }
 

@@ -18,10 +18,11 @@ static const char *const kinds[] = {[ZDS_KIND_OPTIM] = "optim",
                                     [ZDS_KIND_SCHED] = "sched",
                                     [ZDS_KIND_OFFLOAD] = "offload",
                                     [ZDS_KIND_COMM] = "comm"};
-static const char *const spaces[] = {[ZDS_SPACE_HOST] = "host",
-                                     [ZDS_SPACE_HOST_PINNED] = "host_pinned",
-                                     [ZDS_SPACE_CUDA] = "cuda",
-                                     [ZDS_SPACE_FILE] = "file"};
+static const char *const spaces[] = {
+    [ZDS_SPACE_HOST] = "host", [ZDS_SPACE_HOST_PINNED] = "host_pinned",
+    [ZDS_SPACE_CUDA] = "cuda", [ZDS_SPACE_FILE] = "file",
+    [ZDS_SPACE_HIP] = "hip",   [ZDS_SPACE_SYCL] = "sycl",
+    [ZDS_SPACE_TEST] = "test"};
 static const char *const dtypes[ZDS_DTYPE_COUNT] = {
     [ZDS_F32] = "f32", [ZDS_F16] = "f16", [ZDS_BF16] = "bf16", [ZDS_F64] = "f64",
     [ZDS_I8] = "i8",   [ZDS_U8] = "u8",   [ZDS_I32] = "i32",   [ZDS_I64] = "i64"};
@@ -134,6 +135,21 @@ static bool registers(const void *ops)
     return has(ops, offsetof(zds_comm_ops, mem_register));
 }
 
+static bool shares_node(const void *ops)
+{
+    return ((const zds_comm_ops *)ops)->flags & ZDS_COMM_NODE_SHARED;
+}
+
+static bool sends(const void *ops)
+{
+    return has(ops, offsetof(zds_comm_ops, send));
+}
+
+static bool receives(const void *ops)
+{
+    return has(ops, offsetof(zds_comm_ops, recv));
+}
+
 static bool groups(const void *ops)
 {
     return has(ops, offsetof(zds_comm_ops, group_begin));
@@ -173,14 +189,16 @@ static const operation comm_operations[] = {
     OPERATION(zds_comm_ops, mem_alloc, NULL),
     OPERATION(zds_comm_ops, mem_free, NULL),
     OPERATION(zds_comm_ops, mem_unregister, registers),
+    OPERATION(zds_comm_ops, counter_add, shares_node),
+    OPERATION(zds_comm_ops, counter_wait, shares_node),
     OPERATION(zds_comm_ops, all_reduce, NULL),
     OPERATION(zds_comm_ops, reduce, NULL),
     OPERATION(zds_comm_ops, reduce_scatter, NULL),
     OPERATION(zds_comm_ops, all_gather, NULL),
     OPERATION(zds_comm_ops, broadcast, NULL),
     OPERATION(zds_comm_ops, all_to_all, NULL),
-    OPERATION(zds_comm_ops, send, NULL),
-    OPERATION(zds_comm_ops, recv, NULL),
+    OPERATION(zds_comm_ops, send, receives),
+    OPERATION(zds_comm_ops, recv, sends),
     OPERATION(zds_comm_ops, barrier, NULL),
     OPERATION(zds_comm_ops, group_end, groups),
     OPERATION(zds_comm_ops, progress, needs_pushing),
@@ -192,10 +210,10 @@ static const struct {
     const operation *operations;
     size_t count, size;
 } vtables[] = {
-    [ZDS_KIND_OPTIM] = {optim_operations, COUNT(optim_operations), sizeof(zds_optim_ops)},
-    [ZDS_KIND_SCHED] = {sched_operations, COUNT(sched_operations), sizeof(zds_sched_ops)},
+    [ZDS_KIND_OPTIM] = {optim_operations, COUNT(optim_operations), ZDS_OPTIM_OPS_1_0},
+    [ZDS_KIND_SCHED] = {sched_operations, COUNT(sched_operations), ZDS_SCHED_OPS_1_0},
     [ZDS_KIND_OFFLOAD] = {offload_operations, COUNT(offload_operations), sizeof(zds_offload_ops)},
-    [ZDS_KIND_COMM] = {comm_operations, COUNT(comm_operations), sizeof(zds_comm_ops)},
+    [ZDS_KIND_COMM] = {comm_operations, COUNT(comm_operations), ZDS_COMM_OPS_1_0},
 };
 
 void plugin_ops(const zds_plugin *plugin, void *ops, size_t size)
@@ -234,6 +252,10 @@ static char *ability_fault(const zds_plugin *plugin)
         const zds_comm_ops *ops = plugin->ops;
         if (!ops->spaces)
             return fault_format("spaces of its zds_comm_ops is 0: it could never be used");
+        if (ops->least_ranks < 1 || (ops->most_ranks && ops->most_ranks < ops->least_ranks))
+            return fault_format("least_ranks and most_ranks of its zds_comm_ops are %d and %d: from"
+                                " 1 on, and 0 for any number",
+                                ops->least_ranks, ops->most_ranks);
     }
     return NULL;
 }
@@ -341,6 +363,14 @@ static cJSON *facts_of(const zds_plugin *plugin)
         add_mask(facts, "grad_dtypes", ops->grad_dtypes, dtype_name);
         add_mask(facts, "master_dtypes", ops->master_dtypes, dtype_name);
         add_mask(facts, "output_dtypes", ops->output_dtypes, dtype_name);
+    }
+    if (!fault && plugin->kind == ZDS_KIND_COMM) {
+        const zds_comm_ops *ops = plugin->ops;
+        add_mask(facts, "spaces", ops->spaces, space_name);
+        add_mask(facts, "reduce_dtypes", ops->reduce_dtypes, dtype_name);
+        cJSON_AddNumberToObject(facts, "least_ranks", ops->least_ranks);
+        cJSON_AddNumberToObject(facts, "most_ranks", ops->most_ranks);
+        cJSON_AddNumberToObject(facts, "one_node", (ops->flags & ZDS_COMM_ONE_NODE) != 0);
     }
     cJSON_AddItemToObject(facts, "options", fault ? cJSON_CreateArray() : options_describe(plugin));
     fault_free(fault);

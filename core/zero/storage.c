@@ -411,7 +411,7 @@ static zds_status modules(zds_engine *e, zds_error *error)
             run->slots[i] =
                 (zds_slot){.param = param,
                            .dtype = e->set.param_dtype,
-                           .space = e->params.space,
+                           .space = e->params.device.space,
                            .count = e->model->params[param].numel,
                            .data = at(base, e->lay->places[param].first, e->set.param_dtype)};
         }
