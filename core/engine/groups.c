@@ -171,7 +171,7 @@ static zds_status list_globals(zds_engine *e, uint32_t i, zds_error *error)
             continue;
         const global_state *known = global_find(e, name);
         if (!known)
-            status = add_global(e, &(global_state){name, spec->bytes, i, NULL}, error);
+            status = add_global(e, &(global_state){name, spec->bytes, i}, error);
         else if (known->bytes != spec->bytes)
             status = error_set(error, ZDS_ERR_PLUGIN,
                                "optimizer %s, parameter %s: its global state \"%s\" has %llu bytes "

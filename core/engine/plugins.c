@@ -3,7 +3,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "config/internal.h"
 #include "engine/internal.h"
@@ -156,25 +155,6 @@ zds_status plugins_open_comm(zds_engine *e, const zds_engine_options *o, zds_err
     return status;
 }
 
-static zds_status promise(void *self, size_t bytes, int32_t kind, zds_region *region)
-{
-    (void)self, (void)kind;
-    void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (base == MAP_FAILED)
-        return ZDS_ERR_MEMORY;
-    region->base = base;
-    region->read_only = base;
-    region->bytes = bytes;
-    return ZDS_OK;
-}
-
-static void take_back(void *self, zds_region *region)
-{
-    (void)self;
-    munmap(region->base, region->bytes);
-}
-
 zds_status plugins_plan_comm(zds_engine *e, const zds_engine_options *o, zds_error *error)
 {
     zds_comm_env env = comm_env(&e->place);
@@ -188,10 +168,7 @@ zds_status plugins_plan_comm(zds_engine *e, const zds_engine_options *o, zds_err
         ops->reduce_dtypes =
             ZDS_DTYPE_BIT(ZDS_F32) | ZDS_DTYPE_BIT(ZDS_F16) | ZDS_DTYPE_BIT(ZDS_BF16);
     }
-    ops->mem_alloc = promise;
-    ops->mem_free = take_back;
     services_init(&e->comm_services, "plan", e->place.rank, e->ledger, e->threads);
-    ledger_expect_untouched(e->ledger);
     return status;
 }
 

@@ -142,6 +142,16 @@ void kernel_convert(void *to, zds_dtype to_dtype, const void *from, zds_dtype fr
     }
 }
 
+void kernel_fill(void *to, zds_dtype dtype, double value, uint64_t count)
+{
+    float batch[BATCH];
+    for (size_t i = 0; i < BATCH; i++)
+        batch[i] = (float)value;
+    for (uint64_t i = 0; i < count; i += BATCH)
+        store((char *)to + i * zds_dtype_size(dtype), dtype, batch,
+              count - i < BATCH ? (size_t)(count - i) : BATCH);
+}
+
 void kernel_accumulate(void *to, zds_dtype to_dtype, const void *from, zds_dtype from_dtype,
                        double scale, bool accumulate, uint64_t count)
 {

@@ -12,6 +12,9 @@
 void kernel_convert(void *to, zds_dtype to_dtype, const void *from, zds_dtype from_dtype,
                     uint64_t count);
 
+/* to[i] = value, rounded to the type as kernel_convert does. */
+void kernel_fill(void *to, zds_dtype dtype, double value, uint64_t count);
+
 /* to[i] = round(accumulate ? to[i] + scale * from[i] : scale * from[i]), in fp32. */
 void kernel_accumulate(void *to, zds_dtype to_dtype, const void *from, zds_dtype from_dtype,
                        double scale, bool accumulate, uint64_t count);
