@@ -194,7 +194,7 @@ static zds_status check_all(zds_engine *e, const zds_engine_options *o, refusals
     int32_t ranks = (int32_t)e->config->world_size;
     e->place = (launch){.world_size = ranks, .local_world_size = ranks};
     settings_fill(&e->set, e->config, ranks, keep, r);
-    zds_status status = pool_create(1, 1, &e->threads, error);
+    zds_status status = pool_create(1, NULL, &e->threads, error);
     if (status)
         return status;
     e->model = sample_model(e->config);

@@ -21,6 +21,7 @@ zds_engine_options engine_options(const zds_engine_options *given)
 static zds_status find_place(launch *place, const zds_engine_options *o, zds_error *error)
 {
     zds_status status = launch_read(place, error);
+    launch_assume_one_node(place);
     if (status || o->world_size == 0)
         return status;
     place->world_size = o->world_size;
@@ -97,7 +98,7 @@ static zds_status build(zds_engine *e, const zds_model *model, const zds_engine_
     if (!status)
         status = settings_read(&e->set, e->config, e->place.world_size, error);
     if (!status)
-        status = pool_create(o->threads, e->place.local_world_size, &e->threads, error);
+        status = pool_create(o->threads, &e->place, &e->threads, error);
     if (status)
         return status;
     char *path = config_plugin_path(e->config);

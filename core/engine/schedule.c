@@ -99,7 +99,7 @@ static void surroundings_destroy(surroundings *s)
 
 static zds_status surroundings_create(surroundings *s, const zds_plugin *plugin, zds_error *error)
 {
-    zds_status status = pool_create(1, 1, &s->alone, error);
+    zds_status status = pool_create(1, NULL, &s->alone, error);
     s->ledger = ledger_create();
     if (!status && !s->ledger)
         status = error_set(error, ZDS_ERR_MEMORY, "out of memory");

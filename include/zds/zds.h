@@ -11,9 +11,10 @@ ZDS_BEGIN_DECLS
 
 /* Who this process is, as its launcher says in the environment (see zds_engine_options): before
  * there is an engine to ask. The caller sets env->struct_size; the rest is filled as a comm plugin
- * of the host gets it. Rank 0 of 1 if there is no launcher, and with ZDS_ERR_INVALID, where a
- * variable makes no sense: the text names it, and zds_engine_create reports it too. The strings
- * belong to the environment. */
+ * of the host gets it; local_rank and local_world_size are 0 where the launcher does not say who
+ * shares this node. Rank 0 of 1 if there is no launcher, and with ZDS_ERR_INVALID, where a variable
+ * makes no sense: the text names it, and zds_engine_create reports it too. The strings belong to
+ * the environment. */
 zds_status zds_launched_as(zds_comm_env *env, zds_error *error);
 
 /* The first exchange between the ranks of `env`, for a program that opens a communication plugin
@@ -26,7 +27,8 @@ const char *zds_version(void); /* "MAJOR.MINOR.PATCH" */
 
 /* The lines of the core and of plugins go to `sink`, or to stderr if it is NULL (the default).
  * `level`: ZDS_LOG_...; lines above it are dropped (default ZDS_LOG_INFO, or ZDS_LOG of the
- * environment: error, warning, info, debug). Call before creating engines. */
+ * environment: error, warning, info, debug). Any thread may call these, at any time: the sink gets
+ * one line at a time, and when zds_log_to returns the one before it is not in use any more. */
 typedef void (*zds_log_fn)(void *user, int32_t level, const char *line);
 void zds_log_to(zds_log_fn sink, void *user);
 void zds_log_level(int32_t level);
