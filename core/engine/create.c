@@ -21,7 +21,6 @@ zds_engine_options engine_options(const zds_engine_options *given)
 static zds_status find_place(launch *place, const zds_engine_options *o, zds_error *error)
 {
     zds_status status = launch_read(place, error);
-    launch_assume_one_node(place);
     if (status || o->world_size == 0)
         return status;
     place->world_size = o->world_size;
@@ -95,6 +94,10 @@ static zds_status build(zds_engine *e, const zds_model *model, const zds_engine_
                         zds_error *error)
 {
     zds_status status = find_place(&e->place, o, error);
+    if (e->planned)
+        launch_assume_one_node(&e->place);
+    else if (!status)
+        status = plugins_meet(e, error);
     if (!status)
         status = settings_read(&e->set, e->config, e->place.world_size, error);
     if (!status)

@@ -129,6 +129,9 @@ zds_status settings_read(settings *set, const zds_config *config, int32_t world_
 void settings_fill(settings *set, const zds_config *config, int32_t world_size,
                    void (*report)(void *user, const char *path, const char *message), void *user);
 /* plugins.c: opens what the config or the program names */
+/* Prepares the ranks' first exchange, and makes it where the launcher does not say who shares a
+ * node. */
+zds_status plugins_meet(zds_engine *e, zds_error *error);
 zds_status plugins_open_comm(zds_engine *e, const zds_engine_options *options, zds_error *error);
 /* in its place, for zds_engine_plan: what the plugin says of itself, or one of many abilities where
  * none suits, and memory that is only promised; nothing is connected */

@@ -12,7 +12,7 @@
 
 enum { UNIX_SOCKET = 0, TCP4 = 1, TCP6 = 2, WAYS = 3 };
 
-static zds_error failure = ZDS_ERROR_INIT;
+static zds_error trouble = ZDS_ERROR_INIT;
 
 /* All ranks of one node, or each of its own. */
 static zds_comm_env env_by(int way, int32_t r, int32_t n, int port, int32_t timeout_ms)
@@ -69,7 +69,7 @@ static zds_status exchange(bootstrap *b, int32_t r, int32_t n, size_t bytes)
 {
     unsigned char *mine = malloc(bytes), *all = malloc(bytes * (size_t)n);
     memset(mine, r + 1, bytes);
-    zds_status status = bootstrap_gather(b, mine, bytes, all, &failure);
+    zds_status status = bootstrap_gather(b, mine, bytes, all, &trouble);
     for (size_t i = 0; i < bytes * (size_t)n && !status; i++)
         NEED(all[i] == i / bytes + 1, "byte %zu of rank %d", i, (int)r);
     free(mine);
@@ -80,8 +80,8 @@ static zds_status exchange(bootstrap *b, int32_t r, int32_t n, size_t bytes)
 static void need_failure(zds_status status, zds_status wanted, const char *text)
 {
     NEED(status == wanted, "status %d, not %d: %s", (int)status, (int)wanted,
-         failure.text ? failure.text : "");
-    NEED(failure.text && strstr(failure.text, text), "\"%s\" must say \"%s\"", failure.text, text);
+         trouble.text ? trouble.text : "");
+    NEED(trouble.text && strstr(trouble.text, text), "\"%s\" must say \"%s\"", trouble.text, text);
 }
 
 static void gather_sizes(int way, int32_t r, int32_t n, int port)
@@ -90,7 +90,7 @@ static void gather_sizes(int way, int32_t r, int32_t n, int port)
     bootstrap *b = bootstrap_open(&env);
     static const size_t sizes[] = {1, 16, ZDS_BOOTSTRAP_MOST, 3};
     for (size_t i = 0; i < 4; i++)
-        NEED(!exchange(b, r, n, sizes[i]), "%s", failure.text);
+        NEED(!exchange(b, r, n, sizes[i]), "%s", trouble.text);
     need_failure(exchange(b, r, n, ZDS_BOOTSTRAP_MOST + 1), ZDS_ERR_INVALID, "4096");
     bootstrap_finish(b);
     need_failure(exchange(b, r, n, 1), ZDS_ERR_INVALID, "init");
@@ -139,7 +139,7 @@ static void many_lives(int way, int32_t r, int port)
     for (int32_t i = 0; i < 4; i++) {
         zds_comm_env env = env_by(way, r, 2, port, 20000);
         alive[i] = bootstrap_open(&env);
-        NEED(!exchange(alive[i], r, 2, 8), "%s", failure.text);
+        NEED(!exchange(alive[i], r, 2, 8), "%s", trouble.text);
         usleep(i % 2 == r ? 20000 : 0);
         bootstrap_finish(alive[i]);
     }
@@ -147,7 +147,7 @@ static void many_lives(int way, int32_t r, int port)
         bootstrap_close(alive[i]);
     zds_comm_env env = env_by(way, r, 2, port, 20000);
     alive[0] = bootstrap_open(&env);
-    NEED(!exchange(alive[0], r, 2, 8), "after all: %s", failure.text);
+    NEED(!exchange(alive[0], r, 2, 8), "after all: %s", trouble.text);
     bootstrap_close(alive[0]);
 }
 
@@ -196,7 +196,7 @@ static void falters(int way, int32_t r, int port, bool dies)
 {
     zds_comm_env env = env_by(way, r, 3, port, 600);
     bootstrap *b = bootstrap_open(&env);
-    NEED(!exchange(b, r, 3, 8), "%s", failure.text);
+    NEED(!exchange(b, r, 3, 8), "%s", trouble.text);
     if (r == 1) {
         if (dies)
             _exit(0);
@@ -274,7 +274,7 @@ Test(bootstrap, another_job_of_the_node, .timeout = 30)
 static void in_job(const char *job, int way, int32_t r, int32_t n, int port)
 {
     setenv("TORCHELASTIC_RUN_ID", job, 1);
-    NEED(!meet_once(way, r, n, port, 8000, 300), "%s", failure.text);
+    NEED(!meet_once(way, r, n, port, 8000, 300), "%s", trouble.text);
 }
 
 Test(bootstrap, two_jobs_by_tcp, .timeout = 60)
@@ -288,11 +288,11 @@ Test(bootstrap, two_jobs_by_tcp, .timeout = 60)
     for (int k = 0; k < 4; k++)
         cr_expect_eq(exit_of(pid[k]), 0, "process %d", k);
     /* Jobs without a name: the second is told while the first gathers. */
-    IN_CHILD(pid[0], NEED(!meet_once(TCP4, 0, 2, port, 8000, 0), "%s", failure.text));
+    IN_CHILD(pid[0], NEED(!meet_once(TCP4, 0, 2, port, 8000, 0), "%s", trouble.text));
     usleep(300000);
     IN_CHILD(pid[4], need_failure(meet_once(TCP4, 0, 2, port, 8000, 0), ZDS_ERR_IO, "another job"));
     cr_expect_eq(exit_of(pid[4]), 0);
-    IN_CHILD(pid[1], NEED(!meet_once(TCP4, 1, 2, port, 8000, 0), "%s", failure.text));
+    IN_CHILD(pid[1], NEED(!meet_once(TCP4, 1, 2, port, 8000, 0), "%s", trouble.text));
     cr_expect_eq(exit_of(pid[0]), 0);
     cr_expect_eq(exit_of(pid[1]), 0);
 }
@@ -307,10 +307,10 @@ Test(bootstrap, a_rank_of_another_size, .timeout = 30)
     for (int way = UNIX_SOCKET; way <= TCP4; way++) {
         int port = free_port(1);
         pid_t pid[3];
-        IN_CHILD(pid[0], NEED(!meet_once(way, 0, 2, port, 8000, 0), "%s", failure.text));
+        IN_CHILD(pid[0], NEED(!meet_once(way, 0, 2, port, 8000, 0), "%s", trouble.text));
         IN_CHILD(pid[2], wrong_size(way, port));
         cr_expect_eq(exit_of(pid[2]), 0, "way %d", way);
-        IN_CHILD(pid[1], NEED(!meet_once(way, 1, 2, port, 8000, 0), "%s", failure.text));
+        IN_CHILD(pid[1], NEED(!meet_once(way, 1, 2, port, 8000, 0), "%s", trouble.text));
         cr_expect_eq(exit_of(pid[0]), 0, "way %d", way);
         cr_expect_eq(exit_of(pid[1]), 0, "way %d", way);
     }
@@ -354,7 +354,7 @@ Test(bootstrap, somebody_has_the_port, .timeout = 60)
         IN_CHILD(squatter, squat(port, talks, ready[1]));
         cr_assert_eq(read(ready[0], &byte, 1), 1);
         for (int32_t r = 0; r < 2; r++)
-            IN_CHILD(pid[r], NEED(!meet_once(TCP4, r, 2, port, 15000, 0), "%s", failure.text));
+            IN_CHILD(pid[r], NEED(!meet_once(TCP4, r, 2, port, 15000, 0), "%s", trouble.text));
         for (int32_t r = 0; r < 2; r++)
             cr_expect_eq(exit_of(pid[r]), 0, "talks %d rank %d", talks, (int)r);
         kill(squatter, SIGTERM);
@@ -388,11 +388,11 @@ Test(bootstrap, strangers_do_no_harm, .timeout = 60)
 {
     int port = free_port(1);
     pid_t pid[2], stranger;
-    IN_CHILD(pid[0], NEED(!meet_once(TCP4, 0, 2, port, 15000, 0), "%s", failure.text));
+    IN_CHILD(pid[0], NEED(!meet_once(TCP4, 0, 2, port, 15000, 0), "%s", trouble.text));
     usleep(200000);
     IN_CHILD(stranger, disturb(port));
     cr_expect_eq(exit_of(stranger), 0);
-    IN_CHILD(pid[1], NEED(!meet_once(TCP4, 1, 2, port, 15000, 0), "%s", failure.text));
+    IN_CHILD(pid[1], NEED(!meet_once(TCP4, 1, 2, port, 15000, 0), "%s", trouble.text));
     cr_expect_eq(exit_of(pid[0]), 0);
     cr_expect_eq(exit_of(pid[1]), 0);
 }
@@ -447,7 +447,7 @@ static void descriptors(int32_t r, int port)
     for (int fd = 0; fd < 64; fd++)
         open_before[fd] = fcntl(fd, F_GETFD) >= 0;
     bootstrap *b = bootstrap_open(&env);
-    NEED(!exchange(b, r, 2, 8), "%s", failure.text);
+    NEED(!exchange(b, r, 2, 8), "%s", trouble.text);
     for (int fd = 0; fd < 64; fd++)
         NEED(open_before[fd] || fcntl(fd, F_GETFD) < 0 || fcntl(fd, F_GETFD) & FD_CLOEXEC, "fd %d",
              fd);
