@@ -71,6 +71,7 @@ struct zds_engine {
     zds_comm_ops comm;
     zds_optim_ops optim;
     zds_sched_ops sched;
+    struct bootstrap *bootstrap; /* of comm_self */
     void *comm_self, *optim_self, *sched_self;
     void *comm_options, *optim_options, *sched_options;
     const zds_plugin *optim_plugin;
@@ -139,6 +140,9 @@ zds_status settings_read(settings *set, const zds_config *config, int32_t world_
 settings settings_of(const zds_config *config, int32_t world_size, problems *found);
 /* plugins.c: a registry with the config's folders and the program's plugins */
 zds_status plugins_find(zds_engine *e, const zds_engine_options *options, zds_error *error);
+/* Prepares the ranks' first exchange, and makes it where the launcher does not say who shares a
+ * node. */
+zds_status plugins_meet(zds_engine *e, zds_error *error);
 /* opens what the config or the program names */
 zds_status plugins_open_comm(zds_engine *e, const zds_engine_options *options, zds_error *error);
 /* in its place, for zds_engine_plan: what the plugin says of itself, or one of many abilities where
