@@ -3,7 +3,6 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-#include <cjson/cJSON.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -22,7 +21,7 @@ static uint64_t text_hash(const char *text, uint64_t seed)
 
 static uint64_t config_hash(const zds_config *config)
 {
-    char *text = cJSON_PrintUnformatted(zds_config_node(config, ""));
+    char *text = zds_config_node(config, "");
     uint64_t hash = text_hash(text, 0);
     free(text);
     return hash;

@@ -3,7 +3,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "config/plugins.h"
 #include "engine/internal.h"
 #include "host/bootstrap.h"
 #include "host/error.h"
@@ -58,8 +57,6 @@ static zds_status create_zero(zds_engine *e, zds_error *error)
         .sum_factor = set->sum_factor,
         .bucket = set->bucket,
         .tile = HOST_TILE,
-        .state_tier = set->state_tier,
-        .planned = e->planned,
         .seed = e->seed};
     const zero_means means = {.model = e->model,
                               .params = e->param_runs,
@@ -68,11 +65,15 @@ static zds_status create_zero(zds_engine *e, zds_error *error)
                               .optim_self = &e->optim_self,
                               .optim_services = &e->optim_services,
                               .peers = &e->peers,
+                              .tier = e->tier,
+                              .states_tier = e->states_tier ? e->states_tier : e->tier,
                               .threads = e->threads,
                               .ledger = e->ledger,
                               .failure = &e->failure};
     if (e->planned)
         ledger_count_only(e->ledger);
+    e->accum_dtype = set->accum_dtype;
+    e->accumulation = set->accumulation;
     return zero_create(&wishes, &means, &e->zero, error);
 }
 
@@ -82,11 +83,10 @@ static zds_status open_peers(zds_engine *e, zds_error *error)
                        .self = e->comm_self,
                        .services = &e->comm_services,
                        .failure = &e->failure,
-                       .ledger = e->ledger,
+                       .tier = e->tier,
                        .rank = e->place.rank,
                        .world_size = e->place.world_size,
-                       .one_node = e->place.local_world_size == e->place.world_size,
-                       .planned = e->planned};
+                       .one_node = e->place.local_world_size == e->place.world_size};
     return peers_open(&e->peers, error);
 }
 
@@ -104,14 +104,14 @@ static zds_status build(zds_engine *e, const zds_model *model, const zds_engine_
         status = pool_create(o->threads, &e->place, &e->threads, error);
     if (status)
         return status;
-    char *path = config_plugin_path(e->config);
-    status = registry_create(path, o->plugins, &e->plugins, error);
-    free(path);
+    status = plugins_find(e, o, error);
     e->model = status ? NULL : model_copy(model);
     if (!status && !e->model)
         status = error_set(error, ZDS_ERR_MEMORY, "no memory for the model's description");
     if (!status)
         status = e->planned ? plugins_plan_comm(e, o, error) : plugins_open_comm(e, o, error);
+    if (!status)
+        status = tiers_open(e, error);
     if (!status)
         status = open_peers(e, error);
     if (!status && !e->planned)
@@ -205,6 +205,8 @@ void zds_engine_destroy(zds_engine *e)
     if (e->comm_self)
         e->comm.finalize(e->comm_self);
     bootstrap_close(e->bootstrap);
+    tiers_close(e);
+    problems_clear(&e->found);
     services_destroy(&e->comm_services);
     services_destroy(&e->optim_services);
     services_destroy(&e->sched_services);

@@ -4,6 +4,7 @@
 
 #include <sys/types.h>
 
+#include "config/config.h"
 #include "host/launch.h"
 #include "memory/services.h"
 #include "plugin/options.h"
@@ -17,11 +18,12 @@ typedef struct settings {
     int64_t micro_batch, accumulation;
     bool managed_accumulation;
     zds_dtype param_dtype; /* of parameters and of what backward leaves */
-    zds_dtype
-        master_dtype;      /* of what the optimizer updates: param_dtype where that is the master */
+    /* Of what the optimizer updates: param_dtype where that is the master. */
+    zds_dtype master_dtype;
     zds_dtype state_dtype; /* of the optimizer's element states */
     bool stochastic_rounding;
-    zds_dtype accum_dtype; /* in which micro steps are added up */
+    zds_dtype accum_dtype; /* in which micro steps are added up, */
+    bool accum_is_chosen;  /* because the config says so */
     zds_dtype comm_dtype;  /* in which gradients travel */
     double clip;           /* 0: off */
     bool check_overflow, compute_norm;
@@ -32,7 +34,7 @@ typedef struct settings {
     int64_t print_every;        /* 0: never */
     bool breakdown;
     uint64_t bucket;
-    const char *state_tier; /* in which memory row what offload_optimizer moves is entered */
+    bool states_offloaded; /* offload_optimizer moves masters and states to the cpu's memory */
 } settings;
 
 /* A GLOBAL state: one, whichever parameters describe it. */
@@ -51,17 +53,17 @@ struct zds_engine {
     pid_t process;
     bool planned; /* memory is only counted, and there are no other ranks */
     const zds_config *config;
-    /* In zds_engine_check, where the model is only a sample: get what is refused, and what the
-     * optimizer and the schedule warn of when they are created. */
-    void (*refused)(void *user, const char *path, const char *message);
-    void (*warned)(void *user, const char *message);
-    void *refused_user;
+    bool sample;      /* the model is only a sample (sample.h): what is refused stays in `found` */
+    problems found;   /* what is refused, till it is told */
+    problems *warned; /* what plugins warn of; NULL: the log gets it */
     settings set;
     launch place;
     ledger *ledger;
     pool *threads;
     registry *plugins;
     zds_model *model;
+    tier *tier;        /* where parameters are computed */
+    tier *states_tier; /* of masters and states; NULL: the same */
     peers peers;
     zero *zero;
 
@@ -88,11 +90,13 @@ struct zds_engine {
     /* Where the run stands. */
     bool values_set;
     bool in_micro, in_backward, boundary, no_sync;
-    bool local;         /* the optimizer reduces this step's gradients itself */
-    double phase_start; /* of the forward or the backward in progress */
-    int64_t micro;      /* since the last boundary */
-    uint32_t cursor;    /* backward: modules at and above it are reported */
-    int32_t acquired;   /* module acquired for BACKWARD, or -1 */
+    bool local;            /* the optimizer reduces this step's gradients itself */
+    double phase_start;    /* of the forward or the backward in progress */
+    int64_t micro;         /* steps since the last boundary, */
+    int64_t accumulation;  /* of so many up to the next */
+    zds_dtype accum_dtype; /* in which micro steps are added up, from now on */
+    uint32_t cursor;       /* backward: modules at and above it are reported */
+    int32_t acquired;      /* module acquired for BACKWARD, or -1 */
     int64_t steps, skips, sched_moves;
     double pending_loss, mean_loss;
     uint64_t seed;
@@ -112,11 +116,18 @@ zds_status engine_usable(zds_engine *e);
 
 double engine_now_ms(void);
 
-/* refuse.c: refuses what the config, at `path`, or the program asks for. Sets "file:line:col:
- * error: path: ..."; without `error`'s caller to read it, in zds_engine_check, passes it on.
+/* refuse.c: what the config, at a path, or the program asks for and an engine refuses. All of it is
+ * noted before it is told. */
+void engine_note(zds_engine *e, const char *path, const char *message);
+/* Sets the error to what was noted, a line each, after `intro`, and forgets it; a sample keeps it.
  * Returns status. */
-zds_status engine_refuse(const zds_engine *e, zds_status status, const char *path, zds_error *error,
+zds_status engine_tell(zds_engine *e, zds_status status, const char *intro, zds_error *error);
+/* Notes this one and tells. */
+zds_status engine_refuse(zds_engine *e, zds_status status, const char *path, zds_error *error,
                          const char *format, ...) ZDS_PRINTF(5, 6);
+/* What a plugin said, at the key of `section` that it is about. */
+zds_status engine_refuse_in(zds_engine *e, zds_status status, const char *section, const char *why,
+                            zds_error *error, const char *format, ...) ZDS_PRINTF(6, 7);
 /* create.c: an engine of nothing yet; NULL without memory */
 zds_engine *engine_empty(const zds_config *config, const zds_engine_options *options);
 /* what the caller filled in of the options, as this version knows them */
@@ -126,12 +137,13 @@ zds_engine_options engine_options(const zds_engine_options *given);
 zds_status settings_read(settings *set, const zds_config *config, int32_t world_size,
                          zds_error *error);
 /* the same, of a config that may have problems, which are not told again */
-void settings_fill(settings *set, const zds_config *config, int32_t world_size,
-                   void (*report)(void *user, const char *path, const char *message), void *user);
-/* plugins.c: opens what the config or the program names */
-/* Prepares the ranks' first exchange, and makes it where the launcher does not say who shares a
- * node. */
+settings settings_of(const zds_config *config, int32_t world_size, problems *found);
+/* plugins.c: a registry with the config's folders and the program's plugins */
+zds_status plugins_find(zds_engine *e, const zds_engine_options *options, zds_error *error);
+/* prepares the ranks' first exchange, and makes it where the launcher does not say who shares a
+ * node */
 zds_status plugins_meet(zds_engine *e, zds_error *error);
+/* opens what the config or the program names */
 zds_status plugins_open_comm(zds_engine *e, const zds_engine_options *options, zds_error *error);
 /* in its place, for zds_engine_plan: what the plugin says of itself, or one of many abilities where
  * none suits, and memory that is only promised; nothing is connected */
@@ -144,15 +156,15 @@ zds_status plugins_open_sched(zds_engine *e, const zds_engine_options *options, 
 /* groups.c: what the optimizer needs for each parameter, and groups of hyperparameters */
 global_state *global_find(const zds_engine *e, const char *name); /* NULL: there is none */
 zds_status groups_create(zds_engine *e, const zds_engine_options *options, zds_error *error);
+/* tiers.c */
+zds_status tiers_open(zds_engine *e, zds_error *error);
+void tiers_close(zds_engine *e);
 /* agree.c: all ranks have the same config, model and options, or none starts */
 zds_status agree_on_start(zds_engine *e, const zds_engine_options *options, zds_error *error);
 /* update.c: norm, clip, optimizer, publish, schedule */
 zds_status update_boundary(zds_engine *e, zds_step_result *result);
 /* hypers.c: the hyperparameters of a step */
 zds_status update_hypers(zds_engine *e, int64_t moves);
-/* What a schedule sets that is no number where the optimizer has one, as text that the caller
- * frees; NULL: nothing. Both: [count], by group. */
-char *schedule_fault(const zds_sched_value *values, const zds_hyper *base, size_t count);
 double first_rate(const zds_engine *e); /* of the first parameter that is trained */
 /* ZDS_ERR_CONFIG: a group of zds.param_groups has a rate of its own that the schedule overrides */
 zds_status check_rates(zds_engine *e, zds_error *error);

@@ -1,4 +1,4 @@
-/* What the engine offers to a plugin's instance: log, errors, memory, threads, under the instance's
+/* What the core offers to a plugin's instance: log, errors, memory, threads, under the instance's
  * name. */
 #include "memory/services.h"
 

@@ -100,7 +100,7 @@ static zds_status take_memory(zero *z, zds_error *error)
     decide(z, g);
     zds_status status =
         g->sliced
-            ? zero_alloc(z, &g->shard, "gradients", "host", l->shard * accum, error)
+            ? zero_alloc(z->with.tier, &g->shard, "gradients", l->shard * accum, error)
             : peers_alloc(p, &g->full, "gradients", l->trainable * accum, ZDS_MEM_SYMMETRIC, error);
     if (!status && g->buffered)
         status =
@@ -115,7 +115,7 @@ static zds_status take_memory(zero *z, zds_error *error)
 static void free_memory(zero *z)
 {
     grads_part *g = &z->grads;
-    zero_free(z, &g->shard);
+    tier_free(&g->shard);
     peers_free(z->with.peers, &g->travel);
     peers_free(z->with.peers, &g->buffers);
     peers_free(z->with.peers, &g->full);
@@ -216,8 +216,8 @@ void grads_destroy(zero *z)
 static char *written_at(const zero *z, const layout_span *span)
 {
     const grads_part *g = &z->grads;
-    return g->buffered ? at(&g->buffers, span->buffer_first, z->wish.param_dtype)
-                       : at(&g->full, span->grad_first, z->wish.accum_dtype);
+    return g->buffered ? at(&g->buffers.slab, span->buffer_first, z->wish.param_dtype)
+                       : at(&g->full.slab, span->grad_first, z->wish.accum_dtype);
 }
 
 static zds_dtype written_dtype(const zero *z)
@@ -239,7 +239,7 @@ bufref grads_of_piece(const zero *z, const layout_piece *own)
     const grads_part *g = &z->grads;
     return g->sliced
                ? bufref_of(&g->shard, span->shard_first + own->part_first, z->wish.accum_dtype)
-               : bufref_of(&g->full, span->grad_first + place->first + own->param_first,
+               : bufref_of(&g->full.slab, span->grad_first + place->first + own->param_first,
                            z->wish.accum_dtype);
 }
 
@@ -249,7 +249,8 @@ static char *part_of(const zero *z, const layout_span *span)
     const grads_part *g = &z->grads;
     if (g->sliced)
         return at(&g->shard, span->shard_first, z->wish.accum_dtype);
-    return at(&g->full, span->grad_first + layout_part_first(span, (uint32_t)z->with.peers->rank),
+    return at(&g->full.slab,
+              span->grad_first + layout_part_first(span, (uint32_t)z->with.peers->rank),
               z->wish.accum_dtype);
 }
 
@@ -258,8 +259,8 @@ static char *gathered_at(const zero *z, const layout_span *span, zds_dtype *dtyp
 {
     const grads_part *g = &z->grads;
     *dtype = g->sliced ? z->wish.param_dtype : z->wish.accum_dtype;
-    return g->sliced ? at(&g->buffers, span->buffer_first, *dtype)
-                     : at(&g->full, span->grad_first, *dtype);
+    return g->sliced ? at(&g->buffers.slab, span->buffer_first, *dtype)
+                     : at(&g->full.slab, span->grad_first, *dtype);
 }
 
 /* What travels. */
@@ -268,7 +269,7 @@ static char *source_of(const zero *z, const layout_span *span, zds_dtype *dtype)
     if (!z->grads.staged)
         return gathered_at(z, span, dtype);
     *dtype = z->grads.comm_dtype;
-    return z->grads.travel.base;
+    return at(&z->grads.travel.slab, 0, ZDS_U8);
 }
 
 /* === finishing a reduction === */
@@ -334,7 +335,7 @@ static zds_status finish(zero *z, uint32_t k)
     zds_coll gather = {.struct_size = sizeof gather,
                        .tag = (uint64_t)k << 8 | 2,
                        .src = part_of(z, span),
-                       .dst = at(&g->full, span->grad_first, z->wish.accum_dtype),
+                       .dst = at(&g->full.slab, span->grad_first, z->wish.accum_dtype),
                        .count = span->part,
                        .src_dtype = z->wish.accum_dtype,
                        .dst_dtype = z->wish.accum_dtype};
@@ -392,14 +393,14 @@ static void fill_missing(zero *z, const layout_span *span)
 /* Whole gradients that accumulate in another dtype: adds this micro step's. */
 static void accumulate_locally(zero *z, const layout_span *span, bool add)
 {
-    grads_accumulate(z,
-                     &(grads_pass){.from = written_at(z, span),
-                                   .from_dtype = z->wish.param_dtype,
-                                   .to = at(&z->grads.full, span->grad_first, z->wish.accum_dtype),
-                                   .to_dtype = z->wish.accum_dtype,
-                                   .scale = 1,
-                                   .accumulate = add,
-                                   .count = span->count});
+    grads_accumulate(
+        z, &(grads_pass){.from = written_at(z, span),
+                         .from_dtype = z->wish.param_dtype,
+                         .to = at(&z->grads.full.slab, span->grad_first, z->wish.accum_dtype),
+                         .to_dtype = z->wish.accum_dtype,
+                         .scale = 1,
+                         .accumulate = add,
+                         .count = span->count});
 }
 
 static zds_status prepare_travel(zero *z, uint32_t k)
@@ -414,11 +415,11 @@ static zds_status prepare_travel(zero *z, uint32_t k)
             return status;
         grads_convert(z, &(grads_pass){.from = from,
                                        .from_dtype = dtype,
-                                       .to = g->travel.base,
+                                       .to = at(&g->travel.slab, 0, ZDS_U8),
                                        .to_dtype = g->comm_dtype,
                                        .count = span->count});
         g->travelling = k;
-        from = g->travel.base;
+        from = at(&g->travel.slab, 0, ZDS_U8);
         dtype = g->comm_dtype;
     }
     if (!g->fused && z->wish.prescale != 1)

@@ -4,7 +4,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
-#include "zero/kernels.h"
+#include "host/kernels.h"
 #include "zero/parts.h"
 
 enum { RUN = 64 * LAYOUT_CHUNK }; /* elements that a thread takes at once */
@@ -126,7 +126,8 @@ void grads_own_statistics(zero *z, uint32_t k)
     run->non_finite = 0;
     for (uint32_t i = 0; i < span->param_count; i++) {
         uint32_t param = span->params[i];
-        bufref grad = bufref_of(&z->grads.full, layout_grad_at(z->lay, param), z->wish.accum_dtype);
+        bufref grad =
+            bufref_of(&z->grads.full.slab, layout_grad_at(z->lay, param), z->wish.accum_dtype);
         own_pass p = {
             .z = z, .grad = bufref_at(grad, 0), .count = z->with.model->params[param].numel};
         size_t shares = (size_t)((p.count + NORM_SHARE - 1) / NORM_SHARE);

@@ -49,8 +49,8 @@ static zds_status share_presence(zero *z)
     uint32_t count = z->with.model->param_count;
     bool bytes = p->ops->reduce_dtypes & ZDS_DTYPE_BIT(ZDS_U8);
     zds_dtype dtype = bytes ? ZDS_U8 : ZDS_F32;
-    uint8_t *small = z->presence.base;
-    float *large = z->presence.base;
+    uint8_t *small = z->presence.slab.block.pointer;
+    float *large = z->presence.slab.block.pointer;
     for (uint32_t i = 0; i < count; i++) {
         if (bytes)
             small[i] = z->grads.present[i];
@@ -59,8 +59,8 @@ static zds_status share_presence(zero *z)
     }
     zds_coll coll = {.struct_size = sizeof coll,
                      .tag = 10,
-                     .src = z->presence.base,
-                     .dst = z->presence.base,
+                     .src = z->presence.slab.block.pointer,
+                     .dst = z->presence.slab.block.pointer,
                      .count = count,
                      .src_dtype = dtype,
                      .dst_dtype = dtype,
@@ -146,7 +146,7 @@ zds_status norm_create(zero *z, zds_error *error)
     t->sums = ledger_alloc(z->with.ledger, "norm", bytes, 0);
     if (!t->sums)
         return zero_no_memory(error, "norms of tensors", bytes);
-    if (z->wish.planned)
+    if (z->with.tier->planned)
         return ZDS_OK;
     double *next = t->sums + t->norm_count;
     for (uint32_t k = 0; k < t->piece_count; k++) {
@@ -177,7 +177,8 @@ static zds_status add_over_ranks(zero *z)
     stream_part *t = &z->stream;
     peers *p = z->with.peers;
     uint64_t ranks = (uint64_t)p->world_size, share = (t->norm_count + ranks - 1) / ranks;
-    double *mine = t->shares.base, *theirs = mine + ranks * share, *sum = theirs + ranks * share;
+    double *mine = t->shares.slab.block.pointer, *theirs = mine + ranks * share,
+           *sum = theirs + ranks * share;
     memset(mine, 0, ranks * share * sizeof *mine);
     memcpy(mine, t->sums, t->norm_count * sizeof *mine);
     zds_coll coll = {.struct_size = sizeof coll,

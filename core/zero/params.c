@@ -19,17 +19,23 @@ static pages choose_pages(const zero *z)
                : PAGES_SYMMETRIC;
 }
 
-/* Whole pages, so that nothing else is sealed with them, where they are. */
-static zds_status take_own(zero *z, slab *s, uint64_t bytes, zds_error *error)
+/* Where they are sealed, whole pages of their own. */
+static zds_status take_own(zero *z, peer_slab *s, uint64_t bytes, zds_error *error)
 {
-    uint64_t page = z->wish.stage ? (uint64_t)sysconf(_SC_PAGESIZE) : 64;
-    s->bytes = (bytes + page - 1) / page * page;
-    s->base = ledger_alloc(z->with.ledger, "parameters", s->bytes, page);
-    s->read_only = s->base;
-    return s->base ? ZDS_OK : zero_no_memory(error, "parameters", s->bytes);
+    tier *t = z->with.tier;
+    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+    if (!z->wish.stage)
+        return zero_alloc(t, &s->slab, "parameters", bytes, error);
+    bytes = (bytes + page - 1) / page * page;
+    zds_status status = zero_alloc(t, &s->memory, "parameters", bytes + page, error);
+    if (status)
+        return status;
+    uintptr_t first = (uintptr_t)s->memory.block.pointer;
+    first = (first + page - 1) / page * page;
+    return tier_adopt(t, (void *)first, bytes, &s->slab, error);
 }
 
-static zds_status take_memory(zero *z, slab *s, uint64_t elements, zds_error *error)
+static zds_status take_memory(zero *z, peer_slab *s, uint64_t elements, zds_error *error)
 {
     uint64_t bytes = elements * zds_dtype_size(z->wish.param_dtype);
     if (z->params.pages == PAGES_OWN)
@@ -38,18 +44,11 @@ static zds_status take_memory(zero *z, slab *s, uint64_t elements, zds_error *er
                        z->params.pages == PAGES_NODE ? ZDS_MEM_SHARED : ZDS_MEM_SYMMETRIC, error);
 }
 
-static void free_memory(zero *z, slab *s)
-{
-    if (z->params.pages == PAGES_OWN)
-        zero_free(z, s);
-    else
-        peers_free(z->with.peers, s);
-}
-
-static zds_status set_rights(zero *z, const slab *s, bool sealed)
+static zds_status set_rights(zero *z, const peer_slab *s, bool sealed)
 {
     int rights = sealed ? PROT_READ : PROT_READ | PROT_WRITE;
-    if (!s->base || mprotect(s->base, s->bytes, rights) == 0)
+    const zds_block *b = &s->slab.block;
+    if (!b->pointer || mprotect(b->pointer, b->bytes, rights) == 0)
         return ZDS_OK;
     return failure_set(z->with.failure, ZDS_ERR_MEMORY,
                        "the rights of the parameters' pages cannot be changed: %s",
@@ -59,7 +58,7 @@ static zds_status set_rights(zero *z, const slab *s, bool sealed)
 /* Elsewhere pages are written by their callers, or readers have an address of their own. */
 static bool is_sealed(const zero *z)
 {
-    return z->params.pages == PAGES_OWN && z->wish.stage > 0 && !z->wish.planned;
+    return z->params.pages == PAGES_OWN && z->wish.stage > 0 && !z->with.tier->planned;
 }
 
 zds_status params_seal(zero *z, bool sealed)
@@ -76,8 +75,8 @@ zds_status params_seal_all(zero *z, bool sealed)
 
 bufref params_at(const zero *z, uint32_t param, uint64_t first)
 {
-    const slab *s = z->with.params[param].trainable ? &z->params.trained : &z->params.frozen;
-    return bufref_of(s, layout_param_at(z->lay, param) + first, z->wish.param_dtype);
+    const peer_slab *s = z->with.params[param].trainable ? &z->params.trained : &z->params.frozen;
+    return bufref_of(&s->slab, layout_param_at(z->lay, param) + first, z->wish.param_dtype);
 }
 
 static zds_status create_module(zero *z, uint32_t m, zds_error *error)
@@ -91,13 +90,14 @@ static zds_status create_module(zero *z, uint32_t m, zds_error *error)
         return zero_no_memory(error, "modules", 0);
     for (uint32_t i = 0; i < use->slot_count; i++) {
         uint32_t param = module->params[i];
-        bufref at = params_at(z, param, 0);
-        const char *base = z->wish.stage ? at.slab->read_only : at.slab->base;
+        const peer_slab *s =
+            z->with.params[param].trainable ? &z->params.trained : &z->params.frozen;
+        const char *base = s->read_only && z->wish.stage ? s->read_only : s->slab.block.pointer;
         use->slots[i] = (zds_slot){.param = param,
                                    .dtype = z->wish.param_dtype,
-                                   .space = at.slab->device.space,
+                                   .space = s->slab.block.device.space,
                                    .count = z->with.model->params[param].numel,
-                                   .data = base + at.offset};
+                                   .data = base + params_at(z, param, 0).offset};
     }
     return ZDS_OK;
 }
@@ -114,7 +114,7 @@ zds_status params_open(zero *z, zds_error *error)
         ledger_alloc(z->with.ledger, "staging", STAGING_ELEMENTS * sizeof(float), 0);
     if (!z->params.staging)
         return zero_no_memory(error, "staging", STAGING_ELEMENTS * sizeof(float));
-    if (z->wish.planned)
+    if (z->with.tier->planned)
         return ZDS_OK;
     z->params.modules = calloc(z->with.model->module_count + (size_t)1, sizeof *z->params.modules);
     if (!z->params.modules)
@@ -136,8 +136,8 @@ void params_close(zero *z)
     free(p->modules);
     ledger_free(z->with.ledger, p->staging);
     params_seal_all(z, false); /* whoever gives memory back may write into it */
-    free_memory(z, &p->trained);
-    free_memory(z, &p->frozen);
+    peers_free(z->with.peers, &p->trained);
+    peers_free(z->with.peers, &p->frozen);
 }
 
 /* === a module's caller === */
@@ -214,7 +214,7 @@ zds_status params_publish(zero *z)
     }
     for (uint32_t k = 0; !status && k < z->lay->span_count; k++) {
         const layout_span *span = &z->lay->spans[k];
-        char *base = bufref_at(bufref_of(&z->params.trained, span->param_first, dtype), 0);
+        char *base = bufref_at(bufref_of(&z->params.trained.slab, span->param_first, dtype), 0);
         zds_coll coll = {.struct_size = sizeof coll,
                          .tag = (uint64_t)k << 8 | 4,
                          .src = base + (uint64_t)p->rank * span->part * zds_dtype_size(dtype),

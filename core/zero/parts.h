@@ -27,10 +27,10 @@ typedef enum pages {
 
 typedef struct params_part {
     pages pages;
-    slab trained, frozen; /* param_dtype */
-    module_use *modules;  /* [modules] */
-    zds_event *publish;   /* all owners have written */
-    float *staging;       /* [STAGING_ELEMENTS]: values in and out */
+    peer_slab trained, frozen; /* param_dtype */
+    module_use *modules;       /* [modules] */
+    zds_event *publish;        /* all owners have written */
+    float *staging;            /* [STAGING_ELEMENTS]: values in and out */
 } params_part;
 
 enum {
@@ -72,10 +72,10 @@ typedef struct grads_part {
     bool staged;   /* gradients travel as a copy in comm_dtype */
     bool fused;
     zds_dtype comm_dtype;
-    slab full;           /* not sliced: accum_dtype, the address space of gradients */
+    peer_slab full;      /* not sliced: accum_dtype, the address space of gradients */
     slab shard;          /* sliced: accum_dtype, [shard] */
-    slab buffers;        /* param_dtype */
-    slab travel;         /* comm_dtype */
+    peer_slab buffers;   /* param_dtype */
+    peer_slab travel;    /* comm_dtype */
     span_run *spans;     /* [spans] */
     uint32_t *in_flight; /* [in_flight_count]: spans whose buffers are being read */
     uint32_t in_flight_count;
@@ -119,7 +119,7 @@ typedef struct stream_part {
     double *sums;      /* [norm_count]: over whole tensors, all parameters' one after another */
     uint64_t *sums_at; /* [params] */
     uint64_t norm_count;
-    slab shares; /* of the sums, on their way between ranks */
+    peer_slab shares; /* of the sums, on their way between ranks */
     double *chunk_sums;
     zds_param_step *steps;    /* [params]: what calls over whole parameters get, of */
     zds_param_steps listed;   /* those that are trained */
@@ -137,7 +137,7 @@ struct zero {
     params_part params;
     grads_part grads;
     stream_part stream;
-    slab presence; /* a byte a parameter, sent and received */
+    peer_slab presence; /* a byte a parameter, sent and received */
     bool boundary, local;
 };
 
@@ -149,9 +149,7 @@ static inline bool is_alone(const zero *z)
 /* zero.c: no memory for `what`; bytes 0: not of the model's size */
 zds_status zero_no_memory(zds_error *error, const char *what, uint64_t bytes);
 /* Memory of this rank's own, zeroed. */
-zds_status zero_alloc(zero *z, slab *s, const char *purpose, const char *tier, uint64_t bytes,
-                      zds_error *error);
-void zero_free(zero *z, slab *s);
+zds_status zero_alloc(tier *t, slab *s, const char *purpose, uint64_t bytes, zds_error *error);
 
 /* params.c */
 zds_status params_open(zero *z, zds_error *error);

@@ -13,39 +13,54 @@ zds_status peers_open(peers *p, zds_error *error)
 
 void peers_close(peers *p)
 {
-    if (p->ops)
+    if (p->tier)
         peers_free(p, &p->control);
 }
 
-zds_status peers_alloc(peers *p, slab *s, const char *purpose, uint64_t bytes, int32_t kind,
+/* Peers read what the comm plugin gave, and the tier looks on. */
+static zds_status take_region(peers *p, peer_slab *s, int32_t kind, zds_error *error)
+{
+    uint64_t staggered = s->bytes + (s->bytes >= LEDGER_LARGE ? LEDGER_STAGGER : 0);
+    s->region = (zds_region){.struct_size = sizeof s->region};
+    services_clear(p->services);
+    zds_status status = p->ops->mem_alloc(p->self, staggered, kind, &s->region);
+    if (status) {
+        s->region.base = NULL;
+        return error_set(error, status, "no memory for %s (%llu bytes): %s", s->purpose,
+                         (unsigned long long)s->bytes, services_error(p->services));
+    }
+    s->read_only = s->region.read_only;
+    return tier_adopt(p->tier, s->region.base, s->bytes, &s->slab, error);
+}
+
+zds_status peers_alloc(peers *p, peer_slab *s, const char *purpose, uint64_t bytes, int32_t kind,
                        zds_error *error)
 {
     bytes = bytes ? bytes : 64;
-    *s = (slab){.bytes = bytes, .purpose = purpose, .region = {.struct_size = sizeof s->region}};
-    if (!p->planned) {
-        uint64_t staggered = bytes + (bytes >= LEDGER_LARGE ? LEDGER_STAGGER : 0);
-        services_clear(p->services);
-        zds_status status = p->ops->mem_alloc(p->self, staggered, kind, &s->region);
-        if (status) {
-            s->region.base = NULL;
-            return error_set(error, status, "no memory for %s (%llu bytes): %s", purpose,
-                             (unsigned long long)bytes, services_error(p->services));
-        }
-        s->base = s->region.base;
-        s->read_only = s->region.read_only;
+    *s = (peer_slab){.bytes = bytes, .purpose = purpose};
+    zds_status status = p->tier->planned ? tier_adopt(p->tier, NULL, bytes, &s->slab, error)
+                                         : take_region(p, s, kind, error);
+    if (status) {
+        peers_free(p, s);
+        return status;
     }
     s->shared = kind == ZDS_MEM_SHARED && p->world_size > 1 ? bytes : 0;
-    ledger_note(p->ledger, purpose, "host", (int64_t)bytes, (int64_t)s->shared);
+    ledger_note(p->tier->services.ledger, purpose, p->tier->name, (int64_t)bytes,
+                (int64_t)s->shared);
+    s->counted = true;
     return ZDS_OK;
 }
 
-void peers_free(peers *p, slab *s)
+void peers_free(peers *p, peer_slab *s)
 {
+    tier_free(&s->slab);
+    tier_free(&s->memory);
     if (s->region.base)
         p->ops->mem_free(p->self, &s->region);
-    if (s->bytes)
-        ledger_note(p->ledger, s->purpose, "host", -(int64_t)s->bytes, -(int64_t)s->shared);
-    *s = (slab){0};
+    if (s->counted)
+        ledger_note(p->tier->services.ledger, s->purpose, p->tier->name, -(int64_t)s->bytes,
+                    -(int64_t)s->shared);
+    *s = (peer_slab){0};
 }
 
 zds_status peers_failed(peers *p, zds_status status, const char *doing)
@@ -96,7 +111,7 @@ zds_status peers_give_up(peers *p, zds_status status)
 zds_status peers_gather(peers *p, const void *mine, size_t bytes, const void **all,
                         const char *doing)
 {
-    char *from = p->control.base, *to = from + ROOM;
+    char *from = p->control.slab.block.pointer, *to = from + ROOM;
     memcpy(from, mine, bytes);
     zds_coll coll = {.struct_size = sizeof coll,
                      .tag = 7,

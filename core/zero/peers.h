@@ -4,21 +4,30 @@
 #define CORE_ZERO_PEERS_H
 
 #include "host/error.h"
-#include "memory/services.h"
-#include "memory/slab.h"
+#include "memory/bufref.h"
 
 enum { PEERS_DOUBLES = 64 }; /* what peers_gather takes of each rank at most */
+
+/* Memory that peers read, or that is this rank's own in a place where peers' could be. */
+typedef struct peer_slab {
+    slab slab;
+    slab memory;           /* of the tier, where `slab` is a view of it */
+    const void *read_only; /* the same bytes without the right to write, where that is possible */
+    zds_region region;     /* of the comm plugin; its base is NULL: the tier gave the bytes */
+    const char *purpose;   /* of the region, as the ledger has it */
+    uint64_t bytes, shared;
+    bool counted; /* there */
+} peer_slab;
 
 typedef struct peers {
     const zds_comm_ops *ops;
     void *self;
     services *services;
     failure *failure; /* gets the texts */
-    ledger *ledger;
+    tier *tier;       /* where operations find their buffers */
     int32_t rank, world_size;
-    bool one_node; /* all ranks are on this one */
-    bool planned;  /* memory is only counted */
-    slab control;  /* of peers_gather */
+    bool one_node;     /* all ranks are on this one */
+    peer_slab control; /* of peers_gather */
 } peers;
 
 /* Takes what peers_gather needs. Collective. */
@@ -27,9 +36,9 @@ void peers_close(peers *p);
 
 /* Zeroed memory of the comm plugin, entered in the ledger. `kind`: ZDS_MEM_SYMMETRIC, or
  * ZDS_MEM_SHARED with a plugin that has it. At least 64 bytes. Collective. */
-zds_status peers_alloc(peers *p, slab *s, const char *purpose, uint64_t bytes, int32_t kind,
+zds_status peers_alloc(peers *p, peer_slab *s, const char *purpose, uint64_t bytes, int32_t kind,
                        zds_error *error);
-void peers_free(peers *p, slab *s);
+void peers_free(peers *p, peer_slab *s);
 
 /* The status of a call of the plugin that failed, with its text; nothing may follow. `doing`: what
  * the call was for. */

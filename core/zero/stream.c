@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "zero/kernels.h"
+#include "host/kernels.h"
 #include "zero/parts.h"
 
 typedef zds_status (*step_function)(void *, const zds_tiles *, const zds_step_ctx *);

@@ -101,7 +101,7 @@ static zds_status whole_states(zero *z, zds_error *error)
     if (!placed)
         return zero_no_memory(error, "the list of states", 0);
     zds_status status =
-        total ? zero_alloc(z, &t->whole, "optimizer states", z->wish.state_tier, total, error)
+        total ? zero_alloc(z->with.states_tier, &t->whole, "optimizer states", total, error)
               : ZDS_OK;
     for (size_t k = 0; !status && k < (size_t)z->with.model->param_count * ZDS_MAX_STATES; k++)
         if (t->whole_at[k] != STREAM_NONE)
@@ -149,7 +149,7 @@ static zds_status piece_states(zero *z, zds_error *error)
             place_state(z, &z->stream.pieces[k], s, &total);
         total += gap_after(total - before);
     }
-    return total ? zero_alloc(z, &z->stream.states, "optimizer states", z->wish.state_tier, total,
+    return total ? zero_alloc(z->with.states_tier, &z->stream.states, "optimizer states", total,
                               error)
                  : ZDS_OK;
 }
@@ -200,7 +200,7 @@ static zds_status masters(zero *z, zds_error *error)
     uint64_t elements = z->wish.stage ? z->lay->shard : z->lay->trainable;
     if (z->wish.param_dtype == z->wish.master_dtype)
         return ZDS_OK;
-    return zero_alloc(z, &z->stream.master, "master weights", z->wish.state_tier,
+    return zero_alloc(z->with.states_tier, &z->stream.master, "master weights",
                       elements * zds_dtype_size(z->wish.master_dtype), error);
 }
 
@@ -268,9 +268,9 @@ void stream_destroy(zero *z)
     norm_destroy(z);
     for (int32_t i = 0; t->scratch && i < pool_threads(z->with.threads); i++)
         ledger_free(z->with.ledger, t->scratch[i]);
-    zero_free(z, &t->states);
-    zero_free(z, &t->whole);
-    zero_free(z, &t->master);
+    tier_free(&t->states);
+    tier_free(&t->whole);
+    tier_free(&t->master);
     free(t->pieces);
     free(t->piece_of);
     free(t->whole_at);

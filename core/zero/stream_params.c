@@ -69,8 +69,8 @@ static void fill_own(zero *z, zds_param_step *step)
     stream_part *t = &z->stream;
     uint32_t param = step->param->index;
     const piece *own = t->piece_of[param];
-    step->grad =
-        bufref_at(bufref_of(&z->grads.full, layout_grad_at(z->lay, param), z->wish.accum_dtype), 0);
+    step->grad = bufref_at(
+        bufref_of(&z->grads.full.slab, layout_grad_at(z->lay, param), z->wish.accum_dtype), 0);
     void **states = &t->collective_states[(size_t)param * ZDS_MAX_STATES];
     for (uint32_t s = 0; s < z->with.params[param].needs.state_count; s++) {
         void *whole = t->whole_states[(size_t)param * ZDS_MAX_STATES + s];

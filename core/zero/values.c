@@ -2,7 +2,7 @@
  */
 #include <string.h>
 
-#include "zero/kernels.h"
+#include "host/kernels.h"
 #include "zero/parts.h"
 
 static uint64_t at_most(uint64_t count, uint64_t most)

@@ -15,19 +15,15 @@ zds_status zero_no_memory(zds_error *error, const char *what, uint64_t bytes)
                      what, (unsigned long long)bytes);
 }
 
-zds_status zero_alloc(zero *z, slab *s, const char *purpose, const char *tier, uint64_t bytes,
-                      zds_error *error)
+zds_status zero_alloc(tier *t, slab *s, const char *purpose, uint64_t bytes, zds_error *error)
 {
-    *s = (slab){.bytes = bytes, .purpose = purpose};
-    s->base = ledger_alloc_in(z->with.ledger, purpose, tier, bytes, 0);
-    s->read_only = s->base;
-    return s->base ? ZDS_OK : zero_no_memory(error, purpose, bytes);
-}
-
-void zero_free(zero *z, slab *s)
-{
-    ledger_free(z->with.ledger, s->base);
-    *s = (slab){0};
+    zds_error why = ZDS_ERROR_INIT;
+    zds_status status = tier_alloc(t, purpose, bytes, s, &why);
+    if (status)
+        error_set(error, status, "%s; a higher zero_optimization.stage or more ranks need less",
+                  why.text);
+    zds_error_clear(&why);
+    return status;
 }
 
 /* What parameters that the optimizer needs whole cost it. At stage 0 every rank has all of them

@@ -36,8 +36,6 @@ typedef struct zero_wishes {
     double sum_factor;          /* of gradients that are to be summed, over their mean */
     uint64_t bucket;            /* elements */
     uint64_t tile;              /* elements of a full one: what the compute space likes */
-    const char *state_tier;     /* in which rows of the ledger masters and states are entered */
-    bool planned;               /* memory is counted, not taken */
     uint64_t seed;
 } zero_wishes;
 
@@ -50,6 +48,8 @@ typedef struct zero_means {
     void *const *optim_self;
     services *optim_services;
     peers *peers;
+    tier *tier;        /* where parameters are computed */
+    tier *states_tier; /* of masters and states */
     pool *threads;
     ledger *ledger;
     failure *failure;
