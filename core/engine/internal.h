@@ -141,13 +141,16 @@ zds_status settings_read(settings *set, const zds_config *config, int32_t world_
 settings settings_of(const zds_config *config, int32_t world_size, problems *found);
 /* plugins.c: a registry with the config's folders and the program's plugins */
 zds_status plugins_find(zds_engine *e, const zds_engine_options *options, zds_error *error);
-/* Prepares the ranks' first exchange, and makes it where the launcher does not say who shares a
- * node. */
+/* prepares the ranks' first exchange, and makes it where the launcher does not say who shares a
+ * node */
 zds_status plugins_meet(zds_engine *e, zds_error *error);
 /* opens what the config or the program names */
 zds_status plugins_open_comm(zds_engine *e, const zds_engine_options *options, zds_error *error);
 /* in its place, for zds_engine_plan: what the plugin says of itself, or one of many abilities where
  * none suits, and memory that is only promised; nothing is connected */
+/* Whether what the config names is there, with these options. *key: where it is named. */
+zds_status plugins_check_comm(zds_engine *e, const zds_engine_options *options, const char **key,
+                              zds_error *error);
 zds_status plugins_plan_comm(zds_engine *e, const zds_engine_options *options, zds_error *error);
 zds_status plugins_open_optim(zds_engine *e, const zds_engine_options *options, zds_error *error);
 zds_status plugins_open_sched(zds_engine *e, const zds_engine_options *options, zds_error *error);

@@ -35,7 +35,9 @@ static void note(void *user, const char *key, const char *message)
 static zds_status read_options(zds_engine *e, const zds_plugin *plugin, const char *section,
                                const char *text, void **options, zds_error *error)
 {
-    const char *own = plugin->kind == ZDS_KIND_OPTIM ? "optimizer" : "scheduler";
+    const char *own = plugin->kind == ZDS_KIND_OPTIM  ? "optimizer"
+                      : plugin->kind == ZDS_KIND_COMM ? "zds.comm"
+                                                      : "scheduler";
     reader r = {e, section ? section : own};
     cJSON *parsed = NULL;
     const cJSON *params = section ? config_node(e->config, section) : NULL;
@@ -103,6 +105,28 @@ static zds_status refuse_name(zds_engine *e, zds_status status, const char *type
     return status;
 }
 
+/* The key that names it: a string stands for the section. */
+static const char *comm_key(const zds_engine *e)
+{
+    return cJSON_IsObject(config_node(e->config, "zds.comm")) ? "zds.comm.type" : "zds.comm";
+}
+
+/* What the config says of it: its name, and the path of its options; NULL where it leaves them to
+ * the program or to zds. */
+static zds_status comm_of_config(zds_engine *e, const zds_engine_options *o,
+                                 const char **name, const char **section, zds_error *error)
+{
+    static const char *const params = "zds.comm.params";
+    bool has_params = cJSON_IsObject(config_node(e->config, params));
+    *name = o->comm ? NULL : zds_config_string(e->config, "zds.comm.type");
+    *section = *name && has_params ? params : NULL;
+    if (has_params && !*name && !o->comm)
+        return engine_refuse(e, ZDS_ERR_CONFIG, params, error,
+                             "options of a communication plugin that is not named; write its name "
+                             "as zds.comm.type");
+    return ZDS_OK;
+}
+
 /* What its facts say of these ranks. */
 static zds_status check_ranks(const zds_plugin *plugin, const zds_comm_env *env, zds_error *error)
 {
@@ -125,18 +149,22 @@ static zds_status check_ranks(const zds_plugin *plugin, const zds_comm_env *env,
 
 /* The one that is named, else the one that suits the ranks best; NULL if none does. */
 static zds_status choose_comm(zds_engine *e, const zds_engine_options *o, const zds_comm_env *env,
-                              const zds_plugin **plugin, zds_error *error)
+                              const zds_plugin **plugin, const char **section, zds_error *error)
 {
-    const char *name = o->comm ? o->comm : zds_config_string(e->config, "zds.comm"), *file;
+    const char *name, *file;
     *plugin = NULL;
     zds_error found = ZDS_ERROR_INIT;
+    zds_status told = comm_of_config(e, o, &name, section, error);
+    if (told)
+        return told;
+    name = o->comm ? o->comm : name;
     if (name) {
         zds_status status =
             registry_find(e->plugins, ZDS_KIND_COMM, name, NULL, plugin, &file, &found);
         if (!status)
             status = check_ranks(*plugin, env, &found);
         if (status && !o->comm)
-            return refuse_name(e, status, "zds.comm", &found, error);
+            return refuse_name(e, status, comm_key(e), &found, error);
         if (status)
             error_set(error, status, "%s", found.text ? found.text : "not found");
         zds_error_clear(&found);
@@ -165,7 +193,8 @@ zds_status plugins_open_comm(zds_engine *e, const zds_engine_options *o, zds_err
 {
     zds_comm_env env = comm_env(&e->place);
     const zds_plugin *plugin;
-    zds_status status = choose_comm(e, o, &env, &plugin, error);
+    const char *section;
+    zds_status status = choose_comm(e, o, &env, &plugin, &section, error);
     if (status)
         return status;
     if (!plugin)
@@ -177,7 +206,7 @@ zds_status plugins_open_comm(zds_engine *e, const zds_engine_options *o, zds_err
     plugin_ops(plugin, &e->comm, sizeof e->comm);
     services_init(&e->comm_services, plugin->name, e->place.rank, e->ledger, e->threads);
     env.bootstrap = bootstrap_offer(e->bootstrap);
-    status = read_options(e, plugin, NULL, NULL, &e->comm_options, error);
+    status = read_options(e, plugin, section, NULL, &e->comm_options, error);
     if (!status && (status = e->comm.init(&e->comm_services.host, e->comm_options, &env,
                                           &e->comm_self)) != ZDS_OK) {
         e->comm_self = NULL;
@@ -188,11 +217,29 @@ zds_status plugins_open_comm(zds_engine *e, const zds_engine_options *o, zds_err
     return status;
 }
 
+zds_status plugins_check_comm(zds_engine *e, const zds_engine_options *o, const char **key,
+                              zds_error *error)
+{
+    const char *name, *section, *file;
+    const zds_plugin *plugin;
+    void *options = NULL;
+    *key = comm_key(e);
+    zds_status status = comm_of_config(e, o, &name, &section, error);
+    if (status || !name)
+        return status;
+    status = registry_find(e->plugins, ZDS_KIND_COMM, name, NULL, &plugin, &file, error);
+    if (!status)
+        status = read_options(e, plugin, section, NULL, &options, error);
+    options_destroy(options);
+    return status;
+}
+
 zds_status plugins_plan_comm(zds_engine *e, const zds_engine_options *o, zds_error *error)
 {
     zds_comm_env env = comm_env(&e->place);
     const zds_plugin *plugin;
-    zds_status status = choose_comm(e, o, &env, &plugin, error);
+    const char *section;
+    zds_status status = choose_comm(e, o, &env, &plugin, &section, error);
     zds_comm_ops *ops = &e->comm;
     if (plugin) {
         plugin_ops(plugin, ops, sizeof *ops);
