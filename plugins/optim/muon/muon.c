@@ -1,5 +1,5 @@
 /* Muon: options, which parameters it takes, and the order of its step. The iteration is in
- * newton_schulz.c, what is done to each element in muon_kernel.h.
+ * newton_schulz.c, what is done to each element in muon_kernel.c.
  *
  * Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"; options, defaults
  * and the choice of parameters are those of DeepSpeed 0.19: matrices whose name holds neither
