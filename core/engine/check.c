@@ -19,7 +19,7 @@ typedef struct refusals {
     refusal *list;
     size_t count, space;
     size_t heard; /* of all, kept or not */
-    bool failed;  /* out of memory */
+    bool failed;  /* out of ledger */
 } refusals;
 
 static void add(refusals *r, int32_t severity, const char *path, const char *message)

@@ -140,15 +140,15 @@ static zds_status build(zds_engine *e, const zds_model *model, const zds_engine_
 zds_engine *engine_empty(const zds_config *config, const zds_engine_options *o)
 {
     zds_engine *e = calloc(1, sizeof *e);
-    memory *ledger = memory_create();
-    if (!e || !ledger) {
+    ledger *memory = ledger_create();
+    if (!e || !memory) {
         free(e);
-        memory_destroy(ledger);
+        ledger_destroy(memory);
         return NULL;
     }
     e->process = getpid();
     e->config = config;
-    e->ledger = ledger;
+    e->ledger = memory;
     e->seed = o->seed;
     e->acquired = e->travelling = -1;
     return e;
@@ -235,7 +235,7 @@ void zds_engine_destroy(zds_engine *e)
     free(e->sched_values);
     zds_model_destroy(e->model);
     pool_destroy(e->threads);
-    memory_destroy(e->ledger);
+    ledger_destroy(e->ledger);
     free(e->error);
     free(e);
 }

@@ -190,7 +190,7 @@ void zds_parallel_for(zds_engine *e, size_t n, void (*body)(void *, size_t), voi
 
 bool zds_memory_report(const zds_engine *e, size_t i, zds_memory_row *row)
 {
-    return memory_row(e->ledger, i, row);
+    return ledger_row(e->ledger, i, row);
 }
 
 void zds_take_times(zds_engine *e, zds_step_times *times)

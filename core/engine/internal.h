@@ -128,7 +128,7 @@ struct zds_engine {
     void *refused_user;
     settings set;
     launch place;
-    memory *ledger;
+    ledger *ledger;
     pool *threads;
     registry *plugins;
     zds_model *model;
@@ -228,7 +228,7 @@ double engine_now_ms(void);
  * Returns status. */
 zds_status engine_refuse(const zds_engine *e, zds_status status, const char *path, zds_error *error,
                          const char *format, ...) ZDS_PRINTF(5, 6);
-/* create.c: an engine of nothing yet; NULL without memory */
+/* create.c: an engine of nothing yet; NULL without ledger */
 zds_engine *engine_empty(const zds_config *config, const zds_engine_options *options);
 /* what the caller filled in of the options, as this version knows them */
 zds_engine_options engine_options(const zds_engine_options *given);

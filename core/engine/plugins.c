@@ -184,7 +184,7 @@ zds_status plugins_plan_comm(zds_engine *e, const zds_engine_options *o, zds_err
     ops->mem_alloc = promise;
     ops->mem_free = take_back;
     services_init(&e->comm_services, "plan", e->place.rank, e->ledger, e->threads);
-    memory_expect_untouched(e->ledger);
+    ledger_expect_untouched(e->ledger);
     return status;
 }
 

@@ -86,13 +86,13 @@ static zds_status open_plugin(const zds_config *config, registry *plugins, int32
 typedef struct surroundings {
     services offered;
     pool *alone;
-    memory *ledger;
+    ledger *ledger;
 } surroundings;
 
 static void surroundings_destroy(surroundings *s)
 {
     services_destroy(&s->offered);
-    memory_destroy(s->ledger);
+    ledger_destroy(s->ledger);
     pool_destroy(s->alone);
     *s = (surroundings){0};
 }
@@ -100,7 +100,7 @@ static void surroundings_destroy(surroundings *s)
 static zds_status surroundings_create(surroundings *s, const zds_plugin *plugin, zds_error *error)
 {
     zds_status status = pool_create(1, 1, &s->alone, error);
-    s->ledger = memory_create();
+    s->ledger = ledger_create();
     if (!status && !s->ledger)
         status = error_set(error, ZDS_ERR_MEMORY, "out of memory");
     if (status)

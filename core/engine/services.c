@@ -45,12 +45,12 @@ static zds_status fail(const zds_host *host, zds_status status, const char *form
 
 static void *give(const zds_host *host, size_t bytes, size_t align)
 {
-    return memory_alloc(of(host)->ledger, of(host)->name, bytes, align);
+    return ledger_alloc(of(host)->ledger, of(host)->name, bytes, align);
 }
 
 static void take(const zds_host *host, void *pointer)
 {
-    memory_free(of(host)->ledger, pointer);
+    ledger_free(of(host)->ledger, pointer);
 }
 
 typedef struct job {
@@ -71,9 +71,9 @@ static void parallel(const zds_host *host, size_t n, void (*body)(void *, size_t
     pool_run(of(host)->threads, n, run_one, &j);
 }
 
-void services_init(services *s, const char *name, int32_t rank, memory *ledger, pool *threads)
+void services_init(services *s, const char *name, int32_t rank, ledger *memory, pool *threads)
 {
-    *s = (services){.name = name, .rank = rank, .ledger = ledger, .threads = threads};
+    *s = (services){.name = name, .rank = rank, .ledger = memory, .threads = threads};
     pthread_mutex_init(&s->lock, NULL);
     s->host = (zds_host){.struct_size = sizeof s->host,
                          .abi_minor = ZDS_ABI_MINOR,

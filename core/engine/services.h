@@ -5,14 +5,14 @@
 
 #include <pthread.h>
 
-#include "host/memory.h"
 #include "host/pool.h"
+#include "memory/ledger.h"
 
 typedef struct services {
     zds_host host; /* handed to the plugin */
     const char *name;
     int32_t rank;
-    memory *ledger;
+    ledger *ledger;
     pool *threads;
     pthread_mutex_t lock;
     char *error; /* of the call in progress; the first one wins where several threads fail */
@@ -20,7 +20,7 @@ typedef struct services {
     void *hear_user;
 } services;
 
-void services_init(services *s, const char *name, int32_t rank, memory *ledger, pool *threads);
+void services_init(services *s, const char *name, int32_t rank, ledger *memory, pool *threads);
 void services_destroy(services *s);
 
 /* The text that the plugin set since the last call, or a stand-in. Valid until the plugin is called

@@ -31,12 +31,12 @@ static zds_status region(zds_engine *e, zds_region *r, const char *purpose, uint
         bytes = 64;
     *r = (zds_region){.struct_size = sizeof *r};
     services_clear(&e->comm_services);
-    uint64_t staggered = bytes + (bytes >= MEMORY_LARGE ? MEMORY_STAGGER : 0);
+    uint64_t staggered = bytes + (bytes >= LEDGER_LARGE ? LEDGER_STAGGER : 0);
     zds_status status = e->comm.mem_alloc(e->comm_self, staggered, kind, r);
     if (status)
         return error_set(error, status, "no memory for %s (%llu bytes): %s", purpose,
                          (unsigned long long)bytes, services_error(&e->comm_services));
-    memory_note(e->ledger, purpose, "host", (int64_t)bytes,
+    ledger_note(e->ledger, purpose, "host", (int64_t)bytes,
                 kind == ZDS_MEM_SHARED && e->place.world_size > 1 ? (int64_t)bytes : 0);
     return ZDS_OK;
 }
@@ -53,7 +53,7 @@ static zds_status private_params(zds_engine *e, zds_error *error)
     uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
     uint64_t bytes = e->lay->total * zds_dtype_size(e->set.param_dtype);
     bytes = (bytes + page - 1) / page * page; /* nothing else is sealed with them */
-    void *base = memory_alloc(e->ledger, "parameters", bytes, page);
+    void *base = ledger_alloc(e->ledger, "parameters", bytes, page);
     if (!base)
         return no_memory(error, "parameters", bytes);
     e->params = (zds_region){
@@ -117,23 +117,23 @@ static zds_status private_memory(zds_engine *e, zds_error *error)
     const layout *l = e->lay;
     if (set->stage >= 2) {
         uint64_t bytes = l->shard * zds_dtype_size(set->accum_dtype);
-        e->slices = memory_alloc(e->ledger, "gradients", bytes, 0);
+        e->slices = ledger_alloc(e->ledger, "gradients", bytes, 0);
         if (!e->slices)
             return no_memory(error, "gradients", bytes);
     }
     if (set->param_dtype != set->master_dtype) {
         uint64_t bytes = (set->stage ? l->shard : l->trainable) * sizeof(float);
-        e->master = memory_alloc_in(e->ledger, "master weights", set->state_tier, bytes, 0);
+        e->master = ledger_alloc_in(e->ledger, "master weights", set->state_tier, bytes, 0);
         if (!e->master)
             return no_memory(error, "master weights", bytes);
     }
-    e->staging = memory_alloc(e->ledger, "staging", STAGING_ELEMENTS * sizeof(float), 0);
+    e->staging = ledger_alloc(e->ledger, "staging", STAGING_ELEMENTS * sizeof(float), 0);
     size_t threads = (size_t)pool_threads(e->threads);
     e->scratch = calloc(threads, sizeof *e->scratch);
     if (!e->staging || !e->scratch)
         return no_memory(error, "staging", STAGING_ELEMENTS * sizeof(float));
     for (size_t i = 0; i < threads && e->optim.scratch_bytes; i++) {
-        e->scratch[i] = memory_alloc(e->ledger, "optimizer scratch", e->optim.scratch_bytes, 0);
+        e->scratch[i] = ledger_alloc(e->ledger, "optimizer scratch", e->optim.scratch_bytes, 0);
         if (!e->scratch[i])
             return no_memory(error, "optimizer scratch", e->optim.scratch_bytes);
     }
@@ -143,7 +143,7 @@ static zds_status private_memory(zds_engine *e, zds_error *error)
 /* Sums over whole tensors, for optimizers that scale by them. */
 static zds_status norm_sums(zds_engine *e, zds_error *error)
 {
-    e->norm_sums = memory_alloc(e->ledger, "norm", e->norm_count * sizeof(double), 0);
+    e->norm_sums = ledger_alloc(e->ledger, "norm", e->norm_count * sizeof(double), 0);
     if (!e->norm_sums)
         return no_memory(error, "norms of tensors", e->norm_count * sizeof(double));
     double *next = e->norm_sums;
@@ -157,7 +157,7 @@ static zds_status norm_sums(zds_engine *e, zds_error *error)
         p->chunks = (p->count + LAYOUT_CHUNK - 1) / LAYOUT_CHUNK;
         if (norms) {
             uint64_t bytes = norms * p->chunks * sizeof(double);
-            p->chunk_sums = memory_alloc(e->ledger, "norm", bytes, 0);
+            p->chunk_sums = ledger_alloc(e->ledger, "norm", bytes, 0);
             if (!p->chunk_sums)
                 return no_memory(error, "norms of tensors", bytes);
         }
@@ -215,12 +215,12 @@ static zds_status states(zds_engine *e, zds_error *error)
                     p->states[s] = bytes ? base + total : NULL;
                 total += bytes;
             }
-            total += total - before >= MEMORY_LARGE ? MEMORY_STAGGER : 0;
+            total += total - before >= LEDGER_LARGE ? LEDGER_STAGGER : 0;
         }
         if (place)
             return ZDS_OK;
         if (total &&
-            !(base = memory_alloc_in(e->ledger, "optimizer states", e->set.state_tier, total, 0)))
+            !(base = ledger_alloc_in(e->ledger, "optimizer states", e->set.state_tier, total, 0)))
             return no_memory(error, "optimizer states", total);
     }
 }
@@ -247,7 +247,7 @@ static zds_status whole_states(zds_engine *e, zds_error *error)
             uint64_t bytes = whole_bytes(spec, e->model->params[i].numel);
             if (bytes && !*state)
                 *state =
-                    memory_alloc_in(e->ledger, "optimizer states", e->set.state_tier, bytes, 0);
+                    ledger_alloc_in(e->ledger, "optimizer states", e->set.state_tier, bytes, 0);
             if (bytes && !*state)
                 return no_memory(error, "optimizer states", bytes);
             run->whole_states[s] = *state;
@@ -359,7 +359,7 @@ static zds_status param_steps(zds_engine *e, zds_error *error)
         if (e->param_runs[i].trainable && e->model->params[i].numel > largest)
             largest = e->model->params[i].numel;
     size_t parts = (size_t)((largest + TILE_ELEMENTS - 1) / TILE_ELEMENTS);
-    e->own_parts = memory_alloc(e->ledger, "norm", parts * sizeof *e->own_parts, 0);
+    e->own_parts = ledger_alloc(e->ledger, "norm", parts * sizeof *e->own_parts, 0);
     e->collective_states = calloc(count * ZDS_MAX_STATES, sizeof *e->collective_states);
     return e->own_parts && e->collective_states
                ? ZDS_OK
@@ -387,7 +387,7 @@ static zds_status segments(zds_engine *e, uint32_t k, zds_error *error)
             (zds_segment){.first = piece.part_first, .count = piece.count};
         run->chunk_count += (piece.count + LAYOUT_CHUNK - 1) / LAYOUT_CHUNK;
     }
-    run->chunk_sums = memory_alloc(e->ledger, "norm", run->chunk_count * sizeof(double), 0);
+    run->chunk_sums = ledger_alloc(e->ledger, "norm", run->chunk_count * sizeof(double), 0);
     return run->chunk_sums ? ZDS_OK
                            : no_memory(error, "the norm", run->chunk_count * sizeof(double));
 }

@@ -37,33 +37,56 @@ enum {
     ZDS_SPACE_HOST = 0,
     ZDS_SPACE_HOST_PINNED = 1, /* host memory that a device reads and writes by itself */
     ZDS_SPACE_CUDA = 2,
-    ZDS_SPACE_FILE = 3 /* no pointer: only read and write of an offload plugin reach it */
+    ZDS_SPACE_FILE = 3, /* no pointer: only copies of its tier reach it */
+    ZDS_SPACE_HIP = 4,
+    ZDS_SPACE_SYCL = 5,
+    ZDS_SPACE_TEST = 6, /* a device without hardware, on which zds tests itself */
+    ZDS_SPACE_COUNT = 7
 };
 #define ZDS_SPACE_BIT(space) (1u << (space)) /* in masks of spaces */
+
+/* One memory of a space: what every buffer carries. */
+typedef struct zds_device {
+    zds_space space;
+    int32_t ordinal; /* of several devices of the space; 0 for HOST, HOST_PINNED and FILE */
+} zds_device;
 
 /* A queue of a device. Whoever made it destroys it; plugins may share it. NULL stands for the
  * host's program order. */
 typedef struct zds_stream {
     size_t struct_size;
-    zds_space space;
-    int32_t device; /* ordinal */
-    void *native;   /* cudaStream_t for ZDS_SPACE_CUDA */
+    zds_device device;
+    void *native; /* cudaStream_t for ZDS_SPACE_CUDA */
 } zds_stream;
 
 /* The completion of one asynchronous call. The maker embeds this struct as the first member of its
- * own. The receiver owns it: it waits or tests from the thread that made the call, then releases it
- * once. Release of an event that is not done waits for it first. A NULL event means: done already.
- */
+ * own. The receiver owns it and releases it once; release of an event that is not done waits for it
+ * first. A NULL event means: done already.
+ *
+ * Passing an event to another call (its `waits`) does not transfer it: the owner releases it after
+ * the operation that waits for it has completed. A waited-for event that failed makes the waiting
+ * operation fail with its status. Only events with ZDS_EVENT_ANY_THREAD are passed to another
+ * plugin; for others the host waits before it makes the call. */
 typedef struct zds_event zds_event;
+enum {
+    /* `test` may be called from any thread; without it, `test`, `wait` and `release` are for the
+     * thread that made the call. */
+    ZDS_EVENT_ANY_THREAD = 1u << 0
+};
 typedef struct zds_event_ops {
     size_t struct_size;
-    zds_status (*test)(zds_event *event,
-                       int32_t *done); /* never blocks; may move the work forward */
-    zds_status (*wait)(
-        zds_event *event); /* sleeps until done; the call's own error is returned here */
-    zds_status (*stream_wait)(zds_event *event,
-                              const zds_stream *stream); /* NULL if `wait` is the only way */
+    uint64_t flags; /* ZDS_EVENT_... */
+    /* Never blocks; may move the work forward. The call's own error once it is done. */
+    zds_status (*test)(zds_event *event, int32_t *done);
+    /* Sleeps until done; the call's own error is returned here. */
+    zds_status (*wait)(zds_event *event);
+    /* Makes what is put on `stream` from now on start after the event. NULL if `wait` is the only
+     * way. */
+    zds_status (*stream_wait)(zds_event *event, const zds_stream *stream);
     void (*release)(zds_event *event);
+    /* Optional: calls `call(arg, status)` once when it is done, at once if it is; from any thread,
+     * in which zds must not be called. */
+    zds_status (*on_done)(zds_event *event, void (*call)(void *arg, zds_status status), void *arg);
 } zds_event_ops;
 struct zds_event {
     const zds_event_ops *ops;

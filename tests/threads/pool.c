@@ -4,14 +4,14 @@
 #include <stdio.h>
 #include <unistd.h>
 
-#include "host/memory.h"
 #include "host/pool.h"
+#include "memory/ledger.h"
 
 enum { N = 2000 };
 
 typedef struct work {
     double *values; /* [N], written without atomics: each index by one thread, read after the run */
-    memory *ledger;
+    ledger *ledger;
 } work;
 
 static void add_one(void *arg, size_t i, int32_t thread)
@@ -19,7 +19,7 @@ static void add_one(void *arg, size_t i, int32_t thread)
     (void)thread;
     work *w = arg;
     w->values[i] += 1;
-    memory_free(w->ledger, memory_alloc(w->ledger, "test", 64, 0));
+    ledger_free(w->ledger, ledger_alloc(w->ledger, "test", 64, 0));
 }
 
 int main(void)
@@ -27,7 +27,7 @@ int main(void)
     int failed = 0;
     for (int32_t threads = 1; threads <= 4; threads++) {
         static double values[N];
-        work w = {.values = values, .ledger = memory_create()};
+        work w = {.values = values, .ledger = ledger_create()};
         pool *p;
         if (pool_create(threads, 1, &p, NULL))
             return 1;
@@ -43,7 +43,7 @@ int main(void)
             failed += values[i] != runs;
         printf("%d threads: %d runs of %d indices, %d wrong\n", threads, runs, N, failed);
         pool_destroy(p);
-        memory_destroy(w.ledger);
+        ledger_destroy(w.ledger);
     }
     return failed != 0;
 }

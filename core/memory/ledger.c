@@ -1,6 +1,6 @@
 /* The ledger of an engine's memory: every allocation has a purpose and a tier, and the report adds
  * them up. */
-#include "host/memory.h"
+#include "memory/ledger.h"
 
 #include <pthread.h>
 #include <stdlib.h>
@@ -16,7 +16,7 @@ typedef struct block {
     const char *purpose, *tier;
 } block;
 
-struct memory {
+struct ledger {
     pthread_mutex_t lock;
     zds_memory_row rows[MAX_ROWS];
     size_t row_count;
@@ -24,9 +24,9 @@ struct memory {
     bool untouched;
 };
 
-memory *memory_create(void)
+ledger *ledger_create(void)
 {
-    memory *m = calloc(1, sizeof *m);
+    ledger *m = calloc(1, sizeof *m);
     if (m)
         pthread_mutex_init(&m->lock, NULL);
     return m;
@@ -41,7 +41,7 @@ static void release(block *b)
     free(b);
 }
 
-void memory_destroy(memory *m)
+void ledger_destroy(ledger *m)
 {
     if (!m)
         return;
@@ -54,7 +54,7 @@ void memory_destroy(memory *m)
     free(m);
 }
 
-static void note(memory *m, const char *purpose, const char *tier, int64_t bytes, int64_t shared)
+static void note(ledger *m, const char *purpose, const char *tier, int64_t bytes, int64_t shared)
 {
     size_t i = 0;
     while (i < m->row_count &&
@@ -71,24 +71,24 @@ static void note(memory *m, const char *purpose, const char *tier, int64_t bytes
         row->peak = row->bytes;
 }
 
-void memory_expect_untouched(memory *m)
+void ledger_expect_untouched(ledger *m)
 {
     m->untouched = true;
 }
 
-void memory_note(memory *m, const char *purpose, const char *tier, int64_t bytes, int64_t shared)
+void ledger_note(ledger *m, const char *purpose, const char *tier, int64_t bytes, int64_t shared)
 {
     pthread_mutex_lock(&m->lock);
     note(m, purpose, tier, bytes, shared);
     pthread_mutex_unlock(&m->lock);
 }
 
-void *memory_alloc(memory *m, const char *purpose, size_t bytes, size_t align)
+void *ledger_alloc(ledger *m, const char *purpose, size_t bytes, size_t align)
 {
-    return memory_alloc_in(m, purpose, "host", bytes, align);
+    return ledger_alloc_in(m, purpose, "host", bytes, align);
 }
 
-void *memory_alloc_in(memory *m, const char *purpose, const char *tier, size_t bytes, size_t align)
+void *ledger_alloc_in(ledger *m, const char *purpose, const char *tier, size_t bytes, size_t align)
 {
     align = align < 64 ? 64 : align;
     size_t size = bytes ? (bytes + align - 1) & ~(align - 1) : align;
@@ -98,8 +98,8 @@ void *memory_alloc_in(memory *m, const char *purpose, const char *tier, size_t b
         return NULL;
     }
     *b = (block){.bytes = size, .purpose = purpose, .tier = tier};
-    if (size >= MEMORY_LARGE && align <= 4096) {
-        b->mapped_bytes = size + MEMORY_STAGGER;
+    if (size >= LEDGER_LARGE && align <= 4096) {
+        b->mapped_bytes = size + LEDGER_STAGGER;
         b->pointer = mmap(NULL, b->mapped_bytes, PROT_READ | PROT_WRITE,
                           MAP_PRIVATE | MAP_ANONYMOUS | (m->untouched ? MAP_NORESERVE : 0), -1, 0);
         if (b->pointer == MAP_FAILED)
@@ -123,7 +123,7 @@ void *memory_alloc_in(memory *m, const char *purpose, const char *tier, size_t b
     return b->pointer;
 }
 
-void memory_free(memory *m, void *pointer)
+void ledger_free(ledger *m, void *pointer)
 {
     if (!pointer)
         return;
@@ -139,7 +139,7 @@ void memory_free(memory *m, void *pointer)
     pthread_mutex_unlock(&m->lock);
 }
 
-bool memory_row(const memory *m, size_t i, zds_memory_row *row)
+bool ledger_row(const ledger *m, size_t i, zds_memory_row *row)
 {
     if (i >= m->row_count)
         return false;
