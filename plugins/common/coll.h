@@ -30,7 +30,7 @@ static inline zds_status coll_check(const zds_host *host, const char *name, cons
     if (!zds_dtype_size(c->src_dtype))
         return host->fail(host, ZDS_ERR_INVALID, "%s: source dtype %d does not exist", name,
                           (int)c->src_dtype);
-    if (c->stream && c->stream->space != ZDS_SPACE_HOST)
+    if (c->stream && c->stream->device.space != ZDS_SPACE_HOST)
         return host->fail(host, ZDS_ERR_UNSUPPORTED,
                           "%s: this backend has no device streams; use one that has (nccl)", name);
     if (reduces && !c->fused && (c->op < ZDS_SUM || c->op > ZDS_MAX))
