@@ -88,9 +88,10 @@ const struct cJSON *zds_hf_config_find_node(const zds_hf_config *hf, const char 
 {
     const cJSON *node = hf->tree;
     for (const char *dot; (dot = strchr(path, '.')) != NULL; path = dot + 1) {
-        char *name = strndup(path, (size_t)(dot - path));
-        node = name ? cJSON_GetObjectItemCaseSensitive(node, name) : NULL;
-        free(name);
+        size_t length = (size_t)(dot - path);
+        node = node->child;
+        while (node && (strncmp(node->string, path, length) != 0 || node->string[length]))
+            node = node->next;
         if (!cJSON_IsObject(node))
             return NULL;
     }
@@ -220,16 +221,16 @@ static void note_mismatch(zds_hf_config *hf, const char *path, const cJSON *has,
           *right = cJSON_Duplicate(wants, true);
     bool good = row && left && right && cJSON_AddStringToObject(row, "ds_key", path) &&
                 cJSON_AddStringToObject(row, "hf_key", name ? name : "");
-    if (!good) {
-        cJSON_Delete(left);
-        cJSON_Delete(right);
-        cJSON_Delete(row);
-        hf->failed = true;
+    if (good && (good = cJSON_AddItemToObject(row, "ds_value", left)))
+        left = NULL;
+    if (good && (good = cJSON_AddItemToObject(row, "hf_value", right)))
+        right = NULL;
+    if (good && cJSON_AddItemToArray(hf->mismatches, row))
         return;
-    }
-    cJSON_AddItemToObject(row, "ds_value", left);
-    cJSON_AddItemToObject(row, "hf_value", right);
-    cJSON_AddItemToArray(hf->mismatches, row);
+    cJSON_Delete(left);
+    cJSON_Delete(right);
+    cJSON_Delete(row);
+    hf->failed = true;
 }
 
 void hf_error(zds_hf_config *hf, const char *path, const char *message)

@@ -41,12 +41,13 @@ static void add(refusals *r, int32_t severity, const char *path, const char *mes
 }
 
 /* True if the config's own problems have this one, or one of a section around it. */
-static bool is_told(const zds_config *c, const char *path)
+static bool is_told(refusals *r, const char *path)
 {
     char *outer = strdup(path), *end = outer;
-    bool told = !outer;
+    bool told = false;
+    r->failed |= !outer;
     while (end && !told) {
-        told = config_has_error_at(c, outer);
+        told = config_has_error_at(r->config, outer);
         end = strrchr(outer, '.');
         if (end)
             *end = '\0';
@@ -59,7 +60,7 @@ static void keep(void *user, const char *path, const char *message)
 {
     refusals *r = user;
     r->heard++;
-    if (!is_told(r->config, path))
+    if (!is_told(r, path))
         add(r, ZDS_PROBLEM_ERROR, path, message);
 }
 

@@ -136,11 +136,11 @@ int32_t pool_threads(const pool *p)
 }
 
 /* The cores of this process's binding, one cpuset each; with fewer than `threads` nothing is bound.
- */
-static void choose_cores(pool *p)
+ * False without memory. */
+static bool choose_cores(pool *p)
 {
     if (hwloc_topology_init(&p->topology) != 0)
-        return;
+        return false;
     p->cores = calloc((size_t)p->threads, sizeof *p->cores);
     hwloc_cpuset_t allowed = hwloc_bitmap_alloc();
     if (!p->cores || !allowed || hwloc_topology_load(p->topology) != 0 ||
@@ -156,6 +156,7 @@ static void choose_cores(pool *p)
     }
 done:
     hwloc_bitmap_free(allowed);
+    return p->cores && allowed;
 }
 
 /* Processors that this process may use for itself: all of its binding if it was bound to fewer than
@@ -185,12 +186,13 @@ zds_status pool_create(int32_t threads, int32_t local_world, pool **out, zds_err
     p->threads = threads ? threads : own_processors(local_world);
     p->ranges = aligned_alloc(64, (size_t)p->threads * sizeof *p->ranges);
     p->workers = calloc((size_t)p->threads, sizeof *p->workers);
-    if (!p->ranges || !p->workers) {
+    bool enough = p->ranges && p->workers;
+    if (enough && p->threads > 1) /* reading the topology takes milliseconds */
+        enough = choose_cores(p);
+    if (!enough) {
         pool_destroy(p);
         return error_set(error, ZDS_ERR_MEMORY, "no memory for the thread pool");
     }
-    if (p->threads > 1) /* reading the topology takes milliseconds */
-        choose_cores(p);
     for (int32_t i = 1; i < p->threads; i++) {
         worker *w = &p->workers[p->started];
         *w = (worker){.owner = p, .index = i};
