@@ -22,14 +22,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(BEFORE_ADDRESS_SANITIZER)
 #define REAL(name) __interceptor_##name
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define REAL(name) __interceptor_##name
-#endif
-#endif
-#ifndef REAL
+#else
 #define REAL(name) __libc_##name
 #endif
 

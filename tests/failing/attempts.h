@@ -12,7 +12,7 @@
 
 enum { MOST_RANKS = 2, PATIENCE_S = 60, LEAST_COUNT = 500 };
 
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(BEFORE_ADDRESS_SANITIZER)
 enum { SPARSER = 7 }; /* a process costs as much more */
 #else
 enum { SPARSER = 1 };
