@@ -383,10 +383,13 @@ int bench_comm(int argc, char **argv)
     b.dtype = dtypes[type].dtype;
     zds_error error = ZDS_ERROR_INIT;
     b.env.struct_size = sizeof b.env;
-    if (zds_launched_as(&b.env, &error) == ZDS_OK)
-        code = run(&b, plugin, json);
-    else
+    if (zds_launched_as(&b.env, &error) != ZDS_OK)
         code = output_error("%s", error.text);
+    else if (!b.env.local_world_size)
+        code = output_error("the launcher does not say how many ranks share this node: set "
+                            "LOCAL_RANK and LOCAL_WORLD_SIZE, or start it with zds-run");
+    else
+        code = run(&b, plugin, json);
     zds_error_clear(&error);
     return code;
 }

@@ -38,7 +38,8 @@ static int64_t warmup_steps(const cJSON *arguments, int64_t steps)
 
 void choices_read(const zds_config *config, int64_t steps, choices *p)
 {
-    const cJSON *arguments = zds_config_arguments(config),
+    p->arguments = take_json(zds_config_arguments(config));
+    const cJSON *arguments = p->arguments,
                 *type = cJSON_GetObjectItemCaseSensitive(arguments, "lr_scheduler_type"),
                 *kwargs = cJSON_GetObjectItemCaseSensitive(arguments, "lr_scheduler_kwargs");
     if (steps <= 0)
@@ -60,4 +61,5 @@ void choices_release(choices *p)
 {
     cJSON_free(p->optimizer);
     cJSON_free(p->schedule);
+    cJSON_Delete(p->arguments);
 }

@@ -32,8 +32,9 @@ zds_config *load_config(const char *file, context_args *args, bool json);
 
 /* What a program with the config's training arguments would choose. */
 typedef struct choices {
-    zds_engine_options options; /* point into the config, and to these: */
+    zds_engine_options options; /* point to these: */
     char *optimizer, *schedule;
+    cJSON *arguments;
 } choices;
 
 /* `steps` of the run; 0: as max_steps says, or not known. */
@@ -67,6 +68,10 @@ cJSON *problem_json(const zds_problem *problem);
 /* {"status": "ok" | "error" | "mismatch", "errors": [..], "problems": [..]} for an exit code; the
  * problems are all, warnings too. */
 cJSON *report_json(int code, const problem_list *all);
+
+/* The tree of JSON text that the library gave, which is freed; NULL for NULL. The caller deletes
+ * it. */
+cJSON *take_json(char *text);
 
 /* There is no such key: ZDS_ERR_NOT_FOUND, with the one that is nearest. */
 zds_status no_key(const char *path, zds_error *error);

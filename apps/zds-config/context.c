@@ -85,3 +85,10 @@ zds_config *load_config(const char *file, context_args *args, bool json)
     zds_error_clear(&error);
     return config;
 }
+
+cJSON *take_json(char *text)
+{
+    cJSON *tree = text ? cJSON_Parse(text) : NULL;
+    free(text);
+    return tree;
+}

@@ -137,6 +137,14 @@ static void add_row(void *user, const zds_memory_row *row)
     }
 }
 
+/* Its config is none of the user's, who has nothing from a place there. */
+static void drop_place(zds_error *error)
+{
+    const char *what = error->text ? strstr(error->text, "error: ") : NULL;
+    if (what)
+        memmove(error->text, what, strlen(what) + 1);
+}
+
 /* ZDS_ERR_CONFIG, ZDS_ERR_UNSUPPORTED: this version does not do it. */
 static zds_status ask(const question *q, const plan *p, const zds_model *model, answer *a,
                       zds_error *error)
@@ -151,14 +159,18 @@ static zds_status ask(const question *q, const plan *p, const zds_model *model, 
                                         .optimizer = "AdamW"};
     zds_config *config = NULL;
     cJSON *ds = plan_config(q, p);
-    zds_status status = ds ? zds_config_from_json(ds, &context, &config, error) : ZDS_ERR_MEMORY;
+    char *text = cJSON_PrintUnformatted(ds);
+    zds_status status = text ? zds_config_load(text, &context, &config, error) : ZDS_ERR_MEMORY;
     *a = (answer){0};
     if (!status)
         status = zds_engine_plan(config, model, &options, add_row, a, error);
     zds_config_destroy(config);
+    cJSON_free(text);
     cJSON_Delete(ds);
-    if (status)
+    if (status) {
+        drop_place(error);
         return status;
+    }
     a->parameters += a->host / q->per_node;
     a->host = 0;
     a->implemented = true;

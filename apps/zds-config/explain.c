@@ -202,7 +202,8 @@ static zds_status add_option(cJSON *found, const char *folders, const char *plug
 /* zds.plugin_path, joined by ':'; the caller frees it. */
 static char *folders_of(const zds_config *config)
 {
-    const cJSON *item, *list = config ? zds_config_node(config, "zds.plugin_path") : NULL;
+    cJSON *list = config ? take_json(zds_config_node(config, "zds.plugin_path")) : NULL;
+    const cJSON *item;
     char *path = NULL;
     cJSON_ArrayForEach(item, list)
     {
@@ -215,6 +216,7 @@ static char *folders_of(const zds_config *config)
             path = longer;
         }
     }
+    cJSON_Delete(list);
     return path;
 }
 
@@ -285,7 +287,7 @@ static zds_status answer(question *q, const zds_config *config, zds_error *error
 static void add_value(cJSON *out, const char *path, const zds_config *config)
 {
     bool set = zds_config_is_set(config, path);
-    cJSON *value = zds_config_value(config, path);
+    cJSON *value = take_json(zds_config_value(config, path));
     cJSON_AddItemToObject(out, "set_at",
                           set ? cJSON_CreateString(zds_config_place(config, path))
                               : cJSON_CreateNull());

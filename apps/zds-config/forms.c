@@ -78,9 +78,9 @@ static cJSON *resolve_mismatches(const zds_hf_config *hf)
     for (size_t i = 0; zds_hf_config_mismatch(hf, i, &m); i++) {
         cJSON *row = cJSON_CreateObject();
         cJSON_AddStringToObject(row, "ds_key", m.ds_key);
-        cJSON_AddItemToObject(row, "ds_value", cJSON_Duplicate(m.ds_value, true));
+        cJSON_AddItemToObject(row, "ds_value", cJSON_Parse(m.ds_value));
         cJSON_AddStringToObject(row, "hf_key", m.hf_key);
-        cJSON_AddItemToObject(row, "hf_value", cJSON_Duplicate(m.hf_value, true));
+        cJSON_AddItemToObject(row, "hf_value", cJSON_Parse(m.hf_value));
         cJSON_AddItemToArray(rows, row);
     }
     return rows;
@@ -111,7 +111,7 @@ int command_resolve(int argc, char **argv)
             if (!f.json)
                 problem_tell(&p, "error");
         }
-        cJSON *resolved = cJSON_Duplicate(zds_hf_config_json(hf), true);
+        cJSON *resolved = take_json(zds_hf_config_json(hf));
         if (f.json) {
             cJSON *out = cJSON_CreateObject();
             cJSON_AddStringToObject(out, "status", names[status]);
@@ -158,7 +158,7 @@ int command_effective(int argc, char **argv)
                 problem_tell(p, error ? "error" : "problem");
         }
         int status = errors->child || all.failed ? EXIT_FAILED : EXIT_DONE;
-        cJSON *values = zds_config_effective(f.config);
+        cJSON *values = take_json(zds_config_effective(f.config));
         if (f.json) {
             cJSON *out = cJSON_CreateObject();
             cJSON_AddStringToObject(out, "status", status == EXIT_DONE ? "ok" : "error");
@@ -189,7 +189,7 @@ int command_get(int argc, char **argv)
                          "(mismatch).",
                          2, argc, argv);
     if (code == ARGS_GO) {
-        cJSON *value = zds_config_value(f.config, f.words.word[1]);
+        cJSON *value = take_json(zds_config_value(f.config, f.words.word[1]));
         problem_list all = {0};
         problems_of_config(f.config, &all);
         int status = problems_code(f.config, &all);

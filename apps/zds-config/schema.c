@@ -1,5 +1,8 @@
 /* zds-config schema: the keys as JSON Schema, so that an editor completes and checks a ds_config.
  */
+#include <stdio.h>
+#include <stdlib.h>
+
 #include "command.h"
 #include "common/output.h"
 
@@ -15,11 +18,15 @@ int command_schema(int argc, char **argv)
     int code = args_parse(&program, argc, argv, NULL);
     if (code != ARGS_GO)
         return code;
-    cJSON *schema = NULL;
+    char *schema = NULL;
     zds_error error = ZDS_ERROR_INIT;
-    code = zds_config_schema(NULL, &schema, &error) == ZDS_OK
-               ? output_json(schema)
-               : output_error("%s", error.text ? error.text : "out of memory");
+    if (zds_config_schema(NULL, &schema, &error) == ZDS_OK) {
+        puts(schema);
+        code = output_end();
+    } else {
+        code = output_error("%s", error.text ? error.text : "out of memory");
+    }
+    free(schema);
     zds_error_clear(&error);
     return code;
 }

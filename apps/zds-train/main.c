@@ -94,7 +94,7 @@ static zds_status load_config(training *t, int64_t steps, zds_error *error)
     zds_config_context context = {.struct_size = sizeof context,
                                   .hidden_size = t->model.n_embd,
                                   .num_training_steps = steps,
-                                  .arguments = t->o.arguments,
+                                  .arguments_source = t->o.arguments,
                                   .accelerate = true};
     zds_config_destroy(t->config);
     zds_status status = zds_config_load(t->o.deepspeed, &context, &t->config, error);
@@ -132,7 +132,7 @@ static zds_status read_config(training *t, zds_error *error)
     if (!status && rank_here() == 0)
         print_warnings(t->config);
     if (!status && rank_here() == 0)
-        print_moot_arguments(t->config, t->o.arguments);
+        print_moot_arguments(t->config);
     return status;
 }
 
@@ -297,7 +297,7 @@ static void clear(training *t)
     source_close(&t->source);
     params_destroy(&t->params);
     gpt2_config_clear(&t->model);
-    cJSON_Delete(t->o.arguments);
+    free(t->o.arguments);
 }
 
 int main(int argc, char **argv)

@@ -3,6 +3,7 @@
 
 #include <cjson/cJSON.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
@@ -38,14 +39,17 @@ static void warn(const zds_config *config, const argument *a)
                 a->key);
 }
 
-void print_moot_arguments(const zds_config *config, const cJSON *arguments)
+void print_moot_arguments(const zds_config *config)
 {
+    char *text = zds_config_arguments(config);
+    cJSON *arguments = text ? cJSON_Parse(text) : NULL;
+    free(text);
     for (size_t i = 0; i < sizeof arguments_table / sizeof *arguments_table; i++) {
         const argument *a = &arguments_table[i];
         bool given = cJSON_HasObjectItem(arguments, a->name);
-        bool replaced = !a->section || zds_config_node(config, a->section);
-        bool read = (a->key && zds_config_node(config, a->key)) ||
-                    (a->or_key && zds_config_node(config, a->or_key));
+        bool replaced = !a->section || zds_config_is_set(config, a->section);
+        bool read = (a->key && zds_config_is_set(config, a->key)) ||
+                    (a->or_key && zds_config_is_set(config, a->or_key));
         if (given && replaced && !read)
             warn(config, a);
     }
@@ -57,6 +61,7 @@ void print_moot_arguments(const zds_config *config, const cJSON *arguments)
     const char *type = zds_config_string(config, "scheduler.type");
     for (size_t i = 0; type && strncasecmp(type, "Warmup", 6) == 0 && i < 2; i++)
         if (cJSON_HasObjectItem(arguments, warmups[i].name) &&
-            !zds_config_node(config, warmups[i].key))
+            !zds_config_is_set(config, warmups[i].key))
             warn(config, &warmups[i]);
+    cJSON_Delete(arguments);
 }

@@ -10,8 +10,8 @@
 /* Copies what was given into o->arguments. */
 static bool note_arguments(options *o, const args_option *rows, size_t count)
 {
-    o->arguments = cJSON_CreateObject();
-    bool good = o->arguments != NULL;
+    cJSON *given = cJSON_CreateObject();
+    bool good = given != NULL;
     for (size_t i = 0; i < count && good; i++) {
         const args_option *row = &rows[i];
         cJSON *value = NULL;
@@ -35,11 +35,13 @@ static bool note_arguments(options *o, const args_option *rows, size_t count)
                         : cJSON_CreateString(*(const char *const *)row->value);
             break;
         }
-        good = value && cJSON_AddItemToObject(o->arguments, row->name, value);
+        good = value && cJSON_AddItemToObject(given, row->name, value);
         if (!good)
             cJSON_Delete(value);
     }
-    return good;
+    o->arguments = good ? cJSON_PrintUnformatted(given) : NULL;
+    cJSON_Delete(given);
+    return o->arguments;
 }
 
 static int check(const options *o)

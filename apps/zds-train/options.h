@@ -5,8 +5,6 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-struct cJSON;
-
 typedef struct options {
     const char *model, *fresh; /* --model_name_or_path or --config_name; the other is NULL */
     const char *text, *deepspeed, *output;
@@ -20,10 +18,10 @@ typedef struct options {
     double learning_rate, weight_decay, beta1, beta2, epsilon;
     double warmup_steps, warmup_ratio;
     const char *schedule, *schedule_params; /* NULL: not given */
-    struct cJSON *arguments; /* those that were given, under TrainingArguments' names */
+    char *arguments; /* those that were given, under TrainingArguments' names, as JSON text */
 } options;
 
-/* Returns ARGS_GO or the code to exit with. The caller deletes `arguments`. */
+/* Returns ARGS_GO or the code to exit with. The caller frees `arguments`. */
 int options_parse(int argc, char **argv, options *o);
 
 #endif

@@ -79,8 +79,8 @@ static void refused(zds_config *c)
                zds_config_combination(c));
 }
 
-void effective_choice(zds_config *c, const zds_config_context *context)
+void effective_choice(zds_config *c)
 {
-    dropped(c, context->arguments);
+    dropped(c, c->arguments);
     refused(c);
 }

@@ -45,13 +45,20 @@ static cJSON *value_node(const zds_config *c, size_t row)
     return NULL;
 }
 
-struct cJSON *zds_config_value(const zds_config *c, const char *path)
+/* Deletes the tree. */
+static char *as_text(cJSON *tree)
+{
+    char *text = tree_text(tree);
+    cJSON_Delete(tree);
+    return text;
+}
+
+char *zds_config_value(const zds_config *c, const char *path)
 {
     int row = field_find_path(&c->index, path);
     if (row >= 0 && !strchr(field_at((size_t)row)->path, '*')) /* such rows have no value */
-        return value_node(c, (size_t)row);
-    const cJSON *node = tree_find(c->resolved, path);
-    return node ? cJSON_Duplicate(node, true) : NULL;
+        return as_text(value_node(c, (size_t)row));
+    return zds_config_node(c, path);
 }
 
 /* DeepSpeed's attribute for a key: without the prefix that its alias does not have. */
@@ -120,7 +127,7 @@ static cJSON *lower(const char *text)
     return node;
 }
 
-struct cJSON *zds_config_effective(const zds_config *c)
+char *zds_config_effective(const zds_config *c)
 {
     static const char *const same[] = {"train_batch_size",
                                        "train_micro_batch_size_per_gpu",
@@ -171,5 +178,5 @@ struct cJSON *zds_config_effective(const zds_config *c)
                           strcasecmp(validation, "ignore") != 0);
     cJSON_AddBoolToObject(out, "checkpoint_tag_validation_fail",
                           strcasecmp(validation, "fail") == 0);
-    return out;
+    return as_text(out);
 }

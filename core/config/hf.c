@@ -10,60 +10,49 @@
 #include "config/arguments.h"
 #include "config/internal.h"
 #include "host/error.h"
+#include "host/sized.h"
 
 /* === creating === */
 
 zds_hf_config *hf_create(cJSON *tree)
 {
-    zds_hf_config *hf = calloc(1, sizeof *hf);
+    zds_hf_config *hf = tree ? calloc(1, sizeof *hf) : NULL;
     if (!hf)
         return NULL;
     hf->tree = tree;
-    hf->mismatches = cJSON_CreateArray();
-    hf->errors = cJSON_CreateArray();
-    if (!tree || !hf->mismatches || !hf->errors) {
-        hf->tree = NULL; /* stays the caller's */
-        zds_hf_config_destroy(hf);
-        return NULL;
-    }
     hf_read_stage(hf);
     return hf;
 }
 
-static zds_status from_config(zds_status status, zds_config *c, zds_hf_config **out,
-                              zds_error *error)
+zds_status zds_hf_config_create(const char *from, zds_hf_config **hf, zds_error *error)
 {
-    if (!c)
+    source *src;
+    if (!from || !hf)
+        return error_set(error, ZDS_ERR_INVALID,
+                         "zds_hf_config_create: no source or no place for the result");
+    *hf = NULL;
+    zds_status status = source_load(from, "<string>", &src, error);
+    if (status)
         return status;
-    zds_error_clear(error); /* problems are not this object's subject */
-    cJSON *tree = cJSON_Duplicate(c->raw, true);
-    *out = tree ? hf_create(tree) : NULL;
-    zds_config_destroy(c);
-    if (*out)
+    cJSON *tree = cJSON_Duplicate(source_tree(src), true);
+    source_destroy(src);
+    *hf = hf_create(tree);
+    if (*hf)
         return ZDS_OK;
     cJSON_Delete(tree);
     return error_set(error, ZDS_ERR_MEMORY, "out of memory");
 }
 
-zds_status zds_hf_config_create(const char *from, zds_hf_config **hf, zds_error *error)
+void hf_forget(zds_hf_config *hf, size_t count)
 {
-    zds_config *c = NULL;
-    if (!hf)
-        return error_set(error, ZDS_ERR_INVALID, "zds_hf_config_create: no place for the result");
-    *hf = NULL;
-    zds_status status = zds_config_load(from, NULL, &c, error);
-    return from_config(status, c, hf, error);
-}
-
-zds_status zds_hf_config_from_json(const struct cJSON *tree, zds_hf_config **hf, zds_error *error)
-{
-    zds_config *c = NULL;
-    if (!hf)
-        return error_set(error, ZDS_ERR_INVALID,
-                         "zds_hf_config_from_json: no place for the result");
-    *hf = NULL;
-    zds_status status = zds_config_from_json(tree, NULL, &c, error);
-    return from_config(status, c, hf, error);
+    while (hf->mismatch_count > count) {
+        hf_mismatch *m = &hf->mismatches[--hf->mismatch_count];
+        free(m->ds_key);
+        free(m->hf_key);
+        free(m->ds_value);
+        free(m->hf_value);
+        free(m->says);
+    }
 }
 
 void zds_hf_config_destroy(zds_hf_config *hf)
@@ -71,27 +60,26 @@ void zds_hf_config_destroy(zds_hf_config *hf)
     if (!hf)
         return;
     cJSON_Delete(hf->tree);
-    cJSON_Delete(hf->mismatches);
-    cJSON_Delete(hf->errors);
+    hf_forget(hf, 0);
+    free(hf->mismatches);
+    problems_clear(&hf->errors);
     free(hf);
 }
 
 /* === looking === */
 
-const struct cJSON *zds_hf_config_json(const zds_hf_config *hf)
+char *zds_hf_config_json(const zds_hf_config *hf)
 {
-    return hf->tree;
+    return tree_text(hf->tree);
 }
 
-const struct cJSON *zds_hf_config_find_node(const zds_hf_config *hf, const char *path,
-                                            const char **key)
+const cJSON *hf_find(const zds_hf_config *hf, const char *path, const char **key)
 {
     const cJSON *node = hf->tree;
     for (const char *dot; (dot = strchr(path, '.')) != NULL; path = dot + 1) {
-        size_t length = (size_t)(dot - path);
-        node = node->child;
-        while (node && (strncmp(node->string, path, length) != 0 || node->string[length]))
-            node = node->next;
+        char *name = strndup(path, (size_t)(dot - path));
+        node = name ? cJSON_GetObjectItemCaseSensitive(node, name) : NULL;
+        free(name);
         if (!cJSON_IsObject(node))
             return NULL;
     }
@@ -100,13 +88,21 @@ const struct cJSON *zds_hf_config_find_node(const zds_hf_config *hf, const char 
     return node;
 }
 
-const struct cJSON *zds_hf_config_value(const zds_hf_config *hf, const char *path,
-                                        const struct cJSON *fallback)
+const cJSON *hf_value(const zds_hf_config *hf, const char *path)
 {
-    const char *key;
-    const cJSON *parent = zds_hf_config_find_node(hf, path, &key);
-    const cJSON *item = parent ? cJSON_GetObjectItemCaseSensitive(parent, key) : NULL;
-    return item ? item : fallback;
+    const char *key = NULL;
+    const cJSON *parent = hf_find(hf, path, &key);
+    return parent ? cJSON_GetObjectItemCaseSensitive(parent, key) : NULL;
+}
+
+char *zds_hf_config_find_node(const zds_hf_config *hf, const char *path, const char **key)
+{
+    return tree_text(hf_find(hf, path, key));
+}
+
+char *zds_hf_config_value(const zds_hf_config *hf, const char *path)
+{
+    return tree_text(hf_value(hf, path));
 }
 
 /* Python's bool() of a value that is not None. */
@@ -123,26 +119,26 @@ static bool truth(const cJSON *node)
 
 bool zds_hf_config_is_true(const zds_hf_config *hf, const char *path)
 {
-    const cJSON *node = zds_hf_config_value(hf, path, NULL);
+    const cJSON *node = hf_value(hf, path);
     return node && !cJSON_IsNull(node) && truth(node);
 }
 
 bool zds_hf_config_is_false(const zds_hf_config *hf, const char *path)
 {
-    const cJSON *node = zds_hf_config_value(hf, path, NULL);
+    const cJSON *node = hf_value(hf, path);
     return node && !cJSON_IsNull(node) && !truth(node);
 }
 
 bool zds_hf_config_is_auto(const zds_hf_config *hf, const char *path)
 {
-    return tree_is_auto(zds_hf_config_value(hf, path, NULL));
+    return tree_is_auto(hf_value(hf, path));
 }
 
 zds_status zds_hf_config_delete(zds_hf_config *hf, const char *path, bool must_exist,
                                 zds_error *error)
 {
-    const char *key;
-    cJSON *parent = (cJSON *)zds_hf_config_find_node(hf, path, &key);
+    const char *key = NULL;
+    cJSON *parent = (cJSON *)hf_find(hf, path, &key);
     cJSON *item = parent ? cJSON_GetObjectItemCaseSensitive(parent, key) : NULL;
     if (item) {
         cJSON_Delete(cJSON_DetachItemViaPointer(parent, item));
@@ -156,14 +152,14 @@ void hf_read_stage(zds_hf_config *hf)
 {
     static const char *const devices[] = {"zero_optimization.offload_optimizer.device",
                                           "zero_optimization.offload_param.device"};
-    const cJSON *stage = zds_hf_config_value(hf, "zero_optimization.stage", NULL);
+    const cJSON *stage = hf_value(hf, "zero_optimization.stage");
     hf->stage = !stage                  ? -1
                 : cJSON_IsNumber(stage) ? stage->valuedouble
                 : cJSON_IsBool(stage)   ? cJSON_IsTrue(stage)
                                         : (double)NAN;
     hf->offload = false;
     for (size_t i = 0; i < 2 && (hf->stage == 2 || hf->stage == 3); i++) {
-        const cJSON *device = zds_hf_config_value(hf, devices[i], NULL);
+        const cJSON *device = hf_value(hf, devices[i]);
         if (cJSON_IsString(device) && field_has_choice("cpu|nvme", device->valuestring, false))
             hf->offload = true;
     }
@@ -217,67 +213,72 @@ static bool equal(const cJSON *a, const cJSON *b)
 static void note_mismatch(zds_hf_config *hf, const char *path, const cJSON *has, const char *name,
                           const cJSON *wants)
 {
-    cJSON *row = cJSON_CreateObject(), *left = cJSON_Duplicate(has, true),
-          *right = cJSON_Duplicate(wants, true);
-    bool good = row && left && right && cJSON_AddStringToObject(row, "ds_key", path) &&
-                cJSON_AddStringToObject(row, "hf_key", name ? name : "");
-    if (good && (good = cJSON_AddItemToObject(row, "ds_value", left)))
-        left = NULL;
-    if (good && (good = cJSON_AddItemToObject(row, "hf_value", right)))
-        right = NULL;
-    if (good && cJSON_AddItemToArray(hf->mismatches, row))
+    hf_mismatch *grown = realloc(hf->mismatches, (hf->mismatch_count + 1) * sizeof *hf->mismatches);
+    hf->failed |= !grown;
+    if (!grown)
         return;
-    cJSON_Delete(left);
-    cJSON_Delete(right);
-    cJSON_Delete(row);
+    char left[128], right[128];
+    tree_show(has, left, sizeof left);
+    tree_show(wants, right, sizeof right);
+    name = name ? name : "";
+    hf_mismatch m = {strdup(path), strdup(name), tree_text(has), tree_text(wants),
+                     text_format("%s, but the training arguments say %s=%s", left, name, right)};
+    hf->mismatches = grown;
+    hf->mismatches[hf->mismatch_count++] = m;
+    if (m.ds_key && m.hf_key && m.ds_value && m.hf_value && m.says)
+        return;
+    hf_forget(hf, hf->mismatch_count - 1);
     hf->failed = true;
 }
 
 void hf_error(zds_hf_config *hf, const char *path, const char *message)
 {
-    cJSON *row = cJSON_CreateObject();
-    if (!row || !cJSON_AddStringToObject(row, "path", path) ||
-        !cJSON_AddStringToObject(row, "message", message)) {
-        cJSON_Delete(row);
-        hf->failed = true;
-        return;
-    }
-    cJSON_AddItemToArray(hf->errors, row);
+    problems_add(&hf->errors, &(zds_problem){.path = path, .message = message, .file = ""}, true);
+    hf->failed |= hf->errors.failed;
 }
 
-zds_status zds_hf_config_fill_match(zds_hf_config *hf, const char *path,
-                                    const struct cJSON *filling, const char *hf_key,
-                                    bool must_match)
+void hf_fill(zds_hf_config *hf, const char *path, const cJSON *filling, const char *hf_key,
+             bool must_match)
 {
-    const char *key;
-    cJSON *parent = (cJSON *)zds_hf_config_find_node(hf, path, &key);
+    const char *key = NULL;
+    cJSON *parent = (cJSON *)hf_find(hf, path, &key);
     const cJSON *item = parent ? cJSON_GetObjectItemCaseSensitive(parent, key) : NULL;
     if (tree_is_auto(item)) {
         cJSON *copy = cJSON_Duplicate(filling, true);
         if (copy && cJSON_ReplaceItemInObjectCaseSensitive(parent, key, copy))
-            return ZDS_OK;
+            return;
         cJSON_Delete(copy);
         hf->failed = true;
     } else if (must_match && item && !cJSON_IsNull(item) && !equal(item, filling)) {
         note_mismatch(hf, path, item, hf_key, filling);
     }
+}
+
+zds_status zds_hf_config_fill_match(zds_hf_config *hf, const char *path, const char *json,
+                                    const char *hf_key, bool must_match)
+{
+    cJSON *filling = cJSON_ParseWithOpts(json, NULL, true);
+    if (!filling)
+        return ZDS_ERR_FORMAT;
+    hf_fill(hf, path, filling, hf_key, must_match);
+    cJSON_Delete(filling);
     return hf->failed ? ZDS_ERR_MEMORY : ZDS_OK;
 }
 
-zds_status zds_hf_config_fill_only(zds_hf_config *hf, const char *path, const struct cJSON *filling)
+zds_status zds_hf_config_fill_only(zds_hf_config *hf, const char *path, const char *json)
 {
-    return zds_hf_config_fill_match(hf, path, filling, NULL, false);
+    return zds_hf_config_fill_match(hf, path, json, NULL, false);
 }
 
-bool zds_hf_config_mismatch(const zds_hf_config *hf, size_t index, zds_hf_mismatch *mismatch)
+bool zds_hf_config_mismatch_sized(const zds_hf_config *hf, size_t index, zds_hf_mismatch *mismatch,
+                                  size_t size)
 {
-    const cJSON *row = index < INT32_MAX ? cJSON_GetArrayItem(hf->mismatches, (int)index) : NULL;
-    if (!row)
+    if (index >= hf->mismatch_count)
         return false;
-    mismatch->ds_key = cJSON_GetObjectItemCaseSensitive(row, "ds_key")->valuestring;
-    mismatch->hf_key = cJSON_GetObjectItemCaseSensitive(row, "hf_key")->valuestring;
-    mismatch->ds_value = cJSON_GetObjectItemCaseSensitive(row, "ds_value");
-    mismatch->hf_value = cJSON_GetObjectItemCaseSensitive(row, "hf_value");
+    const hf_mismatch *m = &hf->mismatches[index];
+    const zds_hf_mismatch own = {
+        .ds_key = m->ds_key, .hf_key = m->hf_key, .ds_value = m->ds_value, .hf_value = m->hf_value};
+    sized_fill(mismatch, size, &own, sizeof own);
     return true;
 }
 
@@ -293,66 +294,63 @@ static zds_status outcome(zds_hf_config *hf, zds_error *error)
 {
     if (hf->failed)
         return error_set(error, ZDS_ERR_MEMORY, "out of memory");
-    const cJSON *row;
     char *text = NULL;
     size_t size = 0;
     FILE *out = open_memstream(&text, &size);
     if (!out)
         return error_set(error, ZDS_ERR_MEMORY, "out of memory");
-    cJSON_ArrayForEach(row, hf->errors)
-    {
-        fprintf(out, "%s: %s\n", cJSON_GetObjectItemCaseSensitive(row, "path")->valuestring,
-                cJSON_GetObjectItemCaseSensitive(row, "message")->valuestring);
-    }
-    zds_hf_mismatch m;
-    for (size_t i = 0; zds_hf_config_mismatch(hf, i, &m); i++) {
-        char has[128], wants[128];
-        tree_show(m.ds_value, has, sizeof has);
-        tree_show(m.hf_value, wants, sizeof wants);
-        fprintf(out, "%s: %s, but the training arguments say %s=%s\n", m.ds_key, has, m.hf_key,
-                wants);
-    }
-    zds_status status = hf->mismatches->child ? ZDS_ERR_MISMATCH
-                        : hf->errors->child   ? ZDS_ERR_CONFIG
-                                              : ZDS_OK;
+    for (size_t i = 0; i < hf->errors.count; i++)
+        fprintf(out, "%s: %s\n", hf->errors.list[i].shown.path, hf->errors.list[i].shown.message);
+    for (size_t i = 0; i < hf->mismatch_count; i++)
+        fprintf(out, "%s: %s\n", hf->mismatches[i].ds_key, hf->mismatches[i].says);
+    zds_status status = hf->mismatch_count ? ZDS_ERR_MISMATCH
+                        : hf->errors.count ? ZDS_ERR_CONFIG
+                                           : ZDS_OK;
     if (fclose(out) == 0 && status != ZDS_OK)
         error_set(error, status, "%.*s", size ? (int)size - 1 : 0, text);
     free(text);
     return status;
 }
 
-/* The caller's context, with the arguments that are right; those belong to the caller of this. */
-static zds_status own_context(zds_hf_config *hf, const zds_config_context *given, const char *what,
-                              zds_config_context *own, zds_error *error)
+/* The arguments of the context that are right; those that are wrong are errors, the first time. The
+ * caller deletes them. */
+static zds_status read_arguments(zds_hf_config *hf, const zds_config_context *context,
+                                 const char *what, cJSON **arguments, zds_error *error)
 {
-    *own = config_context(given);
-    if (!own->arguments)
+    source *src;
+    if (!context->arguments_source)
         return error_set(error, ZDS_ERR_INVALID, "%s: no arguments", what);
-    own->arguments = arguments_read(own->arguments, hf->dtype ? NULL : note_argument, hf);
-    return own->arguments ? ZDS_OK : error_set(error, ZDS_ERR_MEMORY, "out of memory");
+    zds_status status = source_load_arguments(context->arguments_source, &src, error);
+    if (status)
+        return status;
+    *arguments = arguments_read(source_tree(src), hf->dtype ? NULL : note_argument, hf);
+    source_destroy(src);
+    return *arguments ? ZDS_OK : error_set(error, ZDS_ERR_MEMORY, "out of memory");
 }
 
-zds_status zds_hf_config_process(zds_hf_config *hf, const zds_config_context *context,
+zds_status zds_hf_config_process(zds_hf_config *hf, const zds_config_context *given,
                                  zds_error *error)
 {
-    zds_config_context own;
-    zds_status status = own_context(hf, context, "zds_hf_config_process", &own, error);
+    const zds_config_context context = config_context(given);
+    cJSON *arguments;
+    zds_status status = read_arguments(hf, &context, "zds_hf_config_process", &arguments, error);
     if (status)
         return status;
-    hf_process(hf, &own);
-    cJSON_Delete((cJSON *)own.arguments);
+    hf_process(hf, &context, arguments);
+    cJSON_Delete(arguments);
     /* Mismatches are told by finalize, as transformers does. */
-    return hf->errors->child || hf->failed ? outcome(hf, error) : ZDS_OK;
+    return hf->errors.count || hf->failed ? outcome(hf, error) : ZDS_OK;
 }
 
-zds_status zds_hf_config_finalize(zds_hf_config *hf, const zds_config_context *context,
+zds_status zds_hf_config_finalize(zds_hf_config *hf, const zds_config_context *given,
                                   zds_error *error)
 {
-    zds_config_context own;
-    zds_status status = own_context(hf, context, "zds_hf_config_finalize", &own, error);
+    const zds_config_context context = config_context(given);
+    cJSON *arguments;
+    zds_status status = read_arguments(hf, &context, "zds_hf_config_finalize", &arguments, error);
     if (status)
         return status;
-    hf_finalize(hf, &own);
-    cJSON_Delete((cJSON *)own.arguments);
+    hf_finalize(hf, &context, arguments);
+    cJSON_Delete(arguments);
     return outcome(hf, error);
 }

@@ -39,7 +39,7 @@ static bool is_planned(const field *f, const value *v)
     return field_has_choice(f->planned, f->type == FIELD_INT ? text : v->string, true);
 }
 
-void config_require_implemented(const zds_config *c, config_problem_fn report, void *user)
+void config_require_implemented(const zds_config *c, problems *all)
 {
     size_t count = field_count();
     int64_t stage = value_of(c, "zero_optimization.stage")->integer;
@@ -64,6 +64,6 @@ void config_require_implemented(const zds_config *c, config_problem_fn report, v
                      "%s is known, but not implemented yet in this version of zds; delete the key "
                      "or change its value",
                      shown);
-        report(user, f->path, message);
+        config_note(c, all, ZDS_PROBLEM_ERROR, f->path, message);
     }
 }

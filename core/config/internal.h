@@ -4,6 +4,7 @@
 
 #include <pthread.h>
 
+#include "config/config.h"
 #include "config/field.h"
 #include "config/source.h"
 #include "zds/plugin.h"
@@ -21,14 +22,6 @@ typedef struct value {
     const cJSON *as_auto; /* FIELD_OR_AUTO: set when the value is the word */
 } value;
 
-typedef struct problem {
-    zds_problem shown; /* path, message and file are this struct's or the config's */
-    size_t order;      /* of being found */
-    bool of_config;    /* not of the training arguments */
-} problem;
-
-enum { PROBLEMS_MAX = 200 }; /* kept; the rest is counted */
-
 /* A key that its section does not have. */
 typedef struct stray {
     const field *section; /* NULL: the root */
@@ -39,24 +32,25 @@ typedef struct stray {
 struct registry;
 
 struct zds_config {
-    char *name;               /* of the source, for messages */
-    source *src;              /* NULL: the tree came from memory */
-    cJSON *raw;               /* as written; the source's, or our copy */
+    const char *name; /* of the source, for messages */
+    source *src;
+    const cJSON *raw;         /* the source's tree, as written */
     struct zds_hf_config *hf; /* holds the resolved tree */
     const cJSON *resolved;    /* "auto" filled */
     field_index index;
     value *values; /* [field_count()] */
-    problem *problems;
-    size_t problem_count, problem_space, problems_dropped;
-    bool failed;                /* no memory for a problem */
+    problems found;
     stray strays[PROBLEMS_MAX]; /* while loading */
     size_t stray_count;
-    int64_t world_size;
-    source *arguments_src;         /* NULL: the arguments came as a tree, or there are none */
+    int32_t world_size;
+    source *arguments_src;         /* NULL: there are no arguments */
     cJSON *arguments;              /* those that are right; NULL: none were given */
     struct mutable_places *places; /* texts handed out by zds_config_place */
 };
 
+/* zds_config_load of a text that is read already; takes the source over. */
+zds_status config_from_source(source *src, const zds_config_context *context, zds_config **config,
+                              zds_error *error);
 /* What the caller filled in, as this version knows it; zeros for NULL. */
 zds_config_context config_context(const zds_config_context *given);
 /* Of the context, else as the launcher says; alone if there is none. */
@@ -80,21 +74,6 @@ void problem_add_at(zds_config *c, int32_t severity, int32_t check, const char *
 bool problem_is_told(const zds_config *c, const char *path);
 /* Takes it back; false if there was nothing. */
 bool problem_retract(zds_config *c, const char *path);
-void problems_sort(zds_config *c);
-/* A copy that is safe to show: control characters are spelt out. NULL: no memory. */
-char *problem_printable(const char *text);
-/* "file:line:col: error: path: message", as zds_config_problems_text has it, without a place where
- * the config is a tree in memory; the caller frees it. NULL: no memory. */
-char *problem_line(const zds_config *c, const char *path, const char *message);
-/* Fills in file, line and column of a problem by its path. A schedule that is not the config's is
- * where the training arguments name it, and its options are in their lr_scheduler_kwargs. */
-void problem_locate(const zds_config *c, zds_problem *problem);
-/* The path of the key that a plugin's message is about: the first of its words that is an option
- * written in `section`, else, with an underscore, any key that is written, else the section. */
-void problem_path_in(const zds_config *c, const char *section, const char *message, char *path,
-                     size_t size);
-bool config_has_errors(const zds_config *c, int32_t check); /* check < 0: any */
-bool config_has_error_at(const zds_config *c, const char *path);
 
 /* DeepSpeed refuses it among an optimizer's options, where an old version had it. */
 #define MAX_GRAD_NORM "max_grad_norm"
@@ -117,6 +96,8 @@ const cJSON *tree_find(const cJSON *root, const char *path);
 /* The deepest node on the way there that exists. */
 const cJSON *tree_nearest(const cJSON *root, const char *path);
 bool tree_is_auto(const cJSON *node);
+/* JSON text that the caller frees; NULL: no node, or no memory. */
+char *tree_text(const cJSON *node);
 /* A number as shown in messages, without a locale: "1e-05", "3". A string in quotes, cut short. */
 void tree_show(const cJSON *node, char *text, size_t size);
 
@@ -134,17 +115,10 @@ void effective_fill(zds_config *c);  /* values of all rows from the resolved tre
 void effective_batch(zds_config *c); /* the three batch sizes from each other */
 void effective_rules(zds_config *c); /* what rows say about each other */
 /* Who chooses optimizer and schedule; what is legal but unwise. */
-void effective_choice(zds_config *c, const zds_config_context *context);
+void effective_choice(zds_config *c);
 void effective_wisdom(zds_config *c, const zds_config_context *context);
 
 /* Row lookups that cannot fail: the path is in the table. */
 const value *value_of(const zds_config *c, const char *path);
-
-/* === for the engine === */
-
-/* Reports every key whose value zds knows but does not implement, or refuses. Values that equal
- * the default are harmless. */
-typedef void (*config_problem_fn)(void *user, const char *path, const char *message);
-void config_require_implemented(const zds_config *c, config_problem_fn report, void *user);
 
 #endif

@@ -63,6 +63,7 @@ void zds_config_keys(bool (*visit)(void *user, const zds_config_key *key), void 
         char *text = fallback ? cJSON_PrintUnformatted(fallback) : NULL;
         field_expects(f, expects, sizeof expects);
         zds_config_key key = {
+            .struct_size = sizeof key,
             .path = f->path,
             .type = type_name(f->type),
             .fallback = text,

@@ -4,8 +4,6 @@
 
 #include "config/internal.h"
 
-/* The folders of zds.plugin_path, joined by ':', or NULL. The caller frees it. */
-char *config_plugin_path(const zds_config *c);
 /* "it is an option of AdamW and belongs in optimizer.params": of a key with this name at another
  * path; the caller frees it. NULL: no plugin has it, or not the one that the config names. */
 char *config_option_place(const zds_config *c, struct registry *plugins, const char *path,

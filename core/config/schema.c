@@ -217,17 +217,19 @@ static cJSON *section_schema(const char *path, const field *f)
     return schema;
 }
 
-zds_status zds_config_schema(const char *plugin_path, struct cJSON **schema, zds_error *error)
+zds_status zds_config_schema(const char *plugin_path, char **json, zds_error *error)
 {
-    *schema = section_schema("", NULL);
-    cJSON_AddStringToObject(*schema, "$schema", "https://json-schema.org/draft/2020-12/schema");
-    cJSON_AddStringToObject(*schema, "title", "ds_config");
-    cJSON_AddStringToObject(*schema, "description",
+    if (!json)
+        return error_set(error, ZDS_ERR_INVALID, "zds_config_schema: no place for the result");
+    cJSON *schema = section_schema("", NULL);
+    cJSON_AddStringToObject(schema, "$schema", "https://json-schema.org/draft/2020-12/schema");
+    cJSON_AddStringToObject(schema, "title", "ds_config");
+    cJSON_AddStringToObject(schema, "description",
                             "The config of a training run, as DeepSpeed and zds read it.");
-    zds_status status = schema_add_plugins(*schema, plugin_path, error);
-    if (status) {
-        cJSON_Delete(*schema);
-        *schema = NULL;
-    }
-    return status;
+    zds_status status = schema_add_plugins(schema, plugin_path, error);
+    char *printed = status ? NULL : cJSON_Print(schema); /* for people and editors */
+    *json = printed ? strdup(printed) : NULL;
+    cJSON_free(printed);
+    cJSON_Delete(schema);
+    return status || *json ? status : error_set(error, ZDS_ERR_MEMORY, "out of memory");
 }

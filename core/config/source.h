@@ -30,6 +30,10 @@ typedef struct source_duplicate {
  * error: what", ZDS_ERR_FORMAT or ZDS_ERR_MEMORY. The tree's root is an object. */
 zds_status source_parse(const char *name, const char *text, size_t length, source **out,
                         zds_error *error);
+/* From a path, text, which messages call `inline_name`, or base64 of text. */
+zds_status source_load(const char *from, const char *inline_name, source **src, zds_error *error);
+/* The same of training arguments, an object with its braces. */
+zds_status source_load_arguments(const char *from, source **src, zds_error *error);
 void source_destroy(source *src);
 
 const char *source_name(const source *src);

@@ -12,14 +12,14 @@
 void stray_add(zds_config *c, const field *section, const char *path, const cJSON *node)
 {
     if (c->stray_count == PROBLEMS_MAX) {
-        c->problems_dropped++;
+        c->found.dropped++;
         return;
     }
     char *copy = strdup(path);
     if (copy)
         c->strays[c->stray_count++] = (stray){section, copy, node};
     else
-        c->failed = true;
+        c->found.failed = true;
 }
 
 /* === keys of other sections === */
@@ -176,8 +176,8 @@ void strays_report(zds_config *c, struct registry *plugins)
         const stray *s = &c->strays[i];
         bool typed = s->section && s->section->flags & FIELD_TYPED;
         char *what =
-            c->problem_count < PROBLEMS_MAX ? stray_place(c, plugins, s->path, s->node) : NULL;
-        if (!what && c->problem_count < PROBLEMS_MAX)
+            c->found.count < PROBLEMS_MAX ? stray_place(c, plugins, s->path, s->node) : NULL;
+        if (!what && c->found.count < PROBLEMS_MAX)
             what = meant(s->section, s->node->string);
         problem_add_node(c, ZDS_PROBLEM_ERROR, typed ? ZDS_CHECK_DEEPSPEED : ZDS_CHECK_ZDS, s->path,
                          s->node, true, "unknown key; %s", what ? what : "delete it");

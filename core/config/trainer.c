@@ -43,10 +43,10 @@ static bool flag_argument(const trainer *t, const char *name)
 }
 
 /* The number of steps is max_steps where that is above 0. */
-static trainer begin(zds_hf_config *hf, const zds_config_context *context)
+static trainer begin(zds_hf_config *hf, const zds_config_context *context, const cJSON *arguments)
 {
     trainer t = {.hf = hf,
-                 .arguments = context->arguments,
+                 .arguments = arguments,
                  .world_size = config_world_size(context),
                  .hidden_size = (double)context->hidden_size,
                  .steps = (double)context->num_training_steps};
@@ -62,7 +62,7 @@ static void fill(trainer *t, const char *path, cJSON *filling, const char *name,
     if (!filling)
         t->hf->failed = true;
     else
-        zds_hf_config_fill_match(t->hf, path, filling, name, must_match);
+        hf_fill(t->hf, path, filling, name, must_match);
     cJSON_Delete(filling);
 }
 
@@ -74,7 +74,7 @@ static void fill_number(trainer *t, const char *path, double x, const char *name
 /* An argument that is not given is what the file says, if that is a number. */
 static double batch_argument(const trainer *t, const char *name, const char *path, double fallback)
 {
-    const cJSON *item = zds_hf_config_value(t->hf, path, NULL);
+    const cJSON *item = hf_value(t->hf, path);
     return number_argument(t, name, cJSON_IsNumber(item) ? item->valuedouble : fallback);
 }
 
@@ -148,16 +148,16 @@ static void check_sections(trainer *t)
         "optimizer", "optimizer.params",  "scheduler", "scheduler.params", "fp16",
         "bf16",      "zero_optimization", "checkpoint"};
     for (size_t i = 0; i < sizeof sections / sizeof *sections; i++) {
-        const cJSON *node = zds_hf_config_value(t->hf, sections[i], NULL);
+        const cJSON *node = hf_value(t->hf, sections[i]);
         bool old_zero = cJSON_IsBool(node) && strcmp(sections[i], "zero_optimization") == 0;
         if (node && !cJSON_IsObject(node) && !cJSON_IsNull(node) && !old_zero)
             hf_error(t->hf, sections[i], "is not a section; write an object { ... }");
     }
 }
 
-void hf_process(zds_hf_config *hf, const zds_config_context *context)
+void hf_process(zds_hf_config *hf, const zds_config_context *context, const cJSON *arguments)
 {
-    trainer t = begin(hf, context);
+    trainer t = begin(hf, context, arguments);
     check_sections(&t);
     fill_batch(&t);
     fill_optimizer(&t);
@@ -184,14 +184,14 @@ static void accelerate_precision(trainer *t)
 static void accelerate_offload(trainer *t, const char *device_path, const char *folder_path)
 {
     fill(t, device_path, cJSON_CreateString("none"), NULL, false);
-    const cJSON *device = zds_hf_config_value(t->hf, device_path, NULL);
+    const cJSON *device = hf_value(t->hf, device_path);
     if (!cJSON_IsString(device) || strcmp(device->valuestring, "nvme") != 0)
         fill(t, folder_path, cJSON_CreateNull(), NULL, false);
 }
 
-void hf_accelerate(zds_hf_config *hf, const zds_config_context *context)
+void hf_accelerate(zds_hf_config *hf, const zds_config_context *context, const cJSON *arguments)
 {
-    trainer t = begin(hf, context);
+    trainer t = begin(hf, context, arguments);
     double h = t.hidden_size;
     if (!cJSON_GetObjectItemCaseSensitive(hf->tree, "gradient_accumulation_steps") &&
         is_given(&t, "gradient_accumulation_steps") &&
@@ -281,24 +281,17 @@ static void fill_schedule(trainer *t)
     fill_warmup(t);
 }
 
-void hf_finalize(zds_hf_config *hf, const zds_config_context *context)
+void hf_finalize(zds_hf_config *hf, const zds_config_context *context, const cJSON *arguments)
 {
-    trainer t = begin(hf, context);
-    int before = cJSON_GetArraySize(hf->mismatches);
+    trainer t = begin(hf, context, arguments);
+    size_t before = hf->mismatch_count;
     bool complete = fill_hidden_size(&t);
     fill_schedule(&t);
     if (complete)
         return;
     /* transformers stops at the hidden size, so that what it would have matched later is no
      * mismatch: here that is told all the same. */
-    zds_hf_mismatch m;
-    while (zds_hf_config_mismatch(hf, (size_t)before, &m)) {
-        char has[128], wants[128], message[512];
-        tree_show(m.ds_value, has, sizeof has);
-        tree_show(m.hf_value, wants, sizeof wants);
-        snprintf(message, sizeof message, "%s, but the training arguments say %s=%s", has, m.hf_key,
-                 wants);
-        hf_error(hf, m.ds_key, message);
-        cJSON_DeleteItemFromArray(hf->mismatches, before);
-    }
+    for (size_t i = before; i < hf->mismatch_count; i++)
+        hf_error(hf, hf->mismatches[i].ds_key, hf->mismatches[i].says);
+    hf_forget(hf, before);
 }

@@ -66,6 +66,15 @@ const cJSON *tree_nearest(const cJSON *root, const char *path)
     return walk(root, path, true);
 }
 
+char *tree_text(const cJSON *node)
+{
+    char *printed = node ? cJSON_PrintUnformatted(node) : NULL, *text = NULL;
+    if (printed)
+        text = strdup(printed); /* cJSON's memory may be another allocator's */
+    cJSON_free(printed);
+    return text;
+}
+
 bool tree_is_auto(const cJSON *node)
 {
     return cJSON_IsString(node) && strcmp(node->valuestring, "auto") == 0;

@@ -3,7 +3,6 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-#include <cjson/cJSON.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -22,7 +21,7 @@ static uint64_t text_hash(const char *text, uint64_t seed)
 
 static uint64_t config_hash(const zds_config *config)
 {
-    char *text = cJSON_PrintUnformatted(zds_config_node(config, ""));
+    char *text = zds_config_node(config, "");
     uint64_t hash = text_hash(text, 0);
     free(text);
     return hash;
@@ -69,25 +68,12 @@ zds_status agree_on_start(zds_engine *e, const zds_engine_options *o, zds_error 
     if (e->place.world_size == 1)
         return ZDS_OK;
     uint64_t mine[TOPICS] = {config_hash(e->config), model_hash(e->model), options_hash(e, o)};
-    uint64_t *all = calloc((size_t)e->place.world_size, sizeof mine);
-    if (!all)
-        return error_set(error, ZDS_ERR_MEMORY, "no memory for the ranks' hashes");
-    zds_coll coll = {.struct_size = sizeof coll,
-                     .tag = 8,
-                     .src = mine,
-                     .dst = all,
-                     .count = sizeof mine,
-                     .src_dtype = ZDS_U8,
-                     .dst_dtype = ZDS_U8};
-    zds_event *event = NULL;
-    services_clear(&e->comm_services);
-    zds_status status = e->comm.all_gather(e->comm_self, &coll, &event);
+    const void *rows;
+    zds_status status =
+        peers_gather(&e->peers, mine, sizeof mine, &rows, "comparing config and model");
     if (status)
-        status = engine_comm_failed(e, status, "comparing config and model");
-    else
-        status = engine_wait(e, &event, "comparing config and model");
-    if (status)
-        error_set(error, status, "%s", zds_engine_error(e));
+        return error_set(error, status, "%s", zds_engine_error(e));
+    const uint64_t *all = rows;
     for (int32_t r = 1; !status && r < e->place.world_size; r++)
         for (int t = 0; t < TOPICS; t++)
             if (all[(size_t)r * TOPICS + (size_t)t] != all[t]) {
@@ -97,6 +83,5 @@ zds_status agree_on_start(zds_engine *e, const zds_engine_options *o, zds_error 
                               topics[t]);
                 break;
             }
-    free(all);
     return status;
 }

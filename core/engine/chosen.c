@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "config/internal.h"
 #include "host/error.h"
 #include "host/glob.h"
 
@@ -15,24 +14,18 @@ enum { NEAREST = 3 };
 
 /* === hyperparameters === */
 
-typedef struct reporter {
+/* A group whose hyperparameters are read. */
+typedef struct reader {
+    zds_engine *engine;
     size_t group;
-    void (*report)(void *user, const char *path, const char *message);
-    void *user;
-} reporter;
+} reader;
 
-static void pass_on(void *user, const char *key, const char *message)
+static void note(void *user, const char *key, const char *message)
 {
-    reporter *r = user;
+    const reader *r = user;
     char path[256];
     snprintf(path, sizeof path, SECTION ".%zu.%.128s", r->group, key);
-    r->report(r->user, path, message);
-}
-
-size_t chosen_hyper(const cJSON *group, size_t i, const zds_plugin *optim, zds_hyper *hyper,
-                    void (*report)(void *user, const char *path, const char *message), void *user)
-{
-    return options_group(optim, group, hyper, pass_on, &(reporter){i, report, user});
+    engine_note(r->engine, path, message);
 }
 
 static uint32_t override(double *own, double with, uint32_t bit)
@@ -50,26 +43,6 @@ uint32_t chosen_override(zds_hyper *h, const zds_hyper *with)
            override(&h->beta2, with->beta2, ZDS_SCHED_BETA2) |
            override(&h->momentum, with->momentum, ZDS_SCHED_MOMENTUM) |
            override(&h->weight_decay, with->weight_decay, ZDS_SCHED_WEIGHT_DECAY);
-}
-
-typedef struct problems {
-    const zds_engine *engine;
-    char *text;
-    size_t count;
-} problems;
-
-static void collect(void *user, const char *path, const char *message)
-{
-    problems *p = user;
-    p->count++;
-    if (p->engine->refused) {
-        p->engine->refused(p->engine->refused_user, path, message);
-        return;
-    }
-    char *line = problem_line(p->engine->config, path, message);
-    if (line)
-        text_append(&p->text, "\n", "%s", line);
-    free(line);
 }
 
 /* === names === */
@@ -117,9 +90,9 @@ static void nearest(const zds_model *model, const char *pattern, char *text, siz
         used += (size_t)snprintf(text + used, size - used, "%s%s", k ? ", " : "", name[k]);
 }
 
-static void check_pattern(const zds_model *model, const char *path, const char *pattern,
-                          problems *p)
+static void check_pattern(zds_engine *e, const char *path, const char *pattern)
 {
+    const zds_model *model = e->model;
     char names[512], message[1024];
     for (uint32_t i = 0; i < model->param_count; i++)
         if (glob_match(pattern, model->params[i].name))
@@ -127,42 +100,42 @@ static void check_pattern(const zds_model *model, const char *path, const char *
     nearest(model, pattern, names, sizeof names);
     snprintf(message, sizeof message, "\"%.200s\" matches no parameter; the nearest names are %s",
              pattern, names);
-    collect(p, path, message);
+    engine_note(e, path, message);
 }
 
 /* Each pattern must match something, and each group be left something that is trained. */
-static void check_group(const zds_engine *e, const chosen *c, size_t i, problems *p)
+static void check_group(zds_engine *e, const chosen *c, size_t i)
 {
     const chosen_group *g = &c->groups[i];
     bool trained = false, taken = false;
-    size_t before = p->count, k = 0;
+    size_t before = problems_heard(&e->found), k = 0;
     for (const cJSON *one = first_pattern(g); one; one = next_pattern(g, one), k++) {
         char path[96];
         bool list = cJSON_IsArray(g->patterns);
         snprintf(path, sizeof path, list ? SECTION ".%zu.params.%zu" : SECTION ".%zu.params", i, k);
-        check_pattern(e->model, path, one->valuestring, p);
+        check_pattern(e, path, one->valuestring);
     }
     for (uint32_t n = 0; n < e->model->param_count; n++) {
         taken |= c->of[n] == i;
         trained |= c->of[n] == i && !e->model->params[n].frozen;
     }
-    if (trained || p->count != before)
+    if (trained || problems_heard(&e->found) != before)
         return;
     char path[96];
     snprintf(path, sizeof path, SECTION ".%zu.params", i);
-    collect(p, path,
-            taken ? "none of the parameters that it takes is trained; delete the group"
-                  : "all that it matches belongs to groups before it, since the first that "
-                    "matches takes a parameter; put it before them, or delete it");
+    engine_note(e, path,
+                taken ? "none of the parameters that it takes is trained; delete the group"
+                      : "all that it matches belongs to groups before it, since the first that "
+                        "matches takes a parameter; put it before them, or delete it");
 }
 
-static void match(const zds_engine *e, chosen *c, problems *p)
+static void match(zds_engine *e, chosen *c)
 {
     for (uint32_t k = 0; k < e->model->param_count; k++)
         while (c->of[k] < c->count && !takes(&c->groups[c->of[k]], e->model->params[k].name))
             c->of[k]++;
     for (size_t i = 0; i < c->count; i++)
-        check_group(e, c, i, p);
+        check_group(e, c, i);
 }
 
 /* The first group that takes every name there can be, or `count`. */
@@ -183,11 +156,10 @@ static void deal(const zds_engine *e, chosen *c)
         c->of[k] = k < c->count ? k : rest;
 }
 
-zds_status chosen_create(const zds_engine *e, chosen *c, zds_error *error)
+zds_status chosen_create(zds_engine *e, chosen *c, zds_error *error)
 {
-    const cJSON *list = zds_config_node(e->config, SECTION);
-    size_t count = (size_t)cJSON_GetArraySize(list);
-    problems p = {.engine = e};
+    const cJSON *list = config_node(e->config, SECTION);
+    size_t count = (size_t)cJSON_GetArraySize(list), before = problems_heard(&e->found);
     *c = (chosen){.count = count,
                   .groups = calloc(count + 1, sizeof *c->groups),
                   .of = calloc(e->model->param_count + (size_t)1, sizeof *c->of)};
@@ -200,20 +172,18 @@ zds_status chosen_create(const zds_engine *e, chosen *c, zds_error *error)
     cJSON_ArrayForEach(group, list)
     {
         *g = (chosen_group){cJSON_GetObjectItemCaseSensitive(group, "params"), CHOSEN_NOTHING};
-        chosen_hyper(group, (size_t)(g - c->groups), e->optim_plugin, &g->hyper, collect, &p);
+        options_group(e->optim_plugin, group, &g->hyper, note,
+                      &(reader){e, (size_t)(g - c->groups)});
         g++;
     }
-    if (e->refused)
+    if (e->sample)
         deal(e, c);
     else
-        match(e, c, &p);
-    zds_status status = ZDS_OK;
-    if (p.count)
-        status = error_set(error, ZDS_ERR_CONFIG, "%s", p.text ? p.text : SECTION " has problems");
-    free(p.text);
-    if (status)
-        chosen_destroy(c);
-    return status;
+        match(e, c);
+    if (problems_heard(&e->found) == before)
+        return ZDS_OK;
+    chosen_destroy(c);
+    return engine_tell(e, ZDS_ERR_CONFIG, "", error);
 }
 
 void chosen_destroy(chosen *c)

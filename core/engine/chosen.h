@@ -22,13 +22,9 @@ typedef struct chosen {
 
 /* Reads them and hands out the model's parameters. ZDS_ERR_CONFIG: a hyperparameter that the
  * optimizer does not have, a pattern that matches nothing, a group that nothing is left for. */
-zds_status chosen_create(const zds_engine *e, chosen *c, zds_error *error);
+zds_status chosen_create(zds_engine *e, chosen *c, zds_error *error);
 void chosen_destroy(chosen *c);
 /* Changes what `with` says, and returns that as ZDS_SCHED_ bits. */
 uint32_t chosen_override(zds_hyper *hyper, const zds_hyper *with);
-/* Changes the hyperparameters that a group, the i-th of zds.param_groups, sets; problems go to
- * `report` with their paths, and are counted. */
-size_t chosen_hyper(const cJSON *group, size_t i, const zds_plugin *optim, zds_hyper *hyper,
-                    void (*report)(void *user, const char *path, const char *message), void *user);
 
 #endif

@@ -3,7 +3,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "config/plugins.h"
 #include "engine/internal.h"
 #include "host/error.h"
 
@@ -20,6 +19,7 @@ zds_engine_options engine_options(const zds_engine_options *given)
 static zds_status find_place(launch *place, const zds_engine_options *o, zds_error *error)
 {
     zds_status status = launch_read(place, error);
+    launch_assume_one_node(place);
     if (status || o->world_size == 0)
         return status;
     place->world_size = o->world_size;
@@ -40,64 +40,52 @@ static zds_status find_place(launch *place, const zds_engine_options *o, zds_err
     return ZDS_OK;
 }
 
-static uint64_t gcd(uint64_t a, uint64_t b)
+static zds_status create_zero(zds_engine *e, zds_error *error)
 {
-    while (b) {
-        uint64_t rest = a % b;
-        a = b;
-        b = rest;
-    }
-    return a;
+    const settings *set = &e->set;
+    const zero_wishes wishes = {
+        .stage = set->stage,
+        .param_dtype = set->param_dtype,
+        .master_dtype = set->master_dtype,
+        .accum_dtype = set->accum_dtype,
+        .comm_dtype =
+            zds_config_is_set(e->config, "communication_data_type") ? set->comm_dtype : ZERO_AS_IS,
+        .reduce_scatter = set->reduce_scatter,
+        .overlap = set->overlap,
+        .prescale = set->prescale,
+        .postscale = set->postscale,
+        .sum_factor = set->sum_factor,
+        .bucket = set->bucket,
+        .tile = HOST_TILE,
+        .seed = e->seed};
+    const zero_means means = {.model = e->model,
+                              .params = e->param_runs,
+                              .hypers = e->hypers,
+                              .optim = &e->optim,
+                              .optim_self = &e->optim_self,
+                              .optim_services = &e->optim_services,
+                              .peers = &e->peers,
+                              .tier = e->tier,
+                              .states_tier = e->states_tier ? e->states_tier : e->tier,
+                              .threads = e->threads,
+                              .ledger = e->ledger,
+                              .failure = &e->failure};
+    if (e->planned)
+        ledger_count_only(e->ledger);
+    return zero_create(&wishes, &means, &e->zero, error);
 }
 
-/* Parameters start at 64 bytes of the narrowest type, and no slice cuts a block. */
-static uint64_t alignment(const zds_engine *e)
+static zds_status open_peers(zds_engine *e, zds_error *error)
 {
-    uint64_t align = 64 / zds_dtype_size(e->set.param_dtype);
-    if (zds_dtype_size(e->set.accum_dtype) < zds_dtype_size(e->set.param_dtype))
-        align = 64 / zds_dtype_size(e->set.accum_dtype);
-    for (uint32_t i = 0; i < e->model->param_count; i++) {
-        uint64_t block = e->param_runs[i].needs.granularity;
-        if (block > 1)
-            align = align / gcd(align, block) * block;
-    }
-    return align;
-}
-
-/* What parameters that the optimizer needs whole cost it. At stage 0 every rank has all of them
- * whole anyway, however their gradients are reduced. */
-static double *whole_costs(const zds_engine *e)
-{
-    double *costs = calloc(e->model->param_count + (size_t)1, sizeof *costs);
-    for (uint32_t i = 0; costs && i < e->model->param_count; i++) {
-        const zds_param_needs *needs = &e->param_runs[i].needs;
-        if (needs->whole_tensor)
-            costs[i] = needs->cost > 0 ? needs->cost : (double)e->model->params[i].numel;
-    }
-    return costs;
-}
-
-static zds_status lay_out(zds_engine *e, zds_error *error)
-{
-    uint64_t align = alignment(e);
-    if (align > 1 << 24)
-        return error_set(
-            error, ZDS_ERR_UNSUPPORTED,
-            "optimizer %s: its granularities have no common multiple below 16 Mi elements",
-            e->optim_plugin->name);
-    double *whole = whole_costs(e);
-    layout_wish wish = {.world_size = (uint32_t)e->place.world_size,
-                        .rank = (uint32_t)e->place.rank,
-                        .align = align,
-                        .bucket = e->set.bucket,
-                        .whole = e->set.stage ? whole : NULL};
-    e->lay = whole ? layout_create(e->model, &wish) : NULL;
-    free(whole);
-    if (!e->lay)
-        return error_set(error, ZDS_ERR_MEMORY, "no memory for the layout of %u parameters",
-                         e->model->param_count);
-    layout_plan_pool(e->lay, e->set.overlap && e->set.stage >= 2);
-    return ZDS_OK;
+    e->peers = (peers){.ops = &e->comm,
+                       .self = e->comm_self,
+                       .services = &e->comm_services,
+                       .failure = &e->failure,
+                       .tier = e->tier,
+                       .rank = e->place.rank,
+                       .world_size = e->place.world_size,
+                       .one_node = e->place.local_world_size == e->place.world_size};
+    return peers_open(&e->peers, error);
 }
 
 static zds_status build(zds_engine *e, const zds_model *model, const zds_engine_options *o,
@@ -107,17 +95,19 @@ static zds_status build(zds_engine *e, const zds_model *model, const zds_engine_
     if (!status)
         status = settings_read(&e->set, e->config, e->place.world_size, error);
     if (!status)
-        status = pool_create(o->threads, e->place.local_world_size, &e->threads, error);
+        status = pool_create(o->threads, &e->place, &e->threads, error);
     if (status)
         return status;
-    char *path = config_plugin_path(e->config);
-    status = registry_create(path, o->plugins, &e->plugins, error);
-    free(path);
+    status = plugins_find(e, o, error);
     e->model = status ? NULL : model_copy(model);
     if (!status && !e->model)
         status = error_set(error, ZDS_ERR_MEMORY, "no memory for the model's description");
     if (!status)
         status = e->planned ? plugins_plan_comm(e, o, error) : plugins_open_comm(e, o, error);
+    if (!status)
+        status = tiers_open(e, error);
+    if (!status)
+        status = open_peers(e, error);
     if (!status && !e->planned)
         status = agree_on_start(e, o, error);
     if (!status)
@@ -129,12 +119,10 @@ static zds_status build(zds_engine *e, const zds_model *model, const zds_engine_
     if (!status)
         status = check_rates(e, error);
     if (!status)
-        status = lay_out(e, error);
-    if (!status)
-        status = storage_create(e, error);
+        status = create_zero(e, error);
     if (!status && (status = update_hypers(e, 0)) != ZDS_OK)
         error_set(error, status, "%s", zds_engine_error(e));
-    return status ? status : params_prepare(e, error);
+    return status ? status : zero_prepare(e->zero, error);
 }
 
 zds_engine *engine_empty(const zds_config *config, const zds_engine_options *o)
@@ -150,7 +138,7 @@ zds_engine *engine_empty(const zds_config *config, const zds_engine_options *o)
     e->config = config;
     e->ledger = memory;
     e->seed = o->seed;
-    e->acquired = e->travelling = -1;
+    e->acquired = -1;
     return e;
 }
 
@@ -202,19 +190,16 @@ void zds_engine_destroy(zds_engine *e)
 {
     if (!e || getpid() != e->process)
         return;
-    for (uint32_t k = 0; e->span_runs && k < e->lay->span_count; k++)
-        for (size_t i = 0; i < e->span_runs[k].event_count; i++)
-            if (e->span_runs[k].events[i])
-                e->span_runs[k].events[i]->ops->release(e->span_runs[k].events[i]);
-    if (e->publish)
-        e->publish->ops->release(e->publish);
     if (e->sched_self)
         e->sched.destroy(e->sched_self);
     if (e->optim_self)
         e->optim.destroy(e->optim_self);
-    storage_destroy(e);
+    zero_destroy(e->zero);
+    peers_close(&e->peers);
     if (e->comm_self)
         e->comm.finalize(e->comm_self);
+    tiers_close(e);
+    problems_clear(&e->found);
     services_destroy(&e->comm_services);
     services_destroy(&e->optim_services);
     services_destroy(&e->sched_services);
@@ -222,7 +207,6 @@ void zds_engine_destroy(zds_engine *e)
     options_destroy(e->optim_options);
     options_destroy(e->sched_options);
     registry_destroy(e->plugins);
-    layout_destroy(e->lay);
     for (uint32_t i = 0; e->param_runs && i < e->model->param_count; i++)
         for (uint32_t s = 0; s < ZDS_MAX_STATES; s++)
             free(e->param_runs[i].state_names[s]);
@@ -236,6 +220,6 @@ void zds_engine_destroy(zds_engine *e)
     zds_model_destroy(e->model);
     pool_destroy(e->threads);
     ledger_destroy(e->ledger);
-    free(e->error);
+    failure_clear(&e->failure);
     free(e);
 }

@@ -15,42 +15,36 @@ zds_status engine_fail(zds_engine *e, zds_status status, const char *format, ...
     va_start(args, format);
     char *text = text_formatv(format, args);
     va_end(args);
-    free(e->error);
-    e->error = text;
+    failure_set(&e->failure, status, "%s", text ? text : format);
+    free(text);
     return status;
 }
 
 const char *zds_engine_error(const zds_engine *e)
 {
-    return e && e->error ? e->error : "";
+    return e && e->failure.text ? e->failure.text : "";
 }
 
 zds_status engine_usable(zds_engine *e)
 {
     if (!e)
         return ZDS_ERR_INVALID;
-    if (getpid() !=
-        e->process) /* after fork the child has no threads, and shared pages are not its own */
-        return ZDS_ERR_INVALID;
-    if (e->broken) /* the text of what broke it stays */
-        return e->error ? ZDS_ERR_INVALID
-                        : engine_fail(e, ZDS_ERR_INVALID, "the engine failed before: destroy it");
+    if (getpid() != e->process)
+        return engine_fail(e, ZDS_ERR_INVALID,
+                           "process %d was forked from process %d after zds_engine_create: it has "
+                           "none of the engine's threads, and shared pages are not its own; use "
+                           "the engine where it was created, and fork only to exec",
+                           (int)getpid(), (int)e->process);
+    if (e->failure.broken) /* the text of what broke it stays */
+        return e->failure.text
+                   ? ZDS_ERR_INVALID
+                   : engine_fail(e, ZDS_ERR_INVALID, "the engine failed before: destroy it");
     return ZDS_OK;
-}
-
-zds_status engine_comm_failed(zds_engine *e, zds_status status, const char *doing)
-{
-    e->broken = true;
-    return engine_fail(e, status, "rank %d, %s: %s", e->place.rank, doing,
-                       services_error(&e->comm_services));
 }
 
 zds_status engine_give_up(zds_engine *e, zds_status status)
 {
-    if (!e->broken && e->place.world_size > 1)
-        e->comm.abort(e->comm_self, zds_engine_error(e));
-    e->broken = true;
-    return status;
+    return peers_give_up(&e->peers, status);
 }
 
 double engine_now_ms(void)
@@ -60,54 +54,18 @@ double engine_now_ms(void)
     return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
 }
 
-zds_status engine_wait(zds_engine *e, zds_event **event, const char *doing)
-{
-    zds_event *waited = *event;
-    if (!waited)
-        return ZDS_OK;
-    services_clear(&e->comm_services);
-    zds_status status = waited->ops->wait(waited);
-    waited->ops->release(waited);
-    *event = NULL;
-    return status ? engine_comm_failed(e, status, doing) : ZDS_OK;
-}
-
-zds_status engine_published(zds_engine *e)
-{
-    return e->publish ? engine_wait(e, &e->publish, "publishing parameters") : ZDS_OK;
-}
-
-zds_status engine_gather_small(zds_engine *e, const void *mine, size_t bytes, const void **all)
-{
-    char *from = e->control.base, *to = from + ((bytes + 63) & ~(size_t)63);
-    if (mine != from)
-        memcpy(from, mine, bytes);
-    zds_coll coll = {.struct_size = sizeof coll,
-                     .tag = 7,
-                     .src = from,
-                     .dst = to,
-                     .count = bytes,
-                     .src_dtype = ZDS_U8,
-                     .dst_dtype = ZDS_U8};
-    zds_event *event = NULL;
-    services_clear(&e->comm_services);
-    zds_status status = e->comm.all_gather(e->comm_self, &coll, &event);
-    if (status)
-        return engine_comm_failed(e, status, "exchanging a few numbers");
-    *all = to;
-    return engine_wait(e, &event, "exchanging a few numbers");
-}
-
 zds_status zds_sum_over_ranks(zds_engine *e, double *values, size_t count)
 {
     zds_status status = engine_usable(e);
     if (status)
         return status;
-    if (count > CONTROL_DOUBLES)
+    if (count > PEERS_DOUBLES)
         return engine_fail(e, ZDS_ERR_INVALID, "zds_sum_over_ranks: at most %d values at once",
-                           CONTROL_DOUBLES);
+                           PEERS_DOUBLES);
+    if (count && !values)
+        return engine_fail(e, ZDS_ERR_INVALID, "zds_sum_over_ranks: values is NULL");
     const void *all;
-    status = engine_gather_small(e, values, count * sizeof *values, &all);
+    status = peers_gather(&e->peers, values, count * sizeof *values, &all, "zds_sum_over_ranks");
     if (status)
         return status;
     for (size_t i = 0; i < count; i++) {

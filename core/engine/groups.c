@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "config/internal.h"
 #include "engine/chosen.h"
 #include "host/error.h"
 #include "plugin/fault.h"
@@ -171,7 +170,7 @@ static zds_status list_globals(zds_engine *e, uint32_t i, zds_error *error)
             continue;
         const global_state *known = global_find(e, name);
         if (!known)
-            status = add_global(e, &(global_state){name, spec->bytes, i, NULL}, error);
+            status = add_global(e, &(global_state){name, spec->bytes, i}, error);
         else if (known->bytes != spec->bytes)
             status = error_set(error, ZDS_ERR_PLUGIN,
                                "optimizer %s, parameter %s: its global state \"%s\" has %llu bytes "
@@ -188,14 +187,13 @@ static zds_status refuse_param(zds_engine *e, const grouping *g, uint32_t i, zds
                                zds_error *error)
 {
     const char *why = services_error(&e->optim_services), *name = e->optim_plugin->name;
-    char section[64] = "optimizer.params", path[256];
+    char section[64] = "optimizer.params";
     if (g->chosen.of[i] < g->chosen.count)
         snprintf(section, sizeof section, "zds.param_groups.%u", g->chosen.of[i]);
-    problem_path_in(e->config, section, why, path, sizeof path);
-    if (e->refused) /* of a sample, whose name says nothing */
-        return engine_refuse(e, status, path, error, "optimizer %s: %s", name, why);
-    return engine_refuse(e, status, path, error, "optimizer %s refuses parameter %s: %s", name,
-                         e->model->params[i].name, why);
+    if (e->sample) /* whose name says nothing */
+        return engine_refuse_in(e, status, section, why, error, "optimizer %s: %s", name, why);
+    return engine_refuse_in(e, status, section, why, error, "optimizer %s refuses parameter %s: %s",
+                            name, e->model->params[i].name, why);
 }
 
 static zds_status describe(zds_engine *e, grouping *g, uint32_t i, zds_error *error)

@@ -23,7 +23,9 @@ static zds_status ask_schedule(zds_engine *e, int64_t moves)
     return ZDS_OK;
 }
 
-char *schedule_fault(const zds_sched_value *values, const zds_hyper *base, size_t count)
+/* What the schedule sets that is no number where the optimizer has one, as text that the caller
+ * frees; NULL: nothing. Both: [count], by group. */
+static char *schedule_fault(const zds_sched_value *values, const zds_hyper *base, size_t count)
 {
     for (size_t g = 0; g < count; g++) {
         const zds_hyper *is = &values[g].hyper, *was = &base[g];
@@ -89,7 +91,7 @@ static int64_t group_with_rate(const zds_engine *e)
 {
     const cJSON *group;
     int64_t i = 0;
-    cJSON_ArrayForEach(group, zds_config_node(e->config, "zds.param_groups"))
+    cJSON_ArrayForEach(group, config_node(e->config, "zds.param_groups"))
     {
         if (cJSON_IsNumber(cJSON_GetObjectItemCaseSensitive(group, "lr")))
             return i;
@@ -154,7 +156,7 @@ zds_status zds_observe(zds_engine *e, double metric)
                            "zds_observe in a micro step: call it after zds_step");
     if (!zds_observes(e))
         return ZDS_OK;
-    status = engine_gather_small(e, &metric, sizeof metric, &all);
+    status = peers_gather(&e->peers, &metric, sizeof metric, &all, "zds_observe");
     if (status)
         return status;
     memcpy(&metric, all, sizeof metric);

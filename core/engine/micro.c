@@ -9,7 +9,7 @@ static zds_status pass_over(zds_engine *e, uint32_t module)
 {
     while (e->cursor > module) {
         e->cursor--;
-        zds_status status = reduce_module_done(e, e->cursor);
+        zds_status status = zero_module_done(e->zero, e->cursor);
         if (status)
             return status;
     }
@@ -68,18 +68,8 @@ zds_status zds_micro_begin(zds_engine *e, int32_t boundary)
     e->in_backward = false;
     e->cursor = e->model->module_count;
     e->acquired = -1;
-    for (uint32_t k = 0; k < e->lay->span_count; k++)
-        e->span_runs[k].waiting = e->lay->spans[k].module_count;
+    zero_micro_begin(e->zero, e->boundary, e->local);
     return ZDS_OK;
-}
-
-static zds_status progress(zds_engine *e)
-{
-    if (!e->comm.progress)
-        return ZDS_OK;
-    services_clear(&e->comm_services);
-    zds_status status = e->comm.progress(e->comm_self);
-    return status ? engine_comm_failed(e, status, "moving data between ranks") : ZDS_OK;
 }
 
 static zds_status known_module(zds_engine *e, uint32_t module)
@@ -116,100 +106,97 @@ static zds_status acquire_backward(zds_engine *e, uint32_t module)
         e->in_backward = true;
     }
     zds_status status = pass_over(e, module + 1);
-    module_run *run = &e->module_runs[module];
-    for (uint32_t i = 0; !status && i < run->slot_count; i++) {
-        zds_slot *slot = &run->slots[i];
-        int32_t span = e->lay->places[slot->param].span;
-        run->none[i] = false;
-        if (span == LAYOUT_NONE)
-            continue;
-        status = reduce_open(e, (uint32_t)span);
-        slot->grad = reduce_grad_pointer(e, slot->param);
-        slot->accumulate = e->param_runs[slot->param].written;
-    }
+    if (!status)
+        status = zero_acquire(e->zero, module, ZDS_BACKWARD);
     if (!status)
         e->acquired = (int32_t)module;
     return status;
 }
 
-zds_status zds_acquire(zds_engine *e, uint32_t module, int32_t pass, const zds_stream *stream,
-                       zds_view *view)
+/* Parameters of a host engine: nothing runs behind the caller's back, and no queue of a device is
+ * waited for. */
+static zds_status check_stream(zds_engine *e, const char *call, const zds_stream *stream)
 {
-    (void)stream; /* host parameters: nothing runs behind the caller's back */
+    if (!stream || stream->device.space == ZDS_SPACE_HOST)
+        return ZDS_OK;
+    return engine_fail(e, ZDS_ERR_UNSUPPORTED,
+                       "%s: a stream of space %d, but this engine's parameters are in host memory, "
+                       "where nothing is put on a stream; pass NULL",
+                       call, stream->device.space);
+}
+
+static zds_status check_call(zds_engine *e, const char *call, uint32_t module,
+                             const zds_stream *stream)
+{
     zds_status status = engine_usable(e);
     if (!status)
         status = known_module(e, module);
+    return status ? status : check_stream(e, call, stream);
+}
+
+zds_status zds_acquire(zds_engine *e, uint32_t module, int32_t pass, const zds_stream *stream,
+                       zds_view *view)
+{
+    zds_status status = check_call(e, "zds_acquire", module, stream);
     if (status)
         return status;
+    if (!view)
+        return engine_fail(e, ZDS_ERR_INVALID, "zds_acquire: view is NULL");
+    if (pass != ZDS_FORWARD && pass != ZDS_BACKWARD)
+        return engine_fail(e, ZDS_ERR_INVALID,
+                           "zds_acquire: pass %d is neither ZDS_FORWARD nor ZDS_BACKWARD", pass);
     if (!e->values_set)
         return engine_fail(e, ZDS_ERR_INVALID,
                            "zds_acquire before zds_set_values: the parameters have no values yet");
-    status = engine_published(e);
-    if (!status)
-        status = progress(e);
-    if (!status && pass == ZDS_BACKWARD)
+    /* A forward within the module's backward, to recompute, sees the same. */
+    if (pass == ZDS_BACKWARD)
         status = acquire_backward(e, module);
+    else if (e->acquired != (int32_t)module)
+        status = zero_acquire(e->zero, module, ZDS_FORWARD);
     if (status)
         return status;
-    module_run *run = &e->module_runs[module];
-    if (pass != ZDS_BACKWARD && e->acquired != (int32_t)module)
-        for (uint32_t i = 0; i < run->slot_count; i++) {
-            run->slots[i].grad = NULL;
-            run->slots[i].accumulate = false;
-        }
-    *view = (zds_view){.count = run->slot_count, .slots = run->slots};
+    *view = (zds_view){0};
+    view->slots = zero_slots(e->zero, module, &view->count);
     return ZDS_OK;
 }
 
 zds_status zds_release(zds_engine *e, uint32_t module, const zds_stream *stream)
 {
-    (void)stream;
-    zds_status status = engine_usable(e);
-    if (!status)
-        status = known_module(e, module);
-    return status ? status : progress(e);
+    zds_status status = check_call(e, "zds_release", module, stream);
+    return status ? status : peers_progress(&e->peers);
 }
 
 zds_status zds_grad_none(zds_engine *e, uint32_t module, uint32_t slot)
 {
-    zds_status status = engine_usable(e);
-    if (!status)
-        status = known_module(e, module);
+    zds_status status = check_call(e, "zds_grad_none", module, NULL);
     if (status)
         return status;
-    if (e->acquired != (int32_t)module || slot >= e->module_runs[module].slot_count)
+    size_t count;
+    zero_slots(e->zero, module, &count);
+    if (e->acquired != (int32_t)module || slot >= count)
         return engine_fail(e, ZDS_ERR_INVALID,
                            "zds_grad_none: slot %u of module %s is not acquired for backward", slot,
                            e->model->modules[module].name);
-    e->module_runs[module].none[slot] = true;
+    zero_grad_none(e->zero, module, slot);
     return ZDS_OK;
 }
 
 zds_status zds_grad_ready(zds_engine *e, uint32_t module, const zds_stream *stream)
 {
-    (void)stream;
     double start = engine_now_ms();
-    zds_status status = engine_usable(e);
-    if (!status)
-        status = known_module(e, module);
+    zds_status status = check_call(e, "zds_grad_ready", module, stream);
     if (status)
         return status;
     if (e->acquired != (int32_t)module)
         return engine_fail(e, ZDS_ERR_INVALID,
                            "zds_grad_ready: module %s is not acquired for backward",
                            e->model->modules[module].name);
-    module_run *run = &e->module_runs[module];
-    for (uint32_t i = 0; i < run->slot_count; i++) {
-        param_run *param = &e->param_runs[run->slots[i].param];
-        if (param->trainable && !run->none[i])
-            param->written = param->present = true;
-        run->slots[i].grad = NULL;
-    }
+    zero_grads_written(e->zero, module);
     e->acquired = -1;
     e->cursor = module;
-    status = reduce_module_done(e, module);
+    status = zero_module_done(e->zero, module);
     if (!status)
-        status = progress(e);
+        status = peers_progress(&e->peers);
     e->now.grad_ready_ms += engine_now_ms() - start;
     return status;
 }

@@ -3,43 +3,40 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
-#include "config/internal.h"
 #include "engine/internal.h"
 #include "host/error.h"
 
-/* Problems of a `params` object, gathered with their places. */
-typedef struct problems {
-    const zds_engine *engine;
-    const char *section; /* "optimizer.params"; "optimizer" of the program's own */
-    char *text;
-} problems;
-
-static void collect(void *user, const char *key, const char *message)
+zds_status plugins_find(zds_engine *e, const zds_engine_options *o, zds_error *error)
 {
-    problems *p = user;
-    const zds_engine *e = p->engine;
+    char *path = config_plugin_path(e->config);
+    zds_status status = registry_create(path, o->plugins, &e->plugins, error);
+    free(path);
+    return status;
+}
+
+/* Whose options are read. */
+typedef struct reader {
+    zds_engine *engine;
+    const char *section; /* "optimizer.params"; "optimizer" of the program's own */
+} reader;
+
+static void note(void *user, const char *key, const char *message)
+{
+    const reader *r = user;
     char path[256];
-    snprintf(path, sizeof path, "%s.%.128s", p->section, key);
-    if (e->refused) {
-        e->refused(e->refused_user, path, message);
-        return;
-    }
-    char *line = problem_line(e->config, path, message);
-    if (line)
-        text_append(&p->text, "", "%s\n", line);
-    free(line);
+    snprintf(path, sizeof path, "%s.%.128s", r->section, key);
+    engine_note(r->engine, path, message);
 }
 
 /* The plugin's options from the config's object or the program's JSON text. */
-static zds_status read_options(const zds_engine *e, const zds_plugin *plugin, const char *section,
+static zds_status read_options(zds_engine *e, const zds_plugin *plugin, const char *section,
                                const char *text, void **options, zds_error *error)
 {
     const char *own = plugin->kind == ZDS_KIND_OPTIM ? "optimizer" : "scheduler";
-    problems p = {.engine = e, .section = section ? section : own};
+    reader r = {e, section ? section : own};
     cJSON *parsed = NULL;
-    const cJSON *params = section ? zds_config_node(e->config, section) : NULL;
+    const cJSON *params = section ? config_node(e->config, section) : NULL;
     if (!section && text) {
         params = parsed = cJSON_Parse(text);
         if (!cJSON_IsObject(parsed)) {
@@ -49,17 +46,16 @@ static zds_status read_options(const zds_engine *e, const zds_plugin *plugin, co
                              text);
         }
     }
-    *options = options_create(plugin, cJSON_IsNull(params) ? NULL : params, collect, &p);
+    size_t before = problems_heard(&e->found);
+    *options = options_create(plugin, cJSON_IsNull(params) ? NULL : params, note, &r);
     cJSON_Delete(parsed);
     if (*options)
         return ZDS_OK;
-    if (e->refused)
-        return ZDS_ERR_CONFIG;
-    zds_status status =
-        p.text ? error_set(error, ZDS_ERR_CONFIG, "%s has problems with its params:\n%s",
-                           plugin->name, p.text)
-               : error_set(error, ZDS_ERR_MEMORY, "no memory for the options of %s", plugin->name);
-    free(p.text);
+    if (problems_heard(&e->found) == before)
+        return error_set(error, ZDS_ERR_MEMORY, "no memory for the options of %s", plugin->name);
+    char *intro = text_format("%s has problems with its params:\n", plugin->name);
+    zds_status status = engine_tell(e, ZDS_ERR_CONFIG, intro ? intro : "", error);
+    free(intro);
     return status;
 }
 
@@ -98,8 +94,8 @@ static zds_comm_env comm_env(const launch *place)
 }
 
 /* No such plugin, or none that fits. `type`: the key that names it. */
-static zds_status refuse_name(const zds_engine *e, zds_status status, const char *type,
-                              zds_error *found, zds_error *error)
+static zds_status refuse_name(zds_engine *e, zds_status status, const char *type, zds_error *found,
+                              zds_error *error)
 {
     status = engine_refuse(e, status, type, error, "%s", found->text ? found->text : "not found");
     zds_error_clear(found);
@@ -149,25 +145,6 @@ zds_status plugins_open_comm(zds_engine *e, const zds_engine_options *o, zds_err
     return status;
 }
 
-static zds_status promise(void *self, size_t bytes, int32_t kind, zds_region *region)
-{
-    (void)self, (void)kind;
-    void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (base == MAP_FAILED)
-        return ZDS_ERR_MEMORY;
-    region->base = base;
-    region->read_only = base;
-    region->bytes = bytes;
-    return ZDS_OK;
-}
-
-static void take_back(void *self, zds_region *region)
-{
-    (void)self;
-    munmap(region->base, region->bytes);
-}
-
 zds_status plugins_plan_comm(zds_engine *e, const zds_engine_options *o, zds_error *error)
 {
     zds_comm_env env = comm_env(&e->place);
@@ -181,14 +158,11 @@ zds_status plugins_plan_comm(zds_engine *e, const zds_engine_options *o, zds_err
         ops->reduce_dtypes =
             ZDS_DTYPE_BIT(ZDS_F32) | ZDS_DTYPE_BIT(ZDS_F16) | ZDS_DTYPE_BIT(ZDS_BF16);
     }
-    ops->mem_alloc = promise;
-    ops->mem_free = take_back;
     services_init(&e->comm_services, "plan", e->place.rank, e->ledger, e->threads);
-    ledger_expect_untouched(e->ledger);
     return status;
 }
 
-static zds_status check_optim(const zds_engine *e, const char *file, zds_error *error)
+static zds_status check_optim(zds_engine *e, const char *file, zds_error *error)
 {
     static const char *const stage = "zero_optimization.stage", *const untested =
                                                                     "zero_allow_untested_optimizer";
@@ -232,6 +206,25 @@ static zds_status create_optim(zds_engine *e, const zds_optim_env *env)
     return ZDS_OK;
 }
 
+static void note_warning(void *user, const char *warning)
+{
+    zds_engine *e = user;
+    char path[256], *text = text_format("%s: %s", zds_config_combination(e->config), warning);
+    config_path_in(e->config, "scheduler.params", warning, path, sizeof path);
+    e->warned->failed |= !text;
+    if (text)
+        config_note(e->config, e->warned, ZDS_PROBLEM_WARNING,
+                    strcmp(path, "scheduler.params") == 0 ? "scheduler" : path, text);
+    free(text);
+}
+
+/* Schedules warn of optimizers that they cannot move all of. */
+static void hear_warnings(zds_engine *e, services *s)
+{
+    s->hear = e->warned ? note_warning : NULL;
+    s->hear_user = e;
+}
+
 zds_status plugins_open_optim(zds_engine *e, const zds_engine_options *o, zds_error *error)
 {
     const char *name = zds_config_string(e->config, "optimizer.type");
@@ -270,18 +263,16 @@ zds_status plugins_open_optim(zds_engine *e, const zds_engine_options *o, zds_er
         return refuse_name(e, status, section ? "optimizer.type" : "optimizer", &found, error);
     plugin_ops(e->optim_plugin, &e->optim, sizeof e->optim);
     services_init(&e->optim_services, e->optim_plugin->name, e->place.rank, e->ledger, e->threads);
-    e->optim_services.hear = e->warned;
-    e->optim_services.hear_user = e->refused_user;
+    hear_warnings(e, &e->optim_services);
     status = check_optim(e, file, error);
     if (!status)
         status = read_options(e, e->optim_plugin, section, o->optimizer_params, &e->optim_options,
                               error);
     if (!status && (status = create_optim(e, &env)) != ZDS_OK) {
-        char path[256];
         const char *why = services_error(&e->optim_services);
         e->optim_self = NULL;
-        problem_path_in(e->config, section ? section : "optimizer", why, path, sizeof path);
-        engine_refuse(e, status, path, error, "optimizer %s: %s", e->optim_plugin->name, why);
+        engine_refuse_in(e, status, section ? section : "optimizer", why, error, "optimizer %s: %s",
+                         e->optim_plugin->name, why);
     }
     return status;
 }
@@ -313,17 +304,15 @@ zds_status plugins_open_sched(zds_engine *e, const zds_engine_options *o, zds_er
         return refuse_name(e, status, section ? "scheduler.type" : "scheduler", &found, error);
     plugin_ops(plugin, &e->sched, sizeof e->sched);
     services_init(&e->sched_services, plugin->name, e->place.rank, e->ledger, e->threads);
-    e->sched_services.hear = e->warned;
-    e->sched_services.hear_user = e->refused_user;
+    hear_warnings(e, &e->sched_services);
     status = read_options(e, plugin, section, o->scheduler_params, &e->sched_options, error);
     if (!status && (status = e->sched.create(&e->sched_services.host, e->sched_options, &env,
                                              &e->sched_self)) != ZDS_OK) {
-        char path[256];
         const char *why = services_error(&e->sched_services);
         e->sched_self = NULL;
-        problem_path_in(e->config, section ? section : "scheduler", why, path, sizeof path);
-        engine_refuse(e, status, path, error, "%s: scheduler %s: %s",
-                      zds_config_combination(e->config), plugin->name, why);
+        engine_refuse_in(e, status, section ? section : "scheduler", why, error,
+                         "%s: scheduler %s: %s", zds_config_combination(e->config), plugin->name,
+                         why);
     }
     e->has_sched = !status;
     return status;

@@ -4,7 +4,6 @@
 #include <string.h>
 #include <strings.h>
 
-#include "config/internal.h"
 #include "engine/internal.h"
 #include "host/error.h"
 
@@ -27,48 +26,18 @@ static bool dtype_of(const char *name, zds_dtype *dtype)
     return false;
 }
 
-/* Where what is refused goes. */
-typedef struct refusals {
-    config_problem_fn report;
-    void *user;
-} refusals;
-
-static void read_dtype(const zds_config *c, const char *path, zds_dtype *dtype, const refusals *to)
+/* `otherwise` where the key names none. */
+static zds_dtype read_dtype(const zds_config *c, const char *path, zds_dtype otherwise,
+                            problems *found)
 {
     const char *name = zds_config_string(c, path);
-    if (!name || dtype_of(name, dtype))
-        return;
+    zds_dtype dtype = otherwise;
+    if (!name || dtype_of(name, &dtype))
+        return dtype;
     char text[128];
     snprintf(text, sizeof text, "\"%.40s\" is not fp32, fp16 or bf16", name);
-    to->report(to->user, path, text);
-}
-
-typedef struct gathered {
-    const zds_config *config;
-    char *text;
-} gathered;
-
-static void gather(void *user, const char *path, const char *message)
-{
-    gathered *g = user;
-    char *line = problem_line(g->config, path, message);
-    if (line)
-        text_append(&g->text, "", "%s\n", line);
-    free(line);
-}
-
-static zds_status check(const zds_config *c, zds_error *error)
-{
-    zds_problem found;
-    for (size_t i = 0; zds_config_problem(c, i, &found); i++)
-        if (found.severity == ZDS_PROBLEM_ERROR) {
-            char *text = zds_config_problems_text(c);
-            zds_status status =
-                error_set(error, ZDS_ERR_CONFIG, "the config has problems:\n%s", text ? text : "");
-            free(text);
-            return status;
-        }
-    return ZDS_OK;
+    config_note(c, found, ZDS_PROBLEM_ERROR, path, text);
+    return otherwise;
 }
 
 /* The batch triangle was solved for the world that whoever loaded the config named. */
@@ -85,12 +54,11 @@ static zds_status check_world(const zds_config *c, int32_t world_size, zds_error
                      (long long)(unit > 0 ? batch / unit : 0), world_size);
 }
 
-/* Parameters of a host engine live where offload_optimizer's cpu is: nothing moves, but the report
- * tells the offloaded part from the rest. As in DeepSpeed it means nothing at stage 0. */
-static const char *state_tier(const zds_config *c, int32_t stage)
+/* As in DeepSpeed it means nothing at stage 0. */
+static bool are_states_offloaded(const zds_config *c, int32_t stage)
 {
     const char *device = zds_config_string(c, "zero_optimization.offload_optimizer.device");
-    return stage > 0 && device && strcmp(device, "cpu") == 0 ? "cpu" : "host";
+    return stage > 0 && device && strcmp(device, "cpu") == 0;
 }
 
 static void read_scales(settings *set, const zds_config *c, int32_t world_size)
@@ -111,7 +79,7 @@ static void read_scales(settings *set, const zds_config *c, int32_t world_size)
     }
 }
 
-static void read_precision(settings *set, const zds_config *c, const refusals *to)
+static void read_precision(settings *set, const zds_config *c, problems *found)
 {
     bool bf16 = zds_config_bool(c, "bf16.enabled");
     set->param_dtype = bf16 ? ZDS_BF16 : ZDS_F32;
@@ -122,31 +90,30 @@ static void read_precision(settings *set, const zds_config *c, const refusals *t
         set->state_dtype = ZDS_BF16;
     set->stochastic_rounding = zds_config_bool(c, "zds.stochastic_rounding");
     if (set->stochastic_rounding && set->master_dtype == ZDS_F32 && set->state_dtype == ZDS_F32)
-        to->report(to->user, "zds.stochastic_rounding",
-                   "true, but master weights and optimizer states are fp32; turn on "
-                   "bf16.bf16_master_weights_and_grads, or delete the key");
+        config_note(c, found, ZDS_PROBLEM_ERROR, "zds.stochastic_rounding",
+                    "true, but master weights and optimizer states are fp32; turn on "
+                    "bf16.bf16_master_weights_and_grads, or delete the key");
     if (bf16 && (set->stage == 1 || set->stage == 2))
         set->check_overflow = zds_config_bool(c, "bf16.check_grad_overflow");
+    bool adds = set->accumulation > 1 || !set->managed_accumulation;
     set->accum_dtype =
-        set->accumulation > 1 || !set->managed_accumulation ? ZDS_F32 : set->param_dtype;
-    read_dtype(c, "data_types.grad_accum_dtype", &set->accum_dtype, to);
-    set->comm_dtype = set->stage >= 2 ? set->param_dtype : set->accum_dtype;
-    read_dtype(c, "communication_data_type", &set->comm_dtype, to);
+        read_dtype(c, "data_types.grad_accum_dtype", adds ? ZDS_F32 : set->param_dtype, found);
+    set->comm_dtype = read_dtype(c, "communication_data_type",
+                                 set->stage >= 2 ? set->param_dtype : set->accum_dtype, found);
 }
 
-void settings_fill(settings *set, const zds_config *c, int32_t world_size, config_problem_fn report,
-                   void *user)
+settings settings_of(const zds_config *c, int32_t world_size, problems *found)
 {
-    const refusals to = {report, user};
     int32_t stage = (int32_t)zds_config_int(c, "zero_optimization.stage");
     double factor = zds_config_float(c, "gradient_predivide_factor");
+    int64_t every = zds_config_int(c, "steps_per_print");
     char text[128];
-    config_require_implemented(c, report, user);
+    config_require_implemented(c, found);
     snprintf(text, sizeof text, "%g divides gradients by nothing useful; write a number above 0",
              factor);
     if (!(factor > 0))
-        report(user, "gradient_predivide_factor", text);
-    *set = (settings){
+        config_note(c, found, ZDS_PROBLEM_ERROR, "gradient_predivide_factor", text);
+    settings set = {
         .stage = stage,
         .micro_batch = zds_config_int(c, "train_micro_batch_size_per_gpu"),
         .accumulation = zds_config_int(c, "gradient_accumulation_steps"),
@@ -156,30 +123,39 @@ void settings_fill(settings *set, const zds_config *c, int32_t world_size, confi
         .reduce_scatter = stage == 0 || zds_config_bool(c, "zero_optimization.reduce_scatter"),
         .ignore_unused = zds_config_bool(c, "zero_optimization.ignore_unused_parameters"),
         .breakdown = zds_config_bool(c, "wall_clock_breakdown"),
-        .check_overflow = true};
-    read_precision(set, c, &to);
-    /* zds overlaps unless it is told not to: a bucket more is all it costs. */
-    set->overlap = !zds_config_is_set(c, "zero_optimization.overlap_comm") ||
-                   zds_config_bool(c, "zero_optimization.overlap_comm");
-    set->state_tier = state_tier(c, stage);
-    set->bucket = (uint64_t)zds_config_int(c, "zero_optimization.reduce_bucket_size");
-    int64_t every = zds_config_int(c, "steps_per_print");
-    set->print_every = every > 0 ? every : 0;
-    read_scales(set, c, world_size);
+        .check_overflow = true,
+        /* zds overlaps unless it is told not to: a bucket more is all it costs. */
+        .overlap = !zds_config_is_set(c, "zero_optimization.overlap_comm") ||
+                   zds_config_bool(c, "zero_optimization.overlap_comm"),
+        .states_offloaded = are_states_offloaded(c, stage),
+        .bucket = (uint64_t)zds_config_int(c, "zero_optimization.reduce_bucket_size"),
+        .print_every = every > 0 ? every : 0};
+    read_precision(&set, c, found);
+    read_scales(&set, c, world_size);
+    return set;
 }
 
 zds_status settings_read(settings *set, const zds_config *c, int32_t world_size, zds_error *error)
 {
-    zds_status status = check(c, error);
-    if (!status)
-        status = check_world(c, world_size, error);
+    if (config_has_errors(c, -1)) {
+        char *text = zds_config_problems_text(c);
+        zds_status status =
+            error_set(error, ZDS_ERR_CONFIG, "the config has problems:\n%s", text ? text : "");
+        free(text);
+        return status;
+    }
+    zds_status status = check_world(c, world_size, error);
     if (status)
         return status;
-    gathered g = {.config = c};
-    settings_fill(set, c, world_size, gather, &g);
-    if (g.text)
+    problems found = {0};
+    *set = settings_of(c, world_size, &found);
+    char *text = problems_text(&found);
+    if (text)
         status = error_set(error, ZDS_ERR_CONFIG,
-                           "the config asks for what is not possible here:\n%s", g.text);
-    free(g.text);
+                           "the config asks for what is not possible here:\n%s", text);
+    else if (problems_heard(&found))
+        status = error_set(error, ZDS_ERR_MEMORY, "out of memory");
+    free(text);
+    problems_clear(&found);
     return status;
 }

@@ -71,3 +71,20 @@ void text_append(char **list, const char *separator, const char *format, ...)
         *list = longer;
     }
 }
+
+zds_status failure_set(failure *f, zds_status status, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    char *text = text_formatv(format, args); /* before freeing: args may point into the old */
+    va_end(args);
+    free(f->text);
+    f->text = text;
+    return status;
+}
+
+void failure_clear(failure *f)
+{
+    free(f->text);
+    f->text = NULL;
+}

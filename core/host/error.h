@@ -17,4 +17,14 @@ char *text_formatv(const char *format, va_list args);
  * stays as it is. */
 void text_append(char **list, const char *separator, const char *format, ...) ZDS_PRINTF(3, 4);
 
+/* What failed last in an object that several files work on, and whether anything but its end may
+ * follow. */
+typedef struct failure {
+    char *text; /* NULL: nothing yet */
+    bool broken;
+} failure;
+/* Replaces the text; returns status. */
+zds_status failure_set(failure *f, zds_status status, const char *format, ...) ZDS_PRINTF(3, 4);
+void failure_clear(failure *f); /* the text alone */
+
 #endif

@@ -3,17 +3,17 @@
  * thread, then from the others' ranges. */
 #include "host/pool.h"
 
-#include <errno.h>
-#include <hwloc.h>
+#include <assert.h>
 #include <linux/futex.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "host/cores.h"
 #include "host/error.h"
+#include "host/log.h"
 
 enum { SPINS = 400 }; /* about 10 us: a run that follows at once finds its threads awake */
 
@@ -33,16 +33,33 @@ struct pool {
     _Atomic uint32_t generation; /* futex: one more a run */
     _Atomic uint32_t busy;       /* futex: workers that have not finished the run */
     atomic_bool stop;
+    pthread_mutex_t turn; /* held for a whole run */
     void (*body)(void *, size_t, int32_t);
     void *arg;
+    void (*tick)(void *);
+    void *tick_arg;
     range *ranges;   /* [threads] */
     worker *workers; /* [threads - 1] */
     int32_t started;
-    hwloc_topology_t topology;
-    hwloc_cpuset_t *cores; /* [threads]: where each is bound; NULL entries are not */
 };
 
-static _Thread_local int32_t inside = -1; /* the thread's index while it runs a body */
+/* A pool whose bodies this thread runs, and its index there. Bodies of one pool may run on another,
+ * so there is a list of them, the innermost first. */
+typedef struct frame {
+    const pool *of;
+    int32_t index;
+    const struct frame *outer;
+} frame;
+
+static _Thread_local const frame *innermost;
+
+static const frame *frame_of(const pool *p)
+{
+    const frame *f = innermost;
+    while (f && f->of != p)
+        f = f->outer;
+    return f;
+}
 
 static void futex_wait(_Atomic uint32_t *word, uint32_t seen)
 {
@@ -65,7 +82,9 @@ static void relax(void)
 
 static void work(pool *p, int32_t thread)
 {
-    inside = thread;
+    frame here = {.of = p, .index = thread, .outer = innermost};
+    innermost = &here;
+    void (*tick)(void *) = thread == 0 ? p->tick : NULL;
     for (int32_t k = 0; k < p->threads; k++) {
         range *r = &p->ranges[(thread + k) % p->threads];
         for (;;) {
@@ -73,17 +92,17 @@ static void work(pool *p, int32_t thread)
             if (i >= r->end)
                 break;
             p->body(p->arg, i, thread);
+            if (tick)
+                tick(p->tick_arg);
         }
     }
-    inside = -1;
+    innermost = here.outer;
 }
 
 static void *worker_main(void *argument)
 {
     worker *w = argument;
     pool *p = w->owner;
-    if (p->cores && p->cores[w->index])
-        hwloc_set_cpubind(p->topology, p->cores[w->index], HWLOC_CPUBIND_THREAD);
     uint32_t seen = 0;
     for (;;) {
         for (int i = 0; i < SPINS && atomic_load(&p->generation) == seen; i++)
@@ -99,17 +118,21 @@ static void *worker_main(void *argument)
     }
 }
 
-void pool_run(pool *p, size_t n, void (*body)(void *, size_t, int32_t), void *arg)
+/* Without waking anybody: the calling thread is thread 0. */
+static void run_alone(pool *p, size_t n)
 {
-    if (p->threads == 1 || n == 1 || inside >= 0) {
-        int32_t thread = inside >= 0 ? inside : 0;
-        int32_t before = inside;
-        inside = thread;
-        for (size_t i = 0; i < n; i++)
-            body(arg, i, thread);
-        inside = before;
-        return;
+    frame here = {.of = p, .outer = innermost};
+    innermost = &here;
+    for (size_t i = 0; i < n; i++) {
+        p->body(p->arg, i, 0);
+        if (p->tick)
+            p->tick(p->tick_arg);
     }
+    innermost = here.outer;
+}
+
+static void run_together(pool *p, size_t n)
+{
     size_t threads = (size_t)p->threads;
     for (size_t t = 0; t < threads; t++) {
         atomic_store_explicit(&p->ranges[t].next,
@@ -118,8 +141,6 @@ void pool_run(pool *p, size_t n, void (*body)(void *, size_t, int32_t), void *ar
         size_t after = t + 1;
         p->ranges[t].end = n / threads * after + (after < n % threads ? after : n % threads);
     }
-    p->body = body;
-    p->arg = arg;
     atomic_store(&p->busy, (uint32_t)p->threads - 1);
     atomic_fetch_add(&p->generation, 1);
     futex_wake(&p->generation, p->threads - 1);
@@ -130,84 +151,86 @@ void pool_run(pool *p, size_t n, void (*body)(void *, size_t, int32_t), void *ar
         futex_wait(&p->busy, left);
 }
 
+void pool_run(pool *p, size_t n, void (*body)(void *, size_t, int32_t), void *arg)
+{
+    if (n == 0)
+        return;
+    const frame *inside = frame_of(p);
+    if (inside) {
+        for (size_t i = 0; i < n; i++)
+            body(arg, i, inside->index);
+        return;
+    }
+    pthread_mutex_lock(&p->turn);
+    p->body = body;
+    p->arg = arg;
+    if (p->threads == 1 || n == 1)
+        run_alone(p, n);
+    else
+        run_together(p, n);
+    pthread_mutex_unlock(&p->turn);
+}
+
+void pool_tick_set(pool *p, void (*tick)(void *), void *arg)
+{
+    assert(!frame_of(p));
+    pthread_mutex_lock(&p->turn);
+    p->tick = tick;
+    p->tick_arg = arg;
+    pthread_mutex_unlock(&p->turn);
+}
+
 int32_t pool_threads(const pool *p)
 {
     return p->threads;
 }
 
-/* The cores of this process's binding, one cpuset each; with fewer than `threads` nothing is bound.
- * False without memory. */
-static bool choose_cores(pool *p)
+/* Started threads inherit the binding of this one, which may be narrower than what they get. */
+static zds_status start(pool *p, const cores *where, zds_error *error)
 {
-    if (hwloc_topology_init(&p->topology) != 0)
-        return false;
-    p->cores = calloc((size_t)p->threads, sizeof *p->cores);
-    hwloc_cpuset_t allowed = hwloc_bitmap_alloc();
-    if (!p->cores || !allowed || hwloc_topology_load(p->topology) != 0 ||
-        hwloc_get_cpubind(p->topology, allowed, HWLOC_CPUBIND_PROCESS) != 0)
-        goto done;
-    int cores = hwloc_get_nbobjs_inside_cpuset_by_type(p->topology, allowed, HWLOC_OBJ_CORE);
-    if (cores < p->threads)
-        goto done;
-    for (int32_t i = 1; i < p->threads; i++) {
-        hwloc_obj_t core =
-            hwloc_get_obj_inside_cpuset_by_type(p->topology, allowed, HWLOC_OBJ_CORE, (unsigned)i);
-        p->cores[i] = core ? hwloc_bitmap_dup(core->cpuset) : NULL;
-    }
-done:
-    hwloc_bitmap_free(allowed);
-    return p->cores && allowed;
-}
-
-/* Processors that this process may use for itself: all of its binding if it was bound to fewer than
- * the machine has, else its share. */
-static int32_t own_processors(int32_t local_world)
-{
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    if (sched_getaffinity(0, sizeof set, &set) != 0)
-        return 1;
-    int32_t allowed = CPU_COUNT(&set);
-    bool bound = allowed < sysconf(_SC_NPROCESSORS_ONLN);
-    int32_t share = bound || local_world < 1 ? allowed : allowed / local_world;
-    return share < 1 ? 1 : share;
-}
-
-zds_status pool_create(int32_t threads, int32_t local_world, pool **out, zds_error *error)
-{
-    if (threads < 0 || threads > 4096)
-        return error_set(
-            error, ZDS_ERR_INVALID,
-            "threads: %d is not a number of threads; give 1 to 4096, or 0 for this rank's cores",
-            threads);
-    pool *p = calloc(1, sizeof *p);
-    if (!p)
-        return error_set(error, ZDS_ERR_MEMORY, "no memory for the thread pool");
-    p->threads = threads ? threads : own_processors(local_world);
     p->ranges = aligned_alloc(64, (size_t)p->threads * sizeof *p->ranges);
     p->workers = calloc((size_t)p->threads, sizeof *p->workers);
-    bool enough = p->ranges && p->workers;
-    if (enough && p->threads > 1) /* reading the topology takes milliseconds */
-        enough = choose_cores(p);
-    if (!enough) {
-        pool_destroy(p);
+    if (!p->ranges || !p->workers)
         return error_set(error, ZDS_ERR_MEMORY, "no memory for the thread pool");
-    }
     for (int32_t i = 1; i < p->threads; i++) {
         worker *w = &p->workers[p->started];
         *w = (worker){.owner = p, .index = i};
         int code = pthread_create(&w->thread, NULL, worker_main, w);
-        if (code != 0) {
-            pool_destroy(p);
+        if (code != 0)
             return error_set(
                 error, ZDS_ERR_MEMORY,
                 "thread %d of %d could not be started (error %d); ask for fewer threads", i,
-                threads, code);
-        }
+                p->threads, code);
         p->started++;
+        cores_bind(where, i, w->thread);
     }
-    *out = p;
     return ZDS_OK;
+}
+
+zds_status pool_create(int32_t threads, const launch *place, pool **out, zds_error *error)
+{
+    if (threads < 0 || threads > CORES_MOST)
+        return error_set(
+            error, ZDS_ERR_INVALID,
+            "threads: %d is not a number of threads; give 1 to %d, or 0 for this rank's cores",
+            threads, (int)CORES_MOST);
+    cores where;
+    pool *p = calloc(1, sizeof *p);
+    if (!p || !cores_find(&where, threads, place)) {
+        free(p);
+        return error_set(error, ZDS_ERR_MEMORY, "no memory for the thread pool");
+    }
+    pthread_mutex_init(&p->turn, NULL);
+    p->threads = where.threads;
+    zds_status status = start(p, &where, error);
+    if (!status && where.why)
+        log_line(ZDS_LOG_DEBUG, place ? place->rank : -1, "threads", "%s", where.why);
+    cores_release(&where);
+    if (status)
+        pool_destroy(p);
+    else
+        *out = p;
+    return status;
 }
 
 void pool_destroy(pool *p)
@@ -219,12 +242,7 @@ void pool_destroy(pool *p)
     futex_wake(&p->generation, p->threads);
     for (int32_t i = 0; i < p->started; i++)
         pthread_join(p->workers[i].thread, NULL);
-    for (int32_t i = 0; p->cores && i < p->threads; i++)
-        if (p->cores[i])
-            hwloc_bitmap_free(p->cores[i]);
-    if (p->topology)
-        hwloc_topology_destroy(p->topology);
-    free(p->cores);
+    pthread_mutex_destroy(&p->turn);
     free(p->workers);
     free(p->ranges);
     free(p);

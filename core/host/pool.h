@@ -2,21 +2,32 @@
 #ifndef CORE_HOST_POOL_H
 #define CORE_HOST_POOL_H
 
-#include "zds/plugin.h"
+#include "host/launch.h"
 
 typedef struct pool pool;
 
-/* `threads`: with the calling thread; 0 means as many as this process may use when `local_world`
- * processes share the machine. The others are bound to cores of the process's own binding; the
- * calling thread is left as it is. */
-zds_status pool_create(int32_t threads, int32_t local_world, pool **out, zds_error *error);
-void pool_destroy(pool *p);
+/* `threads`: with the calling thread; 0 means one for each core that `place` leaves to this rank
+ * (see cores.h). The others are bound there; the calling thread is left as it is. NULL: this
+ * process has its processors for itself. A debug line of the log says what was chosen. */
+zds_status pool_create(int32_t threads, const launch *place, pool **out, zds_error *error);
+void pool_destroy(pool *p); /* no run is on */
 
 int32_t pool_threads(const pool *p);
 
-/* Calls body(arg, i, thread) once for each i < n; `thread` < pool_threads. Each thread begins with
- * its own contiguous share of the indices, so that pages stay near the thread that touched them
- * first, and then helps the others. Called from inside a body it runs inline, on that thread. */
+/* Calls body(arg, i, thread) once for each i < n; `thread` < pool_threads, and no two bodies have
+ * the same at once. Each thread begins with its own contiguous share of the indices, so that pages
+ * stay near the thread that touched them first, and then helps the others.
+ *
+ * Runs that several threads of the program ask for come one after the other; who waits sleeps.
+ * Called from inside a body of the same pool it runs inline, under that body's `thread`. A body may
+ * run on another pool; pools that do so to each other wait for ever, as with locks taken in two
+ * orders. */
 void pool_run(pool *p, size_t n, void (*body)(void *arg, size_t i, int32_t thread), void *arg);
+
+/* From the next run on, the thread that called pool_run calls tick(arg) after each body that it has
+ * run itself: for what has to move while others compute. NULL: nothing. It is never called from two
+ * threads at once, and may call pool_run, which is then inline. Waits for a run that is on; not to
+ * be called from inside one. */
+void pool_tick_set(pool *p, void (*tick)(void *arg), void *arg);
 
 #endif

@@ -7,12 +7,17 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { MAX_ROWS = 48 };
+enum {
+    MAX_ROWS = 48,
+    COUNTED_BYTES = 1 << 20, /* of addresses for blocks that are only counted, */
+    COUNTED_STEP = 64        /* so far apart */
+};
 
 typedef struct block {
     struct block *next;
     void *pointer;
-    size_t bytes, mapped_bytes; /* mapped_bytes: 0 where malloc gave it */
+    size_t bytes, mapped_bytes; /* mapped_bytes: 0 where malloc gave it, */
+    bool counted;               /* or nobody did */
     const char *purpose, *tier;
 } block;
 
@@ -21,7 +26,8 @@ struct ledger {
     zds_memory_row rows[MAX_ROWS];
     size_t row_count;
     block *blocks;
-    bool untouched;
+    char *counted; /* [COUNTED_BYTES] without rights; NULL: blocks have memory */
+    size_t counted_used;
 };
 
 ledger *ledger_create(void)
@@ -34,7 +40,9 @@ ledger *ledger_create(void)
 
 static void release(block *b)
 {
-    if (b->mapped_bytes)
+    if (b->counted)
+        ; /* nothing is behind it */
+    else if (b->mapped_bytes)
         munmap(b->pointer, b->mapped_bytes);
     else
         free(b->pointer);
@@ -50,6 +58,8 @@ void ledger_destroy(ledger *m)
         release(b);
         b = next;
     }
+    if (m->counted)
+        munmap(m->counted, COUNTED_BYTES);
     pthread_mutex_destroy(&m->lock);
     free(m);
 }
@@ -71,9 +81,19 @@ static void note(ledger *m, const char *purpose, const char *tier, int64_t bytes
         row->peak = row->bytes;
 }
 
-void ledger_expect_untouched(ledger *m)
+void ledger_count_only(ledger *m)
 {
-    m->untouched = true;
+    void *base = mmap(NULL, COUNTED_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    m->counted = base == MAP_FAILED ? NULL : base;
+}
+
+/* Each has an address of its own, so that it can be given back. */
+static void *count_only(ledger *m)
+{
+    if (m->counted_used == COUNTED_BYTES)
+        return NULL;
+    m->counted_used += COUNTED_STEP;
+    return m->counted + m->counted_used - COUNTED_STEP;
 }
 
 void ledger_note(ledger *m, const char *purpose, const char *tier, int64_t bytes, int64_t shared)
@@ -98,13 +118,16 @@ void *ledger_alloc_in(ledger *m, const char *purpose, const char *tier, size_t b
         return NULL;
     }
     *b = (block){.bytes = size, .purpose = purpose, .tier = tier};
-    if (size >= LEDGER_LARGE && align <= 4096) {
+    if (size >= LEDGER_LARGE && m->counted) {
+        b->counted = true;
+        b->pointer = count_only(m);
+    } else if (size >= LEDGER_LARGE && align <= 4096) {
         b->mapped_bytes = size + LEDGER_STAGGER;
-        b->pointer = mmap(NULL, b->mapped_bytes, PROT_READ | PROT_WRITE,
-                          MAP_PRIVATE | MAP_ANONYMOUS | (m->untouched ? MAP_NORESERVE : 0), -1, 0);
+        b->pointer =
+            mmap(NULL, b->mapped_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (b->pointer == MAP_FAILED)
             b->pointer = NULL;
-        else if (!m->untouched)
+        else
             madvise(b->pointer, b->mapped_bytes, MADV_HUGEPAGE);
     } else {
         b->pointer = aligned_alloc(align, size);

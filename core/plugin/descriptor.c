@@ -19,10 +19,11 @@ static const char *const kinds[] = {[ZDS_KIND_OPTIM] = "optim",
                                     [ZDS_KIND_SCHED] = "sched",
                                     [ZDS_KIND_OFFLOAD] = "offload",
                                     [ZDS_KIND_COMM] = "comm"};
-static const char *const spaces[] = {[ZDS_SPACE_HOST] = "host",
-                                     [ZDS_SPACE_HOST_PINNED] = "host_pinned",
-                                     [ZDS_SPACE_CUDA] = "cuda",
-                                     [ZDS_SPACE_FILE] = "file"};
+static const char *const spaces[] = {
+    [ZDS_SPACE_HOST] = "host", [ZDS_SPACE_HOST_PINNED] = "host_pinned",
+    [ZDS_SPACE_CUDA] = "cuda", [ZDS_SPACE_FILE] = "file",
+    [ZDS_SPACE_HIP] = "hip",   [ZDS_SPACE_SYCL] = "sycl",
+    [ZDS_SPACE_TEST] = "test"};
 static const char *const dtypes[ZDS_DTYPE_COUNT] = {
     [ZDS_F32] = "f32", [ZDS_F16] = "f16", [ZDS_BF16] = "bf16", [ZDS_F64] = "f64",
     [ZDS_I8] = "i8",   [ZDS_U8] = "u8",   [ZDS_I32] = "i32",   [ZDS_I64] = "i64"};
@@ -50,6 +51,12 @@ int32_t kind_number(const char *name)
 const char *space_name(int64_t space)
 {
     return name_at(spaces, COUNT(spaces), space);
+}
+
+bool space_is_device(int64_t space)
+{
+    return space == ZDS_SPACE_CUDA || space == ZDS_SPACE_HIP || space == ZDS_SPACE_SYCL ||
+           space == ZDS_SPACE_TEST;
 }
 
 const char *dtype_name(int64_t dtype)
@@ -120,14 +127,25 @@ static bool keeps_state(const void *ops)
     return has(ops, offsetof(zds_sched_ops, state_bytes));
 }
 
-static bool not_direct(const void *ops)
+static bool in_file(const void *ops)
 {
-    return !(((const zds_offload_ops *)ops)->flags & ZDS_OFFLOAD_DIRECT);
+    return ((const zds_offload_ops *)ops)->space == ZDS_SPACE_FILE;
 }
 
-static bool makes_streams(const void *ops)
+static bool not_in_file(const void *ops)
 {
-    return has(ops, offsetof(zds_offload_ops, stream_create));
+    return !in_file(ops);
+}
+
+static bool on_device(const void *ops)
+{
+    return space_is_device(((const zds_offload_ops *)ops)->space);
+}
+
+/* Where the host cannot move the bytes itself. */
+static bool is_copied(const void *ops)
+{
+    return on_device(ops) || !(((const zds_offload_ops *)ops)->flags & ZDS_OFFLOAD_DIRECT);
 }
 
 static bool registers(const void *ops)
@@ -160,11 +178,19 @@ static const operation sched_operations[] = {
 static const operation offload_operations[] = {
     OPERATION(zds_offload_ops, open, NULL),
     OPERATION(zds_offload_ops, close, NULL),
+    OPERATION(zds_offload_ops, query, NULL),
     OPERATION(zds_offload_ops, alloc, NULL),
     OPERATION(zds_offload_ops, free, NULL),
-    OPERATION(zds_offload_ops, read, not_direct),
-    OPERATION(zds_offload_ops, write, not_direct),
-    OPERATION(zds_offload_ops, stream_destroy, makes_streams),
+    OPERATION(zds_offload_ops, adopt, not_in_file),
+    OPERATION(zds_offload_ops, copy, is_copied),
+    OPERATION(zds_offload_ops, fill, on_device),
+    OPERATION(zds_offload_ops, convert, on_device),
+    OPERATION(zds_offload_ops, accumulate, on_device),
+    OPERATION(zds_offload_ops, chunk_sums, on_device),
+    OPERATION(zds_offload_ops, stream_create, on_device),
+    OPERATION(zds_offload_ops, stream_destroy, on_device),
+    OPERATION(zds_offload_ops, stream_record, on_device),
+    OPERATION(zds_offload_ops, stream_sync, on_device),
 };
 static const operation comm_operations[] = {
     OPERATION(zds_comm_ops, suits, NULL),
@@ -195,7 +221,7 @@ static const struct {
 } vtables[] = {
     [ZDS_KIND_OPTIM] = {optim_operations, COUNT(optim_operations), sizeof(zds_optim_ops)},
     [ZDS_KIND_SCHED] = {sched_operations, COUNT(sched_operations), sizeof(zds_sched_ops)},
-    [ZDS_KIND_OFFLOAD] = {offload_operations, COUNT(offload_operations), sizeof(zds_offload_ops)},
+    [ZDS_KIND_OFFLOAD] = {offload_operations, COUNT(offload_operations), ZDS_OFFLOAD_OPS_1_0},
     [ZDS_KIND_COMM] = {comm_operations, COUNT(comm_operations), sizeof(zds_comm_ops)},
 };
 
@@ -228,9 +254,9 @@ static char *ability_fault(const zds_plugin *plugin)
         const zds_offload_ops *ops = plugin->ops;
         if (!space_name(ops->space))
             return fault_format("space of its zds_offload_ops is the unknown %d", ops->space);
-        if (!ops->alignment || ops->alignment & (ops->alignment - 1))
-            return fault_format("alignment of its zds_offload_ops is %u, no power of two",
-                                ops->alignment);
+        if (in_file(ops) && ops->flags & ZDS_OFFLOAD_DIRECT)
+            return fault_format("flags of its zds_offload_ops say DIRECT, but its blocks are in "
+                                "files, which no code can point to");
     } else if (plugin->kind == ZDS_KIND_COMM) {
         const zds_comm_ops *ops = plugin->ops;
         if (!ops->spaces)

@@ -9,6 +9,7 @@ struct cJSON;
 const char *kind_name(int64_t kind);   /* "optim", ...; NULL for an unknown kind */
 int32_t kind_number(const char *name); /* 0 for an unknown one */
 const char *space_name(int64_t space); /* "host", ...; NULL */
+bool space_is_device(int64_t space);   /* a memory that the host's code cannot point into */
 const char *dtype_name(int64_t dtype); /* "f32", ...; NULL */
 
 /* Finds zds_plugin_v1 with `find` (dlsym or its like). Returns why there is none, as a

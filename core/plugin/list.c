@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "host/error.h"
+#include "host/sized.h"
 #include "plugin/descriptor.h"
 #include "plugin/files.h"
 #include "plugin/lookup.h"
@@ -118,11 +119,12 @@ void zds_plugin_list_destroy(zds_plugin_list *list)
     free(list);
 }
 
-bool zds_plugin_list_entry(const zds_plugin_list *list, size_t i, zds_plugin_entry *entry)
+bool zds_plugin_list_entry_sized(const zds_plugin_list *list, size_t i, zds_plugin_entry *entry,
+                                 size_t size)
 {
     if (i >= list->count)
         return false;
-    *entry = list->rows[i].shown;
+    sized_fill(entry, size, &list->rows[i].shown, sizeof *entry);
     return true;
 }
 

@@ -3,6 +3,8 @@
 
 #include <stdlib.h>
 
+enum { MOST_ALIGN = 1 << 24 };
+
 static uint64_t round_up(uint64_t value, uint64_t to)
 {
     return (value + to - 1) / to * to;
@@ -21,110 +23,158 @@ static uint64_t module_elements(const zds_model *model, uint32_t module, uint64_
     return sum;
 }
 
-/* Appends one parameter to a span. */
-static void put(layout *l, const zds_model *model, layout_span *span, uint32_t param,
-                uint64_t align, uint64_t *at)
+static bool is_in(const layout *l, const zds_model *model, uint32_t param, span_kind kind)
 {
-    const model_param *p = &model->params[param];
-    l->places[param].span = (int32_t)(span - l->spans);
-    l->places[param].first = span->first + *at;
+    if (model->params[param].frozen)
+        return kind == SPAN_FROZEN;
+    return kind == (l->places[param].owner >= 0 ? SPAN_WHOLE : SPAN_CUT);
+}
+
+/* Calls visit for each parameter of a span's kind at home in its modules. */
+static void each(layout *l, const zds_model *model, layout_span *span,
+                 void (*visit)(layout *l, layout_span *span, uint32_t param, void *arg), void *arg)
+{
+    for (uint32_t m = span->first_module; m < span->first_module + span->module_count; m++)
+        for (uint32_t i = 0; i < model->modules[m].home_count; i++)
+            if (is_in(l, model, model->modules[m].params[i], span->kind))
+                visit(l, span, model->modules[m].params[i], arg);
+}
+
+typedef struct filling {
+    const zds_model *model;
+    const layout_wish *wish;
+    int32_t owner; /* of the parameters that are put now */
+    uint64_t align, at;
+    bool impossible; /* no common multiple */
+} filling;
+
+static void count_one(layout *l, layout_span *span, uint32_t param, void *arg)
+{
+    (void)l, (void)param, (void)arg;
+    span->param_count++;
+}
+
+static uint64_t gcd(uint64_t a, uint64_t b)
+{
+    while (b) {
+        uint64_t rest = a % b;
+        a = b;
+        b = rest;
+    }
+    return a;
+}
+
+static void align_one(layout *l, layout_span *span, uint32_t param, void *arg)
+{
+    (void)l, (void)span;
+    filling *f = arg;
+    uint64_t block = f->wish->granularity ? f->wish->granularity[param] : 1;
+    if (block > 1 && !f->impossible)
+        f->align = f->align / gcd(f->align, block) * block;
+    f->impossible |= f->align > MOST_ALIGN;
+}
+
+static void put_one(layout *l, layout_span *span, uint32_t param, void *arg)
+{
+    filling *f = arg;
+    const model_param *p = &f->model->params[param];
+    if (l->places[param].owner != f->owner)
+        return;
+    l->places[param].span = (uint32_t)(span - l->spans);
+    l->places[param].first = f->at;
     span->params[span->param_count++] = param;
-    *at += round_up(p->numel, align);
+    f->at += round_up(p->numel, f->align);
     if (p->last_use > span->open_module)
         span->open_module = p->last_use;
 }
 
-/* Appends the trainable parameters of a span's modules that `owner` has: LAYOUT_NONE, those that
- * are cut. */
-static void put_owned(layout *l, const zds_model *model, layout_span *span, int32_t owner,
-                      uint64_t align, uint64_t *at)
+static zds_status add_span(layout *l, filling *f, uint32_t module, uint32_t count, span_kind kind)
 {
-    for (uint32_t m = span->first_module; m < span->first_module + span->module_count; m++)
-        for (uint32_t i = 0; i < model->modules[m].home_count; i++) {
-            uint32_t param = model->modules[m].params[i];
-            if (!model->params[param].frozen && l->places[param].owner == owner)
-                put(l, model, span, param, align, at);
-        }
-}
-
-/* Trainable parameters that some modules have: of those that are cut, or that are not. */
-static uint32_t count_params(const layout *l, const zds_model *model, uint32_t module,
-                             uint32_t count, bool whole)
-{
-    uint32_t sum = 0;
-    for (uint32_t m = module; m < module + count; m++)
-        for (uint32_t i = 0; i < model->modules[m].home_count; i++) {
-            uint32_t param = model->modules[m].params[i];
-            sum += !model->params[param].frozen && (l->places[param].owner >= 0) == whole;
-        }
-    return sum;
-}
-
-static bool add_span(layout *l, const zds_model *model, const layout_wish *wish, uint32_t module,
-                     uint32_t count, bool whole)
-{
-    uint32_t room = count_params(l, model, module, count, whole);
-    if (!room)
-        return true;
-    layout_span *span = &l->spans[l->span_count++];
-    *span = (layout_span){.first_module = module,
+    layout_span *span = &l->spans[l->span_count];
+    *span = (layout_span){.kind = kind,
+                          .first_module = module,
                           .module_count = count,
-                          .first = l->trainable,
-                          .open_module = module + count - 1,
-                          .shard_first = l->shard,
-                          .params = malloc(room * sizeof *span->params)};
-    if (whole)
+                          .open_module = module + count - 1};
+    each(l, f->model, span, count_one, NULL);
+    if (!span->param_count)
+        return ZDS_OK;
+    l->span_count++;
+    span->params = malloc(span->param_count * sizeof *span->params);
+    if (kind == SPAN_WHOLE)
         span->parts = malloc((l->world_size + (size_t)1) * sizeof *span->parts);
-    if (!span->params || (whole && !span->parts))
-        return false;
-    uint64_t at = 0;
-    for (uint32_t r = 0; whole && r < l->world_size; r++) {
-        span->parts[r] = at;
-        put_owned(l, model, span, (int32_t)r, wish->align, &at);
+    if (!span->params || (kind == SPAN_WHOLE && !span->parts))
+        return ZDS_ERR_MEMORY;
+    span->param_count = 0;
+    f->align = f->wish->align;
+    f->at = 0;
+    if (kind == SPAN_CUT)
+        each(l, f->model, span, align_one, f);
+    if (f->impossible)
+        return ZDS_ERR_UNSUPPORTED;
+    for (uint32_t r = 0; kind == SPAN_WHOLE && r < l->world_size; r++) {
+        span->parts[r] = f->at;
+        f->owner = (int32_t)r;
+        each(l, f->model, span, put_one, f);
     }
-    if (whole) {
-        span->parts[l->world_size] = span->count = at;
-    } else {
-        put_owned(l, model, span, LAYOUT_NONE, wish->align, &at);
-        span->count = round_up(at, wish->align * l->world_size);
-        span->slice = span->count / l->world_size;
-    }
+    f->owner = LAYOUT_NONE;
+    if (kind != SPAN_WHOLE)
+        each(l, f->model, span, put_one, f);
+    span->count = kind == SPAN_CUT ? round_up(f->at, f->align * l->world_size) : f->at;
+    if (kind == SPAN_CUT)
+        span->part = span->count / l->world_size;
+    if (kind == SPAN_WHOLE)
+        span->parts[l->world_size] = span->count;
     for (uint32_t m = module; m < module + count; m++)
-        l->span_of[m] = (int32_t)l->span_count - 1;
-    l->shard += layout_part_count(span, wish->rank);
-    l->trainable += span->count;
-    l->largest = span->count > l->largest ? span->count : l->largest;
-    return true;
+        if (l->spans_of[m] == LAYOUT_NONE)
+            l->spans_of[m] = (int32_t)(span - l->spans);
+    return ZDS_OK;
 }
 
-static bool fill(layout *l, const zds_model *model, const layout_wish *wish)
+/* Addresses in all spaces, once all spans are there. */
+static void number(layout *l, const layout_wish *wish)
 {
+    for (uint32_t k = 0; k < l->span_count; k++) {
+        layout_span *span = &l->spans[k];
+        if (!layout_is_trained(span)) {
+            span->param_first = l->frozen;
+            l->frozen += span->count;
+            continue;
+        }
+        span->param_first = span->grad_first = l->trainable;
+        span->shard_first = l->shard;
+        l->trainable += span->count;
+        l->shard += layout_part_count(span, wish->rank);
+        l->largest = span->count > l->largest ? span->count : l->largest;
+    }
+}
+
+static zds_status fill(layout *l, const zds_model *model, const layout_wish *wish)
+{
+    static const span_kind kinds[] = {SPAN_CUT, SPAN_WHOLE, SPAN_FROZEN};
     uint64_t largest = 0, bucket = wish->bucket;
     for (uint32_t m = 0; m < model->module_count; m++) {
         uint64_t size = module_elements(model, m, wish->align);
         largest = size > largest ? size : largest;
-        l->span_of[m] = LAYOUT_NONE;
+        l->spans_of[m] = LAYOUT_NONE;
     }
     if (bucket > largest)
         bucket = largest;
+    filling f = {.model = model, .wish = wish, .owner = LAYOUT_NONE};
     for (uint32_t m = 0; m < model->module_count;) {
         uint32_t count = 1;
         uint64_t size = module_elements(model, m, wish->align);
         while (m + count < model->module_count &&
                size + module_elements(model, m + count, wish->align) <= bucket)
             size += module_elements(model, m + count++, wish->align);
-        if (!add_span(l, model, wish, m, count, false) || !add_span(l, model, wish, m, count, true))
-            return false;
+        for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+            zds_status status = add_span(l, &f, m, count, kinds[i]);
+            if (status)
+                return status;
+        }
         m += count;
     }
-    l->total = l->trainable;
-    for (uint32_t i = 0; i < model->param_count; i++)
-        if (model->params[i].frozen) {
-            l->places[i].span = LAYOUT_NONE;
-            l->places[i].first = l->total;
-            l->total += round_up(model->params[i].numel, wish->align);
-        }
-    return true;
+    number(l, wish);
+    return ZDS_OK;
 }
 
 typedef struct load {
@@ -169,21 +219,23 @@ static bool choose_owners(layout *l, const zds_model *model, const double *whole
     return done;
 }
 
-layout *layout_create(const zds_model *model, const layout_wish *wish)
+zds_status layout_create(const zds_model *model, const layout_wish *wish, layout **out)
 {
     layout *l = calloc(1, sizeof *l);
     if (!l)
-        return NULL;
+        return ZDS_ERR_MEMORY;
     l->world_size = wish->world_size;
-    l->spans = calloc(2 * (size_t)model->module_count + 1, sizeof *l->spans);
+    l->spans = calloc(3 * (size_t)model->module_count + 1, sizeof *l->spans);
     l->places = calloc(model->param_count + (size_t)1, sizeof *l->places);
-    l->span_of = calloc(model->module_count + (size_t)1, sizeof *l->span_of);
-    if (!l->spans || !l->places || !l->span_of || !choose_owners(l, model, wish->whole) ||
-        !fill(l, model, wish)) {
+    l->spans_of = calloc(model->module_count + (size_t)1, sizeof *l->spans_of);
+    zds_status status = l->spans && l->places && l->spans_of && choose_owners(l, model, wish->whole)
+                            ? fill(l, model, wish)
+                            : ZDS_ERR_MEMORY;
+    if (status)
         layout_destroy(l);
-        return NULL;
-    }
-    return l;
+    else
+        *out = l;
+    return status;
 }
 
 void layout_destroy(layout *l)
@@ -196,45 +248,48 @@ void layout_destroy(layout *l)
     }
     free(l->spans);
     free(l->places);
-    free(l->span_of);
+    free(l->spans_of);
     free(l);
 }
 
-/* In backward a span's memory is in use from its open_module down to its first_module, and with
- * overlap until the next lower span is done. */
-static bool live_together(const layout *l, uint32_t a, uint32_t b, bool overlap)
+/* The next lower span that is trained and of other modules; LAYOUT_NONE: there is none. */
+static int64_t below(const layout *l, uint32_t k)
 {
-    if (a > b) {
-        uint32_t swap = a;
-        a = b;
-        b = swap;
-    } /* b lies higher, so backward leaves it first */
-    uint32_t b_until = l->spans[b].first_module, below = layout_has_sibling(l, b) ? b - 1 : b;
-    if (overlap && below > 0)
-        b_until = l->spans[below - 1].first_module;
-    return l->spans[a].open_module >= b_until;
+    for (uint32_t i = k; i-- > 0;)
+        if (layout_is_trained(&l->spans[i]) && l->spans[i].first_module < l->spans[k].first_module)
+            return i;
+    return LAYOUT_NONE;
 }
 
-/* First fit by the time of opening. What is in use when a span opens are the next ones above it. */
-void layout_plan_pool(layout *l, bool overlap)
+/* First fit by the time of opening. In backward a span's buffer is in use from its open_module down
+ * to its first_module, and with overlap until the next lower span is done. What is in use when a
+ * span opens are the next ones above it. */
+void layout_plan_buffers(layout *l, bool overlap)
 {
-    l->pool = 0;
+    l->buffers = 0;
     for (uint32_t k = l->span_count; k-- > 0;) { /* in the order of backward */
         layout_span *span = &l->spans[k];
         uint64_t at = 0;
+        if (!layout_is_trained(span))
+            continue;
         for (bool moved = true; moved;) {
             moved = false;
-            for (uint32_t other = k + 1;
-                 other < l->span_count && live_together(l, k, other, overlap); other++) {
+            for (uint32_t other = k + 1; other < l->span_count; other++) {
                 const layout_span *o = &l->spans[other];
-                if (at < o->pool_first + o->count && o->pool_first < at + span->count) {
-                    at = o->pool_first + o->count;
+                if (!layout_is_trained(o))
+                    continue;
+                int64_t lower = overlap ? below(l, other) : LAYOUT_NONE;
+                uint32_t until = lower >= 0 ? l->spans[lower].first_module : o->first_module;
+                if (span->open_module < until)
+                    break;
+                if (at < o->buffer_first + o->count && o->buffer_first < at + span->count) {
+                    at = o->buffer_first + o->count;
                     moved = true;
                 }
             }
         }
-        span->pool_first = at;
-        l->pool = at + span->count > l->pool ? at + span->count : l->pool;
+        span->buffer_first = at;
+        l->buffers = at + span->count > l->buffers ? at + span->count : l->buffers;
     }
 }
 
@@ -242,10 +297,10 @@ layout_piece layout_piece_of(const layout *l, const zds_model *model, uint32_t p
 {
     layout_piece piece = {.param = param};
     const layout_place *place = &l->places[param];
-    if (place->span == LAYOUT_NONE)
-        return piece;
     const layout_span *span = &l->spans[place->span];
-    uint64_t part_at = span->first + layout_part_first(span, rank),
+    if (!layout_is_trained(span))
+        return piece;
+    uint64_t part_at = layout_part_first(span, rank),
              part_end = part_at + layout_part_count(span, rank);
     uint64_t begin = place->first, end = begin + model->params[param].numel;
     if (begin < part_at)

@@ -284,8 +284,9 @@ typedef struct zds_group_info {
 /* Group i, in the order of `declared`; false past the last. */
 bool zds_group(const zds_engine *engine, size_t i, zds_group_info *info);
 
-/* Runs body(arg, i) for i < n on the engine's bound threads; returns when all are done. body must
- * not call the engine. */
+/* Runs body(arg, i) for i < n on the engine's bound threads; returns when all are done. Any thread
+ * may call this, also while another is in it or in the engine: loops come one after the other. body
+ * must not call the engine; a loop inside it runs inline. */
 void zds_parallel_for(zds_engine *engine, size_t n, void (*body)(void *arg, size_t i), void *arg);
 
 /* Collective. The values of all ranks are added in rank order; the same bits everywhere. count at

@@ -42,6 +42,10 @@ ZDS_BEGIN_DECLS
 #define ZDS_HAS(p, field)                                                                          \
     ((p)->struct_size >= (size_t)((const char *)(&(p)->field + 1) - (const char *)(p)))
 
+/* Bytes of a struct up to and with `field`. What a struct had in ABI 1.0 is named so
+ * (ZDS_OFFLOAD_OPS_1_0): sizeof grows from minor to minor. */
+#define ZDS_SIZE_THROUGH(type, field) (offsetof(type, field) + sizeof(((type *)0)->field))
+
 /* === services of the host === */
 
 enum { ZDS_LOG_ERROR = 0, ZDS_LOG_WARNING = 1, ZDS_LOG_INFO = 2, ZDS_LOG_DEBUG = 3 };
@@ -484,64 +488,178 @@ typedef struct zds_sched_ops {
 
 /* === memory tier (ZDS_KIND_OFFLOAD) === */
 
+/* A place where bytes can be: the host, a device, a file. One tier holds what is where parameters
+ * are computed, and there is one more for each offload section. */
+
 typedef struct zds_offload_env {
     size_t struct_size;
     int32_t rank, local_rank;
-    int32_t device;         /* ordinal, for device spaces */
+    int32_t device;         /* ordinal, for device spaces; else -1 */
     int32_t pin_memory;     /* as the offload section says */
-    const char *path;       /* nvme_path; NULL where the tier has none */
+    const char *path;       /* nvme_path; NULL where the config names none */
     uint64_t capacity_hint; /* bytes that the engine is about to allocate; 0: unknown */
 } zds_offload_env;
 
-/* One allocation of a tier. */
+/* What an open tier says of itself. The host zeroes it; zero stands for what is not known. */
+typedef struct zds_offload_info {
+    size_t struct_size;
+    zds_device device; /* of its blocks; `space` is the one of its zds_offload_ops */
+    /* Of the blocks' pointers, and, in a file, of the offsets and sizes of copies: a power of two,
+     * as the file system or the device says. */
+    uint64_t alignment;
+    uint64_t total_bytes, free_bytes; /* now */
+    uint64_t request_bytes;           /* a copy is fastest from this size on */
+    uint32_t request_depth;           /* and with so many of them in flight */
+    uint32_t reaches; /* mask of ZDS_SPACE_BIT: where the other end of a copy may be */
+} zds_offload_info;
+
+/* One allocation of a tier, or its view of memory that somebody else made. */
 typedef struct zds_block {
     size_t struct_size;
-    void *pointer; /* usable by code that computes in `space`; NULL for ZDS_SPACE_FILE */
+    void *pointer; /* usable by code that computes on `device`; NULL for ZDS_SPACE_FILE */
     uint64_t bytes;
-    zds_space space;
-    int32_t reserved;
+    zds_device device;
     void *handle; /* the plugin's */
 } zds_block;
 
-enum {
-    /* `pointer` can be used where the parameters are computed: no copies are made. */
-    ZDS_OFFLOAD_DIRECT = 1u << 0
-};
+/* One end of a copy, or the operand of a pass: exactly one of block and pointer. A block is always
+ * one of the tier that is called; other memory, its own or another's, comes as a pointer. Never
+ * grows, and so has no size. */
+typedef struct zds_end {
+    const zds_block *block;
+    void *pointer;     /* valid until the operation is done */
+    uint64_t offset;   /* bytes into either */
+    zds_device device; /* where the bytes are */
+} zds_end;
 
-/* One asynchronous copy. Both ends are whole multiples of `alignment` apart from the last bytes of
- * a block. */
+/* The address of an end; NULL in a file. */
+static inline void *zds_end_address(const zds_end *end)
+{
+    char *base = (char *)(end->block ? end->block->pointer : end->pointer);
+    return base ? base + end->offset : NULL;
+}
+
+/* What all asynchronous calls of a tier have in common: they begin when `waits` are done and, on a
+ * stream, after all that was put on it before. The structs of such a call, and the array `waits`,
+ * are valid until it returns. If an event that is waited for has failed, or what the stream ran
+ * before, the call is not carried out and fails with the same status. *done: the event that says so
+ * (types.h), NULL if all is done already; `done` itself may be NULL where there is a stream, whose
+ * order and stream_sync then say it. */
+
+/* One copy. `bytes` from each end do not overlap. At least one end is a block of the called tier or
+ * memory of its device; the space of the other is one that the tier reaches. Offset and size are
+ * multiples of the alignment where an end is in a file, but for the last bytes of a block; other
+ * ends are as they come. */
 typedef struct zds_copy {
     size_t struct_size;
-    const zds_block *block;
-    uint64_t offset; /* bytes into the block */
-    void *memory;    /* the other side */
-    zds_space memory_space;
-    int32_t reserved;
-    uint64_t bytes;
-    zds_event *const *waits; /* [wait_count]: start after these */
+    zds_end from, to;
+    uint64_t bytes;          /* may be 0 */
+    zds_event *const *waits; /* [wait_count]; a NULL in it is done */
     size_t wait_count;
     const zds_stream *stream; /* NULL: the plugin's own order */
 } zds_copy;
 
-/* One thread at a time calls an instance. */
+/* to[i] = value: `count` elements on the tier's device, any dtype; by way of fp32, and rounded to
+ * nearest even from there, but for F64, I32 and I64. */
+typedef struct zds_fill {
+    size_t struct_size;
+    zds_end to;
+    zds_dtype dtype;
+    int32_t reserved;
+    double value; /* one that the dtype can hold */
+    uint64_t count;
+    zds_event *const *waits;
+    size_t wait_count;
+    const zds_stream *stream;
+} zds_fill;
+
+/* A pass over `count` elements, both ends on the tier's device; dtypes F32, BF16, F16, I8 and U8.
+ * Everything is computed in fp32, product and sum each rounded, and then rounded to nearest even;
+ * I8 and U8 keep to their range, round halves away from zero and take NaN for 0. In place where
+ * both types are equal in size, else without overlap.
+ *     convert:     to[i] = from[i]                     (scale and add are not read)
+ *     accumulate:  to[i] = (add ? to[i] : 0) + (float)scale * from[i] */
+typedef struct zds_pass {
+    size_t struct_size;
+    zds_end from, to;
+    zds_dtype from_dtype, to_dtype;
+    uint64_t count;
+    double scale;
+    int32_t add;
+    int32_t reserved;
+    zds_event *const *waits;
+    size_t wait_count;
+    const zds_stream *stream;
+} zds_pass;
+
+/* The statistics of zds_fused: for each segment (elements of `from`), for each chunk of 1024
+ * elements counted from the segment's first, the sum of squares, in sixteen partial sums as it says
+ * there; and how many elements are not finite. All ends on the tier's device. */
+typedef struct zds_chunk_sums {
+    size_t struct_size;
+    zds_end from;
+    zds_dtype dtype; /* F32, BF16 or F16 */
+    int32_t reserved;
+    const struct zds_segment *segments; /* [segment_count], of the host's memory; ascending,
+                                           disjoint */
+    size_t segment_count;
+    zds_end sums;       /* out: double, one a chunk, segment after segment */
+    zds_end non_finite; /* in, out: one uint64_t, to which is added */
+    zds_event *const *waits;
+    size_t wait_count;
+    const zds_stream *stream;
+} zds_chunk_sums;
+
+enum {
+    /* Code that computes in `space` uses a block's pointer as it is: no copies are made. Not with
+     * ZDS_SPACE_FILE. */
+    ZDS_OFFLOAD_DIRECT = 1u << 0
+};
+
+/* One thread at a time calls an instance; waits may be tested, and events completed, on any. Of
+ * functions that are optional in some tiers:
+ *  - adopt is required but with ZDS_SPACE_FILE;
+ *  - copy is required but with DIRECT in HOST and HOST_PINNED, where the host moves bytes itself;
+ *  - fill to chunk_sums and the streams are required in device spaces (CUDA, HIP, SYCL, TEST) and
+ *    not called in others. */
 typedef struct zds_offload_ops {
     size_t struct_size;
-    uint64_t flags;
-    zds_space space;    /* of its blocks */
-    uint32_t alignment; /* of offsets, sizes and memory in read and write; a power of two */
+    uint64_t flags;  /* ZDS_OFFLOAD_... */
+    zds_space space; /* of its blocks */
+    int32_t reserved;
+    /* ZDS_ERR_CONFIG, ZDS_ERR_IO or ZDS_ERR_NOT_FOUND where the folder or the device cannot be
+     * used; close is then not called. */
     zds_status (*open)(const zds_host *host, const void *options, const zds_offload_env *env,
                        void **self);
+    /* After all blocks were freed, all streams destroyed and all events released. */
     void (*close)(void *self);
-    /* Zeroed bytes. */
+    /* Any time after open; what it says, but for free_bytes, stays. */
+    zds_status (*query)(void *self, zds_offload_info *info);
+    /* Zeroed bytes, 64-byte aligned at least; 0 bytes: no pointer. ZDS_ERR_MEMORY or ZDS_ERR_IO
+     * where there is no room. */
     zds_status (*alloc)(void *self, uint64_t bytes, zds_block *block);
+    /* Of blocks of alloc and of adopt; no operation on them is in flight. */
     void (*free)(void *self, zds_block *block);
-    /* read: block -> memory; write: memory -> block. Both optional with DIRECT. */
-    zds_status (*read)(void *self, const zds_copy *copy, zds_event **done);
-    zds_status (*write)(void *self, const zds_copy *copy, zds_event **done);
-    /* Optional, for device spaces: a queue to compute on. */
+    /* A view of memory of the tier's device that somebody else made (a region of a communicator,
+     * a buffer of the program's), of any alignment: changes no byte of it, takes no room, and its
+     * free leaves the memory alone. Whoever made the memory keeps it until then. */
+    zds_status (*adopt)(void *self, void *pointer, uint64_t bytes, zds_block *block);
+    zds_status (*copy)(void *self, const zds_copy *copy, zds_event **done);
+    zds_status (*fill)(void *self, const zds_fill *fill, zds_event **done);
+    zds_status (*convert)(void *self, const zds_pass *pass, zds_event **done);
+    zds_status (*accumulate)(void *self, const zds_pass *pass, zds_event **done);
+    zds_status (*chunk_sums)(void *self, const zds_chunk_sums *sums, zds_event **done);
+    /* A queue to compute on, which other plugins of the device may use as well. */
     zds_status (*stream_create)(void *self, zds_stream *stream);
-    void (*stream_destroy)(void *self, zds_stream *stream);
+    void (*stream_destroy)(void *self, zds_stream *stream); /* its work is done */
+    /* An event for all that was put on the stream so far. */
+    zds_status (*stream_record)(void *self, const zds_stream *stream, zds_event **done);
+    /* Sleeps until that is done. The first error of what ran there since the last stream_sync,
+     * whose text it sets; what is put on the stream from now on is carried out again. */
+    zds_status (*stream_sync)(void *self, const zds_stream *stream);
 } zds_offload_ops;
+
+#define ZDS_OFFLOAD_OPS_1_0 ZDS_SIZE_THROUGH(zds_offload_ops, stream_sync)
 
 /* === communication (ZDS_KIND_COMM) === */
 

@@ -37,16 +37,25 @@ static inline void heap_close(void *self)
     h->host->free(h->host, h);
 }
 
+static inline zds_status heap_query(void *self, zds_offload_info *info)
+{
+    (void)self;
+    info->device = (zds_device){.space = ZDS_SPACE_FILE};
+    info->alignment = 1;
+    info->reaches = ZDS_SPACE_BIT(ZDS_SPACE_HOST);
+    return ZDS_OK;
+}
+
 static inline zds_status heap_alloc(void *self, uint64_t bytes, zds_block *block)
 {
     const heap *h = self;
-    block->handle = bytes < 1u << 30 ? calloc(1, bytes) : NULL;
+    block->handle = bytes < 1u << 30 ? calloc(1, bytes + 1) : NULL;
     if (!block->handle)
         return h->host->fail(h->host, ZDS_ERR_MEMORY, "no room for %llu bytes",
                              (unsigned long long)bytes);
     block->pointer = NULL;
     block->bytes = bytes;
-    block->space = ZDS_SPACE_FILE;
+    block->device = (zds_device){.space = ZDS_SPACE_FILE};
     return ZDS_OK;
 }
 
@@ -56,9 +65,15 @@ static inline void heap_free(void *self, zds_block *block)
     free(block->handle);
 }
 
-static inline char *heap_at(const zds_copy *copy)
+static inline char *heap_at(const zds_end *end)
 {
-    return (char *)copy->block->handle + copy->offset;
+    return (char *)(end->block ? end->block->handle : end->pointer) + end->offset;
+}
+
+/* From memory to a block. */
+static inline bool heap_is_write(const zds_copy *copy)
+{
+    return copy->to.block != NULL;
 }
 
 static inline zds_status heap_wait(const zds_copy *copy)
@@ -70,23 +85,13 @@ static inline zds_status heap_wait(const zds_copy *copy)
     return status;
 }
 
-static inline zds_status heap_read(void *self, const zds_copy *copy, zds_event **done)
+static inline zds_status heap_copy(void *self, const zds_copy *copy, zds_event **done)
 {
     (void)self;
     *done = NULL;
     zds_status status = heap_wait(copy);
     if (!status)
-        memcpy(copy->memory, heap_at(copy), copy->bytes);
-    return status;
-}
-
-static inline zds_status heap_write(void *self, const zds_copy *copy, zds_event **done)
-{
-    (void)self;
-    *done = NULL;
-    zds_status status = heap_wait(copy);
-    if (!status)
-        memcpy(heap_at(copy), copy->memory, copy->bytes);
+        memmove(heap_at(&copy->to), heap_at(&copy->from), copy->bytes);
     return status;
 }
 
@@ -94,13 +99,12 @@ static inline zds_status heap_write(void *self, const zds_copy *copy, zds_event 
 #define HEAP_BUT(...)                                                                              \
     static const zds_offload_ops ops = {.struct_size = sizeof ops,                                 \
                                         .space = ZDS_SPACE_FILE,                                   \
-                                        .alignment = 1,                                            \
                                         .open = heap_open,                                         \
                                         .close = heap_close,                                       \
+                                        .query = heap_query,                                       \
                                         .alloc = heap_alloc,                                       \
                                         .free = heap_free,                                         \
-                                        .read = heap_read,                                         \
-                                        .write = heap_write,                                       \
+                                        .copy = heap_copy,                                         \
                                         __VA_ARGS__};                                              \
     static const zds_plugin plugin = {.struct_size = sizeof plugin,                                \
                                       .kind = ZDS_KIND_OFFLOAD,                                    \

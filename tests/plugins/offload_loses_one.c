@@ -14,7 +14,7 @@ static zds_status late_wait(zds_event *event)
     zds_event *done;
     if (l->number < l->self->counter && l->copy.bytes > 16384)
         return ZDS_OK;
-    return heap_write(l->self, &l->copy, &done);
+    return heap_copy(l->self, &l->copy, &done);
 }
 
 static zds_status late_test(zds_event *event, int32_t *done)
@@ -31,16 +31,18 @@ static void late_release(zds_event *event)
 static const zds_event_ops late_ops = {
     .struct_size = sizeof late_ops, .test = late_test, .wait = late_wait, .release = late_release};
 
-static zds_status write_block(void *self, const zds_copy *copy, zds_event **done)
+static zds_status copy(void *self, const zds_copy *c, zds_event **done)
 {
+    if (!heap_is_write(c))
+        return heap_copy(self, c, done);
     late *l = malloc(sizeof *l);
     if (!l)
         return ZDS_ERR_MEMORY;
-    *l = (late){{&late_ops}, *copy, self, ++((heap *)self)->counter};
-    zds_status status = heap_wait(copy);
+    *l = (late){{&late_ops}, *c, self, ++((heap *)self)->counter};
+    zds_status status = heap_wait(c);
     l->copy.wait_count = 0;
     *done = &l->base;
     return status;
 }
 
-HEAP_BUT(.write = write_block);
+HEAP_BUT(.copy = copy);

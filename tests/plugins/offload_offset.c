@@ -1,13 +1,12 @@
 /* Writes to the beginning of a block, whatever the offset. */
 #include "heap_tier.h"
 
-static zds_status write_block(void *self, const zds_copy *copy, zds_event **done)
+static zds_status copy(void *self, const zds_copy *c, zds_event **done)
 {
-    (void)self;
-    *done = NULL;
-    if (heap_wait(copy) == ZDS_OK)
-        memcpy(copy->block->handle, copy->memory, copy->bytes);
-    return ZDS_OK;
+    zds_copy other = *c;
+    if (heap_is_write(c))
+        other.to.offset = 0;
+    return heap_copy(self, &other, done);
 }
 
-HEAP_BUT(.write = write_block);
+HEAP_BUT(.copy = copy);

@@ -10,7 +10,7 @@ static zds_status alloc_block(void *self, uint64_t bytes, zds_block *block)
     memset(common, 0, sizeof common);
     block->handle = common;
     block->bytes = bytes;
-    block->space = ZDS_SPACE_FILE;
+    block->device = (zds_device){.space = ZDS_SPACE_FILE};
     return ZDS_OK;
 }
 

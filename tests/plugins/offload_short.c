@@ -1,13 +1,12 @@
 /* Moves whole words alone. */
 #include "heap_tier.h"
 
-static zds_status write_block(void *self, const zds_copy *copy, zds_event **done)
+static zds_status copy(void *self, const zds_copy *c, zds_event **done)
 {
-    (void)self;
-    *done = NULL;
-    if (heap_wait(copy) == ZDS_OK)
-        memcpy(heap_at(copy), copy->memory, copy->bytes / 8 * 8);
-    return ZDS_OK;
+    zds_copy other = *c;
+    if (heap_is_write(c))
+        other.bytes = c->bytes / 8 * 8;
+    return heap_copy(self, &other, done);
 }
 
-HEAP_BUT(.write = write_block);
+HEAP_BUT(.copy = copy);

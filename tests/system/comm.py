@@ -119,11 +119,20 @@ def never_comes():
            "rank(s) 1 did not come" in out.stderr and time.time() - start < 30, out)
 
 
+def nobody_says_who_is_here():
+    env = {name: value for name, value in os.environ.items() if not name.startswith("LOCAL_")}
+    out = subprocess.run([BENCH, "comm"], env={**env, "RANK": "0", "WORLD_SIZE": "2"},
+                         capture_output=True, text=True, timeout=60)
+    expect("ranks are not taken for one node's unsaid", out.returncode == 1 and
+           "how many ranks share this node" in out.stderr and "zds-run" in out.stderr, out)
+
+
 def main():
     operations()
     killed()
     killed_under_run()
     never_comes()
+    nobody_says_who_is_here()
     expect("nothing left behind", left_behind() == ([], []), left_behind())
     sys.exit(failures != 0)
 

@@ -429,7 +429,8 @@ def problems_are_told_everywhere():
                                 ('"WarmupLR"', '"warmup": 1, "warmup_num_steps": "x"',
                                  "@:2:56: error: scheduler.params.warmup: "),
                                 ('"polynomial"', '"lr_end": 1',
-                                 "@:2:58: error: scheduler.params.lr_end: scheduler polynomial: ")):
+                                 "@:2:58: error: scheduler.params.lr_end: the program's optimizer with the config's "
+                                 "schedule: scheduler polynomial: ")):
         code, out, err = run("schedule", "@", "--steps", "3", text=section % (name, params))
         expect(code == 1 and place in err and not out, f"schedule: {place}", err)
 

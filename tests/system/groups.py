@@ -108,16 +108,23 @@ def schedule_follows():
 
 def schedule_of_groups():
     """Lists of one rate a group: shown are the parameters that no group takes, or the last group where all are taken."""
-    for rates in ([1, 2, 4], [1, 4]):
+    for names, rates in (("*.weight", [1, 2, 4]), ("*.weight", [1, 4]), ("*", [1, 4]), ("*", [1, 2, 4])):
         ds = write("lists.json", {"train_batch_size": 1, "optimizer": {"type": "AdamW", "params": {}}, "scheduler": {
             "type": "WarmupLR", "params": {"warmup_max_lr": rates, "warmup_num_steps": 2}}, "zds": {"param_groups": [
-                {"params": "*.bias", "weight_decay": 0}, {"params": "*", "lr": 0.5}]}})
+                {"params": "*.bias", "weight_decay": 0}, {"params": names, "lr": 0.5}]}})
         code, out, err = run("schedule", ds, "--steps", 9, "--json")
-        check(f"schedule: a list of {len(rates)} rates", code == 0 and json.loads(out)["lr"][-1] == 4, out + err)
+        if names == "*" and len(rates) == 3:  # as of an engine: "*" leaves nothing for a third group
+            check("schedule: a rate too many", code == 1 and "has 3 values for 2 parameter groups" in out, out + err)
+        else:
+            check(f"schedule: a list of {len(rates)} rates", code == 0 and json.loads(out)["lr"][-1] == 4, out + err)
     ds = write("own.json", {"train_batch_size": 1, "optimizer": {"type": "AdamW", "params": {"lr": 0.25}}, "zds": {"param_groups": [
         {"params": "*.bias", "lr": 0.5}]}})
     code, out, err = run("schedule", ds, "--steps", 1, "--json")
     check("schedule: the optimizer's rate where no group takes", code == 0 and json.loads(out)["lr"] == [0.25], out + err)
+    ds = write("all.json", {"train_batch_size": 1, "optimizer": {"type": "AdamW", "params": {"lr": 0.25}}, "zds": {"param_groups": [
+        {"params": "*.bias", "lr": 0.5}, {"params": "*", "lr": 0.75}]}})
+    code, out, err = run("schedule", ds, "--steps", 1, "--json")
+    check("schedule: the rate of the group that takes all others", code == 0 and json.loads(out)["lr"] == [0.75], out + err)
     for params, rate in (({}, 0.02), ({"muon_lr": 0.5}, 0.5), ({"lr": 0.25, "muon_lr": 0.5}, 0.5)):
         ds = write("muon.json", {"train_batch_size": 1, "optimizer": {"type": "Muon", "params": params}, "scheduler": {
             "type": "polynomial", "params": {"num_warmup_steps": 0, "num_training_steps": 4, "lr_end": 0}}})

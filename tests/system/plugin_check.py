@@ -129,7 +129,29 @@ OTHERS = [
     ("offload_recycles", "blocks are zero when they are used again", "and should be zero"),
     ("offload_one_world", "instances do not share blocks", "is fresh and should be zero"),
     ("offload_anywhere", "a folder that is not there", "accepts a folder that is not there"),
-    ("offload_impatient", "copies wait for their events", "write does not wait"),
+    ("offload_source_offset", "blocks keep what is written", "after it was written and read"),
+    ("offload_lies_aligned", "blocks keep what is written", "1048576 bytes, as query says"),
+    ("offload_unaligned", "open and close the tier", "alignment is 48"),
+    ("offload_reaches_none", "open and close the tier", "reaches is 0x0"),
+    ("offload_forgets_size", "open and close the tier", "beyond the struct_size"),
+    ("offload_no_size", "descriptor", "struct_size of its zds_offload_ops is 0"),
+    ("offload_no_query", "descriptor", "query of its zds_offload_ops is NULL"),
+    ("offload_bare_device", "descriptor", "fill of its zds_offload_ops is NULL"),
+    ("offload_direct_file", "descriptor", "say DIRECT, but its blocks are in files"),
+    ("offload_adopt_frees", "views of other memory", "whose view was freed: crashed"),
+    ("offload_adopt_clears", "views of other memory", "in memory that was adopted"),
+    ("offload_adopt_copies", "views of other memory", "adopt of 3001 bytes at"),
+    ("offload_carries_on", "what waits for a failure fails", "\"peer lost\" returns \"ok\""),
+    ("offload_fills_half", "fill", "element 2502 is"),
+    ("offload_fills_other", "fill", "element 3 is 1, not 1.5"),
+    ("offload_truncates", "convert", "from f32 to bf16"),
+    ("offload_no_scale", "accumulate", "accumulate of 3000 elements from f32 to f32"),
+    ("offload_always_adds", "accumulate", "accumulate of 3000 elements from f32 to f32"),
+    ("offload_sums_plainly", "sums of chunks", "chunk_sums of f32: chunk 0 is"),
+    ("offload_counts_anew", "sums of chunks", "2 elements are not finite"),
+    ("offload_sync_says_ok", "errors on a stream", "stream_sync returns \"ok\""),
+    ("offload_stays_failed", "errors on a stream", "stream_sync once more"),
+    ("offload_impatient", "copies wait for their events", "a copy to a block does not wait"),
     ("offload_reads_early", "copies wait for their events", "had to wait for its destination"),
     ("offload_loses_one", "several copies in flight", "after several copies in flight"),
     ("offload_grants", "too much memory is refused", "alloc grants 2^62 bytes"),
@@ -162,7 +184,8 @@ NOTES = [
     ("rounds_at_open", "open", "when it is loaded: the thread rounds otherwise"),
     ("chatty", "prints nothing", '"{"plugins": 1}" in "open"; give it to host->log'),
 ]
-GOOD = ["sample", "momentum", "newer", "old_abi_1_0", "reduces", "whole", "no_create", "offload_good"]
+GOOD = ["sample", "momentum", "newer", "old_abi_1_0", "reduces", "whole", "no_create", "offload_good",
+        "offload_device", "offload_sectors"]
 
 
 def expect(condition, what):
@@ -241,7 +264,7 @@ def check_rates(folder):
         for steps, code in ((101, 0), (102, 1)):
             result = run(os.path.join(PROGRAMS, "zds-config"), "schedule", config, "--steps",
                          str(steps))
-            told = "nan, which would spoil the weights after 101 steps"
+            told = "the scheduler failed at move 101: it sets lr of group 0 to "
             expect(result.returncode == code and (told in result.stderr) == code,
                    f"schedule of {steps} steps: {result.stderr[-200:]}")
 

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "config/internal.h"
+#include "json.h"
 
 static zds_config *load(const char *text, int32_t world_size)
 {
@@ -357,12 +358,6 @@ Test(config_values, all_problems_at_once_in_order)
 
 /* === what an engine refuses === */
 
-static void collect(void *user, const char *path, const char *message)
-{
-    strcat(user, path);
-    strcat(user, strstr(message, "not implemented") ? "? " : "! ");
-}
-
 Test(config_values, engines_refuse_what_they_cannot_do)
 {
     char found[512] = "";
@@ -373,7 +368,12 @@ Test(config_values, engines_refuse_what_they_cannot_do)
                            "\"memory_breakdown\":true,\"disable_allgather\":true,"
                            "\"fp16\":{\"enabled\":false,\"hysteresis\":5}}",
                          1);
-    config_require_implemented(c, collect, found);
+    problems all = {0};
+    config_require_implemented(c, &all);
+    for (size_t i = 0; i < all.count; i++)
+        strcat(strcat(found, all.list[i].shown.path),
+               strstr(all.list[i].shown.message, "not implemented") ? "? " : "! ");
+    problems_clear(&all);
     cr_expect(strstr(found, "zero_optimization.legacy_stage1!"), "%s", found);
     cr_expect(strstr(found, "comet.enabled!"), "%s", found);
     cr_expect_not(strstr(found, "wandb"), "%s", found);
@@ -400,7 +400,7 @@ Test(config_values, the_key_that_a_message_is_about)
                          1);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char path[64];
-        problem_path_in(c, "optimizer.params", cases[i].message, path, sizeof path);
+        config_path_in(c, "optimizer.params", cases[i].message, path, sizeof path);
         cr_expect_str_eq(path, cases[i].path, "%s: %s", cases[i].message, path);
     }
     zds_config_destroy(c);
@@ -417,27 +417,117 @@ Test(config_values, unknown_path_is_asserted, .signal = SIGABRT)
 
 /* === sources === */
 
-Test(config_values, base64_and_trees)
+Test(config_values, base64_and_files_that_are_not)
 {
     zds_config *c = NULL;
     /* {"train_batch_size": 4, "note?": ">>>"}: both letters in which URL-safe differs */
     cr_expect_eq(zds_config_load("eyJ0cmFpbl9iYXRjaF9zaXplIjogNH0=", NULL, &c, NULL), ZDS_OK);
     cr_expect_eq(zds_config_int(c, "train_batch_size"), 4);
     zds_config_destroy(c);
-    cJSON *tree = cJSON_Parse("{\"train_batch_size\": 4, \"gradient_clipping\": 0.5}");
-    char *before = cJSON_PrintUnformatted(tree);
-    cr_expect_eq(zds_config_from_json(tree, NULL, &c, NULL), ZDS_OK);
-    cr_expect_eq(zds_config_float(c, "gradient_clipping"), 0.5);
-    cr_expect_str_eq(zds_config_place(c, "gradient_clipping"), "");
-    char *after = cJSON_PrintUnformatted(tree);
-    cr_expect_str_eq(before, after);
-    cJSON_free(before);
-    cJSON_free(after);
-    cJSON_Delete(tree);
-    zds_config_destroy(c);
     zds_error error = ZDS_ERROR_INIT;
     cr_expect_eq(zds_config_load("/no/such/file.json", NULL, &c, &error), ZDS_ERR_NOT_FOUND);
     cr_expect(strstr(error.text, "/no/such/file.json"));
     cr_expect_null(c);
     zds_error_clear(&error);
+}
+
+/* === what comes out === */
+
+Test(config_values, json_text)
+{
+    zds_config *c = load("{\"train_batch_size\": 4, \"optimizer\": {\"type\": \"Lamb\", "
+                         "\"params\": {\"lr\": 1e-3}}, \"zero_optimization\": {\"stage\": 1}}",
+                         1);
+    expect_text(zds_config_node(c, "optimizer.params"), "{\"lr\":0.001}");
+    cr_expect_null(zds_config_node(c, "scheduler"));
+    cr_expect_null(zds_config_arguments(c));
+    expect_text(zds_config_value(c, "optimizer.params.lr"), "0.001");
+    expect_text(zds_config_value(c, "optimizer.type"), "\"Lamb\"");
+    expect_text(zds_config_value(c, "zero_optimization.reduce_bucket_size"), "500000000");
+    cr_expect_null(zds_config_value(c, "no.such.key"));
+    cJSON *values = take_json(zds_config_effective(c));
+    cr_expect_eq(cJSON_GetObjectItem(values, "zero_optimization_stage")->valuedouble, 1);
+    cJSON_Delete(values);
+    zds_config_destroy(c);
+}
+
+/* A place is one text, however often it is asked for. */
+Test(config_values, places_do_not_pile_up)
+{
+    zds_config *c = load("{\"train_batch_size\": 4,\n\"optimizer\": {\"type\": \"SGD\"}}", 1);
+    const char *root = zds_config_place(c, ""), *type = zds_config_place(c, "optimizer.type");
+    cr_expect_str_eq(root, "<string>:1:1");
+    cr_expect_str_eq(type, "<string>:2:23");
+    for (int i = 0; i < 100000; i++) {
+        char path[32];
+        snprintf(path, sizeof path, "no.such.key.%d", i);
+        cr_assert_eq(zds_config_place(c, path), root);
+        cr_assert_eq(zds_config_place(c, "optimizer.type"), type);
+    }
+    zds_config_destroy(c);
+}
+
+/* === structs of other versions === */
+
+/* zds_problem as of a header that is older, and one that is newer. */
+Test(config_values, structs_of_other_sizes)
+{
+    zds_config *c = load("{\"train_batch_size\": 0}", 1);
+    struct {
+        zds_problem known;
+        int64_t later, beyond;
+    } newer;
+    memset(&newer, 0x55, sizeof newer);
+    cr_assert(zds_config_problem_sized(c, 0, &newer.known, sizeof newer - sizeof newer.beyond));
+    cr_expect_eq(newer.known.struct_size, sizeof newer.known);
+    cr_expect_str_eq(newer.known.path, "train_batch_size");
+    cr_expect_eq(newer.later, 0);
+    cr_expect_eq(newer.beyond, 0x5555555555555555);
+    zds_problem older;
+    memset(&older, 0x55, sizeof older);
+    cr_assert(zds_config_problem_sized(c, 0, &older, offsetof(zds_problem, message)));
+    cr_expect_eq(older.struct_size, offsetof(zds_problem, message));
+    cr_expect_str_eq(older.path, "train_batch_size");
+    cr_expect_eq((uintptr_t)older.message, 0x5555555555555555);
+    zds_config_destroy(c);
+}
+
+static bool count_key(void *user, const zds_config_key *key)
+{
+    cr_assert_eq(key->struct_size, sizeof *key);
+    ++*(size_t *)user;
+    return true;
+}
+
+Test(config_values, keys_have_their_size)
+{
+    size_t count = 0;
+    zds_config_keys(count_key, &count);
+    cr_expect_eq(count, field_count());
+}
+
+/* === the list of problems === */
+
+Test(config_values, problems_beyond_the_list_are_counted)
+{
+    zds_config *c = load("{\"train_batch_size\": 1}", 1);
+    problems all = {0};
+    for (int i = 0; i < PROBLEMS_MAX + 3; i++)
+        config_note(c, &all, i ? ZDS_PROBLEM_WARNING : ZDS_PROBLEM_ERROR, "train_batch_size",
+                    "a\x1b"
+                    "b");
+    cr_expect_eq(all.count, PROBLEMS_MAX);
+    cr_expect_eq(problems_heard(&all), PROBLEMS_MAX + 3);
+    char *text = problems_text(&all);
+    cr_assert(text);
+    cr_expect_eq(strncmp(text, "<string>:1:22: error: train_batch_size: a\\u001bb\n", 49), 0, "%s",
+                 text);
+    cr_expect(strstr(text, "\n<string>: error: 3 more problems\n"));
+    free(text);
+    problems_cut(&all, 1);
+    cr_expect(problems_have_errors(&all, ZDS_CHECK_ZDS));
+    cr_expect_not(problems_have_errors(&all, ZDS_CHECK_SYNTAX));
+    problems_clear(&all);
+    cr_expect_null(problems_text(&all));
+    zds_config_destroy(c);
 }

@@ -20,16 +20,14 @@ static zds_config *load(const char *text, int64_t hidden_size, const char *argum
     zds_config *c = NULL;
     zds_error error = ZDS_ERROR_INIT;
     char whole[2048];
-    cJSON *tree = arguments ? cJSON_Parse(arguments) : NULL;
     zds_config_context context = {.struct_size = sizeof context,
                                   .world_size = 4,
                                   .hidden_size = hidden_size,
-                                  .arguments = tree};
+                                  .arguments_source = arguments};
     snprintf(whole, sizeof whole, "{train_batch_size:8,%s}", text);
     zds_config_load(whole, &context, &c, &error);
     cr_assert(c, "%s: %s", text, error.text);
     zds_error_clear(&error);
-    cJSON_Delete(tree);
     return c;
 }
 

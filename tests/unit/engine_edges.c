@@ -1,9 +1,11 @@
 /* The engine where callers and plugins do the unusual: micro steps that report nothing, states of
  * one byte or of none, an offloaded optimizer, a schedule that fails, a parameter without gradient,
- * a forked child, another world than the config was loaded for. One rank; the optimizer and the
- * schedule are linked into the test. */
+ * a forked child, loops of two threads, another world than the config was loaded for. One rank; the
+ * optimizer and the schedule are linked into the test. */
 #include <criterion/criterion.h>
 #include <math.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -354,6 +356,36 @@ Test(engine_edges, parallel_for_ends_in_a_forked_child)
     waitpid(pid, &state, 0);
     cr_assert(WIFEXITED(state) && WEXITSTATUS(state) == 8);
     close_engine(e);
+}
+
+static void count_up_together(void *arg, size_t i)
+{
+    (void)i;
+    atomic_fetch_add((atomic_int *)arg, 1);
+}
+
+typedef struct loops {
+    zds_engine *e;
+    atomic_int count;
+} loops;
+
+static void *run_loops(void *arg)
+{
+    loops *l = arg;
+    for (int r = 0; r < 200; r++)
+        zds_parallel_for(l->e, 20, count_up_together, &l->count);
+    return NULL;
+}
+
+Test(engine_edges, two_threads_of_the_program_may_run_loops_at_once, .timeout = 60)
+{
+    loops l = {.e = open_engine("{\"train_micro_batch_size_per_gpu\":1}", NULL)};
+    pthread_t other;
+    cr_assert_eq(pthread_create(&other, NULL, run_loops, &l), 0);
+    run_loops(&l);
+    pthread_join(other, NULL);
+    cr_expect_eq(atomic_load(&l.count), 2 * 200 * 20);
+    close_engine(l.e);
 }
 
 Test(engine_edges, a_config_loaded_for_another_world_is_refused)

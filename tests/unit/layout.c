@@ -1,6 +1,6 @@
-/* The layout of spans: every trainable element has exactly one owner, slices are equal and aligned,
- * parameters that must not be cut are whole with owners that have about as much to do, the pool
- * never gives one place to two spans at once. */
+/* The layout of spans: every trainable element has exactly one owner, parts are equal and aligned,
+ * parameters that must not be cut are whole with owners that have about as much to do, grad
+ * buffers never give one place to two spans at once. */
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,6 +38,13 @@ static zds_model *build(const shape *s, bool tied)
     return model;
 }
 
+static layout *create(const zds_model *model, layout_wish wish)
+{
+    layout *l = NULL;
+    cr_assert_eq(layout_create(model, &wish, &l), ZDS_OK);
+    return l;
+}
+
 static void check_owners(const layout *l, const zds_model *model, uint64_t align)
 {
     for (uint32_t p = 0; p < model->param_count; p++) {
@@ -54,21 +61,28 @@ static void check_owners(const layout *l, const zds_model *model, uint64_t align
         }
         cr_assert_eq(next, model->params[p].frozen ? 0 : model->params[p].numel);
         cr_assert_eq(l->places[p].first % align, 0);
+        cr_assert_eq(l->spans[l->places[p].span].kind == SPAN_FROZEN, model->params[p].frozen);
     }
 }
 
 static void check_spans(const layout *l, uint32_t rank, uint64_t align)
 {
-    uint64_t at = 0, shard = 0;
+    uint64_t at = 0, shard = 0, frozen = 0;
     for (uint32_t k = 0; k < l->span_count; k++) {
         const layout_span *s = &l->spans[k];
         uint64_t next = 0;
-        cr_assert_eq(s->first, at);
+        if (s->kind == SPAN_FROZEN) {
+            cr_assert_eq(s->param_first, frozen);
+            frozen += s->count;
+            continue;
+        }
+        cr_assert_eq(s->param_first, at);
+        cr_assert_eq(s->grad_first, at);
         cr_assert_eq(s->shard_first, shard);
         for (uint32_t r = 0; r < l->world_size; r++) {
             cr_assert_eq(layout_part_first(s, r), next);
             cr_assert_eq(layout_part_count(s, r) % align, 0);
-            cr_assert(s->parts || layout_part_count(s, r) == s->slice);
+            cr_assert(s->parts || layout_part_count(s, r) == s->part);
             next += layout_part_count(s, r);
         }
         cr_assert_eq(s->count, next);
@@ -76,6 +90,7 @@ static void check_spans(const layout *l, uint32_t rank, uint64_t align)
         shard += layout_part_count(s, rank);
     }
     cr_assert_eq(l->trainable, at);
+    cr_assert_eq(l->frozen, frozen);
     cr_assert_eq(l->shard, shard);
 }
 
@@ -89,17 +104,19 @@ static void check_whole(const layout *l, const zds_model *model, const double *w
         }
 }
 
-/* Walks a backward: at each module the open spans must not overlap in the pool. */
-static void check_pool(const layout *l, const zds_model *model)
+/* Walks a backward: at each module the open spans must not overlap in the buffers. */
+static void check_buffers(const layout *l, const zds_model *model)
 {
     for (uint32_t m = model->module_count; m-- > 0;)
         for (uint32_t a = 0; a < l->span_count; a++)
             for (uint32_t b = 0; b < a; b++) {
                 const layout_span *x = &l->spans[a], *y = &l->spans[b];
+                if (x->kind == SPAN_FROZEN || y->kind == SPAN_FROZEN)
+                    continue;
                 bool both = x->open_module >= m && m >= x->first_module && y->open_module >= m &&
                             m >= y->first_module;
-                bool overlap = x->pool_first < y->pool_first + y->count &&
-                               y->pool_first < x->pool_first + x->count;
+                bool overlap = x->buffer_first < y->buffer_first + y->count &&
+                               y->buffer_first < x->buffer_first + x->count;
                 cr_assert(!(both && overlap && x->count && y->count),
                           "spans %u and %u share memory at module %u", a, b, m);
             }
@@ -129,15 +146,14 @@ Test(layout, every_element_has_one_owner)
                                             .align = aligns[a],
                                             .bucket = buckets[b],
                                             .whole = kind & 2 ? whole : NULL};
-                        layout *l = layout_create(model, &wish);
-                        cr_assert_not_null(l);
+                        layout *l = create(model, wish);
                         check_spans(l, wish.rank, aligns[a]);
                         if (wish.whole)
                             check_whole(l, model, whole);
                         check_owners(l, model, aligns[a]);
                         for (int overlap = 0; overlap < 2; overlap++) {
-                            layout_plan_pool(l, overlap);
-                            check_pool(l, model);
+                            layout_plan_buffers(l, overlap);
+                            check_buffers(l, model);
                         }
                         layout_destroy(l);
                         zds_model_destroy(model);
@@ -187,7 +203,7 @@ Test(layout, owners_have_about_as_much_to_do)
             }
             layout_wish wish = {
                 .world_size = (uint32_t)world, .align = 16, .bucket = 1, .whole = costs[c]};
-            layout *l = layout_create(model, &wish);
+            layout *l = create(model, wish);
             double busy[3] = {0}, none[3] = {0}, most = 0;
             for (int i = 0; i < COUNT; i++)
                 busy[l->places[i].owner] += costs[c][i];
@@ -201,15 +217,15 @@ Test(layout, owners_have_about_as_much_to_do)
         }
 }
 
-Test(layout, the_pool_of_equal_modules_holds_one_or_two)
+Test(layout, buffers_of_equal_modules_hold_one_or_two)
 {
     shape s = {8, {640, 640, 640, 640, 640, 640}, 1};
     zds_model *model = build(&s, false);
-    layout *l = layout_create(model, &(layout_wish){.world_size = 2, .align = 32, .bucket = 1});
-    layout_plan_pool(l, false);
-    cr_assert_eq(l->pool, 640);
-    layout_plan_pool(l, true);
-    cr_assert_eq(l->pool, 1280);
+    layout *l = create(model, (layout_wish){.world_size = 2, .align = 32, .bucket = 1});
+    layout_plan_buffers(l, false);
+    cr_assert_eq(l->buffers, 640);
+    layout_plan_buffers(l, true);
+    cr_assert_eq(l->buffers, 1280);
     layout_destroy(l);
     zds_model_destroy(model);
 }
@@ -226,14 +242,46 @@ Test(layout, small_modules_share_a_span_up_to_the_largest_module)
             .struct_size = sizeof desc, .name = name, .shape = &sizes[m], .ndim = 1};
         cr_assert_eq(zds_model_add_param(model, m, &desc, NULL), ZDS_OK);
     }
-    layout *l =
-        layout_create(model, &(layout_wish){.world_size = 1, .align = 32, .bucket = 500000000});
+    layout *l = create(model, (layout_wish){.world_size = 1, .align = 32, .bucket = 500000000});
     cr_assert_eq(l->span_count, 3);
     cr_assert_eq(l->spans[0].module_count, 3);
     layout_destroy(l);
-    l = layout_create(model, &(layout_wish){.world_size = 1, .align = 32, .bucket = 64});
+    l = create(model, (layout_wish){.world_size = 1, .align = 32, .bucket = 64});
     cr_assert_eq(l->span_count, 4);
     layout_destroy(l);
+    zds_model_destroy(model);
+}
+
+/* Blocks are not cut, and only the spans that have some pay for it. */
+Test(layout, parts_hold_whole_blocks)
+{
+    static const uint32_t blocks[] = {96, 1, 64, 1, 1, 1};
+    shape s = {3, {1000, 7, 333, 4096, 50, 1}, 2};
+    zds_model *model = build(&s, false);
+    for (uint32_t world = 1; world <= 4; world++) {
+        layout *l = create(
+            model,
+            (layout_wish){.world_size = world, .align = 16, .bucket = 1, .granularity = blocks});
+        for (uint32_t p = 0; p < model->param_count; p++)
+            for (uint32_t r = 0; r < world; r++)
+                cr_assert_eq(layout_piece_of(l, model, p, r).param_first % blocks[p], 0);
+        cr_assert_eq(l->spans[l->places[1].span].count % (96 * world), 0);
+        cr_assert_lt(l->spans[l->places[3].span].part, 4096 + 333 + 2 * 64 + 64);
+        layout_destroy(l);
+    }
+    zds_model_destroy(model);
+}
+
+/* Primes whose product is larger than any number of the machine. */
+Test(layout, blocks_without_a_common_multiple_are_refused)
+{
+    static const uint32_t blocks[] = {4294967291u, 4294967279u, 4294967231u};
+    shape s = {1, {1000, 7, 333}, 3};
+    zds_model *model = build(&s, false);
+    layout *l = NULL;
+    layout_wish wish = {.world_size = 2, .align = 16, .bucket = 1, .granularity = blocks};
+    cr_assert_eq(layout_create(model, &wish, &l), ZDS_ERR_UNSUPPORTED);
+    cr_assert_null(l);
     zds_model_destroy(model);
 }
 

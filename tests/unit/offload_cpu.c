@@ -45,8 +45,8 @@ Test(offload_cpu, blocks_are_zeroed_and_whole)
         zds_block block = {.struct_size = sizeof block};
         cr_assert_eq(t.ops->alloc(t.self, sizes[i], &block), ZDS_OK);
         cr_assert_eq(block.bytes, sizes[i]);
-        cr_assert_eq(block.space, ZDS_SPACE_HOST);
-        uintptr_t align = sizes[i] >= 2 << 20 ? 2 << 20 : 4096;
+        cr_assert_eq(block.device.space, ZDS_SPACE_HOST);
+        uintptr_t align = sizes[i] >= 2 << 20 ? 64 : 4096;
         cr_assert_eq((uintptr_t)block.pointer % align, 0);
         unsigned char *bytes = block.pointer;
         for (uint64_t k = 0; k < sizes[i]; k++)
@@ -54,6 +54,26 @@ Test(offload_cpu, blocks_are_zeroed_and_whole)
         memset(bytes, 0xff, sizes[i]);
         t.ops->free(t.self, &block);
     }
+    tier_close(&t);
+}
+
+/* Of weights, gradients and states of the same size, that no two meet in a cache. */
+Test(offload_cpu, large_blocks_are_no_power_of_two_apart)
+{
+    enum { BLOCKS = 5, APART = 1 << 20, NEAR = 4096 };
+    tier t;
+    zds_block blocks[BLOCKS] = {0};
+    tier_open(&t);
+    for (int i = 0; i < BLOCKS; i++)
+        cr_assert_eq(t.ops->alloc(t.self, 16 << 20, &blocks[i]), ZDS_OK);
+    for (int i = 0; i < BLOCKS; i++)
+        for (int k = 0; k < i; k++) {
+            uintptr_t apart = (uintptr_t)blocks[i].pointer - (uintptr_t)blocks[k].pointer;
+            cr_assert_geq(apart % APART, NEAR, "blocks %d and %d", i, k);
+            cr_assert_leq(apart % APART, APART - NEAR, "blocks %d and %d", i, k);
+        }
+    for (int i = 0; i < BLOCKS; i++)
+        t.ops->free(t.self, &blocks[i]);
     tier_close(&t);
 }
 
@@ -81,6 +101,43 @@ Test(offload_cpu, memory_goes_back)
             t.ops->free(t.self, &blocks[i]);
     }
     cr_assert(mappings() <= before + 2, "%d mappings, before %d", mappings(), before);
+    tier_close(&t);
+}
+
+Test(offload_cpu, says_what_it_is)
+{
+    tier t;
+    tier_open(&t);
+    zds_offload_info info = {.struct_size = sizeof info};
+    cr_assert_eq(t.ops->query(t.self, &info), ZDS_OK);
+    cr_assert_eq(info.device.space, ZDS_SPACE_HOST);
+    cr_assert_eq(info.device.ordinal, 0);
+    cr_assert(info.reaches & ZDS_SPACE_BIT(ZDS_SPACE_HOST));
+    cr_assert_gt(info.free_bytes, 0);
+    cr_assert_leq(info.free_bytes, info.total_bytes);
+    cr_assert_eq(info.total_bytes,
+                 (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE));
+    tier_close(&t);
+}
+
+Test(offload_cpu, a_view_is_the_memory_itself_and_leaves_it)
+{
+    tier t;
+    tier_open(&t);
+    guarded memory = guarded_alloc(4096, true);
+    zds_block view = {.struct_size = sizeof view};
+    memset(memory.data, 7, 4096);
+    int before = mappings();
+    char *start = (char *)memory.data + 5;
+    cr_assert_eq(t.ops->adopt(t.self, start, 100, &view), ZDS_OK);
+    cr_assert_eq(view.pointer, start);
+    cr_assert_eq(view.bytes, 100);
+    cr_assert_eq(view.device.space, ZDS_SPACE_HOST);
+    t.ops->free(t.self, &view);
+    for (int i = 0; i < 4096; i++)
+        cr_assert_eq(((char *)memory.data)[i], 7);
+    cr_assert_eq(mappings(), before);
+    guarded_free(&memory);
     tier_close(&t);
 }
 

@@ -566,7 +566,7 @@ Test(registry, list_tells_all)
         {"optim", "PairFirst", "c.so", "ok"},       {"optim", "PairSecond", "c.so", "ok"},
         {"optim", "PairThird", "c.so", "rejected"}, {"", "", "d.so", "rejected"}};
     for (size_t i = 0; i < sizeof expected / sizeof *expected; i++) {
-        cr_assert(zds_plugin_list_entry(list, i, &entry));
+        cr_assert(zds_plugin_list_entry(list, i, &entry) && entry.struct_size == sizeof entry);
         cr_assert_str_eq(entry.kind, expected[i][0]);
         cr_assert_str_eq(entry.name, expected[i][1]);
         cr_assert_str_eq(entry.file, path_of(expected[i][2]));

@@ -1,14 +1,15 @@
 /* The checks of a memory tier: what it is given comes back, zeroed at first, aligned as it says,
  * and nothing stays when it is closed. */
+#include "offload.h"
+
 #include <cjson/cJSON.h>
 #include <dirent.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
-#include "area.h"
-#include "bench.h"
 #include "numbers.h"
 #include "plugin/descriptor.h"
 #include "plugin/fault.h"
@@ -17,14 +18,26 @@
 
 enum { MIB = 1 << 20 };
 
-/* An open tier with a folder for its files. */
-typedef struct tier {
-    bench *b;
-    zds_offload_ops ops;
-    void *options, *self;
-    bool opened;
-    char folder[32];
-} tier;
+/* The size that zds_offload_info has, and no byte more, is the host's to be written. */
+static char *query(tier *t)
+{
+    struct {
+        zds_offload_info info;
+        unsigned char guard[64];
+    } room;
+    memset(&room, 0, sizeof room);
+    memset(room.guard, 0x5c, sizeof room.guard);
+    room.info.struct_size = sizeof room.info;
+    bench_clear(t->b);
+    zds_status status = t->ops.query(t->self, &room.info);
+    if (status)
+        return bench_failure(t->b, "query", status);
+    for (size_t i = 0; i < sizeof room.guard; i++)
+        if (room.guard[i] != 0x5c)
+            return fault_format("query writes beyond the struct_size of its zds_offload_info");
+    t->info = room.info;
+    return NULL;
+}
 
 static char *open_at(tier *t, bench *b, const char *path)
 {
@@ -40,7 +53,7 @@ static char *open_at(tier *t, bench *b, const char *path)
     bench_clear(b);
     zds_status status = t->ops.open(&b->host, t->options, &env, &t->self);
     t->opened = status == ZDS_OK;
-    return status ? bench_failure(b, "open", status) : NULL;
+    return status ? bench_failure(b, "open", status) : query(t);
 }
 
 static void close_at(tier *t)
@@ -84,121 +97,48 @@ static char *close_tier(tier *t)
     return fault;
 }
 
-static char *fail(const tier *t, const char *function, zds_status status)
+char *tier_failure(const tier *t, const char *function, zds_status status)
 {
     return bench_failure(t->b, function, status);
 }
 
-/* === copies === */
-
-/* Waits for a copy in the ways that an event has. */
-static char *finish(const tier *t, const char *what, zds_status status, zds_event *done)
+char *tier_alloc(const tier *t, uint64_t bytes, zds_block *block)
 {
-    if (status)
-        return fail(t, what, status);
-    if (!done)
-        return NULL;
-    int32_t over = 0;
-    status = done->ops->test(done, &over);
-    if (!status)
-        status = done->ops->wait(done);
-    if (!status && (status = done->ops->test(done, &over)) == ZDS_OK && !over) {
-        done->ops->release(done);
-        return fault_format("%s: its event is not done after wait", what);
-    }
-    done->ops->release(done);
-    return status ? fail(t, what, status) : NULL;
-}
-
-static zds_copy copy_of(const zds_block *block, uint64_t offset, void *memory, uint64_t bytes)
-{
-    return (zds_copy){.struct_size = sizeof(zds_copy),
-                      .block = block,
-                      .offset = offset,
-                      .memory = memory,
-                      .memory_space = ZDS_SPACE_HOST,
-                      .bytes = bytes};
-}
-
-static char *put(const tier *t, const zds_block *block, uint64_t offset, void *memory, uint64_t n)
-{
-    zds_event *done = NULL;
-    if (!t->ops.write) {
-        memcpy((char *)block->pointer + offset, memory, (size_t)n);
-        return NULL;
-    }
-    const zds_copy copy = copy_of(block, offset, memory, n);
+    *block = (zds_block){.struct_size = sizeof *block};
     bench_clear(t->b);
-    zds_status status = t->ops.write(t->self, &copy, &done);
-    return finish(t, "write", status, done);
-}
-
-static char *get(const tier *t, const zds_block *block, uint64_t offset, void *memory, uint64_t n)
-{
-    zds_event *done = NULL;
-    if (!t->ops.read) {
-        memcpy(memory, (const char *)block->pointer + offset, (size_t)n);
-        return NULL;
-    }
-    const zds_copy copy = copy_of(block, offset, memory, n);
-    bench_clear(t->b);
-    zds_status status = t->ops.read(t->self, &copy, &done);
-    return finish(t, "read", status, done);
-}
-
-/* Memory of a copy between guards, aligned as the tier asks: a page is. */
-static area *buffer(const tier *t, uint64_t bytes)
-{
-    return area_make((size_t)bytes, t->ops.alignment == 1, "memory of a copy", "");
-}
-
-static unsigned char *bytes_of(const area *a)
-{
-    return (unsigned char *)a->data;
-}
-
-static char *expect(const unsigned char *got, uint64_t n, uint64_t seed, uint64_t offset,
-                    const char *when)
-{
-    for (uint64_t i = 0; i < n; i++) {
-        unsigned char want = seed ? (unsigned char)number_hash(seed ^ (offset + i)) : 0;
-        if (got[i] != want)
-            return fault_format("byte %llu of %llu is 0x%02x, not 0x%02x, %s",
-                                (unsigned long long)(offset + i), (unsigned long long)n, got[i],
-                                want, when);
-    }
-    return NULL;
-}
-
-static void fill(unsigned char *bytes, uint64_t n, uint64_t seed, uint64_t offset)
-{
-    for (uint64_t i = 0; i < n; i++)
-        bytes[i] = (unsigned char)number_hash(seed ^ (offset + i));
+    zds_status status = t->ops.alloc(t->self, bytes, block);
+    return status ? tier_failure(t, "alloc", status) : NULL;
 }
 
 /* Zero at first; then, written in pieces, all as it was written. */
 static char *round_trip(const tier *t, const zds_block *block, uint64_t n, uint64_t seed)
 {
-    const uint64_t unit = t->ops.alignment, piece = (n / 3 / unit + 1) * unit;
-    area *memory = buffer(t, n);
-    unsigned char *bytes = bytes_of(memory);
-    char *fault = get(t, block, 0, bytes, n);
+    const uint64_t unit = t->info.alignment, piece = (n / 3 / unit + 1) * unit;
+    area *memory = tier_buffer(n);
+    unsigned char *bytes = tier_bytes(memory);
+    char *fault = tier_get(t, block, 0, bytes, n);
     if (!fault)
-        fault = expect(bytes, n, 0, 0, "in a block that is fresh and should be zero");
+        fault = tier_expect(bytes, n, 0, 0, "in a block that is fresh and should be zero");
     for (uint64_t offset = 0; offset < n && !fault; offset += piece) {
         uint64_t count = piece < n - offset ? piece : n - offset;
-        fill(bytes, count, seed, offset);
-        fault = put(t, block, offset, bytes, count);
+        tier_fill(bytes, count, seed, offset);
+        fault = tier_put(t, block, offset, bytes, count);
     }
     memset(bytes, 0, (size_t)n);
     if (!fault)
-        fault = get(t, block, 0, bytes, n);
+        fault = tier_get(t, block, 0, bytes, n);
     if (!fault)
-        fault = expect(bytes, n, seed, 0, "after it was written and read");
+        fault = tier_expect(bytes, n, seed, 0, "after it was written and read");
     if (!fault)
         fault = area_fault(memory);
     area_free(memory);
     return fault;
+}
+
+static const char *shown_space(zds_space space)
+{
+    const char *name = space_name(space);
+    return name ? name : "(unknown)";
 }
 
 static char *block_fault(const tier *t, const zds_block *block, uint64_t bytes)
@@ -206,33 +146,51 @@ static char *block_fault(const tier *t, const zds_block *block, uint64_t bytes)
     if (block->bytes < bytes)
         return fault_format("alloc of %llu bytes gives a block of %llu", (unsigned long long)bytes,
                             (unsigned long long)block->bytes);
-    if (block->space != t->ops.space)
-        return fault_format("alloc gives a block in space %s, but the tier is in %s",
-                            space_name(block->space), space_name(t->ops.space));
+    if (block->device.space != t->info.device.space ||
+        block->device.ordinal != t->info.device.ordinal)
+        return fault_format("alloc gives a block on %s %d, but query says %s %d",
+                            shown_space(block->device.space), block->device.ordinal,
+                            shown_space(t->info.device.space), t->info.device.ordinal);
     if ((t->ops.space == ZDS_SPACE_FILE) != (block->pointer == NULL))
         return fault_format("alloc gives a block in space %s with the pointer %p",
-                            space_name(t->ops.space), block->pointer);
-    if ((uintptr_t)block->pointer % (t->ops.alignment < 64 ? 64 : t->ops.alignment))
-        return fault_format("alloc gives the pointer %p, which is not aligned to %u bytes",
-                            block->pointer, t->ops.alignment < 64 ? 64 : t->ops.alignment);
+                            shown_space(t->ops.space), block->pointer);
+    const uint64_t alignment = t->info.alignment < 64 ? 64 : t->info.alignment;
+    if ((uintptr_t)block->pointer % alignment)
+        return fault_format("alloc gives the pointer %p, which is not aligned to %llu bytes%s",
+                            block->pointer, (unsigned long long)alignment,
+                            alignment > 64 ? ", as query says" : "");
     return NULL;
 }
 
 /* === the checks === */
 
+static char *info_fault(const tier *t)
+{
+    const zds_offload_info *info = &t->info;
+    const uint32_t host = ZDS_SPACE_BIT(ZDS_SPACE_HOST) | ZDS_SPACE_BIT(ZDS_SPACE_HOST_PINNED);
+    if (!info->alignment || info->alignment & (info->alignment - 1))
+        return fault_format("query: alignment is %llu, which is not a power of two",
+                            (unsigned long long)info->alignment);
+    if (info->device.space != t->ops.space)
+        return fault_format("query: its device is in space %s, but its zds_offload_ops say %s",
+                            shown_space(info->device.space), shown_space(t->ops.space));
+    if (info->total_bytes && info->free_bytes > info->total_bytes)
+        return fault_format("query: of %llu bytes %llu are free",
+                            (unsigned long long)info->total_bytes,
+                            (unsigned long long)info->free_bytes);
+    if (!(info->reaches & host))
+        return fault_format("query: reaches is 0x%x, without HOST: nothing could be brought there",
+                            info->reaches);
+    return NULL;
+}
+
 static char *open_and_close(bench *b)
 {
     tier t;
-    zds_offload_ops ops;
-    plugin_ops(b->plugin, &ops, sizeof ops);
-    if (!ops.alignment || ops.alignment & (ops.alignment - 1))
-        return fault_format("alignment is %u, which is not a power of two", ops.alignment);
-    if (ops.space == ZDS_SPACE_CUDA) {
-        b->skipped = fault_format("its blocks are on a device; this check has only the host");
-        return NULL;
-    }
     char *fault = open_tier(&t, b);
     const bool needs_more = !t.opened && b->error;
+    if (!fault)
+        fault = info_fault(&t);
     char *left = close_tier(&t);
     if (needs_more) { /* a file system or a device that is not here */
         b->skipped = fault;
@@ -251,23 +209,20 @@ static char *run_blocks(tier *t)
     size_t made = 0;
     char *fault = NULL;
     for (; made < BLOCKS && !fault; made++) {
-        blocks[made] = (zds_block){.struct_size = sizeof(zds_block)};
-        bench_clear(t->b);
-        zds_status status = t->ops.alloc(t->self, sizes[made], &blocks[made]);
-        if (status) {
-            fault = fail(t, "alloc", status);
+        fault = tier_alloc(t, sizes[made], &blocks[made]);
+        if (fault)
             break;
-        }
         fault = block_fault(t, &blocks[made], sizes[made]);
         if (!fault)
             fault = round_trip(t, &blocks[made], sizes[made], made + 1);
     }
     /* All are there still: none lies over another. */
     for (size_t i = 0; i < made && !fault; i++) {
-        area *memory = buffer(t, sizes[i]);
-        fault = get(t, &blocks[i], 0, memory->data, sizes[i]);
+        area *memory = tier_buffer(sizes[i]);
+        fault = tier_get(t, &blocks[i], 0, memory->data, sizes[i]);
         if (!fault)
-            fault = expect(bytes_of(memory), sizes[i], i + 1, 0, "after other blocks were written");
+            fault = tier_expect(tier_bytes(memory), sizes[i], i + 1, 0,
+                                "after other blocks were written");
         area_free(memory);
     }
     for (size_t i = 0; i < made; i++)
@@ -275,7 +230,7 @@ static char *run_blocks(tier *t)
     return fault;
 }
 
-static char *in_tier(bench *b, char *(*body)(tier *t))
+char *tier_in(bench *b, char *(*body)(tier *t))
 {
     tier t;
     char *fault = open_tier(&t, b);
@@ -289,7 +244,7 @@ static char *in_tier(bench *b, char *(*body)(tier *t))
 
 static char *blocks_check(bench *b)
 {
-    return in_tier(b, run_blocks);
+    return tier_in(b, run_blocks);
 }
 
 /* A block is free again: whoever gets its bytes next finds zeros. */
@@ -299,10 +254,9 @@ static char *run_again(tier *t)
     char *fault = NULL;
     for (uint64_t k = 0; k < TIMES && !fault; k++) {
         zds_block block = {.struct_size = sizeof block};
-        bench_clear(t->b);
-        zds_status status = t->ops.alloc(t->self, BYTES, &block);
-        if (status)
-            return fail(t, "alloc", status);
+        fault = tier_alloc(t, BYTES, &block);
+        if (fault)
+            return fault;
         fault = round_trip(t, &block, BYTES, k + 1);
         t->ops.free(t->self, &block);
     }
@@ -311,7 +265,7 @@ static char *run_again(tier *t)
 
 static char *again_check(bench *b)
 {
-    return in_tier(b, run_again);
+    return tier_in(b, run_again);
 }
 
 /* Another tier in the same folder. */
@@ -332,11 +286,12 @@ static char *run_beside(tier *t)
     fault = round_trip(t, &mine, BYTES, 1);
     if (!fault)
         fault = round_trip(&other, &theirs, BYTES, 2);
-    area *memory = buffer(t, BYTES);
+    area *memory = tier_buffer(BYTES);
     if (!fault)
-        fault = get(t, &mine, 0, memory->data, BYTES);
+        fault = tier_get(t, &mine, 0, memory->data, BYTES);
     if (!fault)
-        fault = expect(bytes_of(memory), BYTES, 1, 0, "after another instance wrote its block");
+        fault =
+            tier_expect(tier_bytes(memory), BYTES, 1, 0, "after another instance wrote its block");
     area_free(memory);
     other.ops.free(other.self, &theirs);
     close_at(&other);
@@ -346,7 +301,7 @@ static char *run_beside(tier *t)
 
 static char *beside_check(bench *b)
 {
-    return in_tier(b, run_beside);
+    return tier_in(b, run_beside);
 }
 
 /* A folder that is none: refused with a reason, or of no use to the tier. */
@@ -371,156 +326,56 @@ static char *folder_check(bench *b)
     return NULL;
 }
 
-/* === copies in flight === */
-
-/* An event that is done once it was waited for, and then has changed what it is in the way of. */
-typedef struct late_event {
-    zds_event base;
-    void (*work)(void *arg);
-    void *arg;
-    bool done;
-} late_event;
-
-static zds_status late_wait(zds_event *event)
+/* A view of a part of a block, which another part of the host's would have made. */
+static char *run_adopt(tier *t)
 {
-    late_event *e = (late_event *)(void *)event;
-    if (!e->done)
-        e->work(e->arg);
-    e->done = true;
-    return ZDS_OK;
-}
-
-static zds_status late_test(zds_event *event, int32_t *done)
-{
-    *done = 1; /* testing moves the work forward, all the way */
-    return late_wait(event);
-}
-
-static void late_release(zds_event *event)
-{
-    (void)event;
-}
-
-static const zds_event_ops late_ops = {
-    .struct_size = sizeof late_ops, .test = late_test, .wait = late_wait, .release = late_release};
-
-/* What a copy has to wait for: its source being filled, or the last user of its destination. */
-enum { LATE_BYTES = 64 << 10, LATE_SEED = 99 };
-
-static void fill_late(void *memory)
-{
-    fill(memory, LATE_BYTES, LATE_SEED, 0);
-}
-
-static void clear_late(void *memory)
-{
-    memset(memory, 0, LATE_BYTES);
-}
-
-typedef zds_status (*copier)(void *self, const zds_copy *copy, zds_event **done);
-
-static char *copy_late(const tier *t, const char *what, copier function, const zds_block *block,
-                       void *memory, void (*work)(void *arg))
-{
-    late_event late = {.base = {&late_ops}, .work = work, .arg = memory};
-    zds_event *const waits[] = {&late.base, NULL}; /* one that is done already is NULL */
-    zds_event *done = NULL;
-    zds_copy copy = copy_of(block, 0, memory, LATE_BYTES);
-    copy.waits = waits;
-    copy.wait_count = 2;
+    enum { BYTES = 12288, FIRST = 5000, PART = 3001 };
+    zds_block block, view = {.struct_size = sizeof view};
+    char *fault = tier_alloc(t, BYTES, &block);
+    if (fault)
+        return fault;
+    area *memory = tier_buffer(BYTES);
+    unsigned char *bytes = tier_bytes(memory);
+    char *start = (char *)block.pointer + FIRST;
+    tier_fill(bytes, BYTES, 1, 0);
+    fault = tier_put(t, &block, 0, bytes, BYTES);
     bench_clear(t->b);
-    zds_status status = function(t->self, &copy, &done);
-    char *fault = finish(t, what, status, done);
-    return fault || late.done ? fault
-                              : fault_format("%s does not wait for the event in copy->waits", what);
-}
-
-static char *run_waits(tier *t)
-{
-    zds_block block = {.struct_size = sizeof block};
-    area *memory = buffer(t, LATE_BYTES);
-    bench_clear(t->b);
-    zds_status status = t->ops.alloc(t->self, LATE_BYTES, &block);
-    if (status) {
-        area_free(memory);
-        return fail(t, "alloc", status);
-    }
-    memset(memory->data, 0, LATE_BYTES);
-    char *fault = copy_late(t, "write", t->ops.write, &block, memory->data, fill_late);
-    memset(memory->data, 0, LATE_BYTES);
+    zds_status status = fault ? ZDS_OK : t->ops.adopt(t->self, start, PART, &view);
+    if (status)
+        fault = tier_failure(t, "adopt", status);
+    else if (!fault && (view.pointer != start || view.bytes < PART))
+        fault = fault_format("adopt of %d bytes at %p gives %llu at %p", PART, (void *)start,
+                             (unsigned long long)view.bytes, view.pointer);
+    bench_at("in memory that was adopted");
     if (!fault)
-        fault = get(t, &block, 0, memory->data, LATE_BYTES);
+        fault = tier_get(t, &view, 0, bytes, PART);
     if (!fault)
-        fault = expect(bytes_of(memory), LATE_BYTES, LATE_SEED, 0,
-                       "of a write that had to wait for its source");
+        fault = tier_expect(bytes, PART, 1, FIRST, "in memory that was adopted");
+    tier_fill(bytes, PART, 2, 0);
     if (!fault)
-        fault = copy_late(t, "read", t->ops.read, &block, memory->data, clear_late);
+        fault = tier_put(t, &view, 0, bytes, PART);
+    if (!status)
+        t->ops.free(t->self, &view);
+    bench_at("in memory whose view was freed");
     if (!fault)
-        fault = expect(bytes_of(memory), LATE_BYTES, LATE_SEED, 0,
-                       "of a read that had to wait for its destination");
+        fault = tier_get(t, &block, 0, bytes, BYTES);
+    if (!fault)
+        fault = tier_expect(bytes, FIRST, 1, 0, "before a view that was written and freed");
+    if (!fault)
+        fault = tier_expect(bytes + FIRST, PART, 2, 0, "of a view that was written and freed");
     t->ops.free(t->self, &block);
     area_free(memory);
     return fault;
 }
 
-/* Several at once, waited for from the last to the first. */
-static char *run_flights(tier *t)
-{
-    enum { FLIGHTS = 8 };
-    const uint64_t piece = (20000 / t->ops.alignment + 1) * t->ops.alignment;
-    zds_block block = {.struct_size = sizeof block};
-    area *memory = buffer(t, FLIGHTS * piece);
-    bench_clear(t->b);
-    zds_status status = t->ops.alloc(t->self, FLIGHTS * piece, &block);
-    char *fault = status ? fail(t, "alloc", status) : NULL;
-    const copier functions[] = {t->ops.write, t->ops.read};
-    fill(bytes_of(memory), FLIGHTS * piece, 7, 0);
-    for (int way = 0; way < 2 && !fault; way++) {
-        zds_event *done[FLIGHTS] = {0};
-        int issued = 0;
-        for (; issued < FLIGHTS && !status; issued++) {
-            const uint64_t offset = (uint64_t)issued * piece;
-            const zds_copy copy = copy_of(&block, offset, memory->data + offset, piece);
-            status = functions[way](t->self, &copy, &done[issued]);
-        }
-        if (status)
-            fault = fail(t, "one of several copies in flight", status);
-        for (int i = issued - 1; i >= 0; i--) {
-            char *late = finish(t, "one of several copies in flight", ZDS_OK, done[i]);
-            if (fault)
-                fault_free(late);
-            else
-                fault = late;
-        }
-        if (way == 0)
-            memset(memory->data, 0, (size_t)(FLIGHTS * piece));
-    }
-    if (!fault)
-        fault = expect(bytes_of(memory), FLIGHTS * piece, 7, 0, "after several copies in flight");
-    if (block.bytes)
-        t->ops.free(t->self, &block);
-    area_free(memory);
-    return fault;
-}
-
-static char *copying(bench *b, char *(*body)(tier *t))
+static char *adopt_check(bench *b)
 {
     zds_offload_ops ops;
     plugin_ops(b->plugin, &ops, sizeof ops);
-    if (ops.write && ops.read)
-        return in_tier(b, body);
-    b->skipped = fault_format("its memory is used in place: there are no copies");
+    if (ops.space != ZDS_SPACE_FILE)
+        return tier_in(b, run_adopt);
+    b->skipped = fault_format("its blocks are in files, which have no views");
     return NULL;
-}
-
-static char *waits_check(bench *b)
-{
-    return copying(b, run_waits);
-}
-
-static char *flights_check(bench *b)
-{
-    return copying(b, run_flights);
 }
 
 static char *run_too_much(tier *t)
@@ -532,12 +387,12 @@ static char *run_too_much(tier *t)
         t->ops.free(t->self, &block);
         return fault_format("alloc grants 2^62 bytes");
     }
-    return t->b->error ? NULL : fail(t, "alloc", status);
+    return t->b->error ? NULL : tier_failure(t, "alloc", status);
 }
 
 static char *too_much_check(bench *b)
 {
-    return in_tier(b, run_too_much);
+    return tier_in(b, run_too_much);
 }
 
 static char *leaks(bench *b)
@@ -550,8 +405,16 @@ const check checks_offload[] = {{"open and close the tier", open_and_close, true
                                 {"blocks are zero when they are used again", again_check, false},
                                 {"instances do not share blocks", beside_check, false},
                                 {"a folder that is not there", folder_check, false},
-                                {"copies wait for their events", waits_check, false},
-                                {"several copies in flight", flights_check, false},
+                                {"views of other memory", adopt_check, false},
+                                {"copies wait for their events", offload_waits, false},
+                                {"what waits for a failure fails", offload_failures, false},
+                                {"several copies in flight", offload_flights, false},
+                                {"fill", offload_fill, false},
+                                {"convert", offload_convert, false},
+                                {"accumulate", offload_accumulate, false},
+                                {"sums of chunks", offload_sums, false},
+                                {"streams", offload_streams, false},
+                                {"errors on a stream", offload_late_errors, false},
                                 {"too much memory is refused", too_much_check, false},
                                 {"no leaks", leaks, false},
                                 {NULL, NULL, false}};

@@ -1,49 +1,85 @@
 /* The host's own memory as a tier: huge pages where they help, used in place. */
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "zds/plugin.h"
 
-enum { HUGE_PAGE = 2 << 20 };
+/* Blocks that an update walks along together must not lie a multiple of a large power of two apart,
+ * where they meet in the same banks and cache sets: large ones begin behind a huge page's start,
+ * each STAGGER further than the one before, in turns. */
+enum { HUGE_PAGE = 2 << 20, STAGGER = 65536 + 64, TURNS = 15 };
+
+typedef struct tier {
+    const zds_host *host;
+    uint64_t large; /* blocks so far */
+} tier;
 
 static zds_status open_tier(const zds_host *host, const void *options, const zds_offload_env *env,
                             void **self)
 {
     (void)options;
     (void)env;
-    /* The host is all that an instance has to remember. */
-    const zds_host **tier = host->alloc(host, sizeof *tier, 0);
-    if (!tier)
+    tier *t = host->alloc(host, sizeof *t, 0);
+    if (!t)
         return host->fail(host, ZDS_ERR_MEMORY, "no memory for a tier");
-    *tier = host;
-    *self = tier;
+    t->host = host;
+    *self = t;
     return ZDS_OK;
 }
 
 static void close_tier(void *self)
 {
-    const zds_host **tier = self;
-    (*tier)->free(*tier, tier);
+    tier *t = self;
+    t->host->free(t->host, t);
 }
 
-/* Mapped bytes of a block: what was asked for in whole pages, and room to begin at a huge page. */
+/* What programs can have without swapping: of /proc/meminfo, in KiB. */
+static uint64_t available_bytes(void)
+{
+    unsigned long long kib = 0;
+    char line[128];
+    FILE *file = fopen("/proc/meminfo", "re");
+    while (file && fgets(line, sizeof line, file))
+        if (sscanf(line, "MemAvailable: %llu", &kib) == 1)
+            break;
+    if (file)
+        fclose(file);
+    return kib * 1024;
+}
+
+static zds_status query(void *self, zds_offload_info *info)
+{
+    (void)self;
+    const long page = sysconf(_SC_PAGESIZE), pages = sysconf(_SC_PHYS_PAGES);
+    info->device = (zds_device){.space = ZDS_SPACE_HOST};
+    info->alignment = 64;
+    info->total_bytes = page > 0 && pages > 0 ? (uint64_t)pages * (uint64_t)page : 0;
+    info->free_bytes = available_bytes();
+    info->reaches = ZDS_SPACE_BIT(ZDS_SPACE_HOST) | ZDS_SPACE_BIT(ZDS_SPACE_HOST_PINNED);
+    return ZDS_OK;
+}
+
+/* Mapped bytes of a block: what was asked for, and room to choose where to begin. */
 static uint64_t mapped_bytes(uint64_t bytes)
 {
-    return bytes < HUGE_PAGE ? bytes : bytes + HUGE_PAGE;
+    return bytes < HUGE_PAGE ? bytes : bytes + HUGE_PAGE + (uint64_t)TURNS * STAGGER;
 }
 
 /* Fresh pages are zero, and are placed where they are first touched, so nothing is written here. */
 static zds_status alloc_block(void *self, uint64_t bytes, zds_block *block)
 {
-    const zds_host *host = *(const zds_host **)self;
+    tier *t = self;
+    const zds_host *host = t->host;
     block->pointer = NULL;
     block->handle = NULL;
     block->bytes = bytes;
-    block->space = ZDS_SPACE_HOST;
+    block->device = (zds_device){.space = ZDS_SPACE_HOST};
     if (bytes == 0)
         return ZDS_OK;
-    if (bytes > SIZE_MAX - HUGE_PAGE)
+    if (bytes > SIZE_MAX - 2 * (size_t)HUGE_PAGE)
         return host->fail(host, ZDS_ERR_MEMORY, "%llu bytes are more than an address space holds",
                           (unsigned long long)bytes);
     void *base = mmap(NULL, (size_t)mapped_bytes(bytes), PROT_READ | PROT_WRITE,
@@ -55,6 +91,7 @@ static zds_status alloc_block(void *self, uint64_t bytes, zds_block *block)
     if (bytes >= HUGE_PAGE) {
         start = (start + HUGE_PAGE - 1) & ~(uintptr_t)(HUGE_PAGE - 1);
         (void)madvise((void *)start, (size_t)bytes, MADV_HUGEPAGE);
+        start += t->large++ % TURNS * STAGGER;
     }
     block->pointer = (void *)start;
     block->handle = base;
@@ -70,14 +107,26 @@ static void free_block(void *self, zds_block *block)
     block->handle = NULL;
 }
 
+/* Without a handle there is nothing to unmap. */
+static zds_status adopt_block(void *self, void *pointer, uint64_t bytes, zds_block *block)
+{
+    (void)self;
+    block->pointer = pointer;
+    block->bytes = bytes;
+    block->device = (zds_device){.space = ZDS_SPACE_HOST};
+    block->handle = NULL;
+    return ZDS_OK;
+}
+
 static const zds_offload_ops ops = {.struct_size = sizeof ops,
                                     .flags = ZDS_OFFLOAD_DIRECT,
                                     .space = ZDS_SPACE_HOST,
-                                    .alignment = 1,
                                     .open = open_tier,
                                     .close = close_tier,
+                                    .query = query,
                                     .alloc = alloc_block,
-                                    .free = free_block};
+                                    .free = free_block,
+                                    .adopt = adopt_block};
 
 static const zds_plugin plugin = {.struct_size = sizeof plugin,
                                   .kind = ZDS_KIND_OFFLOAD,

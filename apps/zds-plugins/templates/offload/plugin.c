@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "zds/plugin.h"
@@ -39,6 +40,20 @@ static void close_tier(void *self)
     t->host->free(t->host, t);
 }
 
+static zds_status query(void *self, zds_offload_info *info)
+{
+    const tier *t = self;
+    struct statvfs system;
+    info->device = (zds_device){.space = ZDS_SPACE_FILE};
+    info->alignment = 1; /* of a file that the system caches */
+    info->reaches = ZDS_SPACE_BIT(ZDS_SPACE_HOST);
+    if (statvfs(t->folder, &system) == 0) {
+        info->total_bytes = (uint64_t)system.f_blocks * system.f_frsize;
+        info->free_bytes = (uint64_t)system.f_bavail * system.f_frsize;
+    }
+    return ZDS_OK;
+}
+
 /* === blocks: files that have no name, and so are gone with the process === */
 
 typedef struct file {
@@ -67,7 +82,7 @@ static zds_status alloc_block(void *self, uint64_t bytes, zds_block *block)
     fcntl(f->fd, F_SETFD, FD_CLOEXEC);
     block->pointer = NULL;
     block->bytes = bytes;
-    block->space = ZDS_SPACE_FILE;
+    block->device = (zds_device){.space = ZDS_SPACE_FILE};
     block->handle = f;
     return ZDS_OK;
 }
@@ -90,51 +105,49 @@ static ssize_t out(int fd, void *memory, size_t bytes, off_t offset)
     return pwrite(fd, memory, bytes, offset);
 }
 
-/* What the copy must wait for comes first; then all of it, however the system cuts it. */
-static zds_status move(const tier *t, const zds_copy *copy, move_fn function, const char *what)
+/* All of it, however the system cuts it. */
+static zds_status move(const tier *t, const zds_end *block, char *memory, uint64_t bytes,
+                       move_fn function, const char *what)
 {
-    const file *f = copy->block->handle;
-    for (size_t i = 0; i < copy->wait_count; i++) {
-        zds_event *event = copy->waits[i];
-        zds_status status = event ? event->ops->wait(event) : ZDS_OK;
-        if (status)
-            return status;
-    }
-    for (uint64_t moved = 0; moved < copy->bytes;) {
-        ssize_t n = function(f->fd, (char *)copy->memory + moved, (size_t)(copy->bytes - moved),
-                             (off_t)(copy->offset + moved));
+    const file *f = block->block->handle;
+    for (uint64_t moved = 0; moved < bytes;) {
+        ssize_t n = function(f->fd, memory + moved, (size_t)(bytes - moved),
+                             (off_t)(block->offset + moved));
         if (n == 0 || (n < 0 && errno != EINTR))
             return t->host->fail(t->host, ZDS_ERR_IO, "%s of %llu bytes in %s: %s", what,
-                                 (unsigned long long)copy->bytes, t->folder,
+                                 (unsigned long long)bytes, t->folder,
                                  n ? strerror(errno) : "the file is shorter than the block");
         moved += n > 0 ? (uint64_t)n : 0;
     }
     return ZDS_OK;
 }
 
-static zds_status read_block(void *self, const zds_copy *copy, zds_event **done)
+/* What the copy must wait for comes first. One end is a block of this tier, the other the host's
+ * memory, since query says so. */
+static zds_status copy(void *self, const zds_copy *c, zds_event **done)
 {
-    *done = NULL; /* done already */
-    return move(self, copy, pread, "read");
-}
-
-static zds_status write_block(void *self, const zds_copy *copy, zds_event **done)
-{
-    *done = NULL;
-    return move(self, copy, out, "write");
+    if (done)
+        *done = NULL; /* done when this returns */
+    for (size_t i = 0; i < c->wait_count; i++) {
+        zds_event *event = c->waits[i];
+        zds_status status = event ? event->ops->wait(event) : ZDS_OK;
+        if (status)
+            return status;
+    }
+    return c->from.block ? move(self, &c->from, zds_end_address(&c->to), c->bytes, pread, "read")
+                         : move(self, &c->to, zds_end_address(&c->from), c->bytes, out, "write");
 }
 
 /* === what zds sees === */
 
 static const zds_offload_ops ops = {.struct_size = sizeof ops,
                                     .space = ZDS_SPACE_FILE,
-                                    .alignment = 1,
                                     .open = open_tier,
                                     .close = close_tier,
+                                    .query = query,
                                     .alloc = alloc_block,
                                     .free = free_block,
-                                    .read = read_block,
-                                    .write = write_block};
+                                    .copy = copy};
 
 static const zds_plugin plugin = {.struct_size = sizeof plugin,
                                   .kind = ZDS_KIND_OFFLOAD,

@@ -1,7 +1,7 @@
-/* What the engine offers to a plugin's instance: log, errors, memory, threads, under the instance's
+/* What the core offers to a plugin's instance: log, errors, memory, threads, under the instance's
  * name. */
-#ifndef CORE_ENGINE_SERVICES_H
-#define CORE_ENGINE_SERVICES_H
+#ifndef CORE_MEMORY_SERVICES_H
+#define CORE_MEMORY_SERVICES_H
 
 #include <pthread.h>
 

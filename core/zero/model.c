@@ -1,6 +1,6 @@
 /* The caller's description of a model: modules in forward order, parameters at home in one of them,
  * further uses. */
-#include "engine/model.h"
+#include "zero/model.h"
 
 #include <search.h>
 #include <stdarg.h>

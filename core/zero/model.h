@@ -1,7 +1,7 @@
 /* The caller's description of a model: modules in forward order, parameters at home in one of them,
  * further uses. */
-#ifndef CORE_ENGINE_MODEL_H
-#define CORE_ENGINE_MODEL_H
+#ifndef CORE_ZERO_MODEL_H
+#define CORE_ZERO_MODEL_H
 
 #include "zds/engine.h"
 

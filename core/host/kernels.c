@@ -1,6 +1,6 @@
 /* The passes over gradients and parameters that the core makes itself. Plain loops, compiled for
  * several processors; the compiler vectorises them, and none is on the path of a fused step. */
-#include "zero/kernels.h"
+#include "host/kernels.h"
 
 #include <string.h>
 
@@ -190,4 +190,42 @@ double kernel_chunk_sum(const void *from, zds_dtype dtype, uint64_t count, uint6
     float batch[BATCH];
     load(batch, from, dtype, (size_t)count);
     return sum_squares(batch, (size_t)count, non_finite);
+}
+
+uint64_t kernel_chunk_sums(const void *from, zds_dtype dtype, const zds_segment *segments,
+                           size_t segment_count, double *sums)
+{
+    uint64_t bad = 0;
+    for (size_t s = 0; s < segment_count; s++)
+        for (uint64_t i = 0; i < segments[s].count; i += BATCH) {
+            uint64_t left = segments[s].count - i;
+            *sums++ = kernel_chunk_sum(in_at(from, dtype, segments[s].first + i), dtype,
+                                       left < BATCH ? left : BATCH, &bad);
+        }
+    return bad;
+}
+
+void kernel_fill(void *to, zds_dtype dtype, double value, uint64_t count)
+{
+    const size_t size = zds_dtype_size(dtype);
+    unsigned char element[8];
+    const float narrow = (float)value;
+    const int64_t whole = dtype == ZDS_I32 || dtype == ZDS_I64 ? (int64_t)value : 0;
+    const int32_t short_whole = (int32_t)whole;
+    if (dtype == ZDS_F64)
+        memcpy(element, &value, sizeof value);
+    else if (dtype == ZDS_I64)
+        memcpy(element, &whole, sizeof whole);
+    else if (dtype == ZDS_I32)
+        memcpy(element, &short_whole, sizeof short_whole);
+    else
+        store(element, dtype, &narrow, 1);
+    bool alike = true; /* all its bytes: what memset can do */
+    for (size_t i = 1; i < size; i++)
+        alike = alike && element[i] == element[0];
+    char *out = to;
+    if (alike && count)
+        memset(out, element[0], count * size);
+    for (uint64_t i = 0; i < count && !alike; i++, out += size)
+        memcpy(out, element, size);
 }

@@ -1,6 +1,6 @@
-/* What the engine offers to a plugin's instance: log, errors, memory, threads, under the instance's
+/* What the core offers to a plugin's instance: log, errors, memory, threads, under the instance's
  * name. */
-#include "engine/services.h"
+#include "memory/services.h"
 
 #include <stdlib.h>
 

@@ -1,0 +1,502 @@
+/* What a device's tier does to bytes for the host: fill, convert, accumulate, sums of chunks; and
+ * the order and the errors of its streams. */
+#include <math.h>
+#include <string.h>
+
+#include "numbers.h"
+#include "offload.h"
+#include "plugin/descriptor.h"
+#include "plugin/fault.h"
+#include "plugin/registry.h"
+
+enum { COUNT = 3001, CHUNK = 1024, LARGEST = 8 };
+
+static const zds_dtype all[] = {ZDS_F32, ZDS_F16, ZDS_BF16, ZDS_F64,
+                                ZDS_I8,  ZDS_U8,  ZDS_I32,  ZDS_I64};
+static const zds_dtype passed[] = {ZDS_F32, ZDS_F16, ZDS_BF16, ZDS_I8, ZDS_U8};
+
+static char *on_device(bench *b, char *(*body)(tier *t))
+{
+    zds_offload_ops ops;
+    plugin_ops(b->plugin, &ops, sizeof ops);
+    if (space_is_device(ops.space))
+        return tier_in(b, body);
+    b->skipped = fault_format("its blocks are in space %s, where the host itself does that",
+                              space_name(ops.space));
+    return NULL;
+}
+
+/* The number as an element of the dtype keeps it, rounded as zds_pass says. */
+static double kept(double value, zds_dtype dtype)
+{
+    unsigned char room[LARGEST];
+    if (dtype == ZDS_I8 || dtype == ZDS_U8) {
+        const double low = dtype == ZDS_I8 ? -128 : 0, high = dtype == ZDS_I8 ? 127 : 255;
+        value = isnan(value) ? 0 : round(value < low ? low : value > high ? high : value);
+    }
+    number_write(room, dtype, 0, value);
+    return number_read(room, dtype, 0);
+}
+
+static bool alike(double a, double b)
+{
+    return number_same(a, b) || (isnan(a) && isnan(b));
+}
+
+/* === fill === */
+
+static char *fill_once(const tier *t, const zds_block *block, area *memory, zds_dtype dtype,
+                       double value)
+{
+    enum { FIRST = 3, FILLED = 2500 };
+    const uint64_t size = zds_dtype_size(dtype), bytes = COUNT * size;
+    memset(memory->data, 0x5c, (size_t)bytes);
+    char *fault = tier_put(t, block, 0, memory->data, bytes);
+    const zds_fill fill = {.struct_size = sizeof fill,
+                           .to = tier_there(block, FIRST * size),
+                           .dtype = dtype,
+                           .value = value,
+                           .count = FILLED};
+    zds_event *done = NULL;
+    bench_clear(t->b);
+    if (!fault)
+        fault = tier_finish(t, "fill", t->ops.fill(t->self, &fill, &done), done);
+    if (!fault)
+        fault = tier_get(t, block, 0, memory->data, bytes);
+    unsigned char room[LARGEST];
+    memset(room, 0x5c, sizeof room);
+    const double untouched = number_read(room, dtype, 0), wanted = kept(value, dtype);
+    for (uint64_t i = 0; i < COUNT && !fault; i++) {
+        double got = number_read(memory->data, dtype, i);
+        double want = i < FIRST || i >= FIRST + FILLED ? untouched : wanted;
+        if (!alike(got, want))
+            fault = fault_format("fill of elements %d to %d of %s with %g: element %llu is %.9g, "
+                                 "not %.9g",
+                                 FIRST, FIRST + FILLED - 1, dtype_name(dtype), value,
+                                 (unsigned long long)i, got, want);
+    }
+    return fault;
+}
+
+static char *run_fill(tier *t)
+{
+    static const double values[] = {0, 1, 7, 1.5, -2.25, 1.0 / 3};
+    enum { WHOLE = 3 };
+    zds_block block;
+    char *fault = tier_alloc(t, COUNT * LARGEST, &block);
+    if (fault)
+        return fault;
+    area *memory = tier_buffer(COUNT * LARGEST);
+    for (size_t d = 0; d < sizeof all / sizeof *all; d++) {
+        const bool whole = all[d] >= ZDS_I8;
+        for (size_t v = 0; v < (whole ? WHOLE : sizeof values / sizeof *values) && !fault; v++)
+            fault = fill_once(t, &block, memory, all[d], values[v]);
+    }
+    t->ops.free(t->self, &block);
+    area_free(memory);
+    return fault;
+}
+
+/* === convert and accumulate === */
+
+/* Numbers of few bits, odd ones among them. */
+static double operand(uint64_t stream, uint64_t i, zds_dtype dtype, bool odd)
+{
+    static const double odds[] = {-0.0,    INFINITY,     -INFINITY,   NAN,          70000,
+                                  -3e38,   0x1p-20,      0x1.01p-24,  1.00390625,   1.01171875,
+                                  126.5,   127.5,        254.5,       -128.5,       0x1p-140,
+                                  65519.9, 1.0004882812, 1.001464844, 0x1.8000001p0};
+    const size_t count = sizeof odds / sizeof *odds;
+    const double value = odd && i % 50 < count ? odds[i % 50] : 8 * number_random(stream, i);
+    return kept((double)(float)value, dtype);
+}
+
+static void write_operand(area *memory, uint64_t stream, zds_dtype dtype, bool odd)
+{
+    for (uint64_t i = 0; i < COUNT; i++)
+        number_write(memory->data, dtype, i, operand(stream, i, dtype, odd));
+}
+
+typedef zds_status (*pass_fn)(void *self, const zds_pass *pass, zds_event **done);
+
+/* From the first half of a block to the second, whose content is stream 2 before. */
+static char *pass_once(const tier *t, const char *name, pass_fn function, const zds_block *block,
+                       area *memory, zds_pass pass, bool odd)
+{
+    const uint64_t from_bytes = COUNT * zds_dtype_size(pass.from_dtype),
+                   to_bytes = COUNT * zds_dtype_size(pass.to_dtype), half = block->bytes / 2;
+    write_operand(memory, 1, pass.from_dtype, odd);
+    char *fault = tier_put(t, block, 0, memory->data, from_bytes);
+    write_operand(memory, 2, pass.to_dtype, false);
+    if (!fault)
+        fault = tier_put(t, block, half, memory->data, to_bytes);
+    zds_event *done = NULL;
+    pass.struct_size = sizeof pass;
+    pass.from = tier_there(block, 0);
+    /* An operand may be given by its address as well. */
+    pass.to = (zds_end){.pointer = block->pointer, .offset = half, .device = block->device};
+    pass.count = COUNT - 1;
+    bench_clear(t->b);
+    if (!fault)
+        fault = tier_finish(t, name, function(t->self, &pass, &done), done);
+    if (!fault)
+        fault = tier_get(t, block, half, memory->data, to_bytes);
+    return fault;
+}
+
+static char *element_fault(const char *name, const zds_pass *pass, uint64_t i, double got,
+                           double want)
+{
+    return fault_format("%s of %d elements from %s to %s%s: element %llu is %.9g, not %.9g", name,
+                        COUNT - 1, dtype_name(pass->from_dtype), dtype_name(pass->to_dtype),
+                        pass->add ? ", added" : "", (unsigned long long)i, got, want);
+}
+
+static char *each_pair(tier *t, char *(*body)(const tier *t, const zds_block *block, area *memory,
+                                              zds_pass pass))
+{
+    const size_t count = sizeof passed / sizeof *passed;
+    zds_block block;
+    char *fault = tier_alloc(t, 2 * ((COUNT * sizeof(float) + 63) / 64 * 64), &block);
+    if (fault)
+        return fault;
+    area *memory = tier_buffer(COUNT * sizeof(float));
+    for (size_t i = 0; i < count * count && !fault; i++)
+        fault = body(
+            t, &block, memory,
+            (zds_pass){.from_dtype = passed[i / count], .to_dtype = passed[i % count], .scale = 1});
+    t->ops.free(t->self, &block);
+    area_free(memory);
+    return fault;
+}
+
+static char *convert_pair(const tier *t, const zds_block *block, area *memory, zds_pass pass)
+{
+    char *fault = pass_once(t, "convert", t->ops.convert, block, memory, pass, true);
+    for (uint64_t i = 0; i < COUNT && !fault; i++) {
+        double got = number_read(memory->data, pass.to_dtype, i);
+        double want = i == COUNT - 1 ? operand(2, i, pass.to_dtype, false)
+                                     : kept(operand(1, i, pass.from_dtype, true), pass.to_dtype);
+        if (!alike(got, want))
+            fault = element_fault("convert", &pass, i, got, want);
+    }
+    return fault;
+}
+
+static char *run_convert(tier *t)
+{
+    return each_pair(t, convert_pair);
+}
+
+static char *accumulate_pair(const tier *t, const zds_block *block, area *memory, zds_pass pass)
+{
+    char *fault = NULL;
+    pass.scale = 0.3; /* its fp32 has many bits: product and sum are rounded */
+    for (pass.add = 0; pass.add < 2 && !fault; pass.add++) {
+        fault = pass_once(t, "accumulate", t->ops.accumulate, block, memory, pass, false);
+        for (uint64_t i = 0; i < COUNT && !fault; i++) {
+            double got = number_read(memory->data, pass.to_dtype, i);
+            double before = operand(2, i, pass.to_dtype, false);
+            volatile float product = (float)pass.scale;
+            product = product * (float)operand(1, i, pass.from_dtype, false);
+            volatile float sum = pass.add ? (float)before + product : product;
+            double want = i == COUNT - 1 ? before : kept((double)sum, pass.to_dtype);
+            if (!alike(got, want))
+                fault = element_fault("accumulate", &pass, i, got, want);
+        }
+    }
+    return fault;
+}
+
+static char *run_accumulate(tier *t)
+{
+    return each_pair(t, accumulate_pair);
+}
+
+/* === sums of chunks === */
+
+static double chunk_sum(const void *from, zds_dtype dtype, uint64_t first, uint64_t count)
+{
+    double lanes[16] = {0};
+    for (uint64_t i = 0; i < count; i++) {
+        double x = number_read(from, dtype, first + i);
+        lanes[i % 16] += x * x;
+    }
+    for (int half = 8; half; half /= 2)
+        for (int k = 0; k < half; k++)
+            lanes[k] += lanes[k + half];
+    return lanes[0];
+}
+
+enum { SEGMENTS = 3, CHUNKS = 4, SUMS_AT = 16384, BAD = 3, BAD_BEFORE = 5 };
+
+static char *sums_once(const tier *t, const zds_block *block, area *memory, zds_dtype dtype)
+{
+    static const zds_segment segments[SEGMENTS] = {{1, 1500}, {1501, 40}, {1600, 1024}};
+    static const uint64_t at[BAD] = {0, 1400, 2700}; /* the first and the last are in no segment */
+    double got[CHUNKS];
+    uint64_t bad = BAD_BEFORE;
+    for (uint64_t i = 0; i < COUNT; i++)
+        number_write(memory->data, dtype, i, number_random(5, i) * 1.000123);
+    number_write(memory->data, dtype, 1520, (double)NAN);
+    for (size_t i = 0; i < BAD; i++)
+        number_write(memory->data, dtype, at[i], i == 1 ? (double)INFINITY : (double)NAN);
+    char *fault = tier_put(t, block, 0, memory->data, COUNT * zds_dtype_size(dtype));
+    if (!fault)
+        fault = tier_put(t, block, SUMS_AT + sizeof got, &bad, sizeof bad);
+    const zds_chunk_sums call = {.struct_size = sizeof call,
+                                 .from = tier_there(block, 0),
+                                 .dtype = dtype,
+                                 .segments = segments,
+                                 .segment_count = SEGMENTS,
+                                 .sums = tier_there(block, SUMS_AT),
+                                 .non_finite = tier_there(block, SUMS_AT + sizeof got)};
+    zds_event *done = NULL;
+    bench_clear(t->b);
+    if (!fault)
+        fault = tier_finish(t, "chunk_sums", t->ops.chunk_sums(t->self, &call, &done), done);
+    if (!fault)
+        fault = tier_get(t, block, SUMS_AT, got, sizeof got);
+    if (!fault)
+        fault = tier_get(t, block, SUMS_AT + sizeof got, &bad, sizeof bad);
+    size_t chunk = 0;
+    for (size_t s = 0; s < SEGMENTS && !fault; s++)
+        for (uint64_t i = 0; i < segments[s].count && !fault; i += CHUNK, chunk++) {
+            uint64_t left = segments[s].count - i;
+            double want =
+                chunk_sum(memory->data, dtype, segments[s].first + i, left < CHUNK ? left : CHUNK);
+            if (!alike(got[chunk], want))
+                fault = fault_format("chunk_sums of %s: chunk %zu is %.17g, not %.17g",
+                                     dtype_name(dtype), chunk, got[chunk], want);
+        }
+    if (!fault && bad != BAD_BEFORE + 2)
+        fault = fault_format("chunk_sums of %s: non_finite was %d, 2 elements are not finite, and "
+                             "it is %llu",
+                             dtype_name(dtype), BAD_BEFORE, (unsigned long long)bad);
+    return fault;
+}
+
+static char *run_sums(tier *t)
+{
+    static const zds_dtype floats[] = {ZDS_F32, ZDS_BF16, ZDS_F16};
+    zds_block block;
+    char *fault = tier_alloc(t, SUMS_AT + CHUNKS * sizeof(double) + sizeof(uint64_t), &block);
+    if (fault)
+        return fault;
+    area *memory = tier_buffer(COUNT * sizeof(float));
+    for (size_t i = 0; i < sizeof floats / sizeof *floats && !fault; i++)
+        fault = sums_once(t, &block, memory, floats[i]);
+    t->ops.free(t->self, &block);
+    area_free(memory);
+    return fault;
+}
+
+/* === streams === */
+
+static char *make_stream(const tier *t, zds_stream *stream)
+{
+    *stream = (zds_stream){.struct_size = sizeof *stream};
+    bench_clear(t->b);
+    zds_status status = t->ops.stream_create(t->self, stream);
+    if (status)
+        return tier_failure(t, "stream_create", status);
+    if (stream->device.space != t->info.device.space ||
+        stream->device.ordinal != t->info.device.ordinal)
+        return fault_format("stream_create gives a stream of another device than query says");
+    return NULL;
+}
+
+static char *synchronise(const tier *t, const zds_stream *stream)
+{
+    bench_clear(t->b);
+    zds_status status = t->ops.stream_sync(t->self, stream);
+    return status ? tier_failure(t, "stream_sync", status) : NULL;
+}
+
+/* There, twice as much, and back: each needs the one before, and nobody waits in between. */
+static zds_status chain(const tier *t, const zds_stream *stream, const zds_block *block,
+                        float *memory, uint64_t count)
+{
+    const uint64_t bytes = count * sizeof(float);
+    const zds_copy there = {.struct_size = sizeof there,
+                            .from = tier_here(memory),
+                            .to = tier_there(block, 0),
+                            .bytes = bytes,
+                            .stream = stream};
+    const zds_pass twice = {.struct_size = sizeof twice,
+                            .from = tier_there(block, 0),
+                            .to = tier_there(block, 0),
+                            .from_dtype = ZDS_F32,
+                            .to_dtype = ZDS_F32,
+                            .count = count,
+                            .scale = 1,
+                            .add = 1,
+                            .stream = stream};
+    const zds_copy back = {.struct_size = sizeof back,
+                           .from = tier_there(block, 0),
+                           .to = tier_here(memory),
+                           .bytes = bytes,
+                           .stream = stream};
+    zds_status status = t->ops.copy(t->self, &there, NULL);
+    if (!status)
+        status = t->ops.accumulate(t->self, &twice, NULL);
+    return status ? status : t->ops.copy(t->self, &back, NULL);
+}
+
+enum { LINK = 1000, ROUNDS = 5 };
+
+static char *run_streams(tier *t)
+{
+    zds_stream streams[2];
+    zds_block blocks[2];
+    float memory[2][LINK];
+    int made = 0;
+    char *fault = NULL;
+    for (; made < 2 && !fault; made++) {
+        for (int i = 0; i < LINK; i++)
+            memory[made][i] = (float)(made + i);
+        fault = make_stream(t, &streams[made]);
+        if (!fault)
+            fault = tier_alloc(t, sizeof memory[made], &blocks[made]);
+        if (fault)
+            return fault;
+    }
+    for (int k = 0; k < ROUNDS && !fault; k++)
+        for (int s = 0; s < 2 && !fault; s++) {
+            bench_clear(t->b);
+            zds_status status = chain(t, &streams[s], &blocks[s], memory[s], LINK);
+            fault = status ? tier_failure(t, "a call on a stream", status) : NULL;
+        }
+    zds_event *done = NULL;
+    if (!fault)
+        fault = tier_finish(t, "stream_record", t->ops.stream_record(t->self, &streams[0], &done),
+                            done);
+    if (!fault)
+        fault = synchronise(t, &streams[1]);
+    for (int s = 0; s < 2; s++)
+        for (int i = 0; i < LINK && !fault; i++)
+            if (memory[s][i] != (float)((s + i) << ROUNDS))
+                fault = fault_format("doubled on a stream %d times, %d is %g %s", ROUNDS, s + i,
+                                     (double)memory[s][i],
+                                     s ? "after stream_sync" : "after stream_record's event");
+    for (int s = 0; s < 2; s++) {
+        fault_free(synchronise(t, &streams[s]));
+        t->ops.stream_destroy(t->self, &streams[s]);
+        t->ops.free(t->self, &blocks[s]);
+    }
+    return fault;
+}
+
+static zds_status failed_wait(zds_event *event)
+{
+    (void)event;
+    return ZDS_ERR_PEER;
+}
+
+static zds_status failed_test(zds_event *event, int32_t *done)
+{
+    *done = 1;
+    return failed_wait(event);
+}
+
+static void failed_release(zds_event *event)
+{
+    (void)event;
+}
+
+/* What cannot be carried out is told by stream_sync, once, and what came after it did nothing. */
+static char *fail_on_stream(const tier *t, const zds_stream *stream, const zds_block *block)
+{
+    static const zds_event_ops failed_ops = {.struct_size = sizeof failed_ops,
+                                             .flags = ZDS_EVENT_ANY_THREAD,
+                                             .test = failed_test,
+                                             .wait = failed_wait,
+                                             .release = failed_release};
+    zds_event failed = {&failed_ops};
+    zds_event *const waits[] = {&failed};
+    zds_fill fill = {.struct_size = sizeof fill,
+                     .to = tier_there(block, 0),
+                     .dtype = ZDS_U8,
+                     .value = 1,
+                     .count = block->bytes,
+                     .waits = waits,
+                     .wait_count = 1,
+                     .stream = stream};
+    zds_status first = t->ops.fill(t->self, &fill, NULL);
+    fill.wait_count = 0;
+    zds_status second = t->ops.fill(t->self, &fill, NULL);
+    bench_clear(t->b);
+    zds_status synced = t->ops.stream_sync(t->self, stream);
+    for (int i = 0; i < 2; i++)
+        if ((i ? second : first) != ZDS_OK && (i ? second : first) != ZDS_ERR_PEER)
+            return tier_failure(t, "a fill that cannot begin", i ? second : first);
+    if (synced != ZDS_ERR_PEER)
+        return fault_format("something on a stream has failed with \"%s\", and stream_sync returns "
+                            "\"%s\"",
+                            zds_status_name(ZDS_ERR_PEER), zds_status_name(synced));
+    if (!t->b->error)
+        return tier_failure(t, "stream_sync", synced);
+    unsigned char bytes[64];
+    char *fault = tier_get(t, block, 0, bytes, sizeof bytes);
+    if (!fault)
+        fault = tier_expect(bytes, sizeof bytes, 0, 0, "after what has failed on its stream");
+    if (!fault)
+        fault = bench_within(synchronise(t, stream), "stream_sync once more");
+    bench_clear(t->b);
+    zds_status third = fault ? ZDS_OK : t->ops.fill(t->self, &fill, NULL);
+    if (third)
+        fault = tier_failure(t, "fill after stream_sync", third);
+    if (!fault)
+        fault = synchronise(t, stream);
+    if (!fault)
+        fault = tier_get(t, block, 0, bytes, sizeof bytes);
+    for (size_t i = 0; i < sizeof bytes && !fault; i++)
+        if (bytes[i] != 1)
+            fault = fault_format("a fill after stream_sync has told of an error does nothing");
+    return fault;
+}
+
+static char *run_late_errors(tier *t)
+{
+    zds_stream stream;
+    zds_block block;
+    char *fault = make_stream(t, &stream);
+    if (!fault)
+        fault = tier_alloc(t, 64, &block);
+    if (fault)
+        return fault;
+    fault = fail_on_stream(t, &stream, &block);
+    t->ops.stream_destroy(t->self, &stream);
+    t->ops.free(t->self, &block);
+    return fault;
+}
+
+char *offload_fill(bench *b)
+{
+    return on_device(b, run_fill);
+}
+
+char *offload_convert(bench *b)
+{
+    return on_device(b, run_convert);
+}
+
+char *offload_accumulate(bench *b)
+{
+    return on_device(b, run_accumulate);
+}
+
+char *offload_sums(bench *b)
+{
+    return on_device(b, run_sums);
+}
+
+char *offload_streams(bench *b)
+{
+    return on_device(b, run_streams);
+}
+
+char *offload_late_errors(bench *b)
+{
+    return on_device(b, run_late_errors);
+}

@@ -1,0 +1,233 @@
+/* Parameters: in whose pages they are, what a module's caller sees of them, and how all ranks come
+ * to have what an owner has updated. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "zero/parts.h"
+
+/* At stage 0, or alone, no peer reads a rank's parameters: its own memory may be of huge pages,
+ * which shared memory seldom is, and matrix products walk over many rows at a time. */
+static pages choose_pages(const zero *z)
+{
+    if (z->wish.stage == 0 || is_alone(z))
+        return PAGES_OWN;
+    return z->with.peers->ops->flags & ZDS_COMM_NODE_SHARED && z->with.peers->one_node
+               ? PAGES_NODE
+               : PAGES_SYMMETRIC;
+}
+
+/* Where they are sealed, whole pages of their own. */
+static zds_status take_own(zero *z, peer_slab *s, uint64_t bytes, zds_error *error)
+{
+    tier *t = z->with.tier;
+    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+    if (!z->wish.stage)
+        return zero_alloc(t, &s->slab, "parameters", bytes, error);
+    bytes = (bytes + page - 1) / page * page;
+    zds_status status = zero_alloc(t, &s->memory, "parameters", bytes + page, error);
+    if (status)
+        return status;
+    uintptr_t first = (uintptr_t)s->memory.block.pointer;
+    first = (first + page - 1) / page * page;
+    return tier_adopt(t, (void *)first, bytes, &s->slab, error);
+}
+
+static zds_status take_memory(zero *z, peer_slab *s, uint64_t elements, zds_error *error)
+{
+    uint64_t bytes = elements * zds_dtype_size(z->wish.param_dtype);
+    if (z->params.pages == PAGES_OWN)
+        return take_own(z, s, bytes, error);
+    return peers_alloc(z->with.peers, s, "parameters", bytes,
+                       z->params.pages == PAGES_NODE ? ZDS_MEM_SHARED : ZDS_MEM_SYMMETRIC, error);
+}
+
+static zds_status set_rights(zero *z, const peer_slab *s, bool sealed)
+{
+    int rights = sealed ? PROT_READ : PROT_READ | PROT_WRITE;
+    const zds_block *b = &s->slab.block;
+    if (!b->pointer || mprotect(b->pointer, b->bytes, rights) == 0)
+        return ZDS_OK;
+    return failure_set(z->with.failure, ZDS_ERR_MEMORY,
+                       "the rights of the parameters' pages cannot be changed: %s",
+                       strerror(errno));
+}
+
+/* Elsewhere pages are written by their callers, or readers have an address of their own. */
+static bool is_sealed(const zero *z)
+{
+    return z->params.pages == PAGES_OWN && z->wish.stage > 0 && !z->with.tier->planned;
+}
+
+zds_status params_seal(zero *z, bool sealed)
+{
+    return is_sealed(z) ? set_rights(z, &z->params.trained, sealed) : ZDS_OK;
+}
+
+/* Frozen ones change with initial values alone. */
+zds_status params_seal_all(zero *z, bool sealed)
+{
+    zds_status status = params_seal(z, sealed);
+    return !status && is_sealed(z) ? set_rights(z, &z->params.frozen, sealed) : status;
+}
+
+bufref params_at(const zero *z, uint32_t param, uint64_t first)
+{
+    const peer_slab *s = z->with.params[param].trainable ? &z->params.trained : &z->params.frozen;
+    return bufref_of(&s->slab, layout_param_at(z->lay, param) + first, z->wish.param_dtype);
+}
+
+static zds_status create_module(zero *z, uint32_t m, zds_error *error)
+{
+    const model_module *module = &z->with.model->modules[m];
+    module_use *use = &z->params.modules[m];
+    use->slot_count = module->home_count + module->use_count;
+    use->slots = calloc(use->slot_count + (size_t)1, sizeof *use->slots);
+    use->none = calloc(use->slot_count + (size_t)1, sizeof *use->none);
+    if (!use->slots || !use->none)
+        return zero_no_memory(error, "modules", 0);
+    for (uint32_t i = 0; i < use->slot_count; i++) {
+        uint32_t param = module->params[i];
+        const peer_slab *s =
+            z->with.params[param].trainable ? &z->params.trained : &z->params.frozen;
+        const char *base = s->read_only && z->wish.stage ? s->read_only : s->slab.block.pointer;
+        use->slots[i] = (zds_slot){.param = param,
+                                   .dtype = z->wish.param_dtype,
+                                   .space = s->slab.block.device.space,
+                                   .count = z->with.model->params[param].numel,
+                                   .data = base + params_at(z, param, 0).offset};
+    }
+    return ZDS_OK;
+}
+
+zds_status params_open(zero *z, zds_error *error)
+{
+    z->params.pages = choose_pages(z);
+    zds_status status = take_memory(z, &z->params.trained, z->lay->trainable, error);
+    if (!status && z->lay->frozen)
+        status = take_memory(z, &z->params.frozen, z->lay->frozen, error);
+    if (status)
+        return status;
+    z->params.staging =
+        ledger_alloc(z->with.ledger, "staging", STAGING_ELEMENTS * sizeof(float), 0);
+    if (!z->params.staging)
+        return zero_no_memory(error, "staging", STAGING_ELEMENTS * sizeof(float));
+    if (z->with.tier->planned)
+        return ZDS_OK;
+    z->params.modules = calloc(z->with.model->module_count + (size_t)1, sizeof *z->params.modules);
+    if (!z->params.modules)
+        return zero_no_memory(error, "modules", 0);
+    for (uint32_t m = 0; !status && m < z->with.model->module_count; m++)
+        status = create_module(z, m, error);
+    return status;
+}
+
+void params_close(zero *z)
+{
+    params_part *p = &z->params;
+    if (p->publish)
+        p->publish->ops->release(p->publish);
+    for (uint32_t m = 0; p->modules && m < z->with.model->module_count; m++) {
+        free(p->modules[m].slots);
+        free(p->modules[m].none);
+    }
+    free(p->modules);
+    ledger_free(z->with.ledger, p->staging);
+    params_seal_all(z, false); /* whoever gives memory back may write into it */
+    peers_free(z->with.peers, &p->trained);
+    peers_free(z->with.peers, &p->frozen);
+}
+
+/* === a module's caller === */
+
+zds_status zero_acquire(zero *z, uint32_t module, int32_t pass)
+{
+    module_use *use = &z->params.modules[module];
+    zds_status status = params_published(z);
+    if (!status)
+        status = peers_progress(z->with.peers);
+    for (uint32_t i = 0; !status && i < use->slot_count; i++) {
+        zds_slot *slot = &use->slots[i];
+        slot->grad = NULL;
+        slot->accumulate = false;
+        if (pass != ZDS_BACKWARD)
+            continue;
+        use->none[i] = false;
+        if (!z->with.params[slot->param].trainable)
+            continue;
+        status = grads_open(z, z->lay->places[slot->param].span);
+        slot->grad = grads_pointer(z, slot->param);
+        slot->accumulate = z->grads.written[slot->param];
+    }
+    return status;
+}
+
+const zds_slot *zero_slots(const zero *z, uint32_t module, size_t *count)
+{
+    *count = z->params.modules[module].slot_count;
+    return z->params.modules[module].slots;
+}
+
+void zero_grad_none(zero *z, uint32_t module, uint32_t slot)
+{
+    z->params.modules[module].none[slot] = true;
+}
+
+/* === publishing === */
+
+zds_status params_published(zero *z)
+{
+    return peers_wait(z->with.peers, &z->params.publish, "publishing parameters");
+}
+
+/* Parameters that are not cut, from each owner to all. */
+static zds_status publish_owners(zero *z, const layout_span *span, zds_coll coll)
+{
+    const peers *p = z->with.peers;
+    char *base = coll.dst;
+    zds_status status = ZDS_OK;
+    for (uint32_t r = 0; !status && r < z->lay->world_size; r++) {
+        coll.count = layout_part_count(span, r);
+        coll.peer = (int32_t)r;
+        coll.dst = base + layout_part_first(span, r) * zds_dtype_size(coll.src_dtype);
+        coll.src = coll.dst;
+        if (coll.count)
+            status = peers_call(z->with.peers, p->ops->broadcast, &coll, "publishing parameters");
+    }
+    return status;
+}
+
+zds_status params_publish(zero *z)
+{
+    peers *p = z->with.peers;
+    zds_dtype dtype = z->wish.param_dtype;
+    zds_status status = ZDS_OK;
+    if (z->params.pages == PAGES_OWN)
+        return ZDS_OK;
+    if (z->params.pages == PAGES_NODE) {
+        zds_coll coll = {.struct_size = sizeof coll, .tag = 3};
+        services_clear(p->services);
+        status = p->ops->barrier(p->self, &coll, &z->params.publish);
+        return status ? peers_failed(p, status, "publishing parameters") : ZDS_OK;
+    }
+    for (uint32_t k = 0; !status && k < z->lay->span_count; k++) {
+        const layout_span *span = &z->lay->spans[k];
+        char *base = bufref_at(bufref_of(&z->params.trained.slab, span->param_first, dtype), 0);
+        zds_coll coll = {.struct_size = sizeof coll,
+                         .tag = (uint64_t)k << 8 | 4,
+                         .src = base + (uint64_t)p->rank * span->part * zds_dtype_size(dtype),
+                         .dst = base,
+                         .count = span->part,
+                         .src_dtype = dtype,
+                         .dst_dtype = dtype};
+        if (!span->count || !layout_is_trained(span))
+            continue;
+        if (span->parts)
+            status = publish_owners(z, span, coll);
+        else
+            status = peers_call(p, p->ops->all_gather, &coll, "publishing parameters");
+    }
+    return status;
+}

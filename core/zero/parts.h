@@ -1,0 +1,220 @@
+/* What ZeRO is made of, for the files of this folder alone: one part, one subject.
+ *
+ *  params   where parameters are, and how the ranks come to have them
+ *  grads    gradients on their way from backward to their owners
+ *  norm     their norm, and the norms of tensors
+ *  stream   the optimizer's pass over what this rank owns */
+#ifndef CORE_ZERO_PARTS_H
+#define CORE_ZERO_PARTS_H
+
+#include "zero/layout.h"
+#include "zero/zero.h"
+
+/* === params === */
+
+typedef struct module_use {
+    zds_slot *slots; /* [slot_count] */
+    uint32_t slot_count;
+    bool *none; /* [slot_count]: no gradient comes from this use */
+} module_use;
+
+/* Whose pages parameters are in. */
+typedef enum pages {
+    PAGES_OWN,       /* no peer reads them: huge where that is possible */
+    PAGES_SYMMETRIC, /* peers read this rank's own */
+    PAGES_NODE       /* one for all ranks of the node */
+} pages;
+
+typedef struct params_part {
+    pages pages;
+    peer_slab trained, frozen; /* param_dtype */
+    module_use *modules;       /* [modules] */
+    zds_event *publish;        /* all owners have written */
+    float *staging;            /* [STAGING_ELEMENTS]: values in and out */
+} params_part;
+
+enum {
+    STAGING_ELEMENTS = 1 << 20,
+    NORM_SHARE = 65536 /* elements whose squares are added by themselves, where gradients stay each
+                          rank's own */
+};
+
+/* === grads === */
+
+typedef enum span_state { SPAN_IDLE, SPAN_OPEN, SPAN_REDUCING } span_state;
+
+typedef struct span_run {
+    span_state state;
+    uint32_t waiting;   /* modules that this micro step has not reported */
+    zds_event **events; /* [event_count] of the reduction in flight: one, or one an owner */
+    size_t event_count;
+    zds_fused fused;       /* its arguments, */
+    zds_fused fused_away;  /* and those of a reduction to another owner */
+    zds_segment *segments; /* [segment_count] parameters in this rank's part, for the norm */
+    size_t segment_count;
+    double *chunk_sums; /* [chunk_count] */
+    size_t chunk_count;
+    uint64_t non_finite;
+    double own_sum_squares; /* of all this rank's own gradient, where it is not reduced */
+    bool accumulated;       /* the part holds micro steps of this optimizer step */
+} span_run;
+
+/* Of a part of a gradient. */
+typedef struct norm_share {
+    double sum_squares;
+    uint64_t non_finite;
+} norm_share;
+
+typedef struct grads_part {
+    /* Where a rank's gradients are between micro steps: whole, or its own parts only. */
+    bool sliced;
+    bool buffered; /* backward writes into `buffers`, not where gradients are added up */
+    bool staged;   /* gradients travel as a copy in comm_dtype */
+    bool fused;
+    zds_dtype comm_dtype;
+    peer_slab full;      /* not sliced: accum_dtype, the address space of gradients */
+    slab shard;          /* sliced: accum_dtype, [shard] */
+    peer_slab buffers;   /* param_dtype */
+    peer_slab travel;    /* comm_dtype */
+    span_run *spans;     /* [spans] */
+    uint32_t *in_flight; /* [in_flight_count]: spans whose buffers are being read */
+    uint32_t in_flight_count;
+    int64_t travelling;     /* span whose copy is in `travel`, or -1 */
+    bool *written;          /* [params]: the buffer holds something of this micro step (buffered) or
+                               optimizer          step */
+    bool *present;          /* [params]: there is a gradient in this optimizer step */
+    norm_share *own_shares; /* of the largest parameter, where the optimizer may reduce itself */
+} grads_part;
+
+/* === stream === */
+
+/* What a part holds of one parameter. */
+typedef struct piece {
+    uint32_t param;
+    uint64_t first, count; /* elements of the parameter */
+    bufref master, grad, output;
+    bufref states[ZDS_MAX_STATES];
+    double *chunk_sums; /* [tensor_norms][chunks]; NULL without norms */
+    size_t chunks;
+    /* Windows of this step that hold tiles of it, from `window` up to `window_end`; the first may
+     * begin with tiles of pieces before it, and the last end with tiles of those behind. */
+    uint64_t window, window_end;
+} piece;
+
+enum { WINDOW_TILES = 64 }; /* at most */
+
+typedef struct stream_part {
+    piece *pieces; /* [piece_count] in the order of spans */
+    uint32_t piece_count;
+    piece **piece_of; /* [params]: what this rank updates of it; NULL: nothing */
+    slab master; /* where master_dtype is not param_dtype: [shard], or [trainable] at stage 0 */
+    slab states; /* SHARDED ones of all pieces */
+    slab whole;  /* states that no part cuts: TENSOR, GLOBAL and RANK_LOCAL ones */
+    uint64_t
+        *whole_at; /* [params][ZDS_MAX_STATES]: their bytes in it; STREAM_NONE: no such state */
+    void **whole_states;   /* likewise: their addresses */
+    zds_tile *whole_tiles; /* [whole_count] of this step: of parameters that are updated whole */
+    void *(*whole_tile_states)[ZDS_MAX_STATES];
+    uint32_t whole_count;
+    double *sums;      /* [norm_count]: over whole tensors, all parameters' one after another */
+    uint64_t *sums_at; /* [params] */
+    uint64_t norm_count;
+    peer_slab shares; /* of the sums, on their way between ranks */
+    double *chunk_sums;
+    zds_param_step *steps;    /* [params]: what calls over whole parameters get, of */
+    zds_param_steps listed;   /* those that are trained */
+    void **collective_states; /* [params][ZDS_MAX_STATES]: as step_collective gets them */
+    void **scratch;           /* [threads] */
+    bool own_states_cut; /* RANK_LOCAL states were last written by tiles, each rank in its parts */
+} stream_part;
+
+#define STREAM_NONE UINT64_MAX
+
+struct zero {
+    zero_wishes wish;
+    zero_means with;
+    layout *lay;
+    params_part params;
+    grads_part grads;
+    stream_part stream;
+    peer_slab presence; /* a byte a parameter, sent and received */
+    bool boundary, local;
+};
+
+static inline bool is_alone(const zero *z)
+{
+    return z->with.peers->world_size == 1;
+}
+
+/* zero.c: no memory for `what`; bytes 0: not of the model's size */
+zds_status zero_no_memory(zds_error *error, const char *what, uint64_t bytes);
+/* Memory of this rank's own, zeroed. */
+zds_status zero_alloc(tier *t, slab *s, const char *purpose, uint64_t bytes, zds_error *error);
+
+/* params.c */
+zds_status params_open(zero *z, zds_error *error);
+void params_close(zero *z);
+bufref params_at(const zero *z, uint32_t param, uint64_t first);
+/* At stage 1 and above callers may not write parameters: while sealed, zero may not either. */
+zds_status params_seal(zero *z, bool sealed);     /* those that are trained */
+zds_status params_seal_all(zero *z, bool sealed); /* frozen ones, too */
+/* Waits for what the owners publish. */
+zds_status params_published(zero *z);
+zds_status params_publish(zero *z);
+
+/* grads.c */
+zds_status grads_create(zero *z, zds_error *error);
+void grads_destroy(zero *z);
+/* Whether a rank's gradients are better kept in parts, and in which layout; see zero_create. */
+zds_status grads_lay_out(zero *z, const layout_wish *wish, zds_error *error);
+/* Where this rank's piece of a parameter, from `first`, has its gradient at the boundary. */
+bufref grads_of_piece(const zero *z, const layout_piece *own);
+/* Where backward writes the gradient. */
+void *grads_pointer(zero *z, uint32_t param);
+/* Memory of a span that is about to be written must not be in flight. */
+zds_status grads_open(zero *z, uint32_t span);
+/* grads_passes.c: what is done to gradients beside reducing them, on all threads */
+typedef struct grads_pass {
+    const char *from;
+    zds_dtype from_dtype;
+    char *to;
+    zds_dtype to_dtype;
+    double scale;
+    bool accumulate;
+    uint64_t count;
+} grads_pass;
+void grads_accumulate(zero *z, const grads_pass *pass);
+void grads_convert(zero *z, const grads_pass *pass);
+void grads_clear(zero *z, char *at, uint64_t bytes);
+/* What zds_fused would have counted, from this rank's part as it is now. */
+void grads_statistics(zero *z, span_run *run, const char *part);
+/* The norm of a span's gradient that stays this rank's own. */
+void grads_own_statistics(zero *z, uint32_t span);
+
+/* norm.c: sums over whole tensors, of what `norms` left */
+zds_status norm_create(zero *z, zds_error *error);
+void norm_destroy(zero *z);
+zds_status norm_sum_tensors(zero *z);
+
+/* stream_memory.c: pieces, masters, states */
+zds_status stream_create(zero *z, zds_error *error);
+void stream_destroy(zero *z);
+/* Where gradients are now. */
+void stream_refer(zero *z);
+/* A state that no part cuts; no slab: there is none. */
+bufref stream_whole_state(const zero *z, uint32_t param, uint32_t state);
+/* Bytes of an ELEMENT or BLOCK state of `count` elements from a block's first; 0 for other kinds.
+ */
+uint64_t state_bytes(const zds_state_spec *spec, uint64_t count);
+/* Bytes from the state of an element to that of the one `elements` further on. */
+uint64_t state_offset(const zds_state_spec *spec, uint64_t elements);
+/* stream.c: after the optimizer's failure in the middle of an update */
+zds_status stream_failed(zero *z, zds_status status, const char *what, int64_t step);
+/* stream_params.c: calls over whole parameters, begin_step first in every step; each does nothing
+ * where the optimizer has no such function */
+void stream_list(zero *z);
+zds_status stream_begin_step(zero *z, const zds_step_ctx *ctx);
+zds_status stream_sums_ready(zero *z, const zds_step_ctx *ctx);
+zds_status stream_collective(zero *z, const zds_step_ctx *ctx);
+
+#endif

@@ -1,0 +1,136 @@
+/* The ranks as the core reaches them. */
+#include "zero/peers.h"
+
+#include <string.h>
+
+enum { ROOM = PEERS_DOUBLES * sizeof(double) };
+
+zds_status peers_open(peers *p, zds_error *error)
+{
+    return peers_alloc(p, &p->control, "control", ROOM * ((uint64_t)p->world_size + 1),
+                       ZDS_MEM_SYMMETRIC, error);
+}
+
+void peers_close(peers *p)
+{
+    if (p->tier)
+        peers_free(p, &p->control);
+}
+
+/* Peers read what the comm plugin gave, and the tier looks on. */
+static zds_status take_region(peers *p, peer_slab *s, int32_t kind, zds_error *error)
+{
+    uint64_t staggered = s->bytes + (s->bytes >= LEDGER_LARGE ? LEDGER_STAGGER : 0);
+    s->region = (zds_region){.struct_size = sizeof s->region};
+    services_clear(p->services);
+    zds_status status = p->ops->mem_alloc(p->self, staggered, kind, &s->region);
+    if (status) {
+        s->region.base = NULL;
+        return error_set(error, status, "no memory for %s (%llu bytes): %s", s->purpose,
+                         (unsigned long long)s->bytes, services_error(p->services));
+    }
+    s->read_only = s->region.read_only;
+    return tier_adopt(p->tier, s->region.base, s->bytes, &s->slab, error);
+}
+
+zds_status peers_alloc(peers *p, peer_slab *s, const char *purpose, uint64_t bytes, int32_t kind,
+                       zds_error *error)
+{
+    bytes = bytes ? bytes : 64;
+    *s = (peer_slab){.bytes = bytes, .purpose = purpose};
+    zds_status status = p->tier->planned ? tier_adopt(p->tier, NULL, bytes, &s->slab, error)
+                                         : take_region(p, s, kind, error);
+    if (status) {
+        peers_free(p, s);
+        return status;
+    }
+    s->shared = kind == ZDS_MEM_SHARED && p->world_size > 1 ? bytes : 0;
+    ledger_note(p->tier->services.ledger, purpose, p->tier->name, (int64_t)bytes,
+                (int64_t)s->shared);
+    s->counted = true;
+    return ZDS_OK;
+}
+
+void peers_free(peers *p, peer_slab *s)
+{
+    tier_free(&s->slab);
+    tier_free(&s->memory);
+    if (s->region.base)
+        p->ops->mem_free(p->self, &s->region);
+    if (s->counted)
+        ledger_note(p->tier->services.ledger, s->purpose, p->tier->name, -(int64_t)s->bytes,
+                    -(int64_t)s->shared);
+    *s = (peer_slab){0};
+}
+
+zds_status peers_failed(peers *p, zds_status status, const char *doing)
+{
+    p->failure->broken = true;
+    return failure_set(p->failure, status, "rank %d, %s: %s", p->rank, doing,
+                       services_error(p->services));
+}
+
+zds_status peers_wait(peers *p, zds_event **event, const char *doing)
+{
+    zds_event *waited = *event;
+    if (!waited)
+        return ZDS_OK;
+    services_clear(p->services);
+    zds_status status = waited->ops->wait(waited);
+    waited->ops->release(waited);
+    *event = NULL;
+    return status ? peers_failed(p, status, doing) : ZDS_OK;
+}
+
+zds_status peers_call(peers *p, zds_status (*operation)(void *, const zds_coll *, zds_event **),
+                      const zds_coll *coll, const char *doing)
+{
+    zds_event *event = NULL;
+    services_clear(p->services);
+    zds_status status = operation(p->self, coll, &event);
+    return status ? peers_failed(p, status, doing) : peers_wait(p, &event, doing);
+}
+
+zds_status peers_progress(peers *p)
+{
+    if (!p->ops->progress)
+        return ZDS_OK;
+    services_clear(p->services);
+    zds_status status = p->ops->progress(p->self);
+    return status ? peers_failed(p, status, "moving data between ranks") : ZDS_OK;
+}
+
+zds_status peers_give_up(peers *p, zds_status status)
+{
+    if (!p->failure->broken && p->world_size > 1 && p->self)
+        p->ops->abort(p->self, p->failure->text ? p->failure->text : "");
+    p->failure->broken = true;
+    return status;
+}
+
+zds_status peers_gather(peers *p, const void *mine, size_t bytes, const void **all,
+                        const char *doing)
+{
+    char *from = p->control.slab.block.pointer, *to = from + ROOM;
+    memcpy(from, mine, bytes);
+    zds_coll coll = {.struct_size = sizeof coll,
+                     .tag = 7,
+                     .src = from,
+                     .dst = to,
+                     .count = bytes,
+                     .src_dtype = ZDS_U8,
+                     .dst_dtype = ZDS_U8};
+    *all = to;
+    return peers_call(p, p->ops->all_gather, &coll, doing);
+}
+
+zds_status peers_agree(peers *p, zds_status mine, const char *doing)
+{
+    int64_t row = mine;
+    const void *all;
+    zds_status status = peers_gather(p, &row, sizeof row, &all, doing);
+    if (status)
+        return status;
+    memcpy(&row, all, sizeof row);
+    return (zds_status)row;
+}

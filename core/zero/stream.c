@@ -1,0 +1,266 @@
+/* The optimizer's pass over what this rank owns, window by window. A window is a few tiles; they
+ * are bound to addresses when its turn comes, by the thread that steps them. */
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "host/kernels.h"
+#include "zero/parts.h"
+
+typedef zds_status (*step_function)(void *, const zds_tiles *, const zds_step_ctx *);
+
+static uint64_t gcd(uint64_t a, uint64_t b)
+{
+    while (b) {
+        uint64_t rest = a % b;
+        a = b;
+        b = rest;
+    }
+    return a;
+}
+
+/* Elements of a full tile of a parameter: whole chunks of the norm and whole blocks, or all. */
+static uint64_t tile_elements(const zero *z, uint32_t param)
+{
+    const zds_param_needs *needs = &z->with.params[param].needs;
+    if (needs->whole_tensor)
+        return z->with.model->params[param].numel;
+    uint64_t block = needs->granularity > 1 ? needs->granularity : 1;
+    uint64_t unit = LAYOUT_CHUNK / gcd(LAYOUT_CHUNK, block) * block;
+    return unit >= z->wish.tile ? unit : z->wish.tile / unit * unit;
+}
+
+static uint64_t tile_count(uint64_t tile, const piece *p, uint64_t index)
+{
+    uint64_t left = p->count - index * tile;
+    return left < tile ? left : tile;
+}
+
+/* Numbers the windows of this step. Small pieces share one, so that they do not cost a call each.
+ * `takes`: which pieces have tiles. Returns how many windows there are. */
+static uint64_t number_windows(zero *z, bool (*takes)(const zero *z, uint32_t param))
+{
+    uint64_t windows = 0, elements = 0;
+    uint32_t tiles = 0; /* of the last window; 0: nothing may join it */
+    for (uint32_t k = 0; k < z->stream.piece_count; k++) {
+        piece *p = &z->stream.pieces[k];
+        p->window = p->window_end = windows;
+        if (!takes(z, p->param)) {
+            tiles = 0;
+            continue;
+        }
+        uint64_t tile = tile_elements(z, p->param), count = (p->count + tile - 1) / tile;
+        bool joins =
+            tiles && tiles < WINDOW_TILES && elements + tile_count(tile, p, 0) <= z->wish.tile;
+        p->window -= joins;
+        p->window_end = windows = p->window + count;
+        bool alone = count > 1 || !joins;
+        tiles = alone ? 1 : tiles + 1;
+        elements = (alone ? 0 : elements) + tile_count(tile, p, count - 1);
+    }
+    return windows;
+}
+
+static void bind(const zero *z, const piece *p, uint64_t first, uint64_t count, zds_tile *t,
+                 void **states)
+{
+    const param_run *run = &z->with.params[p->param];
+    *t = (zds_tile){.struct_size = sizeof *t,
+                    .param = &run->desc,
+                    .hyper = &z->with.hypers[run->hyper],
+                    .first = p->first + first,
+                    .count = count,
+                    .master_dtype = z->wish.master_dtype,
+                    .grad_dtype = z->wish.accum_dtype,
+                    .output_dtype = z->wish.param_dtype,
+                    .master = bufref_element(p->master, first),
+                    .grad = bufref_element(p->grad, first),
+                    .output = bufref_element(p->output, first),
+                    .states = states,
+                    .sums = z->stream.sums ? z->stream.sums + z->stream.sums_at[p->param] : NULL,
+                    .chunk_sums = p->chunk_sums ? p->chunk_sums + first / LAYOUT_CHUNK : NULL,
+                    .chunk_stride = p->chunks};
+    for (uint32_t s = 0; s < ZDS_MAX_STATES; s++)
+        states[s] = s < run->needs.state_count
+                        ? bufref_at(p->states[s], state_offset(&run->needs.states[s], first))
+                        : NULL;
+}
+
+typedef struct window {
+    zds_tile tiles[WINDOW_TILES];
+    void *states[WINDOW_TILES][ZDS_MAX_STATES];
+    size_t count;
+} window;
+
+/* The first piece that has tiles of window i or of a later one. */
+static uint32_t first_piece(const zero *z, uint64_t i)
+{
+    uint32_t low = 0, high = z->stream.piece_count;
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        if (z->stream.pieces[middle].window_end > i)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return low;
+}
+
+static void bind_window(const zero *z, uint64_t i, window *w)
+{
+    w->count = 0;
+    for (uint32_t k = first_piece(z, i); k < z->stream.piece_count; k++) {
+        const piece *p = &z->stream.pieces[k];
+        if (p->window > i || p->window_end <= i)
+            return;
+        uint64_t tile = tile_elements(z, p->param), index = i - p->window;
+        bind(z, p, index * tile, tile_count(tile, p, index), &w->tiles[w->count],
+             w->states[w->count]);
+        w->count++;
+        if (p->window_end > i + 1)
+            return;
+    }
+}
+
+/* === initial values === */
+
+static bool takes_all(const zero *z, uint32_t param)
+{
+    (void)z, (void)param;
+    return true;
+}
+
+static void start_window(void *arg, size_t i, int32_t thread)
+{
+    (void)thread;
+    const zero *z = arg;
+    window w;
+    bind_window(z, i, &w);
+    for (size_t k = 0; k < w.count; k++) {
+        const zds_tile *t = &w.tiles[k];
+        const zds_param_needs *needs = &z->with.params[t->param->index].needs;
+        if (t->output)
+            kernel_convert(t->master, t->master_dtype, t->output, t->output_dtype, t->count);
+        for (uint32_t s = 0; s < needs->state_count; s++)
+            if (needs->states[s].kind == ZDS_STATE_ELEMENT && needs->states[s].initial != 0)
+                kernel_fill(t->states[s], needs->states[s].dtype, needs->states[s].initial,
+                            t->count);
+    }
+}
+
+void zero_start(zero *z)
+{
+    pool_run(z->with.threads, number_windows(z, takes_all), start_window, z);
+    /* States that are this rank's own reach beyond its parts. */
+    for (uint32_t i = 0; i < z->with.model->param_count; i++)
+        for (uint32_t s = 0; s < z->with.params[i].needs.state_count; s++) {
+            const zds_state_spec *spec = &z->with.params[i].needs.states[s];
+            void *whole = z->stream.whole_states[(size_t)i * ZDS_MAX_STATES + s];
+            if (whole && spec->kind == ZDS_STATE_ELEMENT && spec->initial != 0)
+                kernel_fill(whole, spec->dtype, spec->initial, z->with.model->params[i].numel);
+        }
+}
+
+/* === a step === */
+
+zds_status stream_failed(zero *z, zds_status status, const char *what, int64_t step)
+{
+    failure_set(z->with.failure, status, "optimizer %s failed in %s of step %lld: %s",
+                z->with.optim_services->name, what, (long long)step,
+                services_error(z->with.optim_services));
+    return peers_give_up(z->with.peers, status); /* some tiles are updated and some are not */
+}
+
+typedef struct pass {
+    zero *z;
+    zds_step_ctx ctx; /* but for scratch, which is a thread's */
+    step_function function;
+    _Atomic int32_t status;
+} pass;
+
+static void run_tiles(pass *p, const zds_tile *first, size_t count, int32_t thread)
+{
+    zds_tiles tiles = {
+        .struct_size = sizeof tiles, .count = count, .stride = sizeof *first, .first = first};
+    zds_step_ctx ctx = p->ctx;
+    ctx.scratch = p->z->stream.scratch[thread];
+    zds_status status = p->function(*p->z->with.optim_self, &tiles, &ctx);
+    if (status)
+        p->status = status;
+}
+
+static void run_window(void *arg, size_t i, int32_t thread)
+{
+    pass *p = arg;
+    window w;
+    bind_window(p->z, i, &w);
+    run_tiles(p, w.tiles, w.count, thread);
+}
+
+static bool takes_present(const zero *z, uint32_t param)
+{
+    return z->grads.present[param] && !z->with.params[param].needs.whole_tensor;
+}
+
+/* Parameters that are updated whole: all of this rank's in one call. */
+static void bind_whole(zero *z)
+{
+    stream_part *t = &z->stream;
+    t->whole_count = 0;
+    for (uint32_t k = 0; k < t->piece_count; k++) {
+        const piece *p = &t->pieces[k];
+        if (!z->grads.present[p->param] || !z->with.params[p->param].needs.whole_tensor)
+            continue;
+        bind(z, p, 0, p->count, &t->whole_tiles[t->whole_count],
+             t->whole_tile_states[t->whole_count]);
+        t->whole_count++;
+    }
+}
+
+/* The pass over all tiles of this rank, and one before it where the optimizer wants norms. */
+static zds_status step_tiles(zero *z, const zds_step_ctx *ctx)
+{
+    const zds_optim_ops *ops = z->with.optim;
+    uint64_t windows = number_windows(z, takes_present);
+    pass p = {.z = z, .ctx = *ctx, .function = ops->norms};
+    if (z->stream.norm_count) {
+        pool_run(z->with.threads, windows, run_window, &p);
+        if (p.status)
+            return stream_failed(z, p.status, "norms", ctx->step);
+        zds_status status = norm_sum_tensors(z);
+        if (!status)
+            status = stream_sums_ready(z, ctx);
+        if (status)
+            return status;
+    }
+    p.function = ops->step;
+    pool_run(z->with.threads, windows, run_window, &p);
+    bind_whole(z);
+    if (!p.status && z->stream.whole_count)
+        run_tiles(&p, z->stream.whole_tiles, z->stream.whole_count, 0);
+    z->stream.own_states_cut = z->wish.stage >= 1 && !is_alone(z);
+    return p.status ? stream_failed(z, p.status, "step", ctx->step) : ZDS_OK;
+}
+
+zds_status zero_update(zero *z, int64_t step, double grad_scale)
+{
+    const zds_optim_ops *ops = z->with.optim;
+    zds_step_ctx ctx = {.struct_size = sizeof ctx,
+                        .step = step,
+                        .grad_scale = grad_scale,
+                        .seed = z->wish.seed,
+                        .scratch = z->stream.scratch[0],
+                        .scratch_bytes = ops->scratch_bytes};
+    services_clear(z->with.optim_services);
+    zds_status status = params_seal(z, false);
+    if (!status)
+        status = stream_begin_step(z, &ctx);
+    if (!status)
+        status = z->local ? stream_collective(z, &ctx) : step_tiles(z, &ctx);
+    if (status)
+        return status;
+    if (ops->end_step && (status = ops->end_step(*z->with.optim_self, &ctx)) != ZDS_OK)
+        return stream_failed(z, status, "end_step", step);
+    status = params_seal(z, true);
+    return status ? status : params_publish(z);
+}

@@ -1,0 +1,189 @@
+/* Values in and out: initial parameters from rank 0, trained ones and optimizer states back to it.
+ */
+#include <string.h>
+
+#include "host/kernels.h"
+#include "zero/parts.h"
+
+static uint64_t at_most(uint64_t count, uint64_t most)
+{
+    return count < most ? count : most;
+}
+
+/* === in === */
+
+/* Some elements of a parameter go into rank 0's pages, rounded to the parameter's type. */
+static zds_status read_some(zero *z, uint32_t param, uint64_t first, uint64_t count,
+                            zds_read_fn read, void *user)
+{
+    void *to = bufref_at(params_at(z, param, first), 0);
+    bool direct = z->wish.param_dtype == ZDS_F32;
+    float *floats = direct ? to : z->params.staging;
+    zds_status status = read(user, param, first, count, floats);
+    if (!status && !direct)
+        kernel_convert(to, z->wish.param_dtype, floats, ZDS_F32, count);
+    return status;
+}
+
+static zds_status distribute(zero *z, zds_read_fn read, void *user, zds_status *read_status)
+{
+    static const char doing[] = "distributing initial values";
+    peers *p = z->with.peers;
+    zds_event *event = NULL;
+    zds_status status = ZDS_OK;
+    for (uint32_t i = 0; !status && i < z->with.model->param_count; i++) {
+        uint64_t numel = z->with.model->params[i].numel;
+        /* Rank 0 reads some while those before travel. */
+        for (uint64_t k = 0; !status && k < numel; k += STAGING_ELEMENTS) {
+            uint64_t n = at_most(numel - k, STAGING_ELEMENTS);
+            if (p->rank == 0 && !*read_status)
+                *read_status = read_some(z, i, k, n, read, user);
+            if (is_alone(z))
+                continue;
+            status = peers_wait(p, &event, doing);
+            if (status)
+                break;
+            void *some = bufref_at(params_at(z, i, k), 0);
+            zds_coll coll = {.struct_size = sizeof coll,
+                             .tag = 5,
+                             .src = some,
+                             .dst = some,
+                             .count = n,
+                             .src_dtype = z->wish.param_dtype,
+                             .dst_dtype = z->wish.param_dtype};
+            services_clear(p->services);
+            status = p->ops->broadcast(p->self, &coll, &event);
+            if (status)
+                return peers_failed(p, status, doing);
+        }
+    }
+    return status ? status : peers_wait(p, &event, doing);
+}
+
+zds_status zero_read_values(zero *z, zds_read_fn read, void *user, zds_status *read_status)
+{
+    zds_status status = params_published(z);
+    if (!status)
+        status = params_seal_all(z, false);
+    if (!status)
+        status = distribute(z, read, user, read_status);
+    return status ? status : params_seal_all(z, true);
+}
+
+/* === out === */
+
+/* Where elements of a parameter's master weight or state lie on this rank. */
+static bufref source(const zero *z, uint32_t param, int32_t state, uint64_t first)
+{
+    bufref b = state < 0 ? z->stream.piece_of[param]->master
+                         : stream_whole_state(z, param, (uint32_t)state);
+    if (!b.slab) {
+        b = z->stream.piece_of[param]->states[state];
+        first -= z->stream.piece_of[param]->first;
+    } else if (state < 0) {
+        first -= z->stream.piece_of[param]->first;
+    }
+    b.offset += first * zds_dtype_size(b.dtype);
+    return b;
+}
+
+typedef struct outlet {
+    zds_write_fn write;
+    void *user;
+    zds_status *written;
+} outlet;
+
+/* The owner's staged elements go to rank 0. */
+static zds_status carry(zero *z, int32_t owner, uint64_t count)
+{
+    static const char doing[] = "collecting values";
+    peers *p = z->with.peers;
+    bool direct = p->ops->send && p->ops->recv;
+    zds_coll coll = {.struct_size = sizeof coll,
+                     .tag = 6,
+                     .src = z->params.staging,
+                     .dst = z->params.staging,
+                     .count = count,
+                     .peer = owner};
+    if (owner == 0)
+        return ZDS_OK;
+    if (!direct)
+        return peers_call(p, p->ops->broadcast, &coll, doing);
+    if (p->rank == 0)
+        return peers_call(p, p->ops->recv, &coll, doing);
+    coll.peer = 0;
+    return p->rank == owner ? peers_call(p, p->ops->send, &coll, doing) : ZDS_OK;
+}
+
+/* One owner's elements [first, first + count) travel to rank 0 and are written there. */
+static zds_status move(zero *z, uint32_t param, int32_t state, int32_t owner, uint64_t first,
+                       uint64_t count, const outlet *to)
+{
+    for (uint64_t i = 0; i < count; i += STAGING_ELEMENTS) {
+        uint64_t n = at_most(count - i, STAGING_ELEMENTS);
+        if (z->with.peers->rank == owner) {
+            bufref from = source(z, param, state, first + i);
+            kernel_convert(z->params.staging, ZDS_F32, bufref_at(from, 0), from.dtype, n);
+        }
+        zds_status status = carry(z, owner, n);
+        if (status)
+            return status;
+        if (z->with.peers->rank == 0 && !*to->written)
+            *to->written = to->write(to->user, param, first + i, n, z->params.staging);
+    }
+    return ZDS_OK;
+}
+
+/* Parameters as the callers see them are the same everywhere: rank 0 has them already. */
+static void write_own(zero *z, uint32_t param, const outlet *to)
+{
+    uint64_t numel = z->with.model->params[param].numel;
+    for (uint64_t i = 0; !*to->written && i < numel; i += STAGING_ELEMENTS) {
+        uint64_t n = at_most(numel - i, STAGING_ELEMENTS);
+        bufref from = params_at(z, param, i);
+        kernel_convert(z->params.staging, ZDS_F32, bufref_at(from, 0), from.dtype, n);
+        *to->written = to->write(to->user, param, i, n, z->params.staging);
+    }
+}
+
+/* A CONSTANT state rests nowhere. */
+static void write_constant(zero *z, uint32_t param, double value, const outlet *to)
+{
+    uint64_t numel = z->with.model->params[param].numel;
+    kernel_fill(z->params.staging, ZDS_F32, value, at_most(numel, STAGING_ELEMENTS));
+    for (uint64_t i = 0; !*to->written && i < numel; i += STAGING_ELEMENTS)
+        *to->written =
+            to->write(to->user, param, i, at_most(numel - i, STAGING_ELEMENTS), z->params.staging);
+}
+
+zds_status zero_write_values(zero *z, uint32_t param, int32_t state, zds_write_fn write, void *user,
+                             zds_status *written)
+{
+    const outlet to = {write, user, written};
+    const param_run *run = &z->with.params[param];
+    uint64_t numel = z->with.model->params[param].numel;
+    bool first = z->with.peers->rank == 0;
+    zds_status status = params_published(z);
+    if (status)
+        return status;
+    if (state >= 0 && run->needs.states[state].kind == ZDS_STATE_CONSTANT) {
+        if (first)
+            write_constant(z, param, run->needs.states[state].initial, &to);
+        return ZDS_OK;
+    }
+    if (state < 0 && (!run->trainable || z->wish.master_dtype == z->wish.param_dtype)) {
+        if (first)
+            write_own(z, param, &to);
+        return ZDS_OK;
+    }
+    bool uncut = state >= 0 && !z->stream.own_states_cut &&
+                 stream_whole_state(z, param, (uint32_t)state).slab;
+    if (uncut || z->wish.stage == 0)
+        return first ? move(z, param, state, 0, 0, numel, &to) : ZDS_OK;
+    for (int32_t r = 0; !status && r < z->with.peers->world_size; r++) {
+        layout_piece own = layout_piece_of(z->lay, z->with.model, param, (uint32_t)r);
+        if (own.count)
+            status = move(z, param, state, r, own.param_first, own.count, &to);
+    }
+    return status;
+}

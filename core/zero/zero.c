@@ -1,0 +1,101 @@
+/* ZeRO's beginning and end. */
+#include "zero/zero.h"
+
+#include <stdlib.h>
+
+#include "zero/parts.h"
+
+zds_status zero_no_memory(zds_error *error, const char *what, uint64_t bytes)
+{
+    if (!bytes)
+        return error_set(error, ZDS_ERR_MEMORY, "no memory for %s", what);
+    return error_set(error, ZDS_ERR_MEMORY,
+                     "no memory for %s (%llu bytes on this rank); a higher zero_optimization.stage "
+                     "or more ranks need less",
+                     what, (unsigned long long)bytes);
+}
+
+zds_status zero_alloc(tier *t, slab *s, const char *purpose, uint64_t bytes, zds_error *error)
+{
+    zds_error why = ZDS_ERROR_INIT;
+    zds_status status = tier_alloc(t, purpose, bytes, s, &why);
+    if (status)
+        error_set(error, status, "%s; a higher zero_optimization.stage or more ranks need less",
+                  why.text);
+    zds_error_clear(&why);
+    return status;
+}
+
+/* What parameters that the optimizer needs whole cost it. At stage 0 every rank has all of them
+ * whole anyway, however their gradients are reduced. */
+static void fill_costs(const zero *z, double *costs)
+{
+    for (uint32_t i = 0; z->wish.stage && i < z->with.model->param_count; i++) {
+        const zds_param_needs *needs = &z->with.params[i].needs;
+        if (needs->whole_tensor)
+            costs[i] = needs->cost > 0 ? needs->cost : (double)z->with.model->params[i].numel;
+    }
+}
+
+static zds_status lay_out(zero *z, zds_error *error)
+{
+    size_t params = z->with.model->param_count + (size_t)1;
+    double *whole = calloc(params, sizeof *whole);
+    uint32_t *granularity = calloc(params, sizeof *granularity);
+    size_t narrowest = zds_dtype_size(z->wish.param_dtype);
+    if (zds_dtype_size(z->wish.accum_dtype) < narrowest)
+        narrowest = zds_dtype_size(z->wish.accum_dtype);
+    zds_status status = ZDS_ERR_MEMORY;
+    if (whole && granularity) {
+        fill_costs(z, whole);
+        for (uint32_t i = 0; i < z->with.model->param_count; i++)
+            granularity[i] = z->with.params[i].needs.granularity;
+        const layout_wish wish = {.world_size = (uint32_t)z->with.peers->world_size,
+                                  .rank = (uint32_t)z->with.peers->rank,
+                                  .align = 64 / narrowest,
+                                  .granularity = granularity,
+                                  .bucket = z->wish.bucket,
+                                  .whole = z->wish.stage ? whole : NULL};
+        status = grads_lay_out(z, &wish, error);
+    } else {
+        zero_no_memory(error, "the layout of parameters", 0);
+    }
+    free(whole);
+    free(granularity);
+    return status;
+}
+
+zds_status zero_create(const zero_wishes *wishes, const zero_means *means, zero **out,
+                       zds_error *error)
+{
+    zero *z = calloc(1, sizeof *z);
+    if (!z)
+        return zero_no_memory(error, "the layout of parameters", 0);
+    z->wish = *wishes;
+    z->with = *means;
+    zds_status status = lay_out(z, error);
+    if (!status)
+        status = params_open(z, error);
+    if (!status)
+        status = grads_create(z, error);
+    if (!status)
+        status = stream_create(z, error);
+    if (status)
+        zero_destroy(z);
+    else
+        *out = z;
+    return status;
+}
+
+void zero_destroy(zero *z)
+{
+    if (!z)
+        return;
+    if (z->lay) {
+        grads_destroy(z);
+        params_close(z);
+        stream_destroy(z);
+    }
+    layout_destroy(z->lay);
+    free(z);
+}

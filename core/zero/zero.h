@@ -1,0 +1,117 @@
+/* ZeRO: who has which parameter, gradient, master weight and state, and how they get to where they
+ * are needed. It knows ranks, memory and the optimizer's vtable, and no engine.
+ *
+ * One at a time: zero_micro_begin; zero_acquire and zero_grads_ready of modules, last first;
+ * zero_micro_end; at the boundary zero_reduce, zero_norm, then zero_update or nothing, and
+ * zero_reset. Every call fails with a text in the `failure` that it was given. */
+#ifndef CORE_ZERO_ZERO_H
+#define CORE_ZERO_ZERO_H
+
+#include "zds/engine.h"
+#include "zero/model.h"
+#include "zero/peers.h"
+
+typedef struct zero zero;
+
+/* A parameter as the optimizer knows it. */
+typedef struct param_run {
+    zds_param desc;
+    zds_param_needs needs;
+    char *state_names[ZDS_MAX_STATES];
+    uint32_t hyper; /* index of its hyperparameters */
+    bool trainable;
+} param_run;
+
+enum { ZERO_AS_IS = -1 };
+
+/* What is wanted; constant, but for accum_dtype (zero_accumulate_in). */
+typedef struct zero_wishes {
+    int32_t stage;
+    zds_dtype param_dtype;  /* of parameters and of what backward leaves */
+    zds_dtype master_dtype; /* of what is updated: param_dtype where that is the master */
+    zds_dtype accum_dtype;  /* in which micro steps are added up */
+    zds_dtype comm_dtype;   /* in which gradients travel; ZERO_AS_IS: as they are */
+    bool reduce_scatter, overlap;
+    double prescale, postscale; /* around the sum over ranks */
+    double sum_factor;          /* of gradients that are to be summed, over their mean */
+    uint64_t bucket;            /* elements */
+    uint64_t tile;              /* elements of a full one: what the compute space likes */
+    uint64_t seed;
+} zero_wishes;
+
+/* What it works with; all of it outlives it. */
+typedef struct zero_means {
+    const zds_model *model;
+    const param_run *params; /* [params] */
+    const zds_hyper *hypers; /* by param_run.hyper: of this step */
+    const zds_optim_ops *optim;
+    void *const *optim_self;
+    services *optim_services;
+    peers *peers;
+    tier *tier;        /* where parameters are computed */
+    tier *states_tier; /* of masters and states */
+    pool *threads;
+    ledger *ledger;
+    failure *failure;
+} zero_means;
+
+/* Lays out and takes all memory. Collective. */
+zds_status zero_create(const zero_wishes *wishes, const zero_means *means, zero **out,
+                       zds_error *error);
+void zero_destroy(zero *z);
+
+/* Takes the gradients' memory anew, for micro steps that are added up in another type; between
+ * optimizer steps. Collective. */
+zds_status zero_accumulate_in(zero *z, zds_dtype dtype);
+
+/* === values === */
+
+/* All parameters from rank 0; where reading fails the rest travels as it is, and *read_status tells
+ * on rank 0. */
+zds_status zero_read_values(zero *z, zds_read_fn read, void *user, zds_status *read_status);
+/* Masters and states start from the parameters as they are. */
+void zero_start(zero *z);
+/* A parameter's trained value (state -1) or one of its states that has a value an element, to rank
+ * 0, whose `write` says *written. */
+zds_status zero_write_values(zero *z, uint32_t param, int32_t state, zds_write_fn write, void *user,
+                             zds_status *written);
+
+/* === a micro step === */
+
+/* `local`: the optimizer reduces this step's gradients itself. */
+void zero_micro_begin(zero *z, bool boundary, bool local);
+/* Waits until the module's parameters may be read, and with ZDS_BACKWARD its gradients written. */
+zds_status zero_acquire(zero *z, uint32_t module, int32_t pass);
+/* The module's parameters as it was acquired last; [*count], zero's. */
+const zds_slot *zero_slots(const zero *z, uint32_t module, size_t *count);
+/* The slot's parameter has no gradient from this use. */
+void zero_grad_none(zero *z, uint32_t module, uint32_t slot);
+/* What backward left for the module is there. */
+void zero_grads_written(zero *z, uint32_t module);
+/* In this micro step nothing more comes from the module; modules go from the last to the first. */
+zds_status zero_module_done(zero *z, uint32_t module);
+
+/* === the boundary === */
+
+/* All gradients reduced. */
+zds_status zero_reduce(zero *z);
+
+typedef struct zero_norm_result {
+    double norm;         /* over all parameters and ranks, before clipping */
+    uint64_t non_finite; /* gradients, over all ranks */
+    double loss;         /* mean over ranks */
+    bool any;            /* some parameter has a gradient somewhere */
+    int64_t unused;      /* the first trainable parameter without one on any rank, or -1 */
+} zero_norm_result;
+/* `micro`: steps of this rank since the last boundary; where ranks differ, ZDS_ERR_DIVERGED.
+ * Collective. */
+zds_status zero_norm(zero *z, double loss, int64_t micro, zero_norm_result *result);
+/* The optimizer's pass, and publishing. `step`: from 1. A failure ends the run. */
+zds_status zero_update(zero *z, int64_t step, double grad_scale);
+/* The gradients of this optimizer step are used up, or dropped. */
+void zero_reset(zero *z);
+
+/* Once, after it is created: the optimizer's `prepare`. */
+zds_status zero_prepare(zero *z, zds_error *error);
+
+#endif

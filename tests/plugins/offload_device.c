@@ -1,0 +1,4 @@
+/* A device without faults. */
+#include "device_tier.h"
+
+DEVICE_BUT(.reserved = 0);

@@ -1,0 +1,11 @@
+/* Adds without the scale. */
+#include "device_tier.h"
+
+static zds_status accumulate(void *self, const zds_pass *p, zds_event **done)
+{
+    zds_pass other = *p;
+    other.scale = 1;
+    return device_accumulate(self, &other, done);
+}
+
+DEVICE_BUT(.accumulate = accumulate);
