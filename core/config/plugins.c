@@ -182,7 +182,7 @@ static void check_one(zds_config *c, registry *plugins, int32_t kind, const char
         return;
     zds_status status = registry_find(plugins, kind, name, NULL, &plugin, &file, &error);
     if (status == ZDS_ERR_MEMORY)
-        c->failed = true;
+        c->found.failed = true;
     else if (status)
         problem_add(c, ZDS_PROBLEM_ERROR, ZDS_CHECK_ZDS, type, "%s",
                     error.text ? error.text : "there is no such plugin");
@@ -205,7 +205,7 @@ void config_check_plugins(zds_config *c)
     char *path = config_plugin_path(c);
     zds_status status = registry_create(path, NULL, &plugins, &error);
     if (status == ZDS_ERR_MEMORY) {
-        c->failed = true;
+        c->found.failed = true;
     } else if (status) {
         problem_add(c, ZDS_PROBLEM_ERROR, ZDS_CHECK_ZDS, "zds.plugin_path", "%s",
                     error.text ? error.text : "plugins cannot be searched");
