@@ -94,8 +94,8 @@ static inline void small_gradient(const zds_slot *slot, uint64_t seed, float sca
     }
 }
 
-/* Forward and backward of one micro step. */
-static inline zds_status small_passes(zds_engine *e, uint64_t micro)
+/* Forward and backward of one micro step, the gradients times `scale`. */
+static inline zds_status small_passes(zds_engine *e, uint64_t micro, double scale)
 {
     zds_view view;
     zds_status status = ZDS_OK;
@@ -109,7 +109,7 @@ static inline zds_status small_passes(zds_engine *e, uint64_t micro)
         status = zds_acquire(e, m, ZDS_BACKWARD, NULL, &view);
         for (size_t s = 0; !status && s < view.count; s++)
             if (view.slots[s].grad)
-                small_gradient(&view.slots[s], seed, (float)zds_loss_scale(e));
+                small_gradient(&view.slots[s], seed, (float)scale);
         if (!status)
             status = zds_grad_ready(e, m, NULL);
     }
@@ -121,7 +121,7 @@ static inline zds_status small_micro(zds_engine *e, int32_t boundary, uint64_t m
 {
     zds_status status = zds_micro_begin(e, boundary);
     if (!status)
-        status = small_passes(e, micro);
+        status = small_passes(e, micro, zds_loss_scale(e));
     return status ? status : zds_step(e, result);
 }
 
