@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "engine/internal.h"
+#include "host/bootstrap.h"
 #include "host/error.h"
 
 zds_engine_options engine_options(const zds_engine_options *given)
@@ -19,7 +20,6 @@ zds_engine_options engine_options(const zds_engine_options *given)
 static zds_status find_place(launch *place, const zds_engine_options *o, zds_error *error)
 {
     zds_status status = launch_read(place, error);
-    launch_assume_one_node(place);
     if (status || o->world_size == 0)
         return status;
     place->world_size = o->world_size;
@@ -70,8 +70,10 @@ static zds_status create_zero(zds_engine *e, zds_error *error)
                               .threads = e->threads,
                               .ledger = e->ledger,
                               .failure = &e->failure};
-    if (e->planned)
-        ledger_count_only(e->ledger);
+    if (e->planned && !ledger_count_only(e->ledger))
+        return error_set(error, ZDS_ERR_MEMORY, "no memory for a plan");
+    e->accum_dtype = set->accum_dtype;
+    e->accumulation = set->accumulation;
     return zero_create(&wishes, &means, &e->zero, error);
 }
 
@@ -92,6 +94,10 @@ static zds_status build(zds_engine *e, const zds_model *model, const zds_engine_
                         zds_error *error)
 {
     zds_status status = find_place(&e->place, o, error);
+    if (e->planned)
+        launch_assume_one_node(&e->place);
+    else if (!status)
+        status = plugins_meet(e, error);
     if (!status)
         status = settings_read(&e->set, e->config, e->place.world_size, error);
     if (!status)
@@ -198,6 +204,7 @@ void zds_engine_destroy(zds_engine *e)
     peers_close(&e->peers);
     if (e->comm_self)
         e->comm.finalize(e->comm_self);
+    bootstrap_close(e->bootstrap);
     tiers_close(e);
     problems_clear(&e->found);
     services_destroy(&e->comm_services);

@@ -85,7 +85,7 @@ zds_status zds_barrier(zds_engine *e)
 
 double zds_loss_scale(const zds_engine *e)
 {
-    return 1.0 / (double)e->set.accumulation;
+    return 1.0 / (double)e->accumulation;
 }
 
 int32_t zds_rank(const zds_engine *e)
@@ -105,7 +105,7 @@ int32_t zds_threads(const zds_engine *e)
 
 int64_t zds_accumulation_steps(const zds_engine *e)
 {
-    return e->set.accumulation;
+    return e->accumulation;
 }
 
 int64_t zds_micro_batch_size(const zds_engine *e)

@@ -30,6 +30,24 @@ static zds_status ask_reduction(zds_engine *e)
     return ZDS_OK;
 }
 
+/* More than one micro step is added up, which the config did not foresee: in fp32 from now on, as
+ * where it does, whatever made it so (zds_set_train_batch_size, zds_no_sync, ZDS_BOUNDARY_NO). */
+static zds_status foresee_accumulation(zds_engine *e)
+{
+    if (e->boundary || e->accum_dtype == ZDS_F32 || e->set.accum_is_chosen)
+        return ZDS_OK;
+    if (!(e->optim.grad_dtypes & ZDS_DTYPE_BIT(ZDS_F32)))
+        return engine_fail(e, ZDS_ERR_UNSUPPORTED,
+                           "a micro step that is no boundary: gradients are added up in fp32, "
+                           "which optimizer %s does not take; set data_types.grad_accum_dtype to "
+                           "what it takes",
+                           e->optim_plugin->name);
+    zds_status status = zero_accumulate_in(e->zero, ZDS_F32);
+    if (!status)
+        e->accum_dtype = ZDS_F32;
+    return status;
+}
+
 zds_status zds_micro_begin(zds_engine *e, int32_t boundary)
 {
     zds_status status = engine_usable(e);
@@ -60,9 +78,11 @@ zds_status zds_micro_begin(zds_engine *e, int32_t boundary)
     if (!e->micro && (status = ask_reduction(e)) != ZDS_OK)
         return status;
     e->boundary = boundary == ZDS_BOUNDARY_YES ||
-                  (boundary == ZDS_BOUNDARY_AUTO && e->micro + 1 >= e->set.accumulation);
+                  (boundary == ZDS_BOUNDARY_AUTO && e->micro + 1 >= e->accumulation);
     if (e->no_sync)
         e->boundary = false;
+    if (!e->micro && (status = foresee_accumulation(e)) != ZDS_OK)
+        return status;
     e->in_micro = true;
     e->phase_start = engine_now_ms();
     e->in_backward = false;
@@ -277,6 +297,6 @@ zds_status zds_set_train_batch_size(zds_engine *e, int64_t size)
         return engine_fail(e, ZDS_ERR_INVALID,
                            "train batch size %lld is not a multiple of micro batch %lld x %d ranks",
                            (long long)size, (long long)e->set.micro_batch, e->place.world_size);
-    e->set.accumulation = size / unit;
+    e->accumulation = size / unit;
     return ZDS_OK;
 }
