@@ -271,6 +271,22 @@ static inline long failing_stop(void)
     return held_count;
 }
 
+static void nothing(void)
+{
+}
+
+/* The C library keeps what is to be called at the end, as libraries that are loaded ask it to, in
+ * blocks that it never gives back: begins a new one, with room for all that is to come. */
+static inline void failing_warm_up(void)
+{
+    failing_start(0);
+    while (!atomic_load(&failing_count) && atexit(nothing) == 0)
+        ;
+    failing_stop();
+    memset(held, 0, sizeof held);
+    held_count = 0;
+}
+
 /* "file+offset" of a call, as addr2line takes it. */
 static inline void site_text(const void *site, char *text, size_t size)
 {

@@ -178,6 +178,7 @@ int main(int argc, char **argv)
     /* Stays, and with it what oneDNN and its libraries never give back. */
     if (!dlopen(TEST_BINARY_DIR "/lib/zds/plugins/optim_muon.so", RTLD_NOW | RTLD_LOCAL))
         return 1;
+    failing_warm_up();
     failing_tells = getenv("ZDS_TELL") != NULL;
     small_width = 8;
     long failures = 0, errors = 0;
