@@ -285,10 +285,10 @@ bool zds_is_boundary(const zds_engine *engine); /* of the micro step in progress
 /* Parameters with the same hyperparameters. */
 typedef struct zds_group_info {
     size_t struct_size;
-    uint32_t
-        declared;    /* counts zds.param_groups, then the program's groups, but for those that hold
-                        nothing trainable; an optimizer may split one into several of these */
-    uint32_t params; /* that are trainable */
+    /* Counts zds.param_groups, then the program's groups, but for those that hold nothing
+     * trainable; an optimizer may split one into several of these. */
+    uint32_t declared;
+    uint32_t params;   /* that are trainable */
     uint64_t elements; /* of these */
     zds_hyper hyper;   /* of the next step */
 } zds_group_info;
