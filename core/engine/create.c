@@ -65,6 +65,7 @@ static zds_status create_zero(zds_engine *e, zds_error *error)
                               .optim_self = &e->optim_self,
                               .optim_services = &e->optim_services,
                               .peers = &e->peers,
+                              .control = e->control,
                               .tier = e->tier,
                               .states_tier = e->states_tier ? e->states_tier : e->tier,
                               .threads = e->threads,
@@ -87,7 +88,8 @@ static zds_status open_peers(zds_engine *e, zds_error *error)
                        .rank = e->place.rank,
                        .world_size = e->place.world_size,
                        .one_node = e->place.local_world_size == e->place.world_size};
-    return peers_open(&e->peers, error);
+    e->control = &e->peers;
+    return peers_open(e->control, error);
 }
 
 static zds_status build(zds_engine *e, const zds_model *model, const zds_engine_options *o,
@@ -201,7 +203,8 @@ void zds_engine_destroy(zds_engine *e)
     if (e->optim_self)
         e->optim.destroy(e->optim_self);
     zero_destroy(e->zero);
-    peers_close(&e->peers);
+    if (e->control)
+        peers_close(e->control);
     if (e->comm_self)
         e->comm.finalize(e->comm_self);
     bootstrap_close(e->bootstrap);

@@ -65,7 +65,7 @@ zds_status zds_sum_over_ranks(zds_engine *e, double *values, size_t count)
     if (count && !values)
         return engine_fail(e, ZDS_ERR_INVALID, "zds_sum_over_ranks: values is NULL");
     const void *all;
-    status = peers_gather(&e->peers, values, count * sizeof *values, &all, "zds_sum_over_ranks");
+    status = peers_gather(e->control, values, count * sizeof *values, &all, "zds_sum_over_ranks");
     if (status)
         return status;
     for (size_t i = 0; i < count; i++) {

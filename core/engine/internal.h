@@ -64,7 +64,8 @@ struct zds_engine {
     zds_model *model;
     tier *tier;        /* where parameters are computed */
     tier *states_tier; /* of masters and states; NULL: the same */
-    peers peers;
+    peers peers;       /* as far as buffers are where parameters are computed, */
+    peers *control;    /* and for numbers of the host: the same on the host */
     zero *zero;
 
     services comm_services, optim_services, sched_services;

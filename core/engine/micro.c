@@ -100,7 +100,7 @@ static zds_status known_module(zds_engine *e, uint32_t module)
                              e->model->module_count);
 }
 
-static zds_status acquire_backward(zds_engine *e, uint32_t module)
+static zds_status acquire_backward(zds_engine *e, uint32_t module, const zds_stream *stream)
 {
     const char *name = e->model->modules[module].name;
     if (!e->in_micro)
@@ -127,22 +127,25 @@ static zds_status acquire_backward(zds_engine *e, uint32_t module)
     }
     zds_status status = pass_over(e, module + 1);
     if (!status)
-        status = zero_acquire(e->zero, module, ZDS_BACKWARD);
+        status = zero_acquire(e->zero, module, ZDS_BACKWARD, stream);
     if (!status)
         e->acquired = (int32_t)module;
     return status;
 }
 
-/* Parameters of a host engine: nothing runs behind the caller's back, and no queue of a device is
- * waited for. */
+/* On the host nothing is put on a stream, and a device has its own. */
 static zds_status check_stream(zds_engine *e, const char *call, const zds_stream *stream)
 {
-    if (!stream || stream->device.space == ZDS_SPACE_HOST)
+    zds_device ours = e->tier->info.device;
+    if (!stream || (stream->device.space == ours.space && stream->device.ordinal == ours.ordinal))
         return ZDS_OK;
     return engine_fail(e, ZDS_ERR_UNSUPPORTED,
-                       "%s: a stream of space %d, but this engine's parameters are in host memory, "
-                       "where nothing is put on a stream; pass NULL",
-                       call, stream->device.space);
+                       "%s: a stream of device %d of space %d, but this engine's parameters are on "
+                       "device %d of space %d (zds/types.h); %s",
+                       call, stream->device.ordinal, stream->device.space, ours.ordinal, ours.space,
+                       e->tier->in_host ? "pass NULL: in the host's memory what was computed is "
+                                          "there"
+                                        : "pass one of that");
 }
 
 static zds_status check_call(zds_engine *e, const char *call, uint32_t module,
@@ -170,9 +173,9 @@ zds_status zds_acquire(zds_engine *e, uint32_t module, int32_t pass, const zds_s
                            "zds_acquire before zds_set_values: the parameters have no values yet");
     /* A forward within the module's backward, to recompute, sees the same. */
     if (pass == ZDS_BACKWARD)
-        status = acquire_backward(e, module);
+        status = acquire_backward(e, module, stream);
     else if (e->acquired != (int32_t)module)
-        status = zero_acquire(e->zero, module, ZDS_FORWARD);
+        status = zero_acquire(e->zero, module, ZDS_FORWARD, stream);
     if (status)
         return status;
     *view = (zds_view){0};
@@ -183,6 +186,8 @@ zds_status zds_acquire(zds_engine *e, uint32_t module, int32_t pass, const zds_s
 zds_status zds_release(zds_engine *e, uint32_t module, const zds_stream *stream)
 {
     zds_status status = check_call(e, "zds_release", module, stream);
+    if (!status)
+        status = zero_used(e->zero, stream);
     return status ? status : peers_progress(&e->peers);
 }
 
@@ -211,6 +216,9 @@ zds_status zds_grad_ready(zds_engine *e, uint32_t module, const zds_stream *stre
         return engine_fail(e, ZDS_ERR_INVALID,
                            "zds_grad_ready: module %s is not acquired for backward",
                            e->model->modules[module].name);
+    status = zero_used(e->zero, stream);
+    if (status)
+        return status;
     zero_grads_written(e->zero, module);
     e->acquired = -1;
     e->cursor = module;

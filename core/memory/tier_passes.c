@@ -303,6 +303,7 @@ zds_status tier_chunk_sums(tier_end sums, tier_end non_finite, tier_end from, zd
                                  .from = shown[0],
                                  .dtype = dtype,
                                  .segments = segments,
+                                 .segment_stride = sizeof *segments,
                                  .segment_count = segment_count,
                                  .sums = shown[1],
                                  .non_finite = shown[2],

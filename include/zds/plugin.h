@@ -521,8 +521,8 @@ typedef struct zds_offload_info {
 /* One allocation of a tier, or its view of memory that somebody else made. */
 typedef struct zds_block {
     size_t struct_size;
-    void *pointer; /* usable by code that computes on `device`; NULL for ZDS_SPACE_FILE */
-    uint64_t bytes;
+    void *pointer;  /* usable by code that computes on `device`; NULL for ZDS_SPACE_FILE */
+    uint64_t bytes; /* as asked for, whatever the plugin keeps besides */
     zds_device device;
     void *handle; /* the plugin's */
 } zds_block;
@@ -607,6 +607,7 @@ typedef struct zds_chunk_sums {
     int32_t reserved;
     const struct zds_segment *segments; /* [segment_count], of the host's memory; ascending,
                                            disjoint */
+    size_t segment_stride;              /* sizeof(zds_segment) of whoever made them */
     size_t segment_count;
     zds_end sums;       /* out: double, one a chunk, segment after segment */
     zds_end non_finite; /* in, out: one uint64_t, to which is added */

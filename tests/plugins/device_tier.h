@@ -126,13 +126,21 @@ static inline zds_status device_accumulate(void *self, const zds_pass *p, zds_ev
     return status;
 }
 
+static inline const zds_segment *device_segment(const zds_chunk_sums *c, size_t i)
+{
+    return (const zds_segment *)(const void *)((const char *)c->segments + i * c->segment_stride);
+}
+
 static inline zds_status device_chunk_sums(void *self, const zds_chunk_sums *c, zds_event **done)
 {
     zds_status status = DEVICE_BEGIN(self, c, done);
-    if (!status)
-        *(uint64_t *)zds_end_address(&c->non_finite) +=
-            kernel_chunk_sums(zds_end_address(&c->from), c->dtype, c->segments, c->segment_count,
-                              zds_end_address(&c->sums));
+    double *sums = zds_end_address(&c->sums);
+    uint64_t *non_finite = zds_end_address(&c->non_finite);
+    for (size_t i = 0; i < c->segment_count && !status; i++) {
+        const zds_segment *s = device_segment(c, i);
+        *non_finite += kernel_chunk_sums(zds_end_address(&c->from), c->dtype, s, 1, sums);
+        sums += (s->count + 1023) / 1024;
+    }
     return status;
 }
 

@@ -238,6 +238,7 @@ def check_plugins(folder):
     own = {name[:-len(".so")] for name in os.listdir(plugins) if name.endswith(".so")}
     paths = [os.path.join(plugins, name + ".so") for name in sorted(own)]
     paths += [os.path.join(folder, n + ".so") for n in (*expected, *notes, *GOOD)]
+    paths.append(os.path.join(BUILD, "tests", "island", "island.so"))
     for name, code, results in check_all(paths):
         if name in own:
             passed = sum(r["status"] in ("ok", "note") for r in results)

@@ -143,7 +143,7 @@ static const char *shown_space(zds_space space)
 
 static char *block_fault(const tier *t, const zds_block *block, uint64_t bytes)
 {
-    if (block->bytes < bytes)
+    if (block->bytes != bytes)
         return fault_format("alloc of %llu bytes gives a block of %llu", (unsigned long long)bytes,
                             (unsigned long long)block->bytes);
     if (block->device.space != t->info.device.space ||
@@ -343,7 +343,7 @@ static char *run_adopt(tier *t)
     zds_status status = fault ? ZDS_OK : t->ops.adopt(t->self, start, PART, &view);
     if (status)
         fault = tier_failure(t, "adopt", status);
-    else if (!fault && (view.pointer != start || view.bytes < PART))
+    else if (!fault && (view.pointer != start || view.bytes != PART))
         fault = fault_format("adopt of %d bytes at %p gives %llu at %p", PART, (void *)start,
                              (unsigned long long)view.bytes, view.pointer);
     bench_at("in memory that was adopted");

@@ -1,0 +1,102 @@
+/* Memory with two addresses: one to be given out, without rights, and the island's own view. */
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "island.h"
+
+typedef struct area {
+    struct area *next;
+    char *address, *view;
+    uint64_t bytes, mapped;
+} area;
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static area *areas;
+
+/* Both mappings, of the same pages. */
+static bool map_twice(area *a)
+{
+    int fd = memfd_create("island", MFD_CLOEXEC);
+    if (fd < 0)
+        return false;
+    a->address = a->view = MAP_FAILED;
+    if (ftruncate(fd, (off_t)a->mapped) == 0) {
+        a->address = mmap(NULL, a->mapped, PROT_NONE, MAP_SHARED, fd, 0);
+        a->view = mmap(NULL, a->mapped, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    }
+    close(fd);
+    if (a->address != MAP_FAILED && a->view != MAP_FAILED)
+        return true;
+    if (a->address != MAP_FAILED)
+        munmap(a->address, a->mapped);
+    if (a->view != MAP_FAILED)
+        munmap(a->view, a->mapped);
+    return false;
+}
+
+void *island_alloc(uint64_t bytes)
+{
+    const uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+    area *a = bytes < (uint64_t)1 << 46 ? calloc(1, sizeof *a) : NULL;
+    if (!a)
+        return NULL;
+    a->bytes = bytes;
+    a->mapped = (bytes + page - 1) / page * page;
+    if (!map_twice(a)) {
+        free(a);
+        return NULL;
+    }
+    pthread_mutex_lock(&lock);
+    a->next = areas;
+    areas = a;
+    pthread_mutex_unlock(&lock);
+    return a->address;
+}
+
+void island_free(void *address)
+{
+    area *found = NULL;
+    pthread_mutex_lock(&lock);
+    for (area **link = &areas; *link && !found; link = &(*link)->next)
+        if ((*link)->address == address) {
+            found = *link;
+            *link = found->next;
+            break;
+        }
+    pthread_mutex_unlock(&lock);
+    if (!found)
+        return;
+    munmap(found->address, found->mapped);
+    munmap(found->view, found->mapped);
+    free(found);
+}
+
+/* With the lock. */
+static const area *find(const char *address)
+{
+    for (const area *a = areas; a; a = a->next)
+        if (address >= a->address && address < a->address + a->mapped)
+            return a;
+    return NULL;
+}
+
+void *island_view(const void *address)
+{
+    const char *at = address;
+    pthread_mutex_lock(&lock);
+    const area *a = find(at);
+    void *view = a ? a->view + (at - a->address) : (void *)(uintptr_t)address;
+    pthread_mutex_unlock(&lock);
+    return view;
+}
+
+bool island_owns(const void *address, uint64_t bytes)
+{
+    const char *at = address;
+    pthread_mutex_lock(&lock);
+    const area *a = find(at);
+    bool owns = a && bytes <= a->bytes - (uint64_t)(at - a->address);
+    pthread_mutex_unlock(&lock);
+    return owns;
+}
