@@ -183,6 +183,20 @@ static const field rows[] = {
      .flags = FIELD_NULLABLE},
     {"zds.comm.params", FIELD_OBJECT, FIELD_DONE, NULL,
      "Its options: zds-plugins --info NAME lists them.", .flags = FIELD_OPEN | FIELD_NULLABLE},
+    {"zds.device", FIELD_ENUM, FIELD_DONE, "host",
+     "Where parameters, gradients and optimizer states are, and are computed with; test: a device "
+     "without hardware, of zds's own tests.",
+     .choices = "host|cuda|hip|sycl|test"},
+    {"zds.tiers", FIELD_OBJECT, FIELD_DONE, NULL,
+     "Plugins behind the names of memory tiers: host, cpu (of offload_optimizer), and those of "
+     "zds.device.",
+     .flags = FIELD_MAP | FIELD_NULLABLE},
+    {"zds.tiers.*", FIELD_OBJECT, FIELD_DONE, NULL, "One tier.", .flags = 0},
+    {"zds.tiers.*.type", FIELD_STRING, FIELD_DONE, NULL,
+     "Name of a memory tier plugin (zds-plugins --list), or path of a .so; null: zds's own.",
+     .flags = FIELD_NULLABLE},
+    {"zds.tiers.*.params", FIELD_OBJECT, FIELD_DONE, NULL,
+     "Its options: zds-plugins --info NAME lists them.", .flags = FIELD_OPEN | FIELD_NULLABLE},
     {"zds.param_groups", FIELD_SECTIONS, FIELD_DONE, "[]",
      "Groups of parameters with hyperparameters of their own, in place of the optimizer's. A "
      "parameter belongs to the first group that its name matches; what matches none keeps the "

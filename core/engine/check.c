@@ -41,7 +41,7 @@ static zds_status check_plugins(zds_engine *e, const zds_engine_options *o, zds_
 {
     const char *comm;
     size_t before = error_count(e);
-    zds_status status = plugins_check_comm(e, o, &comm, error);
+    zds_status status = links_check(e, o, &comm, error);
     status = settle(e, before, status, comm, error);
     if (status)
         return status;
