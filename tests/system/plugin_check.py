@@ -171,6 +171,7 @@ OTHERS = [
     ("comm_no_barrier", "moves between ranks", "is done before all ranks have issued it"),
     ("comm_fuses_wrong", "fused reduction of several ranks", "rank 1: reduce_scatter from f32"),
     ("comm_lonely_memory", "memory that ranks share", "does not show on rank"),
+    ("comm_needs_regions", "memory that ranks share", "broadcast in unregistered memory gives"),
     ("comm_counts_early", "counters of several ranks", "rank"),
     ("comm_unordered", "split of several ranks", "in reverse order member 0 of color 0 is"),
     ("comm_carries_on", "a peer that dies", "reduce_scatter comes to its end although rank 1"),

@@ -10,6 +10,7 @@
 #include "comm_ranks.h"
 #include "host/error.h"
 #include "host/meet.h"
+#include "zds/zds.h"
 
 enum { UNIX_SOCKET = 0, TCP4 = 1, TCP6 = 2, WAYS = 3 };
 
@@ -121,6 +122,28 @@ Test(bootstrap, gathers, .timeout = 60)
             for (int32_t r = 0; r < n; r++)
                 cr_expect_eq(exit_of(pid[r]), 0, "way %d rank %d of %d", way, (int)r, (int)n);
         }
+}
+
+/* The same for programs. */
+Test(bootstrap, of_a_program)
+{
+    zds_comm_env env = env_by(UNIX_SOCKET, 0, 1, 0, 1000);
+    const zds_bootstrap *b = NULL;
+    int32_t mine = 7, all = 0;
+    cr_assert_eq(zds_bootstrap_open(&env, &b, &trouble), ZDS_OK);
+    cr_expect_eq(b->all_gather(b, &test_host, &mine, sizeof mine, &all), ZDS_OK);
+    cr_expect_eq(all, 7);
+    cr_expect_eq(b->all_gather(b, &test_host, &mine, 0, &all), ZDS_ERR_INVALID);
+    cr_expect(strstr(last_error, "4096"), "%s", last_error);
+    zds_bootstrap_close(b);
+    zds_bootstrap_close(NULL);
+    env.rank = 1;
+    cr_expect_eq(zds_bootstrap_open(&env, &b, &trouble), ZDS_ERR_INVALID);
+    env.rank = 0;
+    env.struct_size = 0;
+    cr_expect_eq(zds_bootstrap_open(&env, &b, &trouble), ZDS_ERR_INVALID);
+    cr_expect(strstr(trouble.text, "struct_size"), "%s", trouble.text);
+    cr_expect_null(b);
 }
 
 /* Nothing happens before the first gather: a plugin that needs none waits for nobody. */

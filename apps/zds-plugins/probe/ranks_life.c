@@ -85,10 +85,34 @@ static char *registered(peer *p)
     return fault;
 }
 
+/* Memory that the backend has never heard of. */
+static char *unknown(peer *p)
+{
+    int32_t *src = calloc(COUNT, sizeof *src), *dst = calloc(COUNT, sizeof *dst);
+    char *fault = src && dst ? NULL : fault_format("there is no memory for the check");
+    for (int32_t i = 0; i < COUNT && !fault; i++)
+        src[i] = i + p->rank;
+    const zds_coll coll = peer_coll(p, src, dst, COUNT, ZDS_I32);
+    zds_coll from = coll;
+    from.peer = p->size - 1;
+    if (!fault)
+        fault = peer_do(p, "broadcast in unregistered memory", p->ops.broadcast, &from);
+    for (int32_t i = 0; i < COUNT && !fault; i++)
+        if (dst[i] != i + p->size - 1)
+            fault = fault_format("broadcast in unregistered memory gives %d for element %d, not %d"
+                                 " (its flags say ZDS_COMM_COPIES)",
+                                 dst[i], i, i + p->size - 1);
+    free(src);
+    free(dst);
+    return fault;
+}
+
 static char *memory(peer *p)
 {
     char *fault = p->ops.flags & ZDS_COMM_NODE_SHARED ? shared_memory(p) : NULL;
-    return !fault && p->ops.mem_register ? registered(p) : fault;
+    if (!fault && p->ops.mem_register)
+        fault = registered(p);
+    return !fault && p->ops.flags & ZDS_COMM_COPIES ? unknown(p) : fault;
 }
 
 /* === counters === */
@@ -216,9 +240,9 @@ char *ranks_memory(bench *b)
 {
     zds_comm_ops ops;
     plugin_ops(b->plugin, &ops, sizeof ops);
-    if (ops.flags & ZDS_COMM_NODE_SHARED || ops.mem_register)
+    if (ops.flags & (ZDS_COMM_NODE_SHARED | ZDS_COMM_COPIES) || ops.mem_register)
         return ranks_worlds(b, memory);
-    b->skipped = fault_format("its ranks share no pages, and it registers none");
+    b->skipped = fault_format("its ranks share no pages, and it takes its own memory alone");
     return NULL;
 }
 
