@@ -171,7 +171,6 @@ OTHERS = [
     ("comm_no_barrier", "moves between ranks", "is done before all ranks have issued it"),
     ("comm_fuses_wrong", "fused reduction of several ranks", "rank 1: reduce_scatter from f32"),
     ("comm_lonely_memory", "memory that ranks share", "does not show on rank"),
-    ("comm_needs_regions", "memory that ranks share", "broadcast in unregistered memory gives"),
     ("comm_counts_early", "counters of several ranks", "rank"),
     ("comm_unordered", "split of several ranks", "in reverse order member 0 of color 0 is"),
     ("comm_carries_on", "a peer that dies", "reduce_scatter comes to its end although rank 1"),
@@ -187,7 +186,7 @@ NOTES = [
     ("chatty", "prints nothing", '"{"plugins": 1}" in "open"; give it to host->log'),
 ]
 GOOD = ["sample", "momentum", "newer", "old_abi_1_0", "reduces", "whole", "no_create", "offload_good",
-        "offload_device", "offload_sectors"]
+        "offload_device", "offload_sectors", "comm_own_memory"]
 
 
 def expect(condition, what):

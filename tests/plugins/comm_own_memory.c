@@ -1,4 +1,4 @@
-/* Says that it takes any memory, and fills only what is its own or registered. */
+/* Takes only memory of its own or registered, and does not say that it copies. */
 #include "borrowed_comm.h"
 
 static zds_status broadcast(void *self, const zds_coll *coll, zds_event **done)
@@ -7,14 +7,16 @@ static zds_status broadcast(void *self, const zds_coll *coll, zds_event **done)
     const size_t bytes = coll->count * zds_dtype_size(coll->src_dtype);
     const zds_device host = {.space = ZDS_SPACE_HOST};
     *done = NULL;
-    if (lender->mem_register(self, coll->dst, bytes ? bytes : 1, host, &region) != ZDS_OK)
-        return ZDS_OK;
-    zds_status status = finish(lender->broadcast(self, coll, done), done);
+    zds_status status = lender->mem_register(self, coll->dst, bytes ? bytes : 1, host, &region);
+    if (status)
+        return status;
+    status = finish(lender->broadcast(self, coll, done), done);
     lender->mem_unregister(self, &region);
     return status;
 }
 
 static void spoil(void)
 {
+    ops.flags &= ~(uint64_t)ZDS_COMM_COPIES;
     ops.broadcast = broadcast;
 }
