@@ -74,6 +74,40 @@ typedef struct thread_rank {
     int port;
 } thread_rank;
 
+static void *look_at(void *arg)
+{
+    zds_event *count = arg;
+    for (int32_t over = 0; !over;)
+        NEED(!count->ops->test(count, &over), "test");
+    return NULL;
+}
+
+/* What was written before a count is read after it; meanwhile another thread of each rank tests the
+ * event, and operations go on. */
+static void count(const rank *me, float *shared)
+{
+    zds_region counters = {.struct_size = sizeof counters};
+    NEED(!me->ops->mem_alloc(me->self, 80, ZDS_MEM_COUNTERS, &counters), "alloc");
+    for (uint64_t round = 1; round <= ROUNDS; round++) {
+        zds_event *used, *done;
+        pthread_t other;
+        uint64_t all = round * (uint64_t)me->size;
+        NEED(!me->ops->counter_wait(me->self, &counters, 0, all, "a use", &used) && used, "wait");
+        NEED(!pthread_create(&other, NULL, look_at, used), "thread");
+        collect(me, me->ops->barrier, NULL, NULL, 0, 0);
+        shared[me->rank] = (float)round;
+        NEED(!me->ops->counter_add(me->self, &counters, 0), "add");
+        pthread_join(other, NULL);
+        used->ops->release(used);
+        for (int32_t r = 0; r < me->size; r++)
+            NEED(shared[r] == (float)round, "round %d", (int)round);
+        NEED(!me->ops->counter_add(me->self, &counters, 9), "add");
+        NEED(!me->ops->counter_wait(me->self, &counters, 9, all, NULL, &done), "wait");
+        NEED(!finish(done), "wait");
+    }
+    me->ops->mem_free(me->self, &counters);
+}
+
 static void *run_rank(void *arg)
 {
     thread_rank *t = arg;
@@ -91,6 +125,7 @@ static void *run_rank(void *arg)
     float *src = host_alloc(NULL, bytes, 0), *dst = host_alloc(NULL, bytes, 0);
     work(me, symmetric.base, dst, shared.base);
     work(me, src, dst, shared.base);
+    count(me, shared.base);
     void *world = me->self, *child = NULL;
     NEED(!me->ops->split(world, me->rank / 2, 0, &child), "split");
     thread_rank half = *t;
