@@ -111,7 +111,12 @@ static int open_plugin(bench *b, const char *name)
         void *library = dlopen(e.file, RTLD_NOW | RTLD_LOCAL);
         const zds_plugin *const *found = library ? dlsym(library, "zds_plugin_v1") : NULL;
         const zds_comm_ops *ops = found && found[0] ? found[0]->ops : NULL;
-        int32_t suits = ops ? ops->suits(&b->env) : 0;
+        int32_t suits = ops && b->env.world_size >= ops->least_ranks &&
+                                (!ops->most_ranks || b->env.world_size <= ops->most_ranks) &&
+                                (b->env.local_world_size == b->env.world_size ||
+                                 !(ops->flags & ZDS_COMM_ONE_NODE))
+                            ? ops->suits(&b->env)
+                            : 0;
         if (suits > best) {
             if (b->library)
                 dlclose(b->library);
@@ -228,6 +233,7 @@ static zds_status measure(bench *b)
                        .prescale = 1,
                        .postscale = 1.0 / b->env.world_size,
                        .segments = &b->segment,
+                       .segment_stride = sizeof b->segment,
                        .segment_count = 1,
                        .chunk_sums = b->chunk_sums,
                        .non_finite = &b->non_finite};
@@ -302,7 +308,11 @@ static int run(bench *b, const char *plugin, bool json)
     int code = open_plugin(b, plugin);
     if (code != EXIT_DONE)
         return code;
-    if (b->ops->init(&host, NULL, &b->env, &b->self) != ZDS_OK) {
+    zds_error error = ZDS_ERROR_INIT;
+    if (zds_bootstrap_open(&b->env, &b->env.bootstrap, &error) != ZDS_OK) {
+        code = output_error("%s", error.text);
+        zds_error_clear(&error);
+    } else if (b->ops->init(&host, NULL, &b->env, &b->self) != ZDS_OK) {
         code = output_error("%s", b->error);
     } else {
         code = make_buffers(b);
@@ -313,6 +323,7 @@ static int run(bench *b, const char *plugin, bool json)
         free_buffers(b);
         b->ops->finalize(b->self);
     }
+    zds_bootstrap_close(b->env.bootstrap);
     dlclose(b->library);
     return code;
 }

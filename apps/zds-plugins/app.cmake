@@ -5,7 +5,9 @@ list(TRANSFORM probe_core PREPEND ${PROJECT_SOURCE_DIR}/core/plugin/)
 list(TRANSFORM probe_core APPEND .c)
 file(GLOB probe_sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/probe/*.c)
 add_executable(zds-plugin-probe ${probe_sources} ${probe_core}
-    ${PROJECT_SOURCE_DIR}/core/host/error.c ${PROJECT_SOURCE_DIR}/core/host/nearest.c)
+    ${PROJECT_SOURCE_DIR}/core/host/error.c ${PROJECT_SOURCE_DIR}/core/host/nearest.c
+    ${PROJECT_SOURCE_DIR}/core/host/bootstrap.c ${PROJECT_SOURCE_DIR}/core/host/meet.c
+    ${PROJECT_SOURCE_DIR}/core/host/meet_tcp.c)
 target_include_directories(zds-plugin-probe PRIVATE ${CMAKE_CURRENT_LIST_DIR}/probe
     ${PROJECT_SOURCE_DIR}/include ${PROJECT_SOURCE_DIR}/core ${PROJECT_SOURCE_DIR}/apps)
 target_link_libraries(zds-plugin-probe PRIVATE PkgConfig::CJSON Threads::Threads m ${CMAKE_DL_LIBS})

@@ -86,7 +86,7 @@ char *config_option_place(const zds_config *c, registry *plugins, const char *pa
             strcmp(name, MAX_GRAD_NORM) == 0)
             continue;
         if (!type)
-            registry_each(plugins, kinds[i].kind, search_in, &s, NULL);
+            registry_each(plugins, kinds[i].kind, NULL, search_in, &s, NULL);
         else if (registry_find(plugins, kinds[i].kind, type, NULL, &plugin, &file, NULL) == ZDS_OK)
             search_in(&s, plugin, file);
         if (s.option)

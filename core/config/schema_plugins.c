@@ -231,7 +231,7 @@ zds_status schema_add_plugins(cJSON *schema, const char *path, zds_error *error)
     zds_status status = registry_create(path, NULL, &plugins, error);
     for (size_t i = 0; i < sizeof sections / sizeof *sections && !status; i++) {
         section s = {sections[i].kind, definitions, cJSON_CreateArray(), cJSON_CreateArray()};
-        status = registry_each(plugins, sections[i].number, add_plugin, &s, error);
+        status = registry_each(plugins, sections[i].number, NULL, add_plugin, &s, error);
         complete(cJSON_GetObjectItem(cJSON_GetObjectItem(schema, "properties"), sections[i].key),
                  &s);
     }

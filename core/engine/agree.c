@@ -70,7 +70,7 @@ zds_status agree_on_start(zds_engine *e, const zds_engine_options *o, zds_error 
     uint64_t mine[TOPICS] = {config_hash(e->config), model_hash(e->model), options_hash(e, o)};
     const void *rows;
     zds_status status =
-        peers_gather(&e->peers, mine, sizeof mine, &rows, "comparing config and model");
+        peers_gather(e->control, mine, sizeof mine, &rows, "comparing config and model");
     if (status)
         return error_set(error, status, "%s", zds_engine_error(e));
     const uint64_t *all = rows;

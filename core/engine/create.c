@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "engine/internal.h"
+#include "host/bootstrap.h"
 #include "host/error.h"
 
 zds_engine_options engine_options(const zds_engine_options *given)
@@ -19,7 +20,6 @@ zds_engine_options engine_options(const zds_engine_options *given)
 static zds_status find_place(launch *place, const zds_engine_options *o, zds_error *error)
 {
     zds_status status = launch_read(place, error);
-    launch_assume_one_node(place);
     if (status || o->world_size == 0)
         return status;
     place->world_size = o->world_size;
@@ -65,6 +65,7 @@ static zds_status create_zero(zds_engine *e, zds_error *error)
                               .optim_self = &e->optim_self,
                               .optim_services = &e->optim_services,
                               .peers = &e->peers,
+                              .control = e->control,
                               .tier = e->tier,
                               .states_tier = e->states_tier ? e->states_tier : e->tier,
                               .threads = e->threads,
@@ -72,6 +73,8 @@ static zds_status create_zero(zds_engine *e, zds_error *error)
                               .failure = &e->failure};
     if (e->planned)
         ledger_count_only(e->ledger);
+    e->accum_dtype = set->accum_dtype;
+    e->accumulation = set->accumulation;
     return zero_create(&wishes, &means, &e->zero, error);
 }
 
@@ -85,13 +88,18 @@ static zds_status open_peers(zds_engine *e, zds_error *error)
                        .rank = e->place.rank,
                        .world_size = e->place.world_size,
                        .one_node = e->place.local_world_size == e->place.world_size};
-    return peers_open(&e->peers, error);
+    e->control = &e->peers;
+    return peers_open(e->control, error);
 }
 
 static zds_status build(zds_engine *e, const zds_model *model, const zds_engine_options *o,
                         zds_error *error)
 {
     zds_status status = find_place(&e->place, o, error);
+    if (e->planned)
+        launch_assume_one_node(&e->place);
+    else if (!status)
+        status = plugins_meet(e, error);
     if (!status)
         status = settings_read(&e->set, e->config, e->place.world_size, error);
     if (!status)
@@ -195,9 +203,11 @@ void zds_engine_destroy(zds_engine *e)
     if (e->optim_self)
         e->optim.destroy(e->optim_self);
     zero_destroy(e->zero);
-    peers_close(&e->peers);
+    if (e->control)
+        peers_close(e->control);
     if (e->comm_self)
         e->comm.finalize(e->comm_self);
+    bootstrap_close(e->bootstrap);
     tiers_close(e);
     problems_clear(&e->found);
     services_destroy(&e->comm_services);

@@ -65,7 +65,7 @@ zds_status zds_sum_over_ranks(zds_engine *e, double *values, size_t count)
     if (count && !values)
         return engine_fail(e, ZDS_ERR_INVALID, "zds_sum_over_ranks: values is NULL");
     const void *all;
-    status = peers_gather(&e->peers, values, count * sizeof *values, &all, "zds_sum_over_ranks");
+    status = peers_gather(e->control, values, count * sizeof *values, &all, "zds_sum_over_ranks");
     if (status)
         return status;
     for (size_t i = 0; i < count; i++) {
@@ -85,7 +85,7 @@ zds_status zds_barrier(zds_engine *e)
 
 double zds_loss_scale(const zds_engine *e)
 {
-    return 1.0 / (double)e->set.accumulation;
+    return 1.0 / (double)e->accumulation;
 }
 
 int32_t zds_rank(const zds_engine *e)
@@ -105,7 +105,7 @@ int32_t zds_threads(const zds_engine *e)
 
 int64_t zds_accumulation_steps(const zds_engine *e)
 {
-    return e->set.accumulation;
+    return e->accumulation;
 }
 
 int64_t zds_micro_batch_size(const zds_engine *e)

@@ -156,7 +156,7 @@ zds_status zds_observe(zds_engine *e, double metric)
                            "zds_observe in a micro step: call it after zds_step");
     if (!zds_observes(e))
         return ZDS_OK;
-    status = peers_gather(&e->peers, &metric, sizeof metric, &all, "zds_observe");
+    status = peers_gather(e->control, &metric, sizeof metric, &all, "zds_observe");
     if (status)
         return status;
     memcpy(&metric, all, sizeof metric);

@@ -18,11 +18,12 @@ typedef struct settings {
     int64_t micro_batch, accumulation;
     bool managed_accumulation;
     zds_dtype param_dtype; /* of parameters and of what backward leaves */
-    zds_dtype
-        master_dtype;      /* of what the optimizer updates: param_dtype where that is the master */
+    /* Of what the optimizer updates: param_dtype where that is the master. */
+    zds_dtype master_dtype;
     zds_dtype state_dtype; /* of the optimizer's element states */
     bool stochastic_rounding;
-    zds_dtype accum_dtype; /* in which micro steps are added up */
+    zds_dtype accum_dtype; /* in which micro steps are added up, */
+    bool accum_is_chosen;  /* because the config says so */
     zds_dtype comm_dtype;  /* in which gradients travel */
     double clip;           /* 0: off */
     bool check_overflow, compute_norm;
@@ -63,13 +64,15 @@ struct zds_engine {
     zds_model *model;
     tier *tier;        /* where parameters are computed */
     tier *states_tier; /* of masters and states; NULL: the same */
-    peers peers;
+    peers peers;       /* as far as buffers are where parameters are computed, */
+    peers *control;    /* and for numbers of the host: the same on the host */
     zero *zero;
 
     services comm_services, optim_services, sched_services;
     zds_comm_ops comm;
     zds_optim_ops optim;
     zds_sched_ops sched;
+    struct bootstrap *bootstrap; /* of comm_self */
     void *comm_self, *optim_self, *sched_self;
     void *comm_options, *optim_options, *sched_options;
     const zds_plugin *optim_plugin;
@@ -88,11 +91,13 @@ struct zds_engine {
     /* Where the run stands. */
     bool values_set;
     bool in_micro, in_backward, boundary, no_sync;
-    bool local;         /* the optimizer reduces this step's gradients itself */
-    double phase_start; /* of the forward or the backward in progress */
-    int64_t micro;      /* since the last boundary */
-    uint32_t cursor;    /* backward: modules at and above it are reported */
-    int32_t acquired;   /* module acquired for BACKWARD, or -1 */
+    bool local;            /* the optimizer reduces this step's gradients itself */
+    double phase_start;    /* of the forward or the backward in progress */
+    int64_t micro;         /* steps since the last boundary, */
+    int64_t accumulation;  /* of so many up to the next */
+    zds_dtype accum_dtype; /* in which micro steps are added up, from now on */
+    uint32_t cursor;       /* backward: modules at and above it are reported */
+    int32_t acquired;      /* module acquired for BACKWARD, or -1 */
     int64_t steps, skips, sched_moves;
     double pending_loss, mean_loss;
     uint64_t seed;
@@ -136,6 +141,9 @@ zds_status settings_read(settings *set, const zds_config *config, int32_t world_
 settings settings_of(const zds_config *config, int32_t world_size, problems *found);
 /* plugins.c: a registry with the config's folders and the program's plugins */
 zds_status plugins_find(zds_engine *e, const zds_engine_options *options, zds_error *error);
+/* Prepares the ranks' first exchange, and makes it where the launcher does not say who shares a
+ * node. */
+zds_status plugins_meet(zds_engine *e, zds_error *error);
 /* opens what the config or the program names */
 zds_status plugins_open_comm(zds_engine *e, const zds_engine_options *options, zds_error *error);
 /* in its place, for zds_engine_plan: what the plugin says of itself, or one of many abilities where

@@ -30,6 +30,24 @@ static zds_status ask_reduction(zds_engine *e)
     return ZDS_OK;
 }
 
+/* More than one micro step is added up, which the config did not foresee: in fp32 from now on, as
+ * where it does, whatever made it so (zds_set_train_batch_size, zds_no_sync, ZDS_BOUNDARY_NO). */
+static zds_status foresee_accumulation(zds_engine *e)
+{
+    if (e->boundary || e->accum_dtype == ZDS_F32 || e->set.accum_is_chosen)
+        return ZDS_OK;
+    if (!(e->optim.grad_dtypes & ZDS_DTYPE_BIT(ZDS_F32)))
+        return engine_fail(e, ZDS_ERR_UNSUPPORTED,
+                           "a micro step that is no boundary: gradients are added up in fp32, "
+                           "which optimizer %s does not take; set data_types.grad_accum_dtype to "
+                           "what it takes",
+                           e->optim_plugin->name);
+    zds_status status = zero_accumulate_in(e->zero, ZDS_F32);
+    if (!status)
+        e->accum_dtype = ZDS_F32;
+    return status;
+}
+
 zds_status zds_micro_begin(zds_engine *e, int32_t boundary)
 {
     zds_status status = engine_usable(e);
@@ -60,9 +78,11 @@ zds_status zds_micro_begin(zds_engine *e, int32_t boundary)
     if (!e->micro && (status = ask_reduction(e)) != ZDS_OK)
         return status;
     e->boundary = boundary == ZDS_BOUNDARY_YES ||
-                  (boundary == ZDS_BOUNDARY_AUTO && e->micro + 1 >= e->set.accumulation);
+                  (boundary == ZDS_BOUNDARY_AUTO && e->micro + 1 >= e->accumulation);
     if (e->no_sync)
         e->boundary = false;
+    if (!e->micro && (status = foresee_accumulation(e)) != ZDS_OK)
+        return status;
     e->in_micro = true;
     e->phase_start = engine_now_ms();
     e->in_backward = false;
@@ -80,7 +100,7 @@ static zds_status known_module(zds_engine *e, uint32_t module)
                              e->model->module_count);
 }
 
-static zds_status acquire_backward(zds_engine *e, uint32_t module)
+static zds_status acquire_backward(zds_engine *e, uint32_t module, const zds_stream *stream)
 {
     const char *name = e->model->modules[module].name;
     if (!e->in_micro)
@@ -107,22 +127,25 @@ static zds_status acquire_backward(zds_engine *e, uint32_t module)
     }
     zds_status status = pass_over(e, module + 1);
     if (!status)
-        status = zero_acquire(e->zero, module, ZDS_BACKWARD);
+        status = zero_acquire(e->zero, module, ZDS_BACKWARD, stream);
     if (!status)
         e->acquired = (int32_t)module;
     return status;
 }
 
-/* Parameters of a host engine: nothing runs behind the caller's back, and no queue of a device is
- * waited for. */
+/* On the host nothing is put on a stream, and a device has its own. */
 static zds_status check_stream(zds_engine *e, const char *call, const zds_stream *stream)
 {
-    if (!stream || stream->device.space == ZDS_SPACE_HOST)
+    zds_device ours = e->tier->info.device;
+    if (!stream || (stream->device.space == ours.space && stream->device.ordinal == ours.ordinal))
         return ZDS_OK;
     return engine_fail(e, ZDS_ERR_UNSUPPORTED,
-                       "%s: a stream of space %d, but this engine's parameters are in host memory, "
-                       "where nothing is put on a stream; pass NULL",
-                       call, stream->device.space);
+                       "%s: a stream of device %d of space %d, but this engine's parameters are on "
+                       "device %d of space %d (zds/types.h); %s",
+                       call, stream->device.ordinal, stream->device.space, ours.ordinal, ours.space,
+                       e->tier->in_host ? "pass NULL: in the host's memory what was computed is "
+                                          "there"
+                                        : "pass one of that");
 }
 
 static zds_status check_call(zds_engine *e, const char *call, uint32_t module,
@@ -150,9 +173,9 @@ zds_status zds_acquire(zds_engine *e, uint32_t module, int32_t pass, const zds_s
                            "zds_acquire before zds_set_values: the parameters have no values yet");
     /* A forward within the module's backward, to recompute, sees the same. */
     if (pass == ZDS_BACKWARD)
-        status = acquire_backward(e, module);
+        status = acquire_backward(e, module, stream);
     else if (e->acquired != (int32_t)module)
-        status = zero_acquire(e->zero, module, ZDS_FORWARD);
+        status = zero_acquire(e->zero, module, ZDS_FORWARD, stream);
     if (status)
         return status;
     *view = (zds_view){0};
@@ -163,6 +186,8 @@ zds_status zds_acquire(zds_engine *e, uint32_t module, int32_t pass, const zds_s
 zds_status zds_release(zds_engine *e, uint32_t module, const zds_stream *stream)
 {
     zds_status status = check_call(e, "zds_release", module, stream);
+    if (!status)
+        status = zero_used(e->zero, stream);
     return status ? status : peers_progress(&e->peers);
 }
 
@@ -191,6 +216,9 @@ zds_status zds_grad_ready(zds_engine *e, uint32_t module, const zds_stream *stre
         return engine_fail(e, ZDS_ERR_INVALID,
                            "zds_grad_ready: module %s is not acquired for backward",
                            e->model->modules[module].name);
+    status = zero_used(e->zero, stream);
+    if (status)
+        return status;
     zero_grads_written(e->zero, module);
     e->acquired = -1;
     e->cursor = module;
@@ -277,6 +305,6 @@ zds_status zds_set_train_batch_size(zds_engine *e, int64_t size)
         return engine_fail(e, ZDS_ERR_INVALID,
                            "train batch size %lld is not a multiple of micro batch %lld x %d ranks",
                            (long long)size, (long long)e->set.micro_batch, e->place.world_size);
-    e->set.accumulation = size / unit;
+    e->accumulation = size / unit;
     return ZDS_OK;
 }

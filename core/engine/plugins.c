@@ -5,7 +5,9 @@
 #include <string.h>
 
 #include "engine/internal.h"
+#include "host/bootstrap.h"
 #include "host/error.h"
+#include "host/locate.h"
 
 zds_status plugins_find(zds_engine *e, const zds_engine_options *o, zds_error *error)
 {
@@ -89,8 +91,7 @@ static zds_comm_env comm_env(const launch *place)
                           .master_addr = place->master_addr,
                           .master_port = place->master_port,
                           .timeout_ms = place->timeout_ms,
-                          .device = -1,
-                          .space = ZDS_SPACE_HOST};
+                          .device = {.space = ZDS_SPACE_HOST}};
 }
 
 /* No such plugin, or none that fits. `type`: the key that names it. */
@@ -102,6 +103,26 @@ static zds_status refuse_name(zds_engine *e, zds_status status, const char *type
     return status;
 }
 
+/* What its facts say of these ranks. */
+static zds_status check_ranks(const zds_plugin *plugin, const zds_comm_env *env, zds_error *error)
+{
+    zds_comm_ops ops;
+    plugin_ops(plugin, &ops, sizeof ops);
+    if (!(ops.spaces & ZDS_SPACE_BIT(env->device.space)))
+        return error_set(error, ZDS_ERR_UNSUPPORTED, "%s does not move memory of this device",
+                         plugin->name);
+    if (env->world_size < ops.least_ranks || (ops.most_ranks && env->world_size > ops.most_ranks))
+        return error_set(error, ZDS_ERR_UNSUPPORTED, "%s connects %d to %d ranks, and there are %d",
+                         plugin->name, ops.least_ranks,
+                         ops.most_ranks ? ops.most_ranks : LAUNCH_MOST, env->world_size);
+    if (ops.flags & ZDS_COMM_ONE_NODE && env->local_world_size != env->world_size)
+        return error_set(error, ZDS_ERR_UNSUPPORTED,
+                         "%s connects ranks of one node, and %d of %d are on this one; use one that"
+                         " connects nodes",
+                         plugin->name, env->local_world_size, env->world_size);
+    return ZDS_OK;
+}
+
 /* The one that is named, else the one that suits the ranks best; NULL if none does. */
 static zds_status choose_comm(zds_engine *e, const zds_engine_options *o, const zds_comm_env *env,
                               const zds_plugin **plugin, zds_error *error)
@@ -110,14 +131,34 @@ static zds_status choose_comm(zds_engine *e, const zds_engine_options *o, const 
     *plugin = NULL;
     zds_error found = ZDS_ERROR_INIT;
     if (name) {
-        zds_status status = registry_find(e->plugins, ZDS_KIND_COMM, name, NULL, plugin, &file,
-                                          o->comm ? error : &found);
-        return status && !o->comm ? refuse_name(e, status, "zds.comm", &found, error) : status;
+        zds_status status =
+            registry_find(e->plugins, ZDS_KIND_COMM, name, NULL, plugin, &file, &found);
+        if (!status)
+            status = check_ranks(*plugin, env, &found);
+        if (status && !o->comm)
+            return refuse_name(e, status, "zds.comm", &found, error);
+        if (status)
+            error_set(error, status, "%s", found.text ? found.text : "not found");
+        zds_error_clear(&found);
+        return status;
     }
     candidate c = {.env = env};
-    zds_status status = registry_each(e->plugins, ZDS_KIND_COMM, consider, &c, error);
+    const registry_match match = {
+        .space = env->device.space, .ranks = env->world_size, .local_ranks = env->local_world_size};
+    zds_status status = registry_each(e->plugins, ZDS_KIND_COMM, &match, consider, &c, error);
     *plugin = c.best;
     return status;
+}
+
+zds_status plugins_meet(zds_engine *e, zds_error *error)
+{
+    char identity[LAUNCH_HOST];
+    const zds_comm_env env = comm_env(&e->place);
+    e->bootstrap = bootstrap_open(&env);
+    if (!e->bootstrap)
+        return error_set(error, ZDS_ERR_MEMORY, "no memory for the ranks' first exchange");
+    launch_host_identity(identity, sizeof identity);
+    return locate_ranks(&e->place, e->bootstrap, identity, error);
 }
 
 zds_status plugins_open_comm(zds_engine *e, const zds_engine_options *o, zds_error *error)
@@ -135,6 +176,7 @@ zds_status plugins_open_comm(zds_engine *e, const zds_engine_options *o, zds_err
                          env.world_size, env.local_world_size);
     plugin_ops(plugin, &e->comm, sizeof e->comm);
     services_init(&e->comm_services, plugin->name, e->place.rank, e->ledger, e->threads);
+    env.bootstrap = bootstrap_offer(e->bootstrap);
     status = read_options(e, plugin, NULL, NULL, &e->comm_options, error);
     if (!status && (status = e->comm.init(&e->comm_services.host, e->comm_options, &env,
                                           &e->comm_self)) != ZDS_OK) {
@@ -142,6 +184,7 @@ zds_status plugins_open_comm(zds_engine *e, const zds_engine_options *o, zds_err
         error_set(error, status, "rank %d, comm plugin %s: %s", e->place.rank, plugin->name,
                   services_error(&e->comm_services));
     }
+    bootstrap_finish(e->bootstrap);
     return status;
 }
 

@@ -96,6 +96,7 @@ static void read_precision(settings *set, const zds_config *c, problems *found)
     if (bf16 && (set->stage == 1 || set->stage == 2))
         set->check_overflow = zds_config_bool(c, "bf16.check_grad_overflow");
     bool adds = set->accumulation > 1 || !set->managed_accumulation;
+    set->accum_is_chosen = zds_config_is_set(c, "data_types.grad_accum_dtype");
     set->accum_dtype =
         read_dtype(c, "data_types.grad_accum_dtype", adds ? ZDS_F32 : set->param_dtype, found);
     set->comm_dtype = read_dtype(c, "communication_data_type",

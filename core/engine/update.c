@@ -102,7 +102,7 @@ zds_status zds_train_batch(zds_engine *e, const zds_model_ops *ops, void *user,
                            "zds_train_batch in the middle of an optimizer step");
     zds_step_result step = {.struct_size = sizeof step};
     double sum = 0;
-    int64_t count = e->set.accumulation;
+    int64_t count = e->accumulation;
     for (int64_t micro = 0; micro < count; micro++) {
         status = zds_micro_begin(e, micro + 1 == count ? ZDS_BOUNDARY_YES : ZDS_BOUNDARY_NO);
         if (status)

@@ -18,20 +18,20 @@ zds_status zds_set_values(zds_engine *e, zds_read_fn read, void *user)
                            "that they come from; create a new engine",
                            (long long)e->steps);
     /* Nobody reads shared pages any more. */
-    status = peers_agree(&e->peers, ZDS_OK, "zds_set_values");
+    status = peers_agree(e->control, ZDS_OK, "zds_set_values");
     if (!status)
         status = zero_read_values(e->zero, read, user, &read_status);
     if (status)
         return status;
-    zds_status common = peers_agree(&e->peers, read_status, "zds_set_values");
+    zds_status common = peers_agree(e->control, read_status, "zds_set_values");
     if (common)
         return e->failure.broken
                    ? common
                    : engine_fail(e, common, "initial values could not be read on rank 0 (%s)",
                                  zds_status_name(common));
-    zero_start(e->zero);
-    e->values_set = true;
-    return ZDS_OK;
+    status = zero_start(e->zero);
+    e->values_set = !status;
+    return status;
 }
 
 /* What readers of states see: one value an element. */
@@ -80,7 +80,7 @@ zds_status zds_get_values(zds_engine *e, uint32_t param, const char *state, zds_
     status = zero_write_values(e->zero, param, index, write, user, &written);
     if (status)
         return status;
-    zds_status common = peers_agree(&e->peers, written, "zds_get_values");
+    zds_status common = peers_agree(e->control, written, "zds_get_values");
     if (common && !e->failure.broken)
         return engine_fail(e, common, "values of %s could not be written on rank 0 (%s)",
                            e->model->params[param].name, zds_status_name(common));

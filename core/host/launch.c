@@ -190,6 +190,10 @@ char *launch_rank_told(void)
 zds_status zds_launched_as(zds_comm_env *env, zds_error *error)
 {
     launch place;
+    if (env->struct_size < sizeof env->struct_size)
+        return error_set(error, ZDS_ERR_INVALID,
+                         "struct_size of the zds_comm_env is %zu; set it to sizeof",
+                         env->struct_size);
     zds_status status = launch_read(&place, error);
     if (status)
         place = (launch){.world_size = 1, .local_world_size = 1, .master_addr = "127.0.0.1"};
@@ -201,8 +205,7 @@ zds_status zds_launched_as(zds_comm_env *env, zds_error *error)
                           .master_addr = place.master_addr,
                           .master_port = place.master_port,
                           .timeout_ms = place.timeout_ms,
-                          .device = -1,
-                          .space = ZDS_SPACE_HOST};
+                          .device = {.space = ZDS_SPACE_HOST}};
     memcpy(env, &known, env->struct_size < sizeof known ? env->struct_size : sizeof known);
     return status;
 }

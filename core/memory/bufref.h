@@ -28,4 +28,11 @@ static inline void *bufref_element(bufref b, uint64_t element)
     return bufref_at(b, element * zds_dtype_size(b.dtype));
 }
 
+/* So many elements further on. */
+static inline bufref bufref_moved(bufref b, uint64_t elements)
+{
+    b.offset += elements * zds_dtype_size(b.dtype);
+    return b;
+}
+
 #endif

@@ -99,10 +99,12 @@ zds_status tier_alloc(tier *t, const char *purpose, uint64_t bytes, slab *out, z
     if (status) {
         *out = (slab){0};
         return error_set(error, status, "memory tier %s: %llu bytes for %s: %s", t->name,
-                         (unsigned long long)bytes, purpose, services_error(&t->services));
+                         (unsigned long long)bytes, purpose ? purpose : "peers",
+                         services_error(&t->services));
     }
     out->block.bytes = bytes; /* what the tier gave on top is its own */
-    ledger_note(t->services.ledger, purpose, t->name, (int64_t)bytes, 0);
+    if (purpose)
+        ledger_note(t->services.ledger, purpose, t->name, (int64_t)bytes, 0);
     return ZDS_OK;
 }
 

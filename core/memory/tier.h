@@ -37,7 +37,7 @@ typedef struct slab {
     const char *purpose; /* NULL: a view, which the ledger does not count */
 } slab;
 
-/* Zeroed bytes, entered in the ledger under `purpose`, which outlives it. */
+/* Zeroed bytes, entered in the ledger under `purpose`, which outlives it; NULL: by the caller. */
 zds_status tier_alloc(tier *t, const char *purpose, uint64_t bytes, slab *out, zds_error *error);
 /* A view of memory of the tier's device, whose owner keeps it until the slab is freed. */
 zds_status tier_adopt(tier *t, void *pointer, uint64_t bytes, slab *out, zds_error *error);

@@ -152,6 +152,21 @@ static bool registers(const void *ops)
     return has(ops, offsetof(zds_comm_ops, mem_register));
 }
 
+static bool shares_node(const void *ops)
+{
+    return ((const zds_comm_ops *)ops)->flags & ZDS_COMM_NODE_SHARED;
+}
+
+static bool sends(const void *ops)
+{
+    return has(ops, offsetof(zds_comm_ops, send));
+}
+
+static bool receives(const void *ops)
+{
+    return has(ops, offsetof(zds_comm_ops, recv));
+}
+
 static bool groups(const void *ops)
 {
     return has(ops, offsetof(zds_comm_ops, group_begin));
@@ -199,14 +214,16 @@ static const operation comm_operations[] = {
     OPERATION(zds_comm_ops, mem_alloc, NULL),
     OPERATION(zds_comm_ops, mem_free, NULL),
     OPERATION(zds_comm_ops, mem_unregister, registers),
+    OPERATION(zds_comm_ops, counter_add, shares_node),
+    OPERATION(zds_comm_ops, counter_wait, shares_node),
     OPERATION(zds_comm_ops, all_reduce, NULL),
     OPERATION(zds_comm_ops, reduce, NULL),
     OPERATION(zds_comm_ops, reduce_scatter, NULL),
     OPERATION(zds_comm_ops, all_gather, NULL),
     OPERATION(zds_comm_ops, broadcast, NULL),
     OPERATION(zds_comm_ops, all_to_all, NULL),
-    OPERATION(zds_comm_ops, send, NULL),
-    OPERATION(zds_comm_ops, recv, NULL),
+    OPERATION(zds_comm_ops, send, receives),
+    OPERATION(zds_comm_ops, recv, sends),
     OPERATION(zds_comm_ops, barrier, NULL),
     OPERATION(zds_comm_ops, group_end, groups),
     OPERATION(zds_comm_ops, progress, needs_pushing),
@@ -218,10 +235,10 @@ static const struct {
     const operation *operations;
     size_t count, size;
 } vtables[] = {
-    [ZDS_KIND_OPTIM] = {optim_operations, COUNT(optim_operations), sizeof(zds_optim_ops)},
-    [ZDS_KIND_SCHED] = {sched_operations, COUNT(sched_operations), sizeof(zds_sched_ops)},
+    [ZDS_KIND_OPTIM] = {optim_operations, COUNT(optim_operations), ZDS_OPTIM_OPS_1_0},
+    [ZDS_KIND_SCHED] = {sched_operations, COUNT(sched_operations), ZDS_SCHED_OPS_1_0},
     [ZDS_KIND_OFFLOAD] = {offload_operations, COUNT(offload_operations), ZDS_OFFLOAD_OPS_1_0},
-    [ZDS_KIND_COMM] = {comm_operations, COUNT(comm_operations), sizeof(zds_comm_ops)},
+    [ZDS_KIND_COMM] = {comm_operations, COUNT(comm_operations), ZDS_COMM_OPS_1_0},
 };
 
 void plugin_ops(const zds_plugin *plugin, void *ops, size_t size)
@@ -260,6 +277,10 @@ static char *ability_fault(const zds_plugin *plugin)
         const zds_comm_ops *ops = plugin->ops;
         if (!ops->spaces)
             return fault_format("spaces of its zds_comm_ops is 0: it could never be used");
+        if (ops->least_ranks < 1 || (ops->most_ranks && ops->most_ranks < ops->least_ranks))
+            return fault_format("least_ranks and most_ranks of its zds_comm_ops are %d and %d: from"
+                                " 1 on, and 0 for any number",
+                                ops->least_ranks, ops->most_ranks);
     }
     return NULL;
 }
@@ -367,6 +388,14 @@ static cJSON *facts_of(const zds_plugin *plugin)
         add_mask(facts, "grad_dtypes", ops->grad_dtypes, dtype_name);
         add_mask(facts, "master_dtypes", ops->master_dtypes, dtype_name);
         add_mask(facts, "output_dtypes", ops->output_dtypes, dtype_name);
+    }
+    if (!fault && plugin->kind == ZDS_KIND_COMM) {
+        const zds_comm_ops *ops = plugin->ops;
+        add_mask(facts, "spaces", ops->spaces, space_name);
+        add_mask(facts, "reduce_dtypes", ops->reduce_dtypes, dtype_name);
+        cJSON_AddNumberToObject(facts, "least_ranks", ops->least_ranks);
+        cJSON_AddNumberToObject(facts, "most_ranks", ops->most_ranks);
+        cJSON_AddNumberToObject(facts, "one_node", (ops->flags & ZDS_COMM_ONE_NODE) != 0);
     }
     cJSON_AddItemToObject(facts, "options", fault ? cJSON_CreateArray() : options_describe(plugin));
     fault_free(fault);

@@ -22,7 +22,8 @@ char *descriptor_fault(const zds_plugin *plugin);
 
 /* An array with an object for each plugin: kind, name, aliases [..], version, doc, abi, reason
  * (null, or why it is refused), options [..] and, of optimizers, spaces, grad_dtypes,
- * master_dtypes, output_dtypes [..]. Strings are never null but for reason. The caller deletes it;
+ * master_dtypes, output_dtypes [..], of backends spaces, reduce_dtypes [..], least_ranks,
+ * most_ranks, one_node (0 or 1). Strings are never null but for reason. The caller deletes it;
  * NULL without memory. */
 struct cJSON *descriptor_facts(const zds_plugin *const *plugins);
 

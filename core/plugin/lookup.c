@@ -30,8 +30,26 @@ static const char *kind_word(int32_t kind)
     return kind ? kind_name(kind) : "";
 }
 
-static bool accepts(const cJSON *fact, const registry_match *match)
+static int32_t number(const cJSON *fact, const char *key)
 {
+    const cJSON *value = cJSON_GetObjectItemCaseSensitive(fact, key);
+    return cJSON_IsNumber(value) ? value->valueint : 0;
+}
+
+/* A backend, for these ranks and this space. */
+static bool connects(const cJSON *fact, const registry_match *match)
+{
+    const char *space = space_name(match->space);
+    int32_t most = number(fact, "most_ranks");
+    return space && fact_lists(fact, "spaces", space) &&
+           match->ranks >= number(fact, "least_ranks") && (!most || match->ranks <= most) &&
+           (match->local_ranks == match->ranks || !number(fact, "one_node"));
+}
+
+bool lookup_accepts(const cJSON *fact, const registry_match *match)
+{
+    if (match && strcmp(fact_text(fact, "kind"), kind_name(ZDS_KIND_COMM)) == 0)
+        return connects(fact, match);
     if (!match || strcmp(fact_text(fact, "kind"), kind_name(ZDS_KIND_OPTIM)) != 0)
         return true;
     const char *space = space_name(match->space), *grad = dtype_name(match->grad_dtype);
@@ -81,7 +99,7 @@ static bool try_file(lookup *look, const char *name, plugin_file *file, findings
         bool nameless = fact_reason(fact) && !*fact_text(fact, "name");
         if (!nameless && !fact_is(fact, look->kind, name))
             continue;
-        if (!fact_reason(fact) && !accepts(fact, look->match)) {
+        if (!fact_reason(fact) && !lookup_accepts(fact, look->match)) {
             note_unfit(found, file, fact);
             continue;
         }

@@ -15,6 +15,9 @@ typedef struct lookup {
     size_t index;                /* out: in file->facts and file->plugins */
 } lookup;
 
+/* True if the plugin of these facts accepts `match` (NULL: anything). */
+bool lookup_accepts(const struct cJSON *fact, const registry_match *match);
+
 /* The errors are those of registry_find. */
 zds_status lookup_run(lookup *look, zds_error *error);
 

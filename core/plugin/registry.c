@@ -68,7 +68,7 @@ bool registry_is_own(const registry *reg, const char *file)
 }
 
 /* Shows the plugins of one file; false if `visit` has had enough. */
-static bool visit_file(registry *reg, plugin_file *file, int32_t kind,
+static bool visit_file(registry *reg, plugin_file *file, int32_t kind, const registry_match *match,
                        bool (*visit)(void *user, const zds_plugin *plugin, const char *file),
                        void *user)
 {
@@ -77,7 +77,7 @@ static bool visit_file(registry *reg, plugin_file *file, int32_t kind,
     for (size_t i = 0; i < count; i++) {
         const cJSON *fact = cJSON_GetArrayItem(file->facts, (int)i);
         if (!fact || kind_number(fact_text(fact, "kind")) != kind || fact_reason(fact) ||
-            files_shadowed(&reg->files, file, i, &by))
+            !lookup_accepts(fact, match) || files_shadowed(&reg->files, file, i, &by))
             continue;
         file_load(file); /* makes new facts */
         fact = cJSON_GetArrayItem(file->facts, (int)i);
@@ -89,7 +89,7 @@ static bool visit_file(registry *reg, plugin_file *file, int32_t kind,
     return true;
 }
 
-zds_status registry_each(registry *reg, int32_t kind,
+zds_status registry_each(registry *reg, int32_t kind, const registry_match *match,
                          bool (*visit)(void *user, const zds_plugin *plugin, const char *file),
                          void *user, zds_error *error)
 {
@@ -98,9 +98,9 @@ zds_status registry_each(registry *reg, int32_t kind,
     plugin_files *files = &reg->files;
     for (size_t i = 0; i < files->count; i++)
         if (file_may_hold(files->file[i], kind))
-            file_open(files, files->file[i], false);
+            file_open(files, files->file[i], match != NULL);
     for (size_t i = 0; i < files->count; i++)
-        if (!visit_file(reg, files->file[i], kind, visit, user))
+        if (!visit_file(reg, files->file[i], kind, match, visit, user))
             break;
     return ZDS_OK;
 }

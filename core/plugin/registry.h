@@ -14,10 +14,12 @@ zds_status registry_create(const char *path, const zds_plugin *const *linked, re
                            zds_error *error);
 void registry_destroy(registry *reg); /* unloads; instances must be gone */
 
-/* What an optimizer must accept; ignored for other kinds. */
+/* What a plugin must accept: an optimizer space and dtypes, a backend space and ranks; ignored for
+ * other kinds. */
 typedef struct registry_match {
     zds_space space;
     zds_dtype grad_dtype, master_dtype, output_dtype;
+    int32_t ranks, local_ranks; /* of the world, and of this node */
 } registry_match;
 
 /* The first plugin of `kind` with this name or alias (without case), or the one in the .so that
@@ -32,8 +34,8 @@ zds_status registry_find(registry *reg, int32_t kind, const char *name, const re
 bool registry_is_own(const registry *reg, const char *file);
 
 /* Calls visit for every usable plugin of a kind in search order, but for shadowed ones, until it
- * returns false. */
-zds_status registry_each(registry *reg, int32_t kind,
+ * returns false. With `match` no file is loaded that holds none that accepts it. */
+zds_status registry_each(registry *reg, int32_t kind, const registry_match *match,
                          bool (*visit)(void *user, const zds_plugin *plugin, const char *file),
                          void *user, zds_error *error);
 

@@ -9,11 +9,6 @@
 
 #include "zero/parts.h"
 
-static char *at(const slab *s, uint64_t elements, zds_dtype dtype)
-{
-    return bufref_element((bufref){s, 0, dtype}, elements);
-}
-
 /* === which layout, and how much memory === */
 
 static void decide(const zero *z, grads_part *g)
@@ -148,7 +143,9 @@ static zds_status span_create(zero *z, uint32_t k, zds_error *error)
     run->segments = calloc(span->param_count, sizeof *run->segments);
     run->events = calloc(room, sizeof(zds_event *));
     run->event_count = run->events ? room : 0;
-    if (!run->segments || !run->events)
+    run->what =
+        text_format("gradients of module %s", z->with.model->modules[span->first_module].name);
+    if (!run->segments || !run->events || !run->what)
         return zero_no_memory(error, "the reduction of a span", 0);
     for (uint32_t i = 0; i < span->param_count; i++) {
         layout_piece own =
@@ -164,16 +161,27 @@ static zds_status span_create(zero *z, uint32_t k, zds_error *error)
     return run->chunk_sums ? ZDS_OK : zero_no_memory(error, "the norm", bytes);
 }
 
-/* What the norm of gradients that stay this rank's own takes. */
-static zds_status own_create(zero *z, zds_error *error)
+/* What sums of chunks take: of gradients that stay this rank's own, of the largest parameter; and
+ * on a device, of what is summed at once, a place there. */
+static zds_status sums_create(zero *z, zds_error *error)
 {
-    uint64_t largest = 1;
+    grads_part *g = &z->grads;
+    uint64_t largest = 1, most = 1;
+    for (uint32_t k = 0; k < z->lay->span_count; k++)
+        most = g->spans[k].chunk_count > most ? g->spans[k].chunk_count : most;
     for (uint32_t i = 0; i < z->with.model->param_count; i++)
         if (z->with.params[i].trainable && z->with.model->params[i].numel > largest)
             largest = z->with.model->params[i].numel;
-    uint64_t bytes = (largest + NORM_SHARE - 1) / NORM_SHARE * sizeof *z->grads.own_shares;
-    z->grads.own_shares = ledger_alloc(z->with.ledger, "norm", bytes, 0);
-    return z->grads.own_shares ? ZDS_OK : zero_no_memory(error, "the norm", bytes);
+    largest = (largest + LAYOUT_CHUNK - 1) / LAYOUT_CHUNK;
+    if (z->with.optim->reduction_mode) {
+        g->own_sums = ledger_alloc(z->with.ledger, "norm", largest * sizeof(double), 0);
+        if (!g->own_sums)
+            return zero_no_memory(error, "the norm", largest * sizeof(double));
+        most = largest > most ? largest : most;
+    }
+    return zero_is_here(z)
+               ? ZDS_OK
+               : zero_alloc(z->with.tier, &g->sums, "norm", (most + 1) * sizeof(double), error);
 }
 
 zds_status grads_create(zero *z, zds_error *error)
@@ -190,7 +198,7 @@ zds_status grads_create(zero *z, zds_error *error)
     zds_status status = take_memory(z, error);
     for (uint32_t k = 0; !status && k < z->lay->span_count; k++)
         status = span_create(z, k, error);
-    return !status && z->with.optim->reduction_mode ? own_create(z, error) : status;
+    return status ? status : sums_create(z, error);
 }
 
 void grads_destroy(zero *z)
@@ -202,8 +210,10 @@ void grads_destroy(zero *z)
                 g->spans[k].events[i]->ops->release(g->spans[k].events[i]);
         free(g->spans[k].segments);
         free(g->spans[k].events);
+        free(g->spans[k].what);
     }
     free_memory(z);
+    tier_free(&g->sums);
     free(g->spans);
     free(g->in_flight);
     free(g->written);
@@ -212,64 +222,55 @@ void grads_destroy(zero *z)
 
 /* === where a gradient is === */
 
-/* Of a span, where backward writes it. */
-static char *written_at(const zero *z, const layout_span *span)
+static bufref in_full(const zero *z, uint64_t first)
 {
-    const grads_part *g = &z->grads;
-    return g->buffered ? at(&g->buffers.slab, span->buffer_first, z->wish.param_dtype)
-                       : at(&g->full.slab, span->grad_first, z->wish.accum_dtype);
+    return bufref_of(&z->grads.full.slab, first, z->wish.accum_dtype);
 }
 
-static zds_dtype written_dtype(const zero *z)
+/* Of a span, where backward writes it. */
+static bufref written_at(const zero *z, const layout_span *span)
 {
-    return z->grads.buffered ? z->wish.param_dtype : z->wish.accum_dtype;
+    const grads_part *g = &z->grads;
+    return g->buffered ? bufref_of(&g->buffers.slab, span->buffer_first, z->wish.param_dtype)
+                       : in_full(z, span->grad_first);
 }
 
 void *grads_pointer(zero *z, uint32_t param)
 {
     const layout_place *place = &z->lay->places[param];
-    return written_at(z, &z->lay->spans[place->span]) +
-           place->first * zds_dtype_size(written_dtype(z));
+    return bufref_element(written_at(z, &z->lay->spans[place->span]), place->first);
 }
 
 bufref grads_of_piece(const zero *z, const layout_piece *own)
 {
     const layout_place *place = &z->lay->places[own->param];
     const layout_span *span = &z->lay->spans[place->span];
-    const grads_part *g = &z->grads;
-    return g->sliced
-               ? bufref_of(&g->shard, span->shard_first + own->part_first, z->wish.accum_dtype)
-               : bufref_of(&g->full.slab, span->grad_first + place->first + own->param_first,
-                           z->wish.accum_dtype);
+    return z->grads.sliced ? bufref_of(&z->grads.shard, span->shard_first + own->part_first,
+                                       z->wish.accum_dtype)
+                           : in_full(z, span->grad_first + place->first + own->param_first);
 }
 
 /* Where this rank's part of a span is kept once reduced. */
-static char *part_of(const zero *z, const layout_span *span)
+static bufref part_of(const zero *z, const layout_span *span)
 {
-    const grads_part *g = &z->grads;
-    if (g->sliced)
-        return at(&g->shard, span->shard_first, z->wish.accum_dtype);
-    return at(&g->full.slab,
-              span->grad_first + layout_part_first(span, (uint32_t)z->with.peers->rank),
-              z->wish.accum_dtype);
+    if (z->grads.sliced)
+        return bufref_of(&z->grads.shard, span->shard_first, z->wish.accum_dtype);
+    return in_full(z, span->grad_first + layout_part_first(span, (uint32_t)z->with.peers->rank));
 }
 
 /* What is reduced of a span, before a copy of it travels. */
-static char *gathered_at(const zero *z, const layout_span *span, zds_dtype *dtype)
+static bufref gathered_at(const zero *z, const layout_span *span)
 {
-    const grads_part *g = &z->grads;
-    *dtype = g->sliced ? z->wish.param_dtype : z->wish.accum_dtype;
-    return g->sliced ? at(&g->buffers.slab, span->buffer_first, *dtype)
-                     : at(&g->full.slab, span->grad_first, *dtype);
+    return z->grads.sliced
+               ? bufref_of(&z->grads.buffers.slab, span->buffer_first, z->wish.param_dtype)
+               : in_full(z, span->grad_first);
 }
 
 /* What travels. */
-static char *source_of(const zero *z, const layout_span *span, zds_dtype *dtype)
+static bufref source_of(const zero *z, const layout_span *span)
 {
-    if (!z->grads.staged)
-        return gathered_at(z, span, dtype);
-    *dtype = z->grads.comm_dtype;
-    return at(&z->grads.travel.slab, 0, ZDS_U8);
+    return z->grads.staged ? bufref_of(&z->grads.travel.slab, 0, z->grads.comm_dtype)
+                           : gathered_at(z, span);
 }
 
 /* === finishing a reduction === */
@@ -295,20 +296,19 @@ static void land(grads_part *g, uint32_t k)
 }
 
 /* Where the plugin only summed: scales, adds and takes the statistics. */
-static void postprocess(zero *z, const layout_span *span, span_run *run)
+static zds_status postprocess(zero *z, const layout_span *span, span_run *run)
 {
     uint32_t rank = (uint32_t)z->with.peers->rank;
-    grads_pass pass = {.to = part_of(z, span),
-                       .to_dtype = z->wish.accum_dtype,
-                       .scale = z->wish.postscale,
-                       .accumulate = z->grads.sliced && run->accumulated,
-                       .count = layout_part_count(span, rank)};
-    pass.from = source_of(z, span, &pass.from_dtype);
-    pass.from += layout_part_first(span, rank) * zds_dtype_size(pass.from_dtype);
-    if (pass.from != pass.to || pass.scale != 1)
-        grads_accumulate(z, &pass);
-    if (z->boundary)
-        grads_statistics(z, run, pass.to);
+    bufref to = part_of(z, span);
+    bufref from = bufref_moved(source_of(z, span), layout_part_first(span, rank));
+    zds_status status = ZDS_OK;
+    if (from.slab != to.slab || from.offset != to.offset || z->wish.postscale != 1)
+        status =
+            zero_accumulate(z, to, from, z->wish.postscale, z->grads.sliced && run->accumulated,
+                            layout_part_count(span, rank));
+    return !status && z->boundary ? grads_sums(z, to, run->segments, run->segment_count,
+                                               run->chunk_sums, &run->non_finite)
+                                  : status;
 }
 
 static zds_status finish(zero *z, uint32_t k)
@@ -318,15 +318,15 @@ static zds_status finish(zero *z, uint32_t k)
     const layout_span *span = &z->lay->spans[k];
     if (run->state != SPAN_REDUCING)
         return ZDS_OK;
-    zds_status status = wait_all(z, k, "reducing gradients");
+    zds_status status = wait_all(z, k, run->what);
     if (status)
         return status;
     if (g->travelling == (int64_t)k)
         g->travelling = -1;
     run->state = SPAN_IDLE;
     land(g, k);
-    if (!g->fused)
-        postprocess(z, span, run);
+    if (!g->fused && (status = postprocess(z, span, run)) != ZDS_OK)
+        return status;
     run->accumulated = true;
     if (z->wish.stage > 0 || is_alone(z))
         return ZDS_OK;
@@ -334,11 +334,13 @@ static zds_status finish(zero *z, uint32_t k)
     peers *p = z->with.peers;
     zds_coll gather = {.struct_size = sizeof gather,
                        .tag = (uint64_t)k << 8 | 2,
-                       .src = part_of(z, span),
-                       .dst = at(&g->full.slab, span->grad_first, z->wish.accum_dtype),
+                       .what = "gathering gradients",
+                       .src = bufref_at(part_of(z, span), 0),
+                       .dst = bufref_at(in_full(z, span->grad_first), 0),
                        .count = span->part,
                        .src_dtype = z->wish.accum_dtype,
-                       .dst_dtype = z->wish.accum_dtype};
+                       .dst_dtype = z->wish.accum_dtype,
+                       .stream = z->queue};
     services_clear(p->services);
     status = p->ops->all_gather(p->self, &gather, &run->events[0]);
     return status ? peers_failed(p, status, "gathering gradients") : ZDS_OK;
@@ -371,65 +373,44 @@ zds_status grads_open(zero *z, uint32_t k)
 
 /* Zeros for parameters of a span that this rank has nothing for, and in the gaps between
  * parameters. */
-static void fill_missing(zero *z, const layout_span *span)
+static zds_status fill_missing(zero *z, const layout_span *span)
 {
-    size_t size = zds_dtype_size(written_dtype(z));
-    bool gaps = z->grads.buffered;
-    char *base = written_at(z, span);
+    bufref base = written_at(z, span);
     uint64_t filled = 0;
-    for (uint32_t i = 0; i < span->param_count; i++) {
-        uint32_t param = span->params[i];
-        uint64_t first = z->lay->places[param].first, numel = z->with.model->params[param].numel;
-        if (gaps)
-            memset(base + filled * size, 0, (first - filled) * size);
-        if (!z->grads.written[param])
-            grads_clear(z, base + first * size, numel * size);
+    zds_status status = ZDS_OK;
+    for (uint32_t i = 0; !status && i <= span->param_count; i++) {
+        bool end = i == span->param_count;
+        uint32_t param = end ? 0 : span->params[i];
+        uint64_t first = end ? span->count : z->lay->places[param].first;
+        uint64_t numel = end ? 0 : z->with.model->params[param].numel;
+        if (z->grads.buffered)
+            status = zero_clear(z, bufref_moved(base, filled), first - filled);
+        if (!status && !end && !z->grads.written[param])
+            status = zero_clear(z, bufref_moved(base, first), numel);
         filled = first + numel;
     }
-    if (gaps)
-        memset(base + filled * size, 0, (span->count - filled) * size);
-}
-
-/* Whole gradients that accumulate in another dtype: adds this micro step's. */
-static void accumulate_locally(zero *z, const layout_span *span, bool add)
-{
-    grads_accumulate(
-        z, &(grads_pass){.from = written_at(z, span),
-                         .from_dtype = z->wish.param_dtype,
-                         .to = at(&z->grads.full.slab, span->grad_first, z->wish.accum_dtype),
-                         .to_dtype = z->wish.accum_dtype,
-                         .scale = 1,
-                         .accumulate = add,
-                         .count = span->count});
+    return status;
 }
 
 static zds_status prepare_travel(zero *z, uint32_t k)
 {
     grads_part *g = &z->grads;
     const layout_span *span = &z->lay->spans[k];
-    zds_dtype dtype;
-    char *from = gathered_at(z, span, &dtype);
+    bufref from = gathered_at(z, span);
+    zds_status status = ZDS_OK;
     if (g->staged) {
-        zds_status status = g->travelling >= 0 ? finish(z, (uint32_t)g->travelling) : ZDS_OK;
+        if (g->travelling >= 0)
+            status = finish(z, (uint32_t)g->travelling);
+        if (!status)
+            status = zero_convert(z, source_of(z, span), from, span->count);
         if (status)
             return status;
-        grads_convert(z, &(grads_pass){.from = from,
-                                       .from_dtype = dtype,
-                                       .to = at(&g->travel.slab, 0, ZDS_U8),
-                                       .to_dtype = g->comm_dtype,
-                                       .count = span->count});
         g->travelling = k;
-        from = at(&g->travel.slab, 0, ZDS_U8);
-        dtype = g->comm_dtype;
+        from = source_of(z, span);
     }
     if (!g->fused && z->wish.prescale != 1)
-        grads_accumulate(z, &(grads_pass){.from = from,
-                                          .from_dtype = dtype,
-                                          .to = from,
-                                          .to_dtype = dtype,
-                                          .scale = z->wish.prescale,
-                                          .count = span->count});
-    return ZDS_OK;
+        status = zero_accumulate(z, from, from, z->wish.prescale, false, span->count);
+    return status;
 }
 
 /* What the plugin does besides reducing. */
@@ -442,6 +423,8 @@ static void fuse(zero *z, span_run *run)
     run->fused_away = run->fused;
     if (z->boundary) {
         run->fused.segments = run->segments;
+        run->fused.segment_stride = sizeof *run->segments;
+        run->fused.segment_stride = sizeof *run->segments;
         run->fused.segment_count = run->segment_count;
         run->fused.chunk_sums = run->chunk_sums;
         run->fused.non_finite = &run->non_finite;
@@ -454,17 +437,18 @@ static zds_status reduce_to_owners(zero *z, uint32_t k, zds_coll coll)
     const peers *p = z->with.peers;
     const layout_span *span = &z->lay->spans[k];
     span_run *run = &z->grads.spans[k];
-    char *source = (char *)(uintptr_t)coll.src;
+    bufref source = source_of(z, span);
     zds_status status = p->ops->group_begin ? p->ops->group_begin(p->self) : ZDS_OK;
     size_t i = 0;
     for (uint32_t r = 0; !status && r < z->lay->world_size; r++) {
         bool mine = r == (uint32_t)p->rank;
+        void *from = bufref_element(source, layout_part_first(span, r));
         coll.count = layout_part_count(span, r);
         if (!coll.count)
             continue;
         coll.peer = (int32_t)r;
-        coll.src = source + layout_part_first(span, r) * zds_dtype_size(coll.src_dtype);
-        coll.dst = !mine ? NULL : z->grads.fused ? part_of(z, span) : (void *)(uintptr_t)coll.src;
+        coll.src = from;
+        coll.dst = !mine ? NULL : z->grads.fused ? bufref_at(part_of(z, span), 0) : from;
         if (z->grads.fused)
             coll.fused = mine ? &run->fused : &run->fused_away;
         status = p->ops->reduce(p->self, &coll, &run->events[i++]);
@@ -483,39 +467,66 @@ static zds_status reduce(zero *z, uint32_t k)
     zds_status status = prepare_travel(z, k);
     if (status)
         return status;
+    bufref source = source_of(z, span);
     zds_coll coll = {.struct_size = sizeof coll,
                      .tag = (uint64_t)k << 8 | 1,
+                     .what = run->what,
+                     .src = bufref_at(source, 0),
+                     .src_dtype = source.dtype,
+                     .dst_dtype = g->fused ? z->wish.accum_dtype : source.dtype,
                      .count = span->part,
-                     .op = ZDS_SUM};
-    char *source = source_of(z, span, &coll.src_dtype);
-    coll.src = source;
-    coll.dst_dtype = coll.src_dtype;
+                     .op = ZDS_SUM,
+                     .stream = z->queue};
     services_clear(p->services);
     run->non_finite = 0;
-    if (g->fused) {
+    if (g->fused)
         fuse(z, run);
-        coll.dst_dtype = z->wish.accum_dtype;
-    }
     if (span->parts) {
         status = reduce_to_owners(z, k, coll);
     } else if (g->fused) {
         coll.fused = &run->fused;
-        coll.dst = part_of(z, span);
+        coll.dst = bufref_at(part_of(z, span), 0);
         status = p->ops->reduce_scatter(p->self, &coll, &run->events[0]);
     } else if (z->wish.reduce_scatter) {
-        coll.dst = source + (uint64_t)p->rank * span->part * zds_dtype_size(coll.src_dtype);
+        coll.dst = bufref_element(source, (uint64_t)p->rank * span->part);
         status = p->ops->reduce_scatter(p->self, &coll, &run->events[0]);
     } else {
-        coll.dst = source;
+        coll.dst = bufref_at(source, 0);
         coll.count = span->count;
         status = p->ops->all_reduce(p->self, &coll, &run->events[0]);
     }
     if (status)
-        return peers_failed(p, status, "reducing gradients");
+        return peers_failed(p, status, run->what);
     run->state = SPAN_REDUCING;
     if (g->sliced)
         g->in_flight[g->in_flight_count++] = k;
     return z->wish.overlap ? ZDS_OK : finish(z, k);
+}
+
+/* The norm of a span's gradient that stays this rank's own: shares of each parameter, in order. */
+static zds_status own_statistics(zero *z, uint32_t k)
+{
+    enum { SHARE = 64 }; /* chunks whose squares are added by themselves */
+    const layout_span *span = &z->lay->spans[k];
+    span_run *run = &z->grads.spans[k];
+    double *sums = z->grads.own_sums;
+    zds_status status = ZDS_OK;
+    run->own_sum_squares = 0;
+    run->non_finite = 0;
+    for (uint32_t i = 0; !status && i < span->param_count; i++) {
+        uint32_t param = span->params[i];
+        const zds_segment all = {.count = z->with.model->params[param].numel};
+        uint64_t bad = 0, chunks = (all.count + LAYOUT_CHUNK - 1) / LAYOUT_CHUNK;
+        status = grads_sums(z, in_full(z, layout_grad_at(z->lay, param)), &all, 1, sums, &bad);
+        for (uint64_t first = 0; !status && first < chunks; first += SHARE) {
+            double share = 0;
+            for (uint64_t c = first; c < chunks && c < first + SHARE; c++)
+                share += sums[c];
+            run->own_sum_squares += share;
+        }
+        run->non_finite += bad;
+    }
+    return status;
 }
 
 /* All modules of a span are reported: its gradient of this micro step is whole. */
@@ -528,25 +539,27 @@ static zds_status span_done(zero *z, uint32_t k)
     bool any = false;
     for (uint32_t i = 0; i < span->param_count; i++)
         any |= g->written[span->params[i]];
+    zds_status status = ZDS_OK;
     if (g->buffered && (any || reduces)) {
-        zds_status status = grads_open(z, k);
-        if (status)
-            return status;
-        fill_missing(z, span);
-        if (!g->sliced) {
-            accumulate_locally(z, span, run->accumulated);
+        status = grads_open(z, k);
+        if (!status)
+            status = fill_missing(z, span);
+        /* Whole gradients that accumulate in another dtype: this micro step's are added. */
+        if (!status && !g->sliced) {
+            status = zero_accumulate(z, in_full(z, span->grad_first), written_at(z, span), 1,
+                                     run->accumulated, span->count);
             run->accumulated = true;
         }
         for (uint32_t i = 0; i < span->param_count; i++) /* the next micro step overwrites */
             g->written[span->params[i]] = false;
     } else if (reduces) {
-        fill_missing(z, span);
+        status = fill_missing(z, span);
     }
     if (run->state == SPAN_OPEN)
         run->state = SPAN_IDLE;
-    if (reduces && z->local)
-        grads_own_statistics(z, k);
-    return reduces && span->count && !z->local ? reduce(z, k) : ZDS_OK;
+    if (!status && reduces && z->local)
+        status = own_statistics(z, k);
+    return !status && reduces && span->count && !z->local ? reduce(z, k) : status;
 }
 
 /* === the calls === */

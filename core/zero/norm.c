@@ -2,6 +2,7 @@
  * of tensors, for optimizers that scale by them. Sums are taken in chunk, then rank order, so that
  * the bits depend neither on tiles nor on threads. */
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "zero/parts.h"
@@ -45,8 +46,9 @@ static norm_row own_row(const zero *z)
 /* Which parameters have a gradient anywhere, where ranks do not say the same of all of them. */
 static zds_status share_presence(zero *z)
 {
-    peers *p = z->with.peers;
+    peers *p = z->with.control;
     uint32_t count = z->with.model->param_count;
+    static const char telling[] = "telling which parameters have gradients";
     bool bytes = p->ops->reduce_dtypes & ZDS_DTYPE_BIT(ZDS_U8);
     zds_dtype dtype = bytes ? ZDS_U8 : ZDS_F32;
     uint8_t *small = z->presence.slab.block.pointer;
@@ -59,14 +61,14 @@ static zds_status share_presence(zero *z)
     }
     zds_coll coll = {.struct_size = sizeof coll,
                      .tag = 10,
+                     .what = telling,
                      .src = z->presence.slab.block.pointer,
                      .dst = z->presence.slab.block.pointer,
                      .count = count,
                      .src_dtype = dtype,
                      .dst_dtype = dtype,
                      .op = ZDS_MAX};
-    zds_status status =
-        peers_call(p, p->ops->all_reduce, &coll, "telling which parameters have gradients");
+    zds_status status = peers_call(p, p->ops->all_reduce, &coll, telling);
     for (uint32_t i = 0; !status && i < count; i++)
         z->grads.present[i] = bytes ? small[i] != 0 : large[i] != 0;
     return status;
@@ -93,7 +95,7 @@ zds_status zero_norm(zero *z, double loss, int64_t micro, zero_norm_result *resu
     row.micro = micro;
     const void *rows;
     zds_status status =
-        peers_gather(z->with.peers, &row, sizeof row, &rows, "exchanging norms of gradients");
+        peers_gather(z->with.control, &row, sizeof row, &rows, "exchanging norms of gradients");
     if (status)
         return status;
     *result = (zero_norm_result){.unused = -1};
@@ -124,58 +126,60 @@ zds_status zero_norm(zero *z, double loss, int64_t micro, zero_norm_result *resu
 zds_status norm_create(zero *z, zds_error *error)
 {
     stream_part *t = &z->stream;
-    uint64_t params = z->with.model->param_count, chunks = 0;
+    uint64_t params = z->with.model->param_count;
     uint64_t ranks = (uint64_t)z->with.peers->world_size;
     zds_status status = ZDS_OK;
     if (!is_alone(z))
-        status = peers_alloc(z->with.peers, &z->presence, "control", params * sizeof(float),
+        status = peers_alloc(z->with.control, &z->presence, "control", params * sizeof(float),
                              ZDS_MEM_SYMMETRIC, error);
-    for (uint32_t i = 0; i < params; i++)
-        t->norm_count += z->with.params[i].needs.tensor_norms;
-    if (status || !t->norm_count)
-        return status;
-    for (uint32_t k = 0; k < t->piece_count; k++)
-        chunks += t->pieces[k].chunks * z->with.params[t->pieces[k].param].needs.tensor_norms;
-    uint64_t share = (t->norm_count + ranks - 1) / ranks;
-    if (z->wish.stage && !is_alone(z))
-        status = peers_alloc(z->with.peers, &t->shares, "norm",
-                             (2 * ranks + 1) * share * sizeof(double), ZDS_MEM_SYMMETRIC, error);
+    t->sums_at = calloc(params + 1, sizeof *t->sums_at);
+    if (!status && !t->sums_at)
+        status = zero_no_memory(error, "norms of tensors", 0);
     if (status)
         return status;
-    uint64_t bytes = (t->norm_count + chunks) * sizeof(double) + params * sizeof *t->sums_at;
-    t->sums = ledger_alloc(z->with.ledger, "norm", bytes, 0);
-    if (!t->sums)
-        return zero_no_memory(error, "norms of tensors", bytes);
-    if (z->with.tier->planned)
-        return ZDS_OK;
-    double *next = t->sums + t->norm_count;
-    for (uint32_t k = 0; k < t->piece_count; k++) {
-        piece *p = &t->pieces[k];
-        uint32_t norms = z->with.params[p->param].needs.tensor_norms;
-        p->chunk_sums = norms ? next : NULL;
-        next += p->chunks * norms;
-    }
-    t->sums_at = (uint64_t *)(void *)next;
-    uint64_t at = 0;
     for (uint32_t i = 0; i < params; i++) {
-        t->sums_at[i] = at;
-        at += z->with.params[i].needs.tensor_norms;
+        t->sums_at[i] = t->norm_count;
+        t->norm_count += z->with.params[i].needs.tensor_norms;
     }
-    return ZDS_OK;
+    t->norm_doubles = t->norm_count;
+    for (uint32_t k = 0; k < t->piece_count; k++) {
+        t->pieces[k].chunk_at = t->norm_doubles;
+        t->norm_doubles +=
+            t->pieces[k].chunks * z->with.params[t->pieces[k].param].needs.tensor_norms;
+    }
+    if (!t->norm_count)
+        return ZDS_OK;
+    uint64_t share = (t->norm_count + ranks - 1) / ranks, bytes = t->norm_doubles * sizeof(double);
+    if (z->wish.stage && !is_alone(z))
+        status = peers_alloc(z->with.control, &t->shares, "norm",
+                             (2 * ranks + 1) * share * sizeof(double), ZDS_MEM_SYMMETRIC, error);
+    if (!status)
+        status = zero_alloc(z->with.tier, &t->norms, "norm", bytes, error);
+    if (status)
+        return status;
+    t->sums =
+        zero_is_here(z) ? t->norms.block.pointer : ledger_alloc(z->with.ledger, "norm", bytes, 0);
+    return t->sums || z->with.tier->planned ? ZDS_OK
+                                            : zero_no_memory(error, "norms of tensors", bytes);
 }
 
 void norm_destroy(zero *z)
 {
-    peers_free(z->with.peers, &z->stream.shares);
-    peers_free(z->with.peers, &z->presence);
-    ledger_free(z->with.ledger, z->stream.sums);
+    stream_part *t = &z->stream;
+    peers_free(z->with.control, &t->shares);
+    peers_free(z->with.control, &z->presence);
+    if (!zero_is_here(z))
+        ledger_free(z->with.ledger, t->sums);
+    tier_free(&t->norms);
+    free(t->sums_at);
 }
 
 /* Each rank adds up its share of all ranks' sums, in rank order, and tells the others. */
 static zds_status add_over_ranks(zero *z)
 {
+    static const char adding[] = "adding norms of tensors";
     stream_part *t = &z->stream;
-    peers *p = z->with.peers;
+    peers *p = z->with.control;
     uint64_t ranks = (uint64_t)p->world_size, share = (t->norm_count + ranks - 1) / ranks;
     double *mine = t->shares.slab.block.pointer, *theirs = mine + ranks * share,
            *sum = theirs + ranks * share;
@@ -183,12 +187,13 @@ static zds_status add_over_ranks(zero *z)
     memcpy(mine, t->sums, t->norm_count * sizeof *mine);
     zds_coll coll = {.struct_size = sizeof coll,
                      .tag = 11,
+                     .what = adding,
                      .src = mine,
                      .dst = theirs,
                      .count = share,
                      .src_dtype = ZDS_F64,
                      .dst_dtype = ZDS_F64};
-    zds_status status = peers_call(p, p->ops->all_to_all, &coll, "adding norms of tensors");
+    zds_status status = peers_call(p, p->ops->all_to_all, &coll, adding);
     if (status)
         return status;
     for (uint64_t i = 0; i < share; i++) {
@@ -198,7 +203,7 @@ static zds_status add_over_ranks(zero *z)
     }
     coll.src = sum;
     coll.dst = mine;
-    status = peers_call(p, p->ops->all_gather, &coll, "adding norms of tensors");
+    status = peers_call(p, p->ops->all_gather, &coll, adding);
     memcpy(t->sums, mine, t->norm_count * sizeof *mine);
     return status;
 }
@@ -206,15 +211,26 @@ static zds_status add_over_ranks(zero *z)
 zds_status norm_sum_tensors(zero *z)
 {
     stream_part *t = &z->stream;
+    uint64_t bytes = t->norm_doubles * sizeof *t->sums;
+    zds_status status = ZDS_OK;
+    if (!zero_is_here(z))
+        status = zero_fetch(z, t->sums, bufref_of(&t->norms, 0, ZDS_F64), bytes);
+    if (status)
+        return status;
     memset(t->sums, 0, t->norm_count * sizeof *t->sums);
     for (uint32_t k = 0; k < t->piece_count; k++) {
         const piece *p = &t->pieces[k];
+        const double *chunks = t->sums + p->chunk_at;
         uint32_t norms = z->with.params[p->param].needs.tensor_norms;
         double *sums = t->sums + t->sums_at[p->param];
         for (uint32_t q = 0; z->grads.present[p->param] && q < norms; q++)
             for (size_t c = 0; c < p->chunks; c++)
-                sums[q] += p->chunk_sums[q * p->chunks + c];
+                sums[q] += chunks[q * p->chunks + c];
     }
-    /* At stage 0 every rank has all of them. */
-    return z->wish.stage == 0 || is_alone(z) ? ZDS_OK : add_over_ranks(z);
+    if (z->wish.stage && !is_alone(z)) /* at stage 0 every rank has all of them */
+        status = add_over_ranks(z);
+    if (!status && !zero_is_here(z))
+        status = zero_send(z, bufref_of(&t->norms, 0, ZDS_F64), t->sums,
+                           t->norm_count * sizeof *t->sums);
+    return status;
 }

@@ -14,7 +14,8 @@ static pages choose_pages(const zero *z)
 {
     if (z->wish.stage == 0 || is_alone(z))
         return PAGES_OWN;
-    return z->with.peers->ops->flags & ZDS_COMM_NODE_SHARED && z->with.peers->one_node
+    return zero_is_here(z) && z->with.peers->ops->flags & ZDS_COMM_NODE_SHARED &&
+                   z->with.peers->one_node
                ? PAGES_NODE
                : PAGES_SYMMETRIC;
 }
@@ -24,7 +25,7 @@ static zds_status take_own(zero *z, peer_slab *s, uint64_t bytes, zds_error *err
 {
     tier *t = z->with.tier;
     uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
-    if (!z->wish.stage)
+    if (!z->wish.stage || !zero_is_here(z))
         return zero_alloc(t, &s->slab, "parameters", bytes, error);
     bytes = (bytes + page - 1) / page * page;
     zds_status status = zero_alloc(t, &s->memory, "parameters", bytes + page, error);
@@ -58,7 +59,7 @@ static zds_status set_rights(zero *z, const peer_slab *s, bool sealed)
 /* Elsewhere pages are written by their callers, or readers have an address of their own. */
 static bool is_sealed(const zero *z)
 {
-    return z->params.pages == PAGES_OWN && z->wish.stage > 0 && !z->with.tier->planned;
+    return z->params.pages == PAGES_OWN && z->wish.stage > 0 && z->with.tier->in_host;
 }
 
 zds_status params_seal(zero *z, bool sealed)
@@ -114,6 +115,12 @@ zds_status params_open(zero *z, zds_error *error)
         ledger_alloc(z->with.ledger, "staging", STAGING_ELEMENTS * sizeof(float), 0);
     if (!z->params.staging)
         return zero_no_memory(error, "staging", STAGING_ELEMENTS * sizeof(float));
+    if (!zero_is_here(z)) {
+        z->params.raw =
+            ledger_alloc(z->with.ledger, "staging", STAGING_ELEMENTS * sizeof(double), 0);
+        if (!z->params.raw)
+            return zero_no_memory(error, "staging", STAGING_ELEMENTS * sizeof(double));
+    }
     if (z->with.tier->planned)
         return ZDS_OK;
     z->params.modules = calloc(z->with.model->module_count + (size_t)1, sizeof *z->params.modules);
@@ -135,6 +142,7 @@ void params_close(zero *z)
     }
     free(p->modules);
     ledger_free(z->with.ledger, p->staging);
+    ledger_free(z->with.ledger, p->raw);
     params_seal_all(z, false); /* whoever gives memory back may write into it */
     peers_free(z->with.peers, &p->trained);
     peers_free(z->with.peers, &p->frozen);
@@ -142,7 +150,40 @@ void params_close(zero *z)
 
 /* === a module's caller === */
 
-zds_status zero_acquire(zero *z, uint32_t module, int32_t pass)
+/* The caller's queue waits for what was put on ours so far, or the caller does. */
+static zds_status let_read(zero *z, const zds_stream *stream)
+{
+    zds_error error = ZDS_ERROR_INIT;
+    zds_event *event = NULL;
+    if (!z->queue)
+        return ZDS_OK;
+    if (!stream)
+        return zero_sync(z);
+    zds_status status = tier_record(z->with.tier, z->queue, &event, &error);
+    if (!status && event)
+        status = event->ops->stream_wait ? event->ops->stream_wait(event, stream)
+                                         : event->ops->wait(event);
+    if (event)
+        event->ops->release(event);
+    return zero_checked(z, status, &error);
+}
+
+zds_status zero_used(zero *z, const zds_stream *stream)
+{
+    zds_error error = ZDS_ERROR_INIT;
+    zds_event *event = NULL;
+    if (!z->queue || !stream)
+        return ZDS_OK;
+    zds_status status = tier_record(z->with.tier, stream, &event, &error);
+    if (!status && event)
+        status = event->ops->stream_wait ? event->ops->stream_wait(event, z->queue)
+                                         : event->ops->wait(event);
+    if (event)
+        event->ops->release(event);
+    return zero_checked(z, status, &error);
+}
+
+zds_status zero_acquire(zero *z, uint32_t module, int32_t pass, const zds_stream *stream)
 {
     module_use *use = &z->params.modules[module];
     zds_status status = params_published(z);
@@ -161,7 +202,7 @@ zds_status zero_acquire(zero *z, uint32_t module, int32_t pass)
         slot->grad = grads_pointer(z, slot->param);
         slot->accumulate = z->grads.written[slot->param];
     }
-    return status;
+    return status ? status : let_read(z, stream);
 }
 
 const zds_slot *zero_slots(const zero *z, uint32_t module, size_t *count)
@@ -177,9 +218,11 @@ void zero_grad_none(zero *z, uint32_t module, uint32_t slot)
 
 /* === publishing === */
 
+static const char publishing[] = "publishing parameters";
+
 zds_status params_published(zero *z)
 {
-    return peers_wait(z->with.peers, &z->params.publish, "publishing parameters");
+    return peers_wait(z->with.peers, &z->params.publish, publishing);
 }
 
 /* Parameters that are not cut, from each owner to all. */
@@ -194,7 +237,7 @@ static zds_status publish_owners(zero *z, const layout_span *span, zds_coll coll
         coll.dst = base + layout_part_first(span, r) * zds_dtype_size(coll.src_dtype);
         coll.src = coll.dst;
         if (coll.count)
-            status = peers_call(z->with.peers, p->ops->broadcast, &coll, "publishing parameters");
+            status = peers_call(z->with.peers, p->ops->broadcast, &coll, publishing);
     }
     return status;
 }
@@ -207,27 +250,29 @@ zds_status params_publish(zero *z)
     if (z->params.pages == PAGES_OWN)
         return ZDS_OK;
     if (z->params.pages == PAGES_NODE) {
-        zds_coll coll = {.struct_size = sizeof coll, .tag = 3};
+        zds_coll coll = {.struct_size = sizeof coll, .tag = 3, .what = publishing};
         services_clear(p->services);
         status = p->ops->barrier(p->self, &coll, &z->params.publish);
-        return status ? peers_failed(p, status, "publishing parameters") : ZDS_OK;
+        return status ? peers_failed(p, status, publishing) : ZDS_OK;
     }
     for (uint32_t k = 0; !status && k < z->lay->span_count; k++) {
         const layout_span *span = &z->lay->spans[k];
         char *base = bufref_at(bufref_of(&z->params.trained.slab, span->param_first, dtype), 0);
         zds_coll coll = {.struct_size = sizeof coll,
                          .tag = (uint64_t)k << 8 | 4,
+                         .what = publishing,
                          .src = base + (uint64_t)p->rank * span->part * zds_dtype_size(dtype),
                          .dst = base,
                          .count = span->part,
                          .src_dtype = dtype,
-                         .dst_dtype = dtype};
+                         .dst_dtype = dtype,
+                         .stream = z->queue};
         if (!span->count || !layout_is_trained(span))
             continue;
         if (span->parts)
             status = publish_owners(z, span, coll);
         else
-            status = peers_call(p, p->ops->all_gather, &coll, "publishing parameters");
+            status = peers_call(p, p->ops->all_gather, &coll, publishing);
     }
     return status;
 }

@@ -30,14 +30,11 @@ typedef struct params_part {
     peer_slab trained, frozen; /* param_dtype */
     module_use *modules;       /* [modules] */
     zds_event *publish;        /* all owners have written */
-    float *staging;            /* [STAGING_ELEMENTS]: values in and out */
+    float *staging;            /* [STAGING_ELEMENTS]: values in and out, */
+    void *raw;                 /* likewise, in the type of what is on a device; NULL: nothing is */
 } params_part;
 
-enum {
-    STAGING_ELEMENTS = 1 << 20,
-    NORM_SHARE = 65536 /* elements whose squares are added by themselves, where gradients stay each
-                          rank's own */
-};
+enum { STAGING_ELEMENTS = 1 << 20 };
 
 /* === grads === */
 
@@ -56,14 +53,9 @@ typedef struct span_run {
     size_t chunk_count;
     uint64_t non_finite;
     double own_sum_squares; /* of all this rank's own gradient, where it is not reduced */
+    char *what;             /* it is, for messages */
     bool accumulated;       /* the part holds micro steps of this optimizer step */
 } span_run;
-
-/* Of a part of a gradient. */
-typedef struct norm_share {
-    double sum_squares;
-    uint64_t non_finite;
-} norm_share;
 
 typedef struct grads_part {
     /* Where a rank's gradients are between micro steps: whole, or its own parts only. */
@@ -79,11 +71,13 @@ typedef struct grads_part {
     span_run *spans;     /* [spans] */
     uint32_t *in_flight; /* [in_flight_count]: spans whose buffers are being read */
     uint32_t in_flight_count;
-    int64_t travelling;     /* span whose copy is in `travel`, or -1 */
-    bool *written;          /* [params]: the buffer holds something of this micro step (buffered) or
-                               optimizer          step */
-    bool *present;          /* [params]: there is a gradient in this optimizer step */
-    norm_share *own_shares; /* of the largest parameter, where the optimizer may reduce itself */
+    int64_t travelling; /* span whose copy is in `travel`, or -1 */
+    bool *written;      /* [params]: the buffer holds something of this micro step (buffered) or
+                           optimizer          step */
+    bool *present;      /* [params]: there is a gradient in this optimizer step */
+    double
+        *own_sums; /* of chunks of the largest parameter, where the optimizer may reduce itself */
+    slab sums;     /* of chunks, on a device */
 } grads_part;
 
 /* === stream === */
@@ -94,7 +88,7 @@ typedef struct piece {
     uint64_t first, count; /* elements of the parameter */
     bufref master, grad, output;
     bufref states[ZDS_MAX_STATES];
-    double *chunk_sums; /* [tensor_norms][chunks]; NULL without norms */
+    uint64_t chunk_at; /* its sums of chunks in stream_part.norms: [tensor_norms][chunks] */
     size_t chunks;
     /* Windows of this step that hold tiles of it, from `window` up to `window_end`; the first may
      * begin with tiles of pieces before it, and the last end with tiles of those behind. */
@@ -110,21 +104,25 @@ typedef struct stream_part {
     slab master; /* where master_dtype is not param_dtype: [shard], or [trainable] at stage 0 */
     slab states; /* SHARDED ones of all pieces */
     slab whole;  /* states that no part cuts: TENSOR, GLOBAL and RANK_LOCAL ones */
-    uint64_t
-        *whole_at; /* [params][ZDS_MAX_STATES]: their bytes in it; STREAM_NONE: no such state */
+    /* [params][ZDS_MAX_STATES]: their bytes in it; STREAM_NONE: no such state */
+    uint64_t *whole_at;
     void **whole_states;   /* likewise: their addresses */
     zds_tile *whole_tiles; /* [whole_count] of this step: of parameters that are updated whole */
     void *(*whole_tile_states)[ZDS_MAX_STATES];
     uint32_t whole_count;
-    double *sums;      /* [norm_count]: over whole tensors, all parameters' one after another */
+    /* Doubles: sums over whole tensors, [norm_count], all parameters' one after another; then sums
+     * of chunks, piece by piece. */
+    slab norms;
+    double *sums; /* the same in the host's memory */
+    uint64_t norm_doubles;
     uint64_t *sums_at; /* [params] */
     uint64_t norm_count;
-    peer_slab shares; /* of the sums, on their way between ranks */
-    double *chunk_sums;
+    peer_slab shares;         /* of the sums, on their way between ranks */
     zds_param_step *steps;    /* [params]: what calls over whole parameters get, of */
     zds_param_steps listed;   /* those that are trained */
     void **collective_states; /* [params][ZDS_MAX_STATES]: as step_collective gets them */
-    void **scratch;           /* [threads] */
+    slab scratches;
+    void **scratch;      /* [threads]: places in it */
     bool own_states_cut; /* RANK_LOCAL states were last written by tiles, each rank in its parts */
 } stream_part;
 
@@ -138,6 +136,7 @@ struct zero {
     grads_part grads;
     stream_part stream;
     peer_slab presence; /* a byte a parameter, sent and received */
+    zds_stream *queue;  /* where a device works for this; NULL: the host does */
     bool boundary, local;
 };
 
@@ -150,6 +149,24 @@ static inline bool is_alone(const zero *z)
 zds_status zero_no_memory(zds_error *error, const char *what, uint64_t bytes);
 /* Memory of this rank's own, zeroed. */
 zds_status zero_alloc(tier *t, slab *s, const char *purpose, uint64_t bytes, zds_error *error);
+
+/* The host's code may point into what parameters, gradients and states are in. */
+static inline bool zero_is_here(const zero *z)
+{
+    return z->with.tier->planned || z->with.tier->in_host;
+}
+
+/* passes.c: what is done to bytes, in the order of the queue; a failure is the end of the run */
+zds_status zero_convert(zero *z, bufref to, bufref from, uint64_t count);
+zds_status zero_accumulate(zero *z, bufref to, bufref from, double scale, bool add, uint64_t count);
+zds_status zero_clear(zero *z, bufref to, uint64_t count);
+zds_status zero_fill(zero *z, bufref to, double value, uint64_t count);
+/* Between a place and the host's memory; over when it returns. */
+zds_status zero_fetch(zero *z, void *to, bufref from, uint64_t bytes);
+zds_status zero_send(zero *z, bufref to, const void *from, uint64_t bytes);
+zds_status zero_sync(zero *z);
+/* What a tier said of an operation; frees its text. */
+zds_status zero_checked(zero *z, zds_status status, zds_error *error);
 
 /* params.c */
 zds_status params_open(zero *z, zds_error *error);
@@ -173,23 +190,9 @@ bufref grads_of_piece(const zero *z, const layout_piece *own);
 void *grads_pointer(zero *z, uint32_t param);
 /* Memory of a span that is about to be written must not be in flight. */
 zds_status grads_open(zero *z, uint32_t span);
-/* grads_passes.c: what is done to gradients beside reducing them, on all threads */
-typedef struct grads_pass {
-    const char *from;
-    zds_dtype from_dtype;
-    char *to;
-    zds_dtype to_dtype;
-    double scale;
-    bool accumulate;
-    uint64_t count;
-} grads_pass;
-void grads_accumulate(zero *z, const grads_pass *pass);
-void grads_convert(zero *z, const grads_pass *pass);
-void grads_clear(zero *z, char *at, uint64_t bytes);
-/* What zds_fused would have counted, from this rank's part as it is now. */
-void grads_statistics(zero *z, span_run *run, const char *part);
-/* The norm of a span's gradient that stays this rank's own. */
-void grads_own_statistics(zero *z, uint32_t span);
+/* What zds_fused would have counted of `part`, into the host's memory. */
+zds_status grads_sums(zero *z, bufref part, const zds_segment *segments, size_t count,
+                      double *chunk_sums, uint64_t *non_finite);
 
 /* norm.c: sums over whole tensors, of what `norms` left */
 zds_status norm_create(zero *z, zds_error *error);

@@ -17,29 +17,53 @@ void peers_close(peers *p)
         peers_free(p, &p->control);
 }
 
-/* Peers read what the comm plugin gave, and the tier looks on. */
+static zds_status told(const peers *p, const peer_slab *s, zds_status status, zds_error *error)
+{
+    return error_set(error, status, "no memory for %s (%llu bytes): %s", s->purpose,
+                     (unsigned long long)s->bytes, services_error(p->services));
+}
+
+/* In the host's memory peers read what the comm plugin gave, and the tier looks on. */
 static zds_status take_region(peers *p, peer_slab *s, int32_t kind, zds_error *error)
 {
     uint64_t staggered = s->bytes + (s->bytes >= LEDGER_LARGE ? LEDGER_STAGGER : 0);
-    s->region = (zds_region){.struct_size = sizeof s->region};
-    services_clear(p->services);
     zds_status status = p->ops->mem_alloc(p->self, staggered, kind, &s->region);
     if (status) {
         s->region.base = NULL;
-        return error_set(error, status, "no memory for %s (%llu bytes): %s", s->purpose,
-                         (unsigned long long)s->bytes, services_error(p->services));
+        return told(p, s, status, error);
     }
     s->read_only = s->region.read_only;
     return tier_adopt(p->tier, s->region.base, s->bytes, &s->slab, error);
+}
+
+/* Elsewhere the tier gives the memory, and peers are told of it. */
+static zds_status register_own(peers *p, peer_slab *s, zds_error *error)
+{
+    zds_status status = tier_alloc(p->tier, NULL, s->bytes, &s->slab, error);
+    if (status)
+        return status;
+    status = p->ops->mem_register ? p->ops->mem_register(p->self, s->slab.block.pointer, s->bytes,
+                                                         s->slab.block.device, &s->region)
+                                  : ZDS_ERR_UNSUPPORTED;
+    s->registered = !status;
+    /* One that takes any memory copies it. */
+    return status && (status != ZDS_ERR_UNSUPPORTED || !(p->ops->flags & ZDS_COMM_COPIES))
+               ? told(p, s, status, error)
+               : ZDS_OK;
 }
 
 zds_status peers_alloc(peers *p, peer_slab *s, const char *purpose, uint64_t bytes, int32_t kind,
                        zds_error *error)
 {
     bytes = bytes ? bytes : 64;
-    *s = (peer_slab){.bytes = bytes, .purpose = purpose};
-    zds_status status = p->tier->planned ? tier_adopt(p->tier, NULL, bytes, &s->slab, error)
-                                         : take_region(p, s, kind, error);
+    *s = (peer_slab){
+        .bytes = bytes, .purpose = purpose, .region = {.struct_size = sizeof s->region}};
+    services_clear(p->services);
+    zds_status status;
+    if (p->tier->planned)
+        status = tier_adopt(p->tier, NULL, bytes, &s->slab, error);
+    else
+        status = p->tier->in_host ? take_region(p, s, kind, error) : register_own(p, s, error);
     if (status) {
         peers_free(p, s);
         return status;
@@ -53,9 +77,11 @@ zds_status peers_alloc(peers *p, peer_slab *s, const char *purpose, uint64_t byt
 
 void peers_free(peers *p, peer_slab *s)
 {
+    if (s->registered)
+        p->ops->mem_unregister(p->self, &s->region);
     tier_free(&s->slab);
     tier_free(&s->memory);
-    if (s->region.base)
+    if (s->region.base && !s->registered)
         p->ops->mem_free(p->self, &s->region);
     if (s->counted)
         ledger_note(p->tier->services.ledger, s->purpose, p->tier->name, -(int64_t)s->bytes,
@@ -115,6 +141,7 @@ zds_status peers_gather(peers *p, const void *mine, size_t bytes, const void **a
     memcpy(from, mine, bytes);
     zds_coll coll = {.struct_size = sizeof coll,
                      .tag = 7,
+                     .what = doing,
                      .src = from,
                      .dst = to,
                      .count = bytes,

@@ -16,7 +16,8 @@ typedef struct peer_slab {
     zds_region region;     /* of the comm plugin; its base is NULL: the tier gave the bytes */
     const char *purpose;   /* of the region, as the ledger has it */
     uint64_t bytes, shared;
-    bool counted; /* there */
+    bool counted;    /* there */
+    bool registered; /* `region` is the plugin's view of `slab` */
 } peer_slab;
 
 typedef struct peers {

@@ -77,9 +77,12 @@ static void bind(const zero *z, const piece *p, uint64_t first, uint64_t count, 
                     .grad = bufref_element(p->grad, first),
                     .output = bufref_element(p->output, first),
                     .states = states,
-                    .sums = z->stream.sums ? z->stream.sums + z->stream.sums_at[p->param] : NULL,
-                    .chunk_sums = p->chunk_sums ? p->chunk_sums + first / LAYOUT_CHUNK : NULL,
                     .chunk_stride = p->chunks};
+    bufref norms = bufref_of(&z->stream.norms, 0, ZDS_F64);
+    if (z->stream.norm_count)
+        t->sums = bufref_element(norms, z->stream.sums_at[p->param]);
+    if (run->needs.tensor_norms)
+        t->chunk_sums = bufref_element(norms, p->chunk_at + first / LAYOUT_CHUNK);
     for (uint32_t s = 0; s < ZDS_MAX_STATES; s++)
         states[s] = s < run->needs.state_count
                         ? bufref_at(p->states[s], state_offset(&run->needs.states[s], first))
@@ -148,17 +151,33 @@ static void start_window(void *arg, size_t i, int32_t thread)
     }
 }
 
-void zero_start(zero *z)
+/* On a device piece by piece, in the order of its queue. */
+static zds_status start_piece(zero *z, const piece *p)
 {
-    pool_run(z->with.threads, number_windows(z, takes_all), start_window, z);
+    const zds_param_needs *needs = &z->with.params[p->param].needs;
+    zds_status status = p->output.slab ? zero_convert(z, p->master, p->output, p->count) : ZDS_OK;
+    for (uint32_t s = 0; !status && s < needs->state_count; s++)
+        if (needs->states[s].kind == ZDS_STATE_ELEMENT && needs->states[s].initial != 0)
+            status = zero_fill(z, p->states[s], needs->states[s].initial, p->count);
+    return status;
+}
+
+zds_status zero_start(zero *z)
+{
+    zds_status status = ZDS_OK;
+    if (zero_is_here(z))
+        pool_run(z->with.threads, number_windows(z, takes_all), start_window, z);
+    for (uint32_t k = 0; !zero_is_here(z) && !status && k < z->stream.piece_count; k++)
+        status = start_piece(z, &z->stream.pieces[k]);
     /* States that are this rank's own reach beyond its parts. */
     for (uint32_t i = 0; i < z->with.model->param_count; i++)
-        for (uint32_t s = 0; s < z->with.params[i].needs.state_count; s++) {
+        for (uint32_t s = 0; !status && s < z->with.params[i].needs.state_count; s++) {
             const zds_state_spec *spec = &z->with.params[i].needs.states[s];
-            void *whole = z->stream.whole_states[(size_t)i * ZDS_MAX_STATES + s];
-            if (whole && spec->kind == ZDS_STATE_ELEMENT && spec->initial != 0)
-                kernel_fill(whole, spec->dtype, spec->initial, z->with.model->params[i].numel);
+            bufref whole = stream_whole_state(z, i, s);
+            if (whole.slab && spec->kind == ZDS_STATE_ELEMENT && spec->initial != 0)
+                status = zero_fill(z, whole, spec->initial, z->with.model->params[i].numel);
         }
+    return status;
 }
 
 /* === a step === */
@@ -197,6 +216,15 @@ static void run_window(void *arg, size_t i, int32_t thread)
     run_tiles(p, w.tiles, w.count, thread);
 }
 
+/* On all threads of the host; on a device one after the other, in the order of its queue. */
+static void run_windows(pass *p, uint64_t windows)
+{
+    if (zero_is_here(p->z))
+        pool_run(p->z->with.threads, windows, run_window, p);
+    for (uint64_t i = 0; !zero_is_here(p->z) && !p->status && i < windows; i++)
+        run_window(p, i, 0);
+}
+
 static bool takes_present(const zero *z, uint32_t param)
 {
     return z->grads.present[param] && !z->with.params[param].needs.whole_tensor;
@@ -224,7 +252,7 @@ static zds_status step_tiles(zero *z, const zds_step_ctx *ctx)
     uint64_t windows = number_windows(z, takes_present);
     pass p = {.z = z, .ctx = *ctx, .function = ops->norms};
     if (z->stream.norm_count) {
-        pool_run(z->with.threads, windows, run_window, &p);
+        run_windows(&p, windows);
         if (p.status)
             return stream_failed(z, p.status, "norms", ctx->step);
         zds_status status = norm_sum_tensors(z);
@@ -234,7 +262,7 @@ static zds_status step_tiles(zero *z, const zds_step_ctx *ctx)
             return status;
     }
     p.function = ops->step;
-    pool_run(z->with.threads, windows, run_window, &p);
+    run_windows(&p, windows);
     bind_whole(z);
     if (!p.status && z->stream.whole_count)
         run_tiles(&p, z->stream.whole_tiles, z->stream.whole_count, 0);
@@ -250,7 +278,8 @@ zds_status zero_update(zero *z, int64_t step, double grad_scale)
                         .grad_scale = grad_scale,
                         .seed = z->wish.seed,
                         .scratch = z->stream.scratch[0],
-                        .scratch_bytes = ops->scratch_bytes};
+                        .scratch_bytes = ops->scratch_bytes,
+                        .stream = z->queue};
     services_clear(z->with.optim_services);
     zds_status status = params_seal(z, false);
     if (!status)

@@ -226,19 +226,22 @@ static zds_status lists(zero *z, zds_error *error)
                : zero_no_memory(error, "the list of parameters", 0);
 }
 
+/* A thread's own; on a device, where one call follows the other, there is one. */
 static zds_status scratches(zero *z, zds_error *error)
 {
+    stream_part *t = &z->stream;
     size_t threads = (size_t)pool_threads(z->with.threads);
-    uint64_t bytes = z->with.optim->scratch_bytes;
-    z->stream.scratch = calloc(threads, sizeof *z->stream.scratch);
-    if (!z->stream.scratch)
+    uint64_t bytes = padded(z->with.optim->scratch_bytes);
+    size_t count = zero_is_here(z) ? threads : 1;
+    t->scratch = calloc(threads, sizeof *t->scratch);
+    if (!t->scratch)
         return zero_no_memory(error, "optimizer scratch", 0);
-    for (size_t i = 0; i < threads && bytes; i++) {
-        z->stream.scratch[i] = ledger_alloc(z->with.ledger, "optimizer scratch", bytes, 0);
-        if (!z->stream.scratch[i])
-            return zero_no_memory(error, "optimizer scratch", bytes);
-    }
-    return ZDS_OK;
+    zds_status status = ZDS_OK;
+    if (bytes)
+        status = zero_alloc(z->with.tier, &t->scratches, "optimizer scratch", count * bytes, error);
+    for (size_t i = 0; !status && bytes && i < count; i++)
+        t->scratch[i] = bufref_at((bufref){&t->scratches, i * bytes, ZDS_U8}, 0);
+    return status;
 }
 
 zds_status stream_create(zero *z, zds_error *error)
@@ -266,8 +269,7 @@ void stream_destroy(zero *z)
 {
     stream_part *t = &z->stream;
     norm_destroy(z);
-    for (int32_t i = 0; t->scratch && i < pool_threads(z->with.threads); i++)
-        ledger_free(z->with.ledger, t->scratch[i]);
+    tier_free(&t->scratches);
     tier_free(&t->states);
     tier_free(&t->whole);
     tier_free(&t->master);

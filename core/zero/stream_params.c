@@ -88,21 +88,22 @@ static void fill_own(zero *z, zds_param_step *step)
 /* One rank's part of a state goes to all. */
 static zds_status spread(zero *z, uint32_t param, uint32_t state, int32_t owner)
 {
+    static const char gathering[] = "gathering states of each rank's own";
     peers *p = z->with.peers;
     const zds_state_spec *spec = &z->with.params[param].needs.states[state];
     layout_piece own = layout_piece_of(z->lay, z->with.model, param, (uint32_t)owner);
     void *at = bufref_at(stream_whole_state(z, param, state), state_offset(spec, own.param_first));
     zds_coll coll = {.struct_size = sizeof coll,
                      .tag = 9,
+                     .what = gathering,
                      .src = at,
                      .dst = at,
                      .count = state_bytes(spec, own.count),
                      .src_dtype = ZDS_U8,
                      .dst_dtype = ZDS_U8,
-                     .peer = owner};
-    return coll.count
-               ? peers_call(p, p->ops->broadcast, &coll, "gathering states of each rank's own")
-               : ZDS_OK;
+                     .peer = owner,
+                     .stream = z->queue};
+    return coll.count ? peers_call(p, p->ops->broadcast, &coll, gathering) : ZDS_OK;
 }
 
 /* Before the first step_collective after steps by tiles: what each rank wrote in its parts. */

@@ -12,17 +12,18 @@ static uint64_t at_most(uint64_t count, uint64_t most)
 
 /* === in === */
 
-/* Some elements of a parameter go into rank 0's pages, rounded to the parameter's type. */
+/* Some elements of a parameter go into rank 0's memory, rounded to the parameter's type. */
 static zds_status read_some(zero *z, uint32_t param, uint64_t first, uint64_t count,
-                            zds_read_fn read, void *user)
+                            zds_read_fn read, void *user, zds_status *read_status)
 {
-    void *to = bufref_at(params_at(z, param, first), 0);
-    bool direct = z->wish.param_dtype == ZDS_F32;
-    float *floats = direct ? to : z->params.staging;
-    zds_status status = read(user, param, first, count, floats);
-    if (!status && !direct)
-        kernel_convert(to, z->wish.param_dtype, floats, ZDS_F32, count);
-    return status;
+    bufref to = params_at(z, param, first);
+    bool here = zero_is_here(z), direct = here && to.dtype == ZDS_F32;
+    float *floats = direct ? bufref_at(to, 0) : z->params.staging;
+    *read_status = read(user, param, first, count, floats);
+    if (*read_status || direct)
+        return ZDS_OK;
+    kernel_convert(here ? bufref_at(to, 0) : z->params.raw, to.dtype, floats, ZDS_F32, count);
+    return here ? ZDS_OK : zero_send(z, to, z->params.raw, count * zds_dtype_size(to.dtype));
 }
 
 static zds_status distribute(zero *z, zds_read_fn read, void *user, zds_status *read_status)
@@ -37,8 +38,8 @@ static zds_status distribute(zero *z, zds_read_fn read, void *user, zds_status *
         for (uint64_t k = 0; !status && k < numel; k += STAGING_ELEMENTS) {
             uint64_t n = at_most(numel - k, STAGING_ELEMENTS);
             if (p->rank == 0 && !*read_status)
-                *read_status = read_some(z, i, k, n, read, user);
-            if (is_alone(z))
+                status = read_some(z, i, k, n, read, user, read_status);
+            if (is_alone(z) || status)
                 continue;
             status = peers_wait(p, &event, doing);
             if (status)
@@ -46,11 +47,13 @@ static zds_status distribute(zero *z, zds_read_fn read, void *user, zds_status *
             void *some = bufref_at(params_at(z, i, k), 0);
             zds_coll coll = {.struct_size = sizeof coll,
                              .tag = 5,
+                             .what = doing,
                              .src = some,
                              .dst = some,
                              .count = n,
                              .src_dtype = z->wish.param_dtype,
-                             .dst_dtype = z->wish.param_dtype};
+                             .dst_dtype = z->wish.param_dtype,
+                             .stream = z->queue};
             services_clear(p->services);
             status = p->ops->broadcast(p->self, &coll, &event);
             if (status)
@@ -93,14 +96,27 @@ typedef struct outlet {
     zds_status *written;
 } outlet;
 
+/* Some elements as floats in the staging. */
+static zds_status stage(zero *z, bufref from, uint64_t count)
+{
+    const void *here = zero_is_here(z) ? bufref_at(from, 0) : z->params.raw;
+    zds_status status = ZDS_OK;
+    if (!zero_is_here(z))
+        status = zero_fetch(z, z->params.raw, from, count * zds_dtype_size(from.dtype));
+    if (!status)
+        kernel_convert(z->params.staging, ZDS_F32, here, from.dtype, count);
+    return status;
+}
+
 /* The owner's staged elements go to rank 0. */
 static zds_status carry(zero *z, int32_t owner, uint64_t count)
 {
     static const char doing[] = "collecting values";
-    peers *p = z->with.peers;
+    peers *p = z->with.control;
     bool direct = p->ops->send && p->ops->recv;
     zds_coll coll = {.struct_size = sizeof coll,
                      .tag = 6,
+                     .what = doing,
                      .src = z->params.staging,
                      .dst = z->params.staging,
                      .count = count,
@@ -121,11 +137,11 @@ static zds_status move(zero *z, uint32_t param, int32_t state, int32_t owner, ui
 {
     for (uint64_t i = 0; i < count; i += STAGING_ELEMENTS) {
         uint64_t n = at_most(count - i, STAGING_ELEMENTS);
-        if (z->with.peers->rank == owner) {
-            bufref from = source(z, param, state, first + i);
-            kernel_convert(z->params.staging, ZDS_F32, bufref_at(from, 0), from.dtype, n);
-        }
-        zds_status status = carry(z, owner, n);
+        zds_status status = ZDS_OK;
+        if (z->with.peers->rank == owner)
+            status = stage(z, source(z, param, state, first + i), n);
+        if (!status)
+            status = carry(z, owner, n);
         if (status)
             return status;
         if (z->with.peers->rank == 0 && !*to->written)
@@ -135,15 +151,17 @@ static zds_status move(zero *z, uint32_t param, int32_t state, int32_t owner, ui
 }
 
 /* Parameters as the callers see them are the same everywhere: rank 0 has them already. */
-static void write_own(zero *z, uint32_t param, const outlet *to)
+static zds_status write_own(zero *z, uint32_t param, const outlet *to)
 {
     uint64_t numel = z->with.model->params[param].numel;
-    for (uint64_t i = 0; !*to->written && i < numel; i += STAGING_ELEMENTS) {
+    zds_status status = ZDS_OK;
+    for (uint64_t i = 0; !status && !*to->written && i < numel; i += STAGING_ELEMENTS) {
         uint64_t n = at_most(numel - i, STAGING_ELEMENTS);
-        bufref from = params_at(z, param, i);
-        kernel_convert(z->params.staging, ZDS_F32, bufref_at(from, 0), from.dtype, n);
-        *to->written = to->write(to->user, param, i, n, z->params.staging);
+        status = stage(z, params_at(z, param, i), n);
+        if (!status)
+            *to->written = to->write(to->user, param, i, n, z->params.staging);
     }
+    return status;
 }
 
 /* A CONSTANT state rests nowhere. */
@@ -172,9 +190,7 @@ zds_status zero_write_values(zero *z, uint32_t param, int32_t state, zds_write_f
         return ZDS_OK;
     }
     if (state < 0 && (!run->trainable || z->wish.master_dtype == z->wish.param_dtype)) {
-        if (first)
-            write_own(z, param, &to);
-        return ZDS_OK;
+        return first ? write_own(z, param, &to) : ZDS_OK;
     }
     bool uncut = state >= 0 && !z->stream.own_states_cut &&
                  stream_whole_state(z, param, (uint32_t)state).slab;

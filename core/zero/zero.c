@@ -74,6 +74,8 @@ zds_status zero_create(const zero_wishes *wishes, const zero_means *means, zero 
     z->wish = *wishes;
     z->with = *means;
     zds_status status = lay_out(z, error);
+    if (!status && !zero_is_here(z))
+        status = tier_stream_create(z->with.tier, &z->queue, error);
     if (!status)
         status = params_open(z, error);
     if (!status)
@@ -91,11 +93,15 @@ void zero_destroy(zero *z)
 {
     if (!z)
         return;
+    if (z->queue) /* what is on it still uses what goes now */
+        tier_sync(z->with.tier, z->queue, NULL);
     if (z->lay) {
         grads_destroy(z);
         params_close(z);
         stream_destroy(z);
     }
+    if (z->queue)
+        tier_stream_destroy(z->with.tier, z->queue);
     layout_destroy(z->lay);
     free(z);
 }

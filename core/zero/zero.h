@@ -47,7 +47,8 @@ typedef struct zero_means {
     const zds_optim_ops *optim;
     void *const *optim_self;
     services *optim_services;
-    peers *peers;
+    peers *peers;      /* for buffers in the tier's space, */
+    peers *control;    /* and for the host's own: the same where that is the space */
     tier *tier;        /* where parameters are computed */
     tier *states_tier; /* of masters and states */
     pool *threads;
@@ -70,7 +71,7 @@ zds_status zero_accumulate_in(zero *z, zds_dtype dtype);
  * on rank 0. */
 zds_status zero_read_values(zero *z, zds_read_fn read, void *user, zds_status *read_status);
 /* Masters and states start from the parameters as they are. */
-void zero_start(zero *z);
+zds_status zero_start(zero *z);
 /* A parameter's trained value (state -1) or one of its states that has a value an element, to rank
  * 0, whose `write` says *written. */
 zds_status zero_write_values(zero *z, uint32_t param, int32_t state, zds_write_fn write, void *user,
@@ -80,8 +81,12 @@ zds_status zero_write_values(zero *z, uint32_t param, int32_t state, zds_write_f
 
 /* `local`: the optimizer reduces this step's gradients itself. */
 void zero_micro_begin(zero *z, bool boundary, bool local);
-/* Waits until the module's parameters may be read, and with ZDS_BACKWARD its gradients written. */
-zds_status zero_acquire(zero *z, uint32_t module, int32_t pass);
+/* The module's parameters may be read, and with ZDS_BACKWARD its gradients written, by what is put
+ * on `stream` from now on; NULL: by the caller itself. */
+zds_status zero_acquire(zero *z, uint32_t module, int32_t pass, const zds_stream *stream);
+/* What was put on `stream` so far reads parameters or writes gradients: all that follows here comes
+ * after it. */
+zds_status zero_used(zero *z, const zds_stream *stream);
 /* The module's parameters as it was acquired last; [*count], zero's. */
 const zds_slot *zero_slots(const zero *z, uint32_t module, size_t *count);
 /* The slot's parameter has no gradient from this use. */

@@ -348,6 +348,8 @@ typedef struct zds_optim_env {
     size_t struct_size;
     zds_space space;
     zds_dtype master_dtype;
+    /* At first. A tile's own counts: it becomes ZDS_F32, of optimizers that take it, once a program
+     * adds up micro steps that the config did not foresee. */
     zds_dtype grad_dtype;
     zds_dtype output_dtype; /* equal to master_dtype when there is no separate output */
     zds_dtype state_dtype;  /* in which element states should be kept: ZDS_F32, or the 16-bit type
@@ -427,6 +429,7 @@ typedef struct zds_optim_ops {
      * `param`, `hyper`, `slice_first` and `slice_count` are set. */
     zds_status (*prepare)(void *self, const zds_param_steps *params);
 } zds_optim_ops;
+#define ZDS_OPTIM_OPS_1_0 ZDS_SIZE_THROUGH(zds_optim_ops, prepare)
 
 /* === schedule (ZDS_KIND_SCHED) === */
 
@@ -486,6 +489,7 @@ typedef struct zds_sched_ops {
     zds_status (*save)(void *self, void *bytes);
     zds_status (*load)(void *self, const void *bytes, uint64_t count);
 } zds_sched_ops;
+#define ZDS_SCHED_OPS_1_0 ZDS_SIZE_THROUGH(zds_sched_ops, load)
 
 /* === memory tier (ZDS_KIND_OFFLOAD) === */
 
@@ -665,6 +669,23 @@ typedef struct zds_offload_ops {
 
 /* === communication (ZDS_KIND_COMM) === */
 
+/* An exchange of a few bytes between all ranks, which the host makes from MASTER_ADDR and
+ * MASTER_PORT without any plugin: for ids, addresses and names that ranks must know of each other
+ * before they can communicate. */
+enum { ZDS_BOOTSTRAP_MOST = 4096 }; /* bytes a rank */
+typedef struct zds_bootstrap zds_bootstrap;
+struct zds_bootstrap {
+    size_t struct_size;
+    void *context; /* the host's own; not for plugins */
+    /* Collective, blocks: `bytes` of every rank, in rank order, into all[world_size][bytes]; the
+     * same `bytes` on all ranks, 1 to ZDS_BOOTSTRAP_MOST. On failure the text of `host` is set, and
+     * the status to return: ZDS_ERR_PEER, which names the rank, where one died or did not come
+     * within the timeout. */
+    zds_status (*all_gather)(const zds_bootstrap *bootstrap, const zds_host *host, const void *mine,
+                             size_t bytes, void *all);
+};
+#define ZDS_BOOTSTRAP_1_0 ZDS_SIZE_THROUGH(zds_bootstrap, all_gather)
+
 typedef struct zds_comm_env {
     size_t struct_size;
     int32_t rank, world_size;
@@ -672,39 +693,49 @@ typedef struct zds_comm_env {
     const char *master_addr; /* of rank 0; never NULL */
     int32_t master_port;     /* 0 where world_size is 1 */
     int32_t timeout_ms;      /* after which a silent peer is an error */
-    int32_t device;          /* ordinal, for device spaces; -1 */
-    zds_space space; /* where the buffers will be; the engine opens a second communicator, of HOST,
-                      for its small exchanges where that is a device */
+    zds_device device; /* where the buffers will be; the engine opens a second communicator, of
+                          HOST, for its small exchanges where that is a device */
+    const zds_bootstrap *bootstrap; /* valid during init; NULL in suits */
 } zds_comm_env;
+#define ZDS_COMM_ENV_1_0 ZDS_SIZE_THROUGH(zds_comm_env, bootstrap)
 
 enum { ZDS_SUM = 0, ZDS_AVG = 1, ZDS_MAX = 2 };
 
 enum {
     ZDS_COMM_FUSED = 1u << 0,         /* reduce_scatter and reduce take zds_fused */
     ZDS_COMM_DETERMINISTIC = 1u << 1, /* same ranks, same input, same bits */
-    /* mem_alloc can give all ranks the same pages (ZDS_MEM_SHARED). */
+    /* mem_alloc can give all ranks the same pages (ZDS_MEM_SHARED), and counters. */
     ZDS_COMM_NODE_SHARED = 1u << 2,
-    ZDS_COMM_AUTO_PROGRESS = 1u << 3 /* operations complete without calls to progress */
+    ZDS_COMM_AUTO_PROGRESS = 1u << 3, /* operations complete without calls to progress */
+    /* Operations take any memory of its spaces: what is neither of mem_alloc nor registered costs a
+     * copy. Without it src and dst must lie in one of those. */
+    ZDS_COMM_COPIES = 1u << 4,
+    ZDS_COMM_ONE_NODE = 1u << 5 /* it connects ranks of one node only */
 };
 
 enum {
     /* Each rank has bytes of its own, which operations of the peers may read directly. */
     ZDS_MEM_SYMMETRIC = 0,
     /* All ranks have the same bytes; only with NODE_SHARED. */
-    ZDS_MEM_SHARED = 1
+    ZDS_MEM_SHARED = 1,
+    /* bytes / 8 counters that all ranks add to, each 0 at first; only with NODE_SHARED. They are
+     * for counter_add and counter_wait alone: base and read_only are NULL. */
+    ZDS_MEM_COUNTERS = 2
 };
 
 /* Memory of a communicator. Zeroed; pages are touched by whoever uses them first. */
 typedef struct zds_region {
     size_t struct_size;
-    void *base;            /* readable and writable */
+    void *base;            /* readable and writable by code that computes on `device` */
     const void *read_only; /* the same bytes mapped without the right to write; equals base where
                               that is not possible */
     uint64_t bytes;
     int32_t kind; /* ZDS_MEM_... */
-    zds_space space;
+    zds_device device;
+    int32_t reserved;
     void *handle; /* the plugin's */
 } zds_region;
+#define ZDS_REGION_1_0 ZDS_SIZE_THROUGH(zds_region, handle)
 
 /* What a FUSED reduce_scatter or reduce does besides reducing. For every element i of this rank's
  * part, or of the root's result,
@@ -726,18 +757,23 @@ typedef struct zds_fused {
     int32_t accumulate;
     int32_t reserved;
     const zds_segment *segments; /* ascending, disjoint; NULL: no statistics */
+    size_t segment_stride;       /* sizeof(zds_segment) of whoever made them */
     size_t segment_count;
-    double *chunk_sums;   /* out: one a chunk, segment after segment */
-    uint64_t *non_finite; /* out */
+    double *chunk_sums;   /* out: one a chunk, segment after segment; host memory */
+    uint64_t *non_finite; /* out; host memory */
 } zds_fused;
+#define ZDS_FUSED_1_0 ZDS_SIZE_THROUGH(zds_fused, non_finite)
 
 /* Arguments of a collective. All ranks call the same operations of a communicator in the same
- * order. src and dst may be any memory of the communicator's space; regions of mem_alloc are read
- * by peers directly, other memory costs a copy. */
+ * order. src and dst are memory of the communicator's space: of mem_alloc or mem_register, which
+ * peers may read directly, or, with COPIES, any. */
 typedef struct zds_coll {
     size_t struct_size;
     uint64_t tag; /* says what the operation is for, the same on all ranks; a difference is
                      ZDS_ERR_DIVERGED where it can be seen */
+    /* The same for whoever reads an error: "gradients of module h.0". One line; NULL: nothing to
+     * say. Errors quote it instead of the tag. Valid as long as src and dst. */
+    const char *what;
     const void *src;
     void *dst;
     uint64_t count;                 /* elements, see each operation */
@@ -750,20 +786,28 @@ typedef struct zds_coll {
     size_t wait_count;
     const zds_stream *stream;
 } zds_coll;
+#define ZDS_COLL_1_0 ZDS_SIZE_THROUGH(zds_coll, stream)
 
-/* One thread issues all operations of a communicator and waits for them, the same order on every
- * rank. All collectives are asynchronous: `coll`'s pointers (not the struct) stay valid until the
- * event is done. An operation is done when its result is ready and the peers have finished reading
- * this rank's source. A peer that dies or is silent for timeout_ms is ZDS_ERR_PEER with its rank in
- * the text, on every rank that waits for it; after an error only abort and finalize may be called.
- */
+/* One thread at a time issues operations of a communicator and waits for them, the same order on
+ * every rank; `progress` may come from another thread between such calls. All collectives are
+ * asynchronous: `coll`'s pointers (not the struct) stay valid until the event is done.
+ *
+ * An operation is done when its result is ready and the peers have finished reading this rank's
+ * source: then dst may be read, and src be written.
+ *
+ * A peer that dies or is silent for timeout_ms is ZDS_ERR_PEER with its rank in the text, on every
+ * rank that waits for it; after an error only abort and finalize may be called. */
 struct zds_comm_ops {
     size_t struct_size;
     uint64_t flags;         /* ZDS_COMM_... */
-    uint32_t spaces;        /* masks */
+    uint32_t spaces;        /* masks: where buffers may be */
     uint32_t reduce_dtypes; /* dtypes that are reduced natively */
-    /* How well it suits: 0 cannot; else the highest wins when the config names none. No side
-     * effects. */
+    /* How many ranks it can connect. The host reads these, `spaces` and ONE_NODE before it loads
+     * the plugin for a run, and loads none that cannot serve. */
+    int32_t least_ranks; /* at least 1 */
+    int32_t most_ranks;  /* 0: any number */
+    /* How well it suits ranks that the facts above allow: 0 cannot; else the highest wins when the
+     * config names none. No side effects. */
     int32_t (*suits)(const zds_comm_env *env);
     /* Returns when all ranks are there, or with ZDS_ERR_PEER after the timeout, naming the missing
      * ones. */
@@ -772,12 +816,24 @@ struct zds_comm_ops {
     void (*finalize)(void *self);
     /* Collective: a communicator of the ranks with the same color, ordered by key, then rank. */
     zds_status (*split)(void *self, int32_t color, int32_t key, void **child);
-    /* Collective, same order and same bytes on all ranks. */
+    /* Collective, same order and same bytes on all ranks: memory of the communicator's device. */
     zds_status (*mem_alloc)(void *self, uint64_t bytes, int32_t kind, zds_region *region);
     void (*mem_free)(void *self, zds_region *region);
-    /* Optional, collective: another plugin's memory, so that operations on it need no copy. */
-    zds_status (*mem_register)(void *self, void *base, uint64_t bytes, zds_region *region);
-    void (*mem_unregister)(void *self, zds_region *region);
+    /* Optional, collective: memory that somebody else made (a tier, a caller), so that operations
+     * on it need no copy. The same bytes on all ranks; base and device are each rank's own. Fills
+     * `region`; its owner frees the memory after mem_unregister. Memory of a kind that it cannot
+     * register is ZDS_ERR_UNSUPPORTED, on all ranks, and leaves everything as it was. */
+    zds_status (*mem_register)(void *self, void *base, uint64_t bytes, zds_device device,
+                               zds_region *region);
+    void (*mem_unregister)(void *self, zds_region *region); /* with mem_register */
+    /* With NODE_SHARED. Adds 1 to counter `index` of a COUNTERS region, after all that this rank
+     * has written before. Does not block. */
+    zds_status (*counter_add)(void *self, const zds_region *region, uint64_t index);
+    /* With NODE_SHARED. Done when the counter has reached `value`; what the ranks wrote before they
+     * added can then be read. Not collective, and no part of the order of operations. Dead and
+     * silent peers end it as any operation. `what` as in zds_coll. */
+    zds_status (*counter_wait)(void *self, const zds_region *region, uint64_t index, uint64_t value,
+                               const char *what, zds_event **done);
     /* count: elements of src and of dst; the same bits on every rank. In place allowed. */
     zds_status (*all_reduce)(void *self, const zds_coll *coll, zds_event **done);
     /* count likewise; dst only on the root, NULL elsewhere. In place allowed. */
@@ -793,9 +849,11 @@ struct zds_comm_ops {
     zds_status (*broadcast)(void *self, const zds_coll *coll, zds_event **done);
     /* count: elements for each rank. Not in place. */
     zds_status (*all_to_all)(void *self, const zds_coll *coll, zds_event **done);
+    /* Optional, both or neither. */
     zds_status (*send)(void *self, const zds_coll *coll, zds_event **done);
     zds_status (*recv)(void *self, const zds_coll *coll, zds_event **done);
-    zds_status (*barrier)(void *self, const zds_coll *coll, zds_event **done); /* tag only */
+    /* Of `coll` only tag, what, waits and stream count. */
+    zds_status (*barrier)(void *self, const zds_coll *coll, zds_event **done);
     /* Optional: operations between the two may be sent as one; their events are valid after
      * group_end. */
     zds_status (*group_begin)(void *self);
@@ -806,6 +864,7 @@ struct zds_comm_ops {
      * peers' messages. */
     void (*abort)(void *self, const char *reason);
 };
+#define ZDS_COMM_OPS_1_0 ZDS_SIZE_THROUGH(zds_comm_ops, abort)
 
 ZDS_END_DECLS
 #endif

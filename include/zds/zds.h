@@ -17,6 +17,12 @@ ZDS_BEGIN_DECLS
  * the environment. */
 zds_status zds_launched_as(zds_comm_env *env, zds_error *error);
 
+/* The first exchange between the ranks of `env`, for a program that opens a communication plugin
+ * without an engine: goes into env.bootstrap for `init`. Nothing happens before its first
+ * all_gather. Close it when the communicator is gone. */
+zds_status zds_bootstrap_open(const zds_comm_env *env, const zds_bootstrap **out, zds_error *error);
+void zds_bootstrap_close(const zds_bootstrap *bootstrap);
+
 const char *zds_version(void); /* "MAJOR.MINOR.PATCH" */
 
 /* The lines of the core and of plugins go to `sink`, or to stderr if it is NULL (the default).

@@ -22,6 +22,50 @@ static inline zds_fused fused_copy(const zds_fused *fused)
     return copy;
 }
 
+/* Refuses structs that say nothing of themselves. */
+static inline zds_status coll_check_size(const zds_host *host, const char *name, const zds_coll *c)
+{
+    if (c->struct_size < ZDS_COLL_1_0)
+        return host->fail(host, ZDS_ERR_INVALID,
+                          "%s: struct_size of zds_coll is %zu, less than the %zu of ABI 1.0", name,
+                          c->struct_size, ZDS_COLL_1_0);
+    if (c->fused && c->fused->struct_size < ZDS_FUSED_1_0)
+        return host->fail(host, ZDS_ERR_INVALID,
+                          "%s: struct_size of zds_fused is %zu, less than the %zu of ABI 1.0", name,
+                          c->fused->struct_size, ZDS_FUSED_1_0);
+    return ZDS_OK;
+}
+
+static inline const zds_segment *coll_segment(const zds_fused *fused, size_t i)
+{
+    return (const zds_segment *)(const void *)((const char *)fused->segments +
+                                               i * fused->segment_stride);
+}
+
+static inline zds_status coll_check_fused(const zds_host *host, const char *name, const zds_coll *c)
+{
+    if (!reduce_fusable(c->src_dtype) || !reduce_fusable(c->dst_dtype))
+        return host->fail(host, ZDS_ERR_UNSUPPORTED,
+                          "%s: a fused reduction takes F32, F16 and BF16, not dtypes %d and %d",
+                          name, (int)c->src_dtype, (int)c->dst_dtype);
+    const zds_fused *f = c->fused;
+    if (f->segments &&
+        (f->segment_stride < sizeof(zds_segment) || f->segment_stride % _Alignof(zds_segment) != 0))
+        return host->fail(host, ZDS_ERR_INVALID,
+                          "%s: segment_stride is %zu; it must be sizeof(zds_segment)", name,
+                          f->segment_stride);
+    uint64_t end = 0;
+    for (size_t i = 0; f->segments && i < f->segment_count; i++) {
+        const zds_segment *s = coll_segment(f, i);
+        if (s->first < end || s->first > c->count || s->count > c->count - s->first)
+            return host->fail(host, ZDS_ERR_INVALID,
+                              "%s: statistics segment %zu is out of order or past the end", name,
+                              i);
+        end = s->first + s->count;
+    }
+    return ZDS_OK;
+}
+
 /* Refuses dtypes and operations that do not exist or do not go together. `reduces`: 0 for copies.
  */
 static inline zds_status coll_check(const zds_host *host, const char *name, const zds_coll *c,
@@ -36,25 +80,12 @@ static inline zds_status coll_check(const zds_host *host, const char *name, cons
     if (reduces && !c->fused && (c->op < ZDS_SUM || c->op > ZDS_MAX))
         return host->fail(host, ZDS_ERR_INVALID, "%s: operation %d is not SUM, AVG or MAX", name,
                           (int)c->op);
-    if (c->fused) {
-        if (!reduce_fusable(c->src_dtype) || !reduce_fusable(c->dst_dtype))
-            return host->fail(host, ZDS_ERR_UNSUPPORTED,
-                              "%s: a fused reduction takes F32, F16 and BF16, not dtypes %d and %d",
-                              name, (int)c->src_dtype, (int)c->dst_dtype);
-        const zds_segment *s = c->fused->segments;
-        uint64_t end = 0;
-        for (size_t i = 0; s && i < c->fused->segment_count; i++) {
-            if (s[i].first < end || s[i].first > c->count || s[i].count > c->count - s[i].first)
-                return host->fail(host, ZDS_ERR_INVALID,
-                                  "%s: statistics segment %zu is out of order or past the end",
-                                  name, i);
-            end = s[i].first + s[i].count;
-        }
-    } else if (c->src_dtype != c->dst_dtype) {
+    if (c->fused)
+        return coll_check_fused(host, name, c);
+    if (c->src_dtype != c->dst_dtype)
         return host->fail(host, ZDS_ERR_INVALID,
                           "%s: dtypes %d and %d differ, which only a fused reduction may", name,
                           (int)c->src_dtype, (int)c->dst_dtype);
-    }
     return ZDS_OK;
 }
 
@@ -74,6 +105,7 @@ static inline reduce_task coll_fused_task(const zds_coll *c, const void *const *
                          .accumulate = f.accumulate != 0,
                          .statistics = f.segments != NULL,
                          .segments = f.segments,
+                         .segment_stride = f.segment_stride,
                          .segment_count = f.segments ? f.segment_count : 0,
                          .chunk_sums = f.chunk_sums,
                          .non_finite = f.non_finite};

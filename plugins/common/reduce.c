@@ -43,6 +43,12 @@ typedef struct fused_run {
     _Atomic uint64_t non_finite;
 } fused_run;
 
+static const zds_segment *segment_at(const reduce_task *task, size_t i)
+{
+    return (const zds_segment *)(const void *)((const char *)task->segments +
+                                               i * task->segment_stride);
+}
+
 /* A walk over the segments beside the elements. */
 typedef struct segment_walk {
     size_t segment;
@@ -57,7 +63,7 @@ static uint64_t chunks_of(uint64_t count)
 static void walk_to(const reduce_task *task, segment_walk *walk, uint64_t element)
 {
     while (walk->segment < task->segment_count) {
-        const zds_segment *s = &task->segments[walk->segment];
+        const zds_segment *s = segment_at(task, walk->segment);
         if (element < s->first + s->count)
             return;
         walk->chunk += chunks_of(s->count);
@@ -72,7 +78,7 @@ static uint64_t block_length(const reduce_task *task, const segment_walk *walk, 
     uint64_t length = end - at;
     *counted = false;
     if (task->statistics && walk->segment < task->segment_count) {
-        const zds_segment *s = &task->segments[walk->segment];
+        const zds_segment *s = segment_at(task, walk->segment);
         uint64_t limit = s->first - at; /* of a gap */
         if (at >= s->first) {
             *counted = true;
@@ -90,9 +96,9 @@ static uint64_t snap(const reduce_task *task, uint64_t element)
         return element < task->count ? element : task->count;
     segment_walk walk = {0, 0};
     walk_to(task, &walk, element);
-    if (walk.segment == task->segment_count || element < task->segments[walk.segment].first)
+    if (walk.segment == task->segment_count || element < segment_at(task, walk.segment)->first)
         return element;
-    uint64_t inside = element - task->segments[walk.segment].first;
+    uint64_t inside = element - segment_at(task, walk.segment)->first;
     return element - inside % REDUCE_CHUNK;
 }
 
@@ -168,7 +174,7 @@ static void fused_item(void *arg, size_t item)
             store_block(run, at, n, acc, counted);
         }
         if (counted) {
-            uint64_t chunk = walk.chunk + (at - t->segments[walk.segment].first) / REDUCE_CHUNK;
+            uint64_t chunk = walk.chunk + (at - segment_at(t, walk.segment)->first) / REDUCE_CHUNK;
             t->chunk_sums[chunk] = run->kernels->squares(value, n, &non_finite);
         }
         at += n;

@@ -21,7 +21,7 @@ typedef struct reduce_task {
     bool accumulate;
     bool statistics;
     const zds_segment *segments; /* with statistics; ascending, disjoint, inside count */
-    size_t segment_count;
+    size_t segment_stride, segment_count;
     double *chunk_sums;
     uint64_t *non_finite;
 } reduce_task;

@@ -72,8 +72,10 @@ static void give_up(void *self, const char *reason)
 }
 
 static const zds_comm_ops ops = {.struct_size = sizeof ops,
-                                 .flags = ZDS_COMM_AUTO_PROGRESS,
+                                 .flags = ZDS_COMM_AUTO_PROGRESS | ZDS_COMM_COPIES,
                                  .spaces = ZDS_SPACE_BIT(ZDS_SPACE_HOST),
+                                 .least_ranks = 1,
+                                 .most_ranks = 1,
                                  .reduce_dtypes = ZDS_DTYPE_BIT(ZDS_F32),
                                  .suits = suits,
                                  .init = init,
@@ -87,8 +89,6 @@ static const zds_comm_ops ops = {.struct_size = sizeof ops,
                                  .all_gather = move,
                                  .broadcast = move,
                                  .all_to_all = move,
-                                 .send = move,
-                                 .recv = move,
                                  .barrier = barrier,
                                  .abort = give_up};
 static const zds_plugin plugin = {.struct_size = sizeof plugin,

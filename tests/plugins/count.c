@@ -96,7 +96,8 @@ static void abort_all(void *self, const char *reason)
 }
 
 static const zds_comm_ops ops = {.struct_size = sizeof ops,
-                                 .flags = ZDS_COMM_DETERMINISTIC,
+                                 .flags = ZDS_COMM_DETERMINISTIC | ZDS_COMM_COPIES,
+                                 .least_ranks = 1,
                                  .spaces = ZDS_SPACE_BIT(ZDS_SPACE_HOST),
                                  .reduce_dtypes = ZDS_DTYPE_BIT(ZDS_F32) | ZDS_DTYPE_BIT(ZDS_BF16),
                                  .suits = suits,

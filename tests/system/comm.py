@@ -28,7 +28,7 @@ def left_behind():
     ours = tuple(f"-{PORT + i}" for i in range(10))
     with open("/proc/net/unix") as file:
         sockets = [name for name in (line.split()[-1] for line in file)
-                   if "@zds-shm" in name and name.endswith(ours)]
+                   if "@zds-" in name and name.endswith(ours)]
     return [name for name in os.listdir("/dev/shm") if "zds" in name], sockets
 
 

@@ -98,8 +98,8 @@ FAULTS = [
      UNSEEN),
     ("allocates", "no allocation in step", "use ctx->scratch", UNSEEN),
     ("reduces_alone", "its own reduction between ranks", "the ranks end with other weights", UNSEEN),
-    ("reduces_unlike", "its own reduction between ranks", "ranks issue different operations", UNSEEN),
-    ("reduces_less", "its own reduction between ranks", "ranks issue different operations", UNSEEN),
+    ("reduces_unlike", "its own reduction between ranks", "ranks do different things", UNSEEN),
+    ("reduces_less", "its own reduction between ranks", "ranks do different things", UNSEEN),
     ("reduces_at_odds", "every rank describes and computes the same",
      "says something else of step 3 on rank 1", UNSEEN),
     ("reduces_then_sleeps", "its own reduction between ranks", "2 ranks: rank 0: step_collective "
@@ -171,6 +171,7 @@ OTHERS = [
     ("comm_no_barrier", "moves between ranks", "is done before all ranks have issued it"),
     ("comm_fuses_wrong", "fused reduction of several ranks", "rank 1: reduce_scatter from f32"),
     ("comm_lonely_memory", "memory that ranks share", "does not show on rank"),
+    ("comm_counts_early", "counters of several ranks", "rank"),
     ("comm_unordered", "split of several ranks", "in reverse order member 0 of color 0 is"),
     ("comm_carries_on", "a peer that dies", "reduce_scatter comes to its end although rank 1"),
     ("comm_no_abort", "a peer that aborts", "ends no wait here before the timeout"),

@@ -129,7 +129,10 @@ static void *run_rank(void *arg)
     thread_rank *t = arg;
     rank *me = &t->me;
     zds_comm_env env = rank_env(me->rank, me->size, t->port, 20000);
+    bootstrap *b = bootstrap_open(&env);
+    env.bootstrap = bootstrap_offer(b);
     NEED(!me->ops->init(&test_host, NULL, &env, &me->self), "init");
+    bootstrap_close(b);
     uint64_t bytes = (uint64_t)me->size * COUNT * sizeof(float);
     zds_region symmetric = {.struct_size = sizeof symmetric},
                shared = {.struct_size = sizeof shared};

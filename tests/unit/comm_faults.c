@@ -114,6 +114,55 @@ Test(comm_faults, a_rank_that_left, .timeout = 30)
     cr_expect_eq(run_world(&w), 0);
 }
 
+/* A counter's wait notices dead and silent peers as any operation does, by wait and by test. */
+static void waits_for_a_count(rank *me, void *arg)
+{
+    const int kind = *(int *)arg;
+    zds_region counters = {.struct_size = sizeof counters};
+    NEED(!me->ops->mem_alloc(me->self, 64, ZDS_MEM_COUNTERS, &counters), "alloc");
+    NEED(!counters.base && !counters.read_only, "no memory to look at");
+    zds_event *done = NULL;
+    NEED(!me->ops->counter_add(me->self, &counters, 7), "add");
+    need_error(me->ops->counter_add(me->self, &counters, 8), ZDS_ERR_INVALID, "no counter 8");
+    NEED(!me->ops->counter_wait(me->self, &counters, 7, 3, NULL, &done) && !finish(done), "wait");
+    if (me->rank == 1) {
+        usleep(100000);
+        if (kind != 2)
+            kill(getpid(), SIGKILL);
+        usleep(1500000);
+        _exit(0);
+    }
+    const double start = seconds();
+    NEED(!me->ops->counter_add(me->self, &counters, 3), "add");
+    NEED(!me->ops->counter_wait(me->self, &counters, 3, 3, "the last use of h.0", &done), "issue");
+    NEED(done && done->ops->flags & ZDS_EVENT_ANY_THREAD, "to be tested from any thread");
+    zds_status status = ZDS_OK;
+    int32_t over = 0;
+    while (kind == 1 && !status && !over && seconds() - start < 5) {
+        status = done->ops->test(done, &over);
+        usleep(1000);
+    }
+    if (kind != 1)
+        status = done->ops->wait(done);
+    need_error(status, ZDS_ERR_PEER, kind == 2 ? "rank(s) 1 silent" : "rank 1");
+    NEED(strstr(last_error, "the last use of h.0"), "what is waited for");
+    NEED(seconds() - start < 1.4, "%g s", seconds() - start);
+    done->ops->release(done);
+}
+
+Test(comm_faults, counts_that_do_not_come, .timeout = 30)
+{
+    for (int kind = 0; kind < 3; kind++) {
+        world_run w = {.plugin = "shm",
+                       .size = 3,
+                       .timeout_ms = kind == 2 ? 500 : 20000,
+                       .body = waits_for_a_count,
+                       .arg = &kind};
+        run_world(&w);
+        cr_expect_eq(ended_badly(&w, 1), 0, "kind %d", kind);
+    }
+}
+
 static void silent(rank *me, void *arg)
 {
     (void)arg;
@@ -170,6 +219,10 @@ static void diverges(rank *me, void *arg)
         c.src_dtype = c.dst_dtype = ZDS_I32;
     if (odd && kind == 3)
         call = me->ops->barrier;
+    if (kind == 5)
+        c.what = odd ? "gradients of module h.1" : "gradients of module h.0";
+    if (kind == 5 && odd)
+        c.tag = 8;
     zds_region region = {.struct_size = sizeof region};
     zds_status status;
     if (kind == 4) {
@@ -183,11 +236,20 @@ static void diverges(rank *me, void *arg)
         NEED(strstr(last_error, "tag 7"), "both tags");
         NEED(strstr(last_error, "tag 8"), "both tags");
     }
+    if (kind == 2) {
+        NEED(strstr(last_error, "2 elements of I32"), "what differs");
+        NEED(strstr(last_error, "2 elements of F32"), "what differs");
+    }
+    if (kind == 5) {
+        NEED(strstr(last_error, "all_gather of gradients of module h.1"), "both names");
+        NEED(strstr(last_error, "all_gather of gradients of module h.0"), "both names");
+        NEED(!strstr(last_error, "tag"), "the names say it");
+    }
 }
 
 Test(comm_faults, ranks_that_disagree, .timeout = 30)
 {
-    for (int kind = 0; kind < 5; kind++) {
+    for (int kind = 0; kind < 6; kind++) {
         world_run w = {
             .plugin = "shm", .size = 3, .timeout_ms = 10000, .body = diverges, .arg = &kind};
         cr_expect_eq(run_world(&w), 0, "kind %d", kind);
@@ -202,7 +264,7 @@ static void diverging_message(rank *me, void *arg)
     zds_coll c = floats(x, x, 4, 5 + (uint64_t)me->rank);
     c.peer = 1 - me->rank;
     NEED(!(me->rank ? me->ops->recv : me->ops->send)(me->self, &c, &done), "issue");
-    need_error(finish(done), ZDS_ERR_DIVERGED, "rank 0 sends tag 5");
+    need_error(finish(done), ZDS_ERR_DIVERGED, "rank 0 sends a message (tag 5");
 }
 
 Test(comm_faults, messages_that_disagree, .timeout = 30)
@@ -245,6 +307,10 @@ static void refuses(rank *me, void *arg)
     c.src_dtype = 99;
     need_error(me->ops->all_reduce(me->self, &c, &done), ZDS_ERR_INVALID, "99");
     c = floats(x, y, 1, 0);
+    c.struct_size = 0;
+    need_error(me->ops->all_reduce(me->self, &c, &done), ZDS_ERR_INVALID, "struct_size");
+    need_error(me->ops->barrier(me->self, &c, &done), ZDS_ERR_INVALID, "struct_size");
+    c = floats(x, y, 1, 0);
     c.op = 5;
     need_error(me->ops->all_reduce(me->self, &c, &done), ZDS_ERR_INVALID, "operation 5");
     c.op = 0;
@@ -252,11 +318,18 @@ static void refuses(rank *me, void *arg)
     need_error(me->ops->broadcast(me->self, &c, &done), ZDS_ERR_INVALID, "no rank");
     zds_segment crossing[2] = {{2, 2}, {3, 1}};
     double sums[2];
-    zds_fused fused = {
-        .struct_size = sizeof fused, .segments = crossing, .segment_count = 2, .chunk_sums = sums};
+    zds_fused fused = {.struct_size = sizeof fused,
+                       .segments = crossing,
+                       .segment_stride = sizeof *crossing,
+                       .segment_count = 2,
+                       .chunk_sums = sums};
     c = floats(x, y, 4, 0);
     c.fused = &fused;
     need_error(me->ops->reduce_scatter(me->self, &c, &done), ZDS_ERR_INVALID, "segment 1");
+    fused.segment_stride = 8;
+    need_error(me->ops->reduce_scatter(me->self, &c, &done), ZDS_ERR_INVALID, "segment_stride");
+    fused.struct_size = 0;
+    need_error(me->ops->reduce_scatter(me->self, &c, &done), ZDS_ERR_INVALID, "zds_fused");
     need_error(me->ops->all_reduce(me->self, &c, &done), ZDS_ERR_INVALID, "");
     /* After refusals the communicator works as before. */
     c = floats(x, y, 1, 0);
@@ -278,11 +351,15 @@ static zds_status start(int32_t r, int32_t n, int port, int32_t timeout_ms)
     void *self = NULL;
     const zds_comm_ops *ops = open_plugin("shm");
     zds_comm_env env = rank_env(r, n, port, timeout_ms);
+    bootstrap *b = bootstrap_open(&env);
+    env.bootstrap = bootstrap_offer(b);
     zds_status status = ops->init(&test_host, NULL, &env, &self);
+    bootstrap_finish(b);
     if (!status) {
         usleep(700000);
         ops->finalize(self);
     }
+    bootstrap_close(b);
     return status;
 }
 
@@ -355,13 +432,13 @@ Test(comm_faults, two_jobs_on_one_port, .timeout = 30)
 static void disturb(int port)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    int n = snprintf(address.sun_path + 1, sizeof address.sun_path - 1, "zds-shm-%u-127.0.0.1-%d",
+    int n = snprintf(address.sun_path + 1, sizeof address.sun_path - 1, "zds-meet-%u-127.0.0.1-%d",
                      (unsigned)geteuid(), port);
     socklen_t length = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)n);
     char junk[64];
     memset(junk, 0x5a, sizeof junk);
     for (int i = 0; i < 40; i++) {
-        int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+        int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
         if (connect(fd, (struct sockaddr *)&address, length) == 0 && i % 2)
             (void)!send(fd, junk, i % 4 == 1 ? sizeof junk : 24, MSG_NOSIGNAL);
         if (i % 3)

@@ -118,6 +118,7 @@ static void check_kernels(int level, const wanted *w)
                         .accumulate = w->accumulate,
                         .statistics = true,
                         .segments = segments,
+                        .segment_stride = sizeof *segments,
                         .segment_count = SEGMENTS,
                         .chunk_sums = sums,
                         .non_finite = &bad};
@@ -197,6 +198,7 @@ Test(comm_fused, counts_what_is_not_finite)
                             .postscale = 1,
                             .statistics = true,
                             .segments = &segment,
+                            .segment_stride = sizeof segment,
                             .segment_count = 1,
                             .chunk_sums = sums,
                             .non_finite = &bad};
@@ -228,6 +230,7 @@ static void fused_root(const rank *me, const plugin_case *p, char *src)
                        .postscale = w->postscale,
                        .accumulate = w->accumulate,
                        .segments = root ? segments : NULL,
+                       .segment_stride = sizeof *segments,
                        .segment_count = root ? SEGMENTS : 0,
                        .chunk_sums = sums,
                        .non_finite = &bad};
@@ -278,6 +281,7 @@ static void fused_rank(const rank *me, const plugin_case *p)
                        .postscale = w->postscale,
                        .accumulate = w->accumulate,
                        .segments = segments,
+                       .segment_stride = sizeof *segments,
                        .segment_count = SEGMENTS,
                        .chunk_sums = sums,
                        .non_finite = &bad};
@@ -347,6 +351,7 @@ static void read_only_pass(rank *me, void *arg)
                        .prescale = 1,
                        .postscale = 1,
                        .segments = segments,
+                       .segment_stride = sizeof *segments,
                        .segment_count = SEGMENTS,
                        .chunk_sums = sums,
                        .non_finite = &bad};

@@ -14,6 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "host/bootstrap.h"
 #include "zds/plugin.h"
 
 static _Thread_local char last_error[1024];
@@ -98,8 +99,7 @@ static inline zds_comm_env rank_env(int32_t r, int32_t n, int32_t port, int32_t 
                           .local_world_size = n,
                           .master_addr = "127.0.0.1",
                           .master_port = port,
-                          .timeout_ms = timeout_ms,
-                          .device = -1};
+                          .timeout_ms = timeout_ms};
 }
 
 /* In a rank: says what is wrong and ends it. */
@@ -132,11 +132,15 @@ static inline void rank_main(const world_run *w, int32_t r, int port)
 {
     rank me = {open_plugin(w->plugin), NULL, r, w->size};
     zds_comm_env env = rank_env(r, w->size, port, w->timeout_ms);
+    bootstrap *b = bootstrap_open(&env);
+    env.bootstrap = bootstrap_offer(b);
     zds_status status = me.ops->init(&test_host, NULL, &env, &me.self);
+    bootstrap_finish(b);
     NEED(status == ZDS_OK, "init of rank %d: %d", (int)r, (int)status);
     w->body(&me, w->arg);
     if (me.self)
         me.ops->finalize(me.self);
+    bootstrap_close(b);
 }
 
 /* Runs the ranks as processes; the number of those that did not exit with 0. */

@@ -1,6 +1,8 @@
 /* Messages, sub-communicators, shared memory, and many operations in flight. */
 #include <criterion/criterion.h>
 #include <sched.h>
+#include <stdatomic.h>
+#include <sys/mman.h>
 
 #include "comm_values.h"
 
@@ -258,6 +260,110 @@ static void farewells(rank *me, void *arg)
     }
 }
 
+/* Memory that somebody else made. */
+typedef struct lent {
+    int file;
+    char *base; /* of a shared mapping */
+} lent;
+
+enum { LENT_BYTES = 400000, LENT_FIRST = 5000 }; /* not on a page's border */
+
+static lent make_lent(void)
+{
+    lent l = {.file = memfd_create("test-tier", MFD_CLOEXEC)};
+    NEED(l.file >= 0 && ftruncate(l.file, LENT_BYTES + LENT_FIRST) == 0, "memfd");
+    l.base = mmap(NULL, LENT_BYTES + LENT_FIRST, PROT_READ | PROT_WRITE, MAP_SHARED, l.file, 0);
+    NEED(l.base != MAP_FAILED, "mmap");
+    return l;
+}
+
+/* Peers read registered memory where it is: they need no help of its owner for what would not fit
+ * into a pipe. */
+static void read_without_help(rank *me, float *src, float *out)
+{
+    zds_region shared = {.struct_size = sizeof shared};
+    zds_event *done = NULL;
+    NEED(!me->ops->mem_alloc(me->self, 64, ZDS_MEM_SHARED, &shared), "alloc");
+    _Atomic int32_t *finished = shared.base;
+    zds_coll c = {.struct_size = sizeof c, .src = src, .dst = out, .count = LENT_BYTES / 4};
+    fill(src, ZDS_F32, c.count, me->rank, 0);
+    NEED(!me->ops->broadcast(me->self, &c, &done), "broadcast");
+    const double start = seconds();
+    while (me->rank == 0 && atomic_load(finished) < me->size - 1 && seconds() - start < 10)
+        usleep(1000);
+    NEED(me->rank || atomic_load(finished) == me->size - 1, "peers wait for the owner");
+    NEED(!finish(done), "broadcast");
+    for (uint64_t i = 0; i < c.count; i += 97)
+        NEED(out[i] == value_of(0, i, ZDS_F32), "element %llu", (unsigned long long)i);
+    atomic_fetch_add(finished, me->rank != 0);
+    me->ops->mem_free(me->self, &shared);
+}
+
+/* All operations that read peers' sources, in memory that was registered. */
+static void registered(rank *me, void *arg)
+{
+    (void)arg;
+    enum { COUNT = 20000 };
+    lent l = make_lent();
+    zds_region region = {.struct_size = sizeof region};
+    const zds_device host = {.space = ZDS_SPACE_HOST};
+    for (int again = 0; again < 3; again++) {
+        char *own = l.base + LENT_FIRST;
+        NEED(!me->ops->mem_register(me->self, own, LENT_BYTES, host, &region), "register");
+        NEED(region.base == own && region.bytes == LENT_BYTES, "the region is that memory");
+        float *src = region.base, *out = host_alloc(NULL, LENT_BYTES, 0);
+        zds_event *done = NULL;
+        fill(src, ZDS_F32, COUNT * (uint64_t)me->size, me->rank, (uint64_t)again);
+        zds_coll c = {.struct_size = sizeof c, .src = src, .dst = out, .count = COUNT};
+        NEED(!me->ops->reduce_scatter(me->self, &c, &done) && !finish(done), "reduce_scatter");
+        for (uint64_t i = 0; i < COUNT; i += 97)
+            NEED(out[i] == reduced(me->size, ZDS_SUM, ZDS_F32,
+                                   (uint64_t)again + (uint64_t)me->rank * COUNT + i),
+                 "element %llu", (unsigned long long)i);
+        NEED(!me->ops->all_gather(me->self, &c, &done) && !finish(done), "all_gather");
+        for (uint64_t i = 0; i < COUNT * (uint64_t)me->size; i += 97)
+            NEED(out[i] == value_of((int32_t)(i / COUNT), (uint64_t)again + i % COUNT, ZDS_F32),
+                 "element %llu", (unsigned long long)i);
+        c.dst = src; /* of all_reduce the result is read by peers too */
+        NEED(!me->ops->all_reduce(me->self, &c, &done) && !finish(done), "all_reduce");
+        for (uint64_t i = 0; i < COUNT; i += 97)
+            NEED(src[i] == reduced(me->size, ZDS_SUM, ZDS_F32, (uint64_t)again + i), "element %llu",
+                 (unsigned long long)i);
+        read_without_help(me, src, out);
+        me->ops->mem_unregister(me->self, &region);
+        free(out);
+    }
+    munmap(l.base, LENT_BYTES + LENT_FIRST);
+    close(l.file);
+}
+
+/* What cannot be registered is refused on all ranks, and changes nothing. */
+static void not_registered(rank *me, void *arg)
+{
+    (void)arg;
+    lent l = make_lent();
+    char *heap = host_alloc(NULL, LENT_BYTES, 0);
+    zds_region region = {.struct_size = sizeof region};
+    const zds_device host = {.space = ZDS_SPACE_HOST}, other = {.space = ZDS_SPACE_CUDA};
+    zds_event *done = NULL;
+    zds_coll barrier = {.struct_size = sizeof barrier};
+    for (int kind = 0; kind < 3; kind++) {
+        bool odd = me->rank == me->size - 1;
+        void *base = kind == 0 && odd ? heap : l.base;
+        if (kind == 2 && odd)
+            close(l.file);
+        zds_status status = me->ops->mem_register(me->self, base, LENT_BYTES,
+                                                  kind == 1 && odd ? other : host, &region);
+        NEED(status == ZDS_ERR_UNSUPPORTED, "kind %d: %d", kind, (int)status);
+        char name[32];
+        snprintf(name, sizeof name, "rank %d", (int)me->size - 1);
+        NEED(strstr(last_error, name), "kind %d names the rank", kind);
+        NEED(!region.base && !region.handle, "nothing is there");
+        NEED(!me->ops->barrier(me->self, &barrier, &done) && !finish(done), "barrier");
+    }
+    free(heap);
+}
+
 static void at_all_sizes(void (*body)(rank *, void *), int32_t first)
 {
     for (int32_t n = first; n <= 5; n++) {
@@ -279,6 +385,16 @@ Test(comm_world, splits, .timeout = 60)
 Test(comm_world, shared, .timeout = 60)
 {
     at_all_sizes(shared, 1);
+}
+
+Test(comm_world, registered, .timeout = 60)
+{
+    at_all_sizes(registered, 1);
+}
+
+Test(comm_world, not_registered, .timeout = 60)
+{
+    at_all_sizes(not_registered, 2);
 }
 
 Test(comm_world, pipeline, .timeout = 60)

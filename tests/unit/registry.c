@@ -465,7 +465,7 @@ Test(registry, matches_space_and_dtypes)
     put("device", "a.so");
     put("sample", "b.so");
     registry *reg = open_registry(NULL, NULL);
-    registry_match host = {ZDS_SPACE_HOST, ZDS_F32, ZDS_F32, ZDS_F32};
+    registry_match host = {.space = ZDS_SPACE_HOST};
     registry_match device = host, pinned = host, bf16 = host;
     device.space = ZDS_SPACE_CUDA;
     pinned.space = ZDS_SPACE_HOST_PINNED;
@@ -545,10 +545,51 @@ Test(registry, each_visits_in_order_and_skips_shadowed_ones)
     const zds_plugin *linked[] = {&linked_plugin, NULL};
     registry *reg = open_registry(NULL, linked);
     char all[256] = "";
-    cr_assert_eq(registry_each(reg, ZDS_KIND_OPTIM, gather, all, NULL), ZDS_OK);
+    cr_assert_eq(registry_each(reg, ZDS_KIND_OPTIM, NULL, gather, all, NULL), ZDS_OK);
     cr_assert(strncmp(all, "Sample@ PairFirst@b.so PairSecond@b.so Old@e.so ", 48) == 0, "%s", all);
-    cr_assert_eq(registry_each(reg, 9, gather, all, NULL), ZDS_ERR_INVALID);
+    cr_assert_eq(registry_each(reg, 9, NULL, gather, all, NULL), ZDS_ERR_INVALID);
     registry_destroy(reg);
+}
+
+static bool is_loaded(const char *file)
+{
+    char line[512];
+    bool found = false;
+    FILE *maps = fopen("/proc/self/maps", "r");
+    while (fgets(line, sizeof line, maps))
+        found = found || strstr(line, path_of(file));
+    fclose(maps);
+    return found;
+}
+
+/* Backends whose facts say that they cannot connect the ranks are not loaded. */
+Test(registry, each_loads_only_what_can_serve)
+{
+    put("comm_cuts", "a.so");   /* for a world of one */
+    put("comm_copies", "b.so"); /* many nodes; and one node, with another name */
+    static const struct {
+        registry_match match;
+        const char *all;
+        bool a, b;
+    } runs[] = {
+        {{.ranks = 4, .local_ranks = 4, .space = ZDS_SPACE_CUDA}, "", false, false},
+        {{.ranks = 4, .local_ranks = 2}, "copies@b.so ", false, true},
+        {{.ranks = 4, .local_ranks = 4}, "copies@b.so copies_node@b.so ", false, true},
+        {{.ranks = 1, .local_ranks = 1}, "Cuts@a.so copies@b.so copies_node@b.so ", true, true},
+    };
+    for (size_t i = 0; i < 4; i++) {
+        registry *reg = open_registry(NULL, NULL);
+        char all[256] = "", *own;
+        cr_assert_eq(registry_each(reg, ZDS_KIND_COMM, &runs[i].match, gather, all, NULL), ZDS_OK);
+        /* The install's come after the folder's. */
+        own = strstr(all, "self@") ? strstr(all, "self@") : strstr(all, "shm@");
+        if (own)
+            *own = '\0';
+        cr_expect_str_eq(all, runs[i].all, "run %zu", i);
+        cr_expect_eq(is_loaded("a.so"), runs[i].a, "run %zu", i);
+        cr_expect_eq(is_loaded("b.so"), runs[i].b, "run %zu", i);
+        registry_destroy(reg);
+    }
 }
 
 Test(registry, list_tells_all)

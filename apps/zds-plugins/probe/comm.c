@@ -6,6 +6,7 @@
 
 #include "area.h"
 #include "bench.h"
+#include "host/bootstrap.h"
 #include "numbers.h"
 #include "plugin/descriptor.h"
 #include "plugin/fault.h"
@@ -20,6 +21,7 @@ typedef struct world {
     zds_comm_ops ops;
     void *options, *self;
     bool opened;
+    bootstrap *meeting;
     zds_region src, dst;
 } world;
 
@@ -27,8 +29,7 @@ static const zds_comm_env env = {.struct_size = sizeof env,
                                  .world_size = 1,
                                  .local_world_size = 1,
                                  .master_addr = "127.0.0.1",
-                                 .timeout_ms = 2000,
-                                 .device = -1};
+                                 .timeout_ms = 2000};
 
 static char *fail(const world *w, const char *function, zds_status status)
 {
@@ -45,8 +46,13 @@ static char *open_world(world *w, bench *b)
     cJSON_Delete(values);
     if (fault)
         return fault;
+    zds_comm_env full = env;
+    w->meeting = bootstrap_open(&env);
+    if (!w->meeting)
+        return fault_format("there is no memory for the check");
+    full.bootstrap = bootstrap_offer(w->meeting);
     bench_clear(b);
-    zds_status status = w->ops.init(&b->host, w->options, &env, &w->self);
+    zds_status status = w->ops.init(&b->host, w->options, &full, &w->self);
     w->opened = status == ZDS_OK;
     return status ? fail(w, "init", status) : NULL;
 }
@@ -59,6 +65,7 @@ static void close_world(world *w)
         w->ops.mem_free(w->self, &w->dst);
     if (w->opened)
         w->ops.finalize(w->self);
+    bootstrap_close(w->meeting);
     options_destroy(w->options);
 }
 
@@ -312,6 +319,7 @@ static char *run_fused(world *w, collective function)
                            .postscale = 0.5,
                            .accumulate = 1,
                            .segments = segments,
+                           .segment_stride = sizeof *segments,
                            .segment_count = SEGMENTS,
                            .chunk_sums = sums,
                            .non_finite = &non_finite};
@@ -361,7 +369,8 @@ static char *splitting(world *w)
         return fail(w, "split", status);
     child.src = child.dst = (zds_region){0};
     char *fault = moves(&child);
-    child.options = NULL; /* the parent's */
+    child.options = NULL; /* the parent's, both */
+    child.meeting = NULL;
     close_world(&child);
     return bench_within(fault, "in a communicator of split");
 }
@@ -386,6 +395,7 @@ const check checks_comm[] = {{"init and finalize", init_check, true},
                              {"moves between ranks", ranks_moves, false},
                              {"fused reduction of several ranks", ranks_fused, false},
                              {"memory that ranks share", ranks_memory, false},
+                             {"counters of several ranks", ranks_counters, false},
                              {"split of several ranks", ranks_split, false},
                              {"a peer that dies", ranks_death, false},
                              {"a peer that is silent", ranks_silence, false},

@@ -14,6 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "host/bootstrap.h"
 #include "plugin/fault.h"
 #include "plugin/options.h"
 #include "plugin/registry.h"
@@ -29,8 +30,7 @@ static zds_comm_env env_of(int32_t rank, int32_t size, int32_t port, int32_t tim
                           .local_world_size = size,
                           .master_addr = "127.0.0.1",
                           .master_port = port,
-                          .timeout_ms = timeout_ms,
-                          .device = -1};
+                          .timeout_ms = timeout_ms};
 }
 
 char *ranks_refused(bench *b, int32_t size)
@@ -120,6 +120,11 @@ static void run_rank(peer *p, peer_body body, bool bare)
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     p->options = values_options(p->b->plugin, values, &fault);
     cJSON_Delete(values);
+    bootstrap *meeting = bootstrap_open(&p->env);
+    if (meeting)
+        p->env.bootstrap = bootstrap_offer(meeting);
+    else if (!fault)
+        fault = fault_format("there is no memory for the check");
     if (!fault && !bare) {
         zds_status status = peer_init(p);
         fault = status ? bench_failure(p->b, "init", status) : NULL;
@@ -131,6 +136,7 @@ static void run_rank(peer *p, peer_body body, bool bare)
         p->board->ranks[p->rank].order = atomic_fetch_add(&p->board->faults, 1);
     } else if (!bare)
         p->ops.finalize(p->self);
+    bootstrap_close(meeting);
     p->board->ranks[p->rank].how = fault ? FAILED : DONE;
     _exit(0);
 }

@@ -31,6 +31,7 @@ typedef struct peer {
     int meetings;
     uint64_t tag;
     board *board;
+    zds_region counters; /* of a check that waits at them */
 } peer;
 
 typedef zds_status (*collective)(void *self, const zds_coll *coll, zds_event **done);
@@ -66,6 +67,7 @@ char *ranks_reductions(bench *b);
 char *ranks_moves(bench *b);
 char *ranks_fused(bench *b);
 char *ranks_memory(bench *b);
+char *ranks_counters(bench *b);
 char *ranks_split(bench *b);
 char *ranks_death(bench *b);
 char *ranks_silence(bench *b);

@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -50,18 +51,25 @@ static char *shared_memory(peer *p)
     return fault;
 }
 
-/* Memory of another's, which its operations then use. */
+/* Memory of another's, which its operations then use: as a tier has it, in a file without a name,
+ * from some byte on. */
 static char *registered(peer *p)
 {
+    enum { BYTES = 4096 * 8, FIRST = 128 };
     zds_region region = {.struct_size = sizeof region};
-    int32_t *own = aligned_alloc(4096, (size_t)4096 * 8);
-    if (!own)
+    const int file = memfd_create("zds-check", MFD_CLOEXEC);
+    char *mapped = file >= 0 && ftruncate(file, BYTES) == 0
+                       ? mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0)
+                       : MAP_FAILED;
+    if (mapped == MAP_FAILED)
         return fault_format("there is no memory for the check");
+    int32_t *own = (int32_t *)(void *)(mapped + FIRST);
     for (int32_t i = 0; i < COUNT; i++)
         own[i] = i + p->rank;
     bench_clear(p->b);
-    zds_status status = p->ops.mem_register(p->self, own, 4096 * 8, &region);
-    if (status)
+    zds_status status = p->ops.mem_register(p->self, own, BYTES - FIRST,
+                                            (zds_device){.space = ZDS_SPACE_HOST}, &region);
+    if (status && (status != ZDS_ERR_UNSUPPORTED || !(p->ops.flags & ZDS_COMM_COPIES)))
         return bench_failure(p->b, "mem_register", status);
     zds_coll coll = peer_coll(p, own, own, COUNT, ZDS_I32);
     coll.peer = p->size - 1;
@@ -70,9 +78,10 @@ static char *registered(peer *p)
         if (own[i] != i + p->size - 1)
             fault = fault_format("broadcast in registered memory gives %d for element %d, not %d",
                                  own[i], i, i + p->size - 1);
-    if (!fault)
+    if (!fault && !status)
         p->ops.mem_unregister(p->self, &region);
-    free(own);
+    munmap(mapped, BYTES);
+    close(file);
     return fault;
 }
 
@@ -80,6 +89,101 @@ static char *memory(peer *p)
 {
     char *fault = p->ops.flags & ZDS_COMM_NODE_SHARED ? shared_memory(p) : NULL;
     return !fault && p->ops.mem_register ? registered(p) : fault;
+}
+
+/* === counters === */
+
+static char *alloc_counters(peer *p)
+{
+    p->counters = (zds_region){.struct_size = sizeof p->counters};
+    bench_clear(p->b);
+    zds_status status = p->ops.mem_alloc(p->self, 16, ZDS_MEM_COUNTERS, &p->counters);
+    return status ? bench_within(bench_failure(p->b, "mem_alloc", status),
+                                 "ZDS_MEM_COUNTERS, as its flags say")
+                  : NULL;
+}
+
+static zds_status wait_count(peer *p, uint64_t index, uint64_t value)
+{
+    zds_event *done = NULL;
+    bench_clear(p->b);
+    zds_status status = p->ops.counter_wait(p->self, &p->counters, index, value, "a check", &done);
+    if (status || !done)
+        return status;
+    status = done->ops->wait(done);
+    done->ops->release(done);
+    return status;
+}
+
+/* Nobody has counted what is waited for: it must not be done. */
+static char *early_count(peer *p, uint64_t value)
+{
+    int32_t over = 0;
+    zds_event *done = NULL;
+    bench_clear(p->b);
+    zds_status status = p->ops.counter_wait(p->self, &p->counters, 1, value, "a check", &done);
+    if (!status && done)
+        status = done->ops->test(done, &over);
+    if (status)
+        return bench_failure(p->b, "counter_wait", status);
+    if (!done || over)
+        return fault_format("counter_wait for %llu is done before all ranks have counted",
+                            (unsigned long long)value);
+    peer_meet(p); /* now the last one counts */
+    if (p->rank == 0)
+        status = p->ops.counter_add(p->self, &p->counters, 1);
+    if (!status)
+        status = done->ops->wait(done);
+    done->ops->release(done);
+    return status ? bench_failure(p->b, "counter_wait", status) : NULL;
+}
+
+/* What a rank wrote before it counted, others read after they have waited. */
+static char *counters(peer *p)
+{
+    zds_region shared = {.struct_size = sizeof shared};
+    char *fault = alloc_counters(p);
+    if (fault)
+        return fault;
+    zds_status status = p->ops.mem_alloc(p->self, COUNT * 4, ZDS_MEM_SHARED, &shared);
+    int32_t *all = shared.base;
+    for (int32_t round = 1; round <= 20 && !status && !fault; round++) {
+        const int32_t part = COUNT / p->size;
+        for (int32_t i = 0; i < part; i++)
+            all[p->rank * part + i] = round;
+        status = p->ops.counter_add(p->self, &p->counters, 0);
+        if (!status)
+            status = wait_count(p, 0, (uint64_t)(2 * round - 1) * (uint64_t)p->size);
+        for (int32_t i = 0; i < part * p->size && !status && !fault; i++)
+            if (all[i] != round)
+                fault = fault_format("after counter_wait rank %d does not see what rank %d wrote"
+                                     " before it counted",
+                                     (int)p->rank, (int)(i / part));
+        if (!status && !fault)
+            status = p->ops.counter_add(p->self, &p->counters, 0);
+        if (!status && !fault)
+            status = wait_count(p, 0, (uint64_t)(2 * round) * (uint64_t)p->size);
+    }
+    if (status)
+        return bench_failure(p->b, "a counter", status);
+    for (uint64_t value = 1; value <= 3 && !fault; value++)
+        fault = early_count(p, value);
+    if (!fault) {
+        peer_meet(p);
+        p->ops.mem_free(p->self, &shared);
+        p->ops.mem_free(p->self, &p->counters);
+    }
+    return fault;
+}
+
+char *ranks_counters(bench *b)
+{
+    zds_comm_ops ops;
+    plugin_ops(b->plugin, &ops, sizeof ops);
+    if (ops.flags & ZDS_COMM_NODE_SHARED)
+        return ranks_worlds(b, counters);
+    b->skipped = fault_format("its ranks share no pages");
+    return NULL;
 }
 
 /* === split === */
@@ -127,8 +231,9 @@ char *ranks_split(bench *b)
 
 enum { LOST = 1 }; /* the rank that something happens to */
 
-static const char *const operations[] = {"all_reduce", "reduce_scatter", "barrier", "recv"};
-enum { OPERATIONS = sizeof operations / sizeof *operations };
+static const char *const operations[] = {"all_reduce", "reduce_scatter", "barrier", "recv",
+                                         "counter_wait"};
+enum { RECEIVES = 3, COUNTS = 4, OPERATIONS = sizeof operations / sizeof *operations };
 
 /* Which of them a world tries; set before its ranks are made. */
 static int tried;
@@ -137,8 +242,10 @@ static int tried;
 static zds_status need_lost(peer *p)
 {
     static float src[COUNT * RANKS_MOST], dst[COUNT * RANKS_MOST];
-    const collective functions[OPERATIONS] = {p->ops.all_reduce, p->ops.reduce_scatter,
-                                              p->ops.barrier, p->ops.recv};
+    if (tried == COUNTS)
+        return wait_count(p, 0, 1);
+    const collective functions[] = {p->ops.all_reduce, p->ops.reduce_scatter, p->ops.barrier,
+                                    p->ops.recv};
     zds_coll coll = peer_coll(p, src, dst, COUNT, ZDS_F32);
     coll.peer = LOST;
     return peer_call(p, functions[tried], &coll);
@@ -161,6 +268,9 @@ static char *loss_fault(peer *p, const char *what, zds_status status, const char
 static char *bereaved(peer *p)
 {
     bench_at("%d ranks: %s when a peer has died", (int)p->size, operations[tried]);
+    char *fault = tried == COUNTS ? alloc_counters(p) : NULL;
+    if (fault)
+        return fault;
     peer_meet(p);
     if (p->rank == LOST) {
         peer_leaves(p);
@@ -220,8 +330,12 @@ static char *try_operations(bench *b, int32_t timeout_ms, int first, int last, p
 {
     char *fault = NULL;
     b->skipped = ranks_refused(b, RANKS_MOST);
+    zds_comm_ops ops;
+    plugin_ops(b->plugin, &ops, sizeof ops);
     for (tried = first; tried <= last && !fault && !b->skipped; tried++)
-        fault = ranks_run(b, RANKS_MOST, timeout_ms, body);
+        if ((tried != RECEIVES || ops.recv) &&
+            (tried != COUNTS || ops.flags & ZDS_COMM_NODE_SHARED))
+            fault = ranks_run(b, RANKS_MOST, timeout_ms, body);
     return fault;
 }
 

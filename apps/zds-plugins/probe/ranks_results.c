@@ -314,6 +314,8 @@ static char *messages(peer *p, const buffers *m, zds_dtype dtype, uint64_t count
     bench_clear(p->b);
     bench_at("%d ranks: send and recv of %llu of %s", (int)p->size, (unsigned long long)count,
              dtype_name(dtype));
+    if (!p->ops.send)
+        return NULL;
     zds_status status = p->ops.send(p->self, &coll, &sent);
     if (status)
         return bench_failure(p->b, "send", status);
@@ -493,6 +495,7 @@ static char *try_fused(peer *p, const buffers *m, const fusion *f)
         .struct_size = sizeof how, .prescale = 0.25, .postscale = 0.5, .accumulate = f->accumulate};
     if (result) {
         how.segments = segments;
+        how.segment_stride = sizeof *segments;
         how.segment_count = SEGMENTS;
         how.chunk_sums = sums;
         how.non_finite = &non_finite;

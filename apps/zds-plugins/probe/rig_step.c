@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "host/bootstrap.h"
 #include "host/error.h"
 #include "plugin/child.h"
 #include "plugin/fault.h"
@@ -405,16 +406,20 @@ static char *open_comm(rig *r)
         return fault_format("needs comm_%s.so of this install, which cannot be opened: %s", name,
                             library ? "it has no symbol" : dlerror());
     plugin_ops(plugins[0], &r->comm_ops, sizeof r->comm_ops);
-    const zds_comm_env env = {.struct_size = sizeof env,
-                              .rank = s->port ? s->rank : 0,
-                              .local_rank = s->port ? s->rank : 0,
-                              .world_size = s->port ? s->world : 1,
-                              .local_world_size = s->port ? s->world : 1,
-                              .master_addr = "127.0.0.1",
-                              .master_port = s->port,
-                              .timeout_ms = child_limit_ms() / 3,
-                              .device = -1};
+    zds_comm_env env = {.struct_size = sizeof env,
+                        .rank = s->port ? s->rank : 0,
+                        .local_rank = s->port ? s->rank : 0,
+                        .world_size = s->port ? s->world : 1,
+                        .local_world_size = s->port ? s->world : 1,
+                        .master_addr = "127.0.0.1",
+                        .master_port = s->port,
+                        .timeout_ms = child_limit_ms() / 3};
+    bootstrap *meeting = bootstrap_open(&env);
+    if (!meeting)
+        return fault_format("there is no memory for the check");
+    env.bootstrap = bootstrap_offer(meeting);
     zds_status status = r->comm_ops.init(&r->b->host, NULL, &env, &r->comm);
+    bootstrap_close(meeting);
     return status ? bench_within(bench_failure(r->b, "init", status), "comm %s", name) : NULL;
 }
 

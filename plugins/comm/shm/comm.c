@@ -1,11 +1,11 @@
-/* Communicators: their control blocks, sub-communicators, and the regions of memory. */
+/* Communicators: their control blocks, and sub-communicators. */
 #include <errno.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 #include "comm/shm/shm.h"
 
-enum { PAGE = 4096, HUGE_PAGE = 2 * 1024 * 1024, SPINS = 12 };
+enum { PAGE = 4096, SPINS = 12 };
 
 static uint64_t round_up(uint64_t bytes, uint64_t to)
 {
@@ -65,8 +65,7 @@ void job_drop(job *j)
     while (j->regions) {
         region *r = j->regions;
         j->regions = r->next;
-        arena_unmap(j, r->base, r->bytes);
-        arena_unmap(j, r->view, r->own_bytes);
+        region_unmap(j, r);
         host->free(host, r);
     }
     if (j->header) {
@@ -187,12 +186,12 @@ zds_status comm_split(void *self, int32_t color, int32_t key, void **child)
         status = host->fail(host, status, "no memory to split a communicator");
         goto out;
     }
-    status = agree(c, 0, &me, sizeof me, all);
+    status = agree(c, "split", &me, sizeof me, all);
     if (status)
         goto out;
     int32_t mine = 0, size = members_of(c, all, color, &mine);
     uint64_t control = mine == 0 ? arena_take(c->job, control_bytes(size)) : 0;
-    status = agree(c, 1, &control, sizeof control, controls);
+    status = agree(c, "split", &control, sizeof control, controls);
     if (status)
         goto out;
     control = controls[all[0].rank];
@@ -208,170 +207,4 @@ out:
     host->free(host, controls);
     host->free(host, world);
     return status;
-}
-
-/* === regions === */
-
-typedef struct request {
-    uint64_t bytes, offset;
-    int32_t kind, reserved;
-} request;
-
-static uint64_t part_bytes(uint64_t bytes)
-{
-    return round_up(bytes ? bytes : 1, bytes >= HUGE_PAGE ? HUGE_PAGE : PAGE);
-}
-
-/* All ranks must ask for the same; rank 0's offset counts. */
-static zds_status settle(comm *c, request *mine)
-{
-    request *all = c->host->alloc(c->host, (size_t)c->size * sizeof *all, 0);
-    if (!all)
-        return c->host->fail(c->host, ZDS_ERR_MEMORY, "no memory to allocate shared memory");
-    zds_status status = agree(c, 2, mine, sizeof *mine, all);
-    for (int32_t r = 0; r < c->size && !status; r++)
-        if (all[r].bytes != mine->bytes || all[r].kind != mine->kind) {
-            comm_fail(c, ZDS_ERR_DIVERGED,
-                      "mem_alloc: rank %d asks for %llu bytes of kind %d, rank %d for %llu of kind"
-                      " %d",
-                      (int)c->job->rank, (unsigned long long)mine->bytes, (int)mine->kind,
-                      (int)c->world_rank[r], (unsigned long long)all[r].bytes, (int)all[r].kind);
-            status = comm_error(c);
-        }
-    mine->offset = all[0].offset;
-    c->host->free(c->host, all);
-    if (!status && !mine->offset)
-        status = c->host->fail(c->host, ZDS_ERR_MEMORY,
-                               "no room for %llu bytes a rank in shared memory (ulimit -f?)",
-                               (unsigned long long)mine->bytes);
-    return status;
-}
-
-/* Peers' parts are mapped read-only: a stray store faults here, not in a peer's numbers. */
-static bool map_region(const comm *c, region *g, uint64_t part, bool shared)
-{
-    const job *j = c->job;
-    g->own_offset = shared ? g->offset : g->offset + (uint64_t)c->rank * part;
-    g->own_bytes = part;
-    g->base = arena_map(j, g->offset, g->bytes, shared);
-    g->view = arena_map(j, g->own_offset, g->own_bytes, false);
-    if (!g->base || !g->view) {
-        if (g->base)
-            arena_unmap(j, g->base, g->bytes);
-        if (g->view)
-            arena_unmap(j, g->view, g->own_bytes);
-        return false;
-    }
-    if (shared)
-        g->freed = (_Atomic uint32_t *)(void *)(g->base + part);
-    else
-        arena_protect(j, g->base + (g->own_offset - g->offset), g->own_bytes);
-    return true;
-}
-
-zds_status comm_mem_alloc(void *self, uint64_t bytes, int32_t kind, zds_region *out)
-{
-    comm *c = self;
-    job *j = c->job;
-    const zds_host *host = c->host;
-    bool shared = kind == ZDS_MEM_SHARED;
-    if (kind != ZDS_MEM_SYMMETRIC && !shared)
-        return host->fail(host, ZDS_ERR_INVALID, "mem_alloc: kind %d does not exist", (int)kind);
-    if (bytes > j->arena_bytes / (uint64_t)c->size)
-        return host->fail(host, ZDS_ERR_MEMORY, "mem_alloc: %llu bytes a rank are too many",
-                          (unsigned long long)bytes);
-    uint64_t part = part_bytes(bytes);
-    uint64_t total = shared ? part + PAGE : part * (uint64_t)c->size;
-    request mine = {.bytes = bytes, .kind = kind};
-    if (c->rank == 0)
-        mine.offset = arena_take(j, total);
-    region *g = host->alloc(host, sizeof *g, 0);
-    zds_status status = settle(c, &mine);
-    if (status || !g) {
-        host->free(host, g);
-        return status ? status : host->fail(host, ZDS_ERR_MEMORY, "no memory for a region");
-    }
-    g->control = c->control;
-    g->offset = mine.offset;
-    g->bytes = total;
-    if (!map_region(c, g, part, shared)) {
-        host->free(host, g);
-        return host->fail(host, ZDS_ERR_MEMORY, "cannot map %llu bytes of shared memory: %s",
-                          (unsigned long long)total, strerror(errno));
-    }
-    pthread_mutex_lock(&j->lock);
-    g->next = j->regions;
-    j->regions = g;
-    pthread_mutex_unlock(&j->lock);
-    out->base = g->base + (g->own_offset - g->offset);
-    out->read_only = g->view;
-    out->bytes = bytes;
-    out->kind = kind;
-    out->space = ZDS_SPACE_HOST;
-    out->handle = g;
-    return ZDS_OK;
-}
-
-void comm_mem_free(void *self, zds_region *out)
-{
-    comm *c = self;
-    job *j = c->job;
-    region *g = out->handle;
-    pthread_mutex_lock(&j->lock);
-    region **link = &j->regions;
-    while (*link && *link != g)
-        link = &(*link)->next;
-    if (*link)
-        *link = g->next;
-    pthread_mutex_unlock(&j->lock);
-    /* A rank's own part goes at once, shared bytes with the last that gives them back. */
-    if (!g->freed || atomic_fetch_add(g->freed, 1) + 1 == (uint32_t)c->size)
-        arena_punch(j, g->own_offset, g->own_bytes);
-    arena_unmap(j, g->base, g->bytes);
-    arena_unmap(j, g->view, g->own_bytes);
-    c->host->free(c->host, g);
-    out->base = out->handle = NULL;
-    out->read_only = NULL;
-}
-
-static bool inside(const char *base, uint64_t size, const char *pointer, uint64_t bytes,
-                   uint64_t *distance)
-{
-    uintptr_t low = (uintptr_t)base, at = (uintptr_t)pointer;
-    if (at < low || at - low > size || bytes > size - (at - low))
-        return false;
-    *distance = at - low;
-    return true;
-}
-
-bool region_find(const comm *c, const void *pointer, uint64_t bytes, uint64_t *offset)
-{
-    job *j = c->job;
-    uint64_t distance = 0, world = j->header->control;
-    bool found = false;
-    pthread_mutex_lock(&j->lock);
-    for (const region *g = j->regions; g && !found; g = g->next) {
-        if (g->control != c->control && g->control != world)
-            continue; /* not all readers have it mapped */
-        found = inside(g->base + (g->own_offset - g->offset), g->own_bytes, pointer, bytes,
-                       &distance) ||
-                inside(g->view, g->own_bytes, pointer, bytes, &distance);
-        if (found)
-            *offset = g->own_offset + distance;
-    }
-    pthread_mutex_unlock(&j->lock);
-    return found;
-}
-
-const char *region_at(const comm *c, uint64_t offset, uint64_t bytes)
-{
-    job *j = c->job;
-    const char *at = NULL;
-    pthread_mutex_lock(&j->lock);
-    for (const region *g = j->regions; g && !at; g = g->next)
-        if (offset >= g->offset && offset - g->offset <= g->bytes &&
-            bytes <= g->bytes - (offset - g->offset))
-            at = g->base + (offset - g->offset);
-    pthread_mutex_unlock(&j->lock);
-    return at;
 }

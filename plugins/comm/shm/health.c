@@ -61,8 +61,7 @@ void record_failure(job *j, zds_status status, const char *text)
     atomic_store(&h->record, RECORD_SET);
 }
 
-/* Takes over what another rank has recorded. */
-static bool adopt_record(comm *c)
+bool health_adopt(comm *c)
 {
     job_header *h = c->job->header;
     if (atomic_load(&h->record) != RECORD_SET)
@@ -90,7 +89,7 @@ zds_status comm_fail(comm *c, zds_status status, const char *format, ...)
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
     record_failure(c->job, status, text);
-    if (!adopt_record(c)) { /* another rank is just writing */
+    if (!health_adopt(c)) { /* another rank is just writing */
         c->status = status;
         snprintf(c->text, sizeof c->text, "%s", text);
     }
@@ -124,8 +123,7 @@ static bool ended(int fd)
     return fd >= 0 && poll(&p, 1, 0) > 0;
 }
 
-/* The world rank of a process that ended without finalize, or -1. */
-static int32_t find_dead(const comm *c)
+int32_t health_find_dead(const comm *c)
 {
     const job *j = c->job;
     for (int32_t i = 0; i < c->size; i++) {
@@ -154,7 +152,7 @@ static bool lags(const comm *c, const op *o, int32_t r)
     return atomic_load(&s->posted) < o->seq || atomic_load(&s->read) < o->seq;
 }
 
-static bool has_left(const comm *c, int32_t r)
+bool health_has_left(const comm *c, int32_t r)
 {
     return r != c->rank &&
            (atomic_load(&c->slots[r].left) || atomic_load(&c->job->header->gone[c->world_rank[r]]));
@@ -162,11 +160,11 @@ static bool has_left(const comm *c, int32_t r)
 
 static void check_silence(comm *c, const op *o, int64_t now)
 {
-    char list[128] = "";
+    char list[128] = "", text[160];
     size_t used = 0;
     int32_t first = -1;
     for (int32_t r = 0; r < c->size; r++) {
-        bool left = has_left(c, r);
+        bool left = health_has_left(c, r);
         if (left)
             progress(c); /* with the last that it did, which may have come after the look before */
         if (o->done || c->status)
@@ -178,10 +176,8 @@ static void check_silence(comm *c, const op *o, int64_t now)
         int32_t world = c->world_rank[r];
         if (left) {
             comm_fail(c, ZDS_ERR_PEER,
-                      "rank %d closed the communicator while rank %d waits for its part of %s (tag"
-                      " %llu)",
-                      (int)world, (int)c->job->rank, op_name(o->kind),
-                      (unsigned long long)o->coll.tag);
+                      "rank %d closed the communicator while rank %d waits for its part of %s",
+                      (int)world, (int)c->job->rank, op_text(o, text, sizeof text));
             return;
         }
         if (used + 8 < sizeof list)
@@ -190,9 +186,8 @@ static void check_silence(comm *c, const op *o, int64_t now)
     }
     if (first >= 0 && now - c->last_advance > c->job->timeout_ms)
         comm_fail(c, ZDS_ERR_PEER,
-                  "rank(s) %s silent for %d ms (ZDS_TIMEOUT) while rank %d waits for %s (tag %llu)",
-                  list, (int)c->job->timeout_ms, (int)c->job->rank, op_name(o->kind),
-                  (unsigned long long)o->coll.tag);
+                  "rank(s) %s silent for %d ms (ZDS_TIMEOUT) while rank %d waits for %s", list,
+                  (int)c->job->timeout_ms, (int)c->job->rank, op_text(o, text, sizeof text));
 }
 
 void health_check(comm *c, const op *waiting)
@@ -204,20 +199,19 @@ void health_check(comm *c, const op *waiting)
         c->last_advance = now;
     c->last_try = now;
     if (now - c->last_check < CHECK_MS) {
-        if (adopt_record(c))
+        if (health_adopt(c))
             return;
     } else {
         c->last_check = now;
-        int32_t dead = find_dead(c);
+        int32_t dead = health_find_dead(c);
         /* Who noticed first may have left already: its record comes before its own absence. */
-        if (adopt_record(c))
+        if (health_adopt(c))
             return;
         if (dead >= 0) {
-            comm_fail(c, ZDS_ERR_PEER,
-                      "rank %d (pid %d) died while rank %d waits for %s"
-                      " (tag %llu)",
+            char text[160];
+            comm_fail(c, ZDS_ERR_PEER, "rank %d (pid %d) died while rank %d waits for %s",
                       (int)dead, (int)c->job->header->pid[dead], (int)c->job->rank,
-                      op_name(waiting->kind), (unsigned long long)waiting->coll.tag);
+                      op_text(waiting, text, sizeof text));
             return;
         }
     }

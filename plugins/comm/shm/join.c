@@ -1,10 +1,12 @@
-/* How ranks find each other: rank 0 listens on an abstract unix socket named after user, address
- * and port, checks who connects, and hands each the arena's descriptor. Rank 0 keeps the name as
- * long as the job lives, so that a second job on the same port is told so. */
+/* How the arena reaches all ranks: rank 0 listens on an abstract unix socket of a random name,
+ * which the host's bootstrap tells the others, checks who connects, and hands each the arena's
+ * descriptor.
+ */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <stddef.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -14,9 +16,8 @@
 #include "comm/shm/shm.h"
 
 enum {
-    VERSION = 1,
-    STRANGERS = 16,     /* connections that have not said who they are */
-    NAME_RETRY_MS = 500 /* a job that is just ending may still hold the name */
+    VERSION = 2,
+    STRANGERS = 16 /* connections that have not said who they are */
 };
 static const uint64_t MAGIC = 0x6d68732d73647aULL; /* "zds-shm" */
 
@@ -33,19 +34,36 @@ typedef struct welcome {
     char text[400];
 } welcome;
 
-static socklen_t make_name(struct sockaddr_un *address, const zds_comm_env *env)
+/* What rank 0 tells the others before they come. */
+typedef struct invitation {
+    int32_t status; /* why it cannot take them */
+    char name[28];
+    int32_t version;
+} invitation;
+
+static socklen_t make_address(struct sockaddr_un *address, const invitation *to)
 {
     memset(address, 0, sizeof *address);
     address->sun_family = AF_UNIX;
-    int n = snprintf(address->sun_path + 1, sizeof address->sun_path - 1, "zds-shm-%u-%.60s-%d",
-                     (unsigned)geteuid(), env->master_addr, (int)env->master_port);
+    int n = snprintf(address->sun_path + 1, sizeof address->sun_path - 1, "%.*s",
+                     (int)sizeof to->name, to->name);
     return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)n);
 }
 
-static void pause_ms(int64_t ms)
+/* All ranks at once; only rank 0's counts. */
+static zds_status invite(const job *j, const zds_comm_env *env, invitation *mine)
 {
-    struct timespec t = {ms / 1000, ms % 1000 * 1000000};
-    nanosleep(&t, NULL);
+    const zds_host *host = j->host;
+    if (!env->bootstrap)
+        return host->fail(host, ZDS_ERR_INVALID, "init needs a bootstrap to find %d ranks",
+                          (int)j->size);
+    invitation *all = host->alloc(host, (size_t)j->size * sizeof *all, 0);
+    if (!all)
+        return host->fail(host, ZDS_ERR_MEMORY, "no memory to find %d ranks", (int)j->size);
+    zds_status status = env->bootstrap->all_gather(env->bootstrap, host, mine, sizeof *mine, all);
+    *mine = all[0];
+    host->free(host, all);
+    return status;
 }
 
 static bool same_user(int fd, int32_t *pid)
@@ -82,36 +100,30 @@ static void answer(int fd, const job *j, int32_t status, const char *text)
 
 typedef struct gathering {
     job *j;
-    const zds_comm_env *env;
     int listener;
     int strangers[STRANGERS];
     int32_t stranger_pid[STRANGERS];
     int32_t stranger_count, joined;
 } gathering;
 
-static zds_status bind_name(gathering *g)
+/* A name that nobody can guess, so that nobody can have it. */
+static zds_status listen_anywhere(gathering *g, invitation *to)
 {
     const zds_host *host = g->j->host;
+    uint64_t random;
+    if (getrandom(&random, sizeof random, 0) != (ssize_t)sizeof random)
+        return host->fail(host, ZDS_ERR_IO, "getrandom: %s", strerror(errno));
+    snprintf(to->name, sizeof to->name, "zds-shm-%016llx", (unsigned long long)random);
     struct sockaddr_un address;
-    socklen_t length = make_name(&address, g->env);
+    socklen_t length = make_address(&address, to);
     g->listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (g->listener < 0)
         return host->fail(host, ZDS_ERR_IO, "socket: %s", strerror(errno));
     g->j->sockets[0] = g->listener; /* rank 0 needs no connection to itself */
-    int64_t until = now_ms() + NAME_RETRY_MS;
-    while (bind(g->listener, (struct sockaddr *)&address, length) != 0) {
-        if (errno != EADDRINUSE)
-            return host->fail(host, ZDS_ERR_IO, "cannot bind the socket @%s: %s",
-                              address.sun_path + 1, strerror(errno));
-        if (now_ms() >= until)
-            return host->fail(host, ZDS_ERR_IO,
-                              "another job of this user runs with MASTER_ADDR %s and MASTER_PORT %d"
-                              " on this machine; give this one another MASTER_PORT",
-                              g->env->master_addr, (int)g->env->master_port);
-        pause_ms(20);
-    }
-    if (listen(g->listener, g->j->size + STRANGERS) != 0)
-        return host->fail(host, ZDS_ERR_IO, "listen: %s", strerror(errno));
+    if (bind(g->listener, (struct sockaddr *)&address, length) != 0 ||
+        listen(g->listener, g->j->size + STRANGERS) != 0)
+        return host->fail(host, ZDS_ERR_IO, "cannot listen at the socket @%s: %s",
+                          address.sun_path + 1, strerror(errno));
     return ZDS_OK;
 }
 
@@ -144,14 +156,11 @@ static int admit(gathering *g, int fd, int32_t pid)
         snprintf(text, sizeof text, "rank 0 speaks version %d of the shm plugin, this rank %u",
                  VERSION, h.version);
     else if (h.world_size != j->size || h.rank < 1 || h.rank >= j->size)
-        snprintf(text, sizeof text,
-                 "the job at this MASTER_PORT has %d ranks; rank %d of %d does not belong to it",
+        snprintf(text, sizeof text, "the job has %d ranks; rank %d of %d does not belong to it",
                  (int)j->size, (int)h.rank, (int)h.world_size);
     else if (j->sockets[h.rank] >= 0)
-        snprintf(text, sizeof text,
-                 "the job at this MASTER_PORT has a rank %d already (pid %d); give each job its own"
-                 " MASTER_PORT",
-                 (int)h.rank, (int)j->header->pid[h.rank]);
+        snprintf(text, sizeof text, "the job has a rank %d already (pid %d)", (int)h.rank,
+                 (int)j->header->pid[h.rank]);
     if (text[0]) {
         answer(fd, j, ZDS_ERR_INVALID, text);
         return -1;
@@ -207,10 +216,9 @@ static zds_status gather(gathering *g)
         if (left <= 0) {
             char missing[200];
             list_missing(j, missing, sizeof missing);
-            status = host->fail(host, ZDS_ERR_PEER,
-                                "rank(s) %s did not come within %d ms (ZDS_TIMEOUT); were all %d"
-                                " started, with the same MASTER_ADDR and MASTER_PORT?",
-                                missing, (int)j->timeout_ms, (int)j->size);
+            status =
+                host->fail(host, ZDS_ERR_PEER, "rank(s) %s did not come within %d ms (ZDS_TIMEOUT)",
+                           missing, (int)j->timeout_ms);
             break;
         }
         if (poll(fds, n, left < 1000 ? (int)left : 1000) < 0 && errno != EINTR)
@@ -249,10 +257,12 @@ static zds_status found(job *j, const zds_comm_env *env)
                           "the limit on file sizes (ulimit -f) is too small for shared memory");
     if (j->size == 1)
         return ZDS_OK;
-    gathering g = {.j = j, .env = env};
-    status = bind_name(&g);
+    gathering g = {.j = j};
+    invitation to = {.version = VERSION};
+    to.status = listen_anywhere(&g, &to);
+    status = invite(j, env, &to);
     if (!status)
-        status = gather(&g);
+        status = to.status ? to.status : gather(&g);
     char text[256] = "";
     if (status) {
         char missing[200];
@@ -272,33 +282,34 @@ static zds_status found(job *j, const zds_comm_env *env)
 
 /* === all others === */
 
-static zds_status reach(job *j, const zds_comm_env *env, int64_t until, int *out)
+static zds_status reach(const job *j, const zds_comm_env *env, int *out)
 {
     const zds_host *host = j->host;
+    invitation to = {.version = VERSION};
+    zds_status status = invite(j, env, &to);
+    if (status)
+        return status;
+    if (to.version != VERSION)
+        return host->fail(host, ZDS_ERR_INVALID,
+                          "rank 0 speaks version %d of the shm plugin, rank %d version %d",
+                          (int)to.version, (int)j->rank, VERSION);
+    if (to.status)
+        return host->fail(host, ZDS_ERR_PEER, "rank 0 could not start");
     struct sockaddr_un address;
-    socklen_t length = make_name(&address, env);
-    for (int64_t nap = 2;; nap = nap < 20 ? nap * 2 : 20) {
-        int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-        if (fd < 0)
-            return host->fail(host, ZDS_ERR_IO, "socket: %s", strerror(errno));
-        if (connect(fd, (struct sockaddr *)&address, length) == 0) {
-            *out = fd;
-            return ZDS_OK;
-        }
-        int error = errno;
-        close(fd);
-        if (error != ECONNREFUSED && error != EAGAIN && error != EINTR)
-            return host->fail(host, ZDS_ERR_IO, "cannot connect to @%s: %s", address.sun_path + 1,
-                              strerror(error));
-        if (now_ms() >= until)
-            return host->fail(host, ZDS_ERR_PEER,
-                              "rank 0 did not come within %d ms (ZDS_TIMEOUT): nobody listens at"
-                              " MASTER_ADDR %s, MASTER_PORT %d for user %u on this machine, or the"
-                              " job there is complete",
-                              (int)j->timeout_ms, env->master_addr, (int)env->master_port,
-                              (unsigned)geteuid());
-        pause_ms(nap);
+    socklen_t length = make_address(&address, &to);
+    *out = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    if (*out < 0)
+        return host->fail(host, ZDS_ERR_IO, "socket: %s", strerror(errno));
+    if (connect(*out, (struct sockaddr *)&address, length) != 0) {
+        status =
+            host->fail(host, ZDS_ERR_PEER,
+                       "cannot connect to rank 0 at @%s: %s; shm needs all ranks in one network"
+                       " namespace",
+                       address.sun_path + 1, strerror(errno));
+        close(*out);
+        *out = -1;
     }
+    return status;
 }
 
 /* The welcome and the descriptor in it (-1 if there is none). */
@@ -334,9 +345,7 @@ static zds_status adopt(job *j, int fd, const welcome *w, ssize_t n)
 {
     const zds_host *host = j->host;
     if (n != (ssize_t)sizeof *w || w->magic != MAGIC)
-        return host->fail(host, ZDS_ERR_PEER,
-                          "rank 0 died while the ranks gathered, or what "
-                          "listens at this MASTER_PORT is not a zds job");
+        return host->fail(host, ZDS_ERR_PEER, "rank 0 died while the ranks gathered");
     if (w->status)
         return host->fail(host, w->status, "%.*s", (int)sizeof w->text, w->text);
     j->fd = fd;
@@ -356,16 +365,13 @@ static zds_status follow(job *j, const zds_comm_env *env)
     const zds_host *host = j->host;
     int64_t until = now_ms() + j->timeout_ms;
     int fd = -1;
-    zds_status status = reach(j, env, until, &fd);
+    zds_status status = reach(j, env, &fd);
     if (status)
         return status;
     j->sockets[0] = fd;
     int32_t pid = 0;
     if (!same_user(fd, &pid))
-        return host->fail(host, ZDS_ERR_PEER,
-                          "the socket of MASTER_ADDR %s, MASTER_PORT %d belongs to another user;"
-                          " choose another MASTER_PORT",
-                          env->master_addr, (int)env->master_port);
+        return host->fail(host, ZDS_ERR_PEER, "the socket of rank 0 belongs to another user");
     hello h = {MAGIC, VERSION, j->rank, j->size, getpid()};
     welcome w = {0};
     int passed = -1;
@@ -401,6 +407,8 @@ void join_close(job *j)
 
 void join_complete(job *j)
 {
-    if (j->rank == 0 && j->size > 1) /* the name stays taken, but nobody is let in any more */
-        shutdown(j->sockets[0], SHUT_RDWR);
+    if (j->rank == 0 && j->size > 1) {
+        close(j->sockets[0]);
+        j->sockets[0] = -1;
+    }
 }

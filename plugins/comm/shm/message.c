@@ -29,6 +29,7 @@ static bool send_step(comm *c, op *o)
                            .count = o->coll.count,
                            .kind = OP_SEND,
                            .src_dtype = o->coll.src_dtype};
+        snprintf(ch->entry.what, sizeof ch->entry.what, "%s", o->coll.what ? o->coll.what : "");
         ch->entry.src = place_of(c, o->coll.src, bytes, ch->entry.data);
         atomic_store_explicit(&ch->sent, o->seq, memory_order_release);
         o->posted = moved = true;
@@ -54,13 +55,14 @@ static bool matches(comm *c, const op *o, const post *p)
 {
     if (p->tag == o->coll.tag && p->count == o->coll.count && p->src_dtype == o->coll.src_dtype)
         return true;
-    int32_t from = c->world_rank[o->coll.peer];
     comm_fail(c, ZDS_ERR_DIVERGED,
-              "rank %d sends tag %llu, %llu elements of dtype %d; rank %d expects tag %llu, %llu of"
-              " dtype %d",
-              (int)from, (unsigned long long)p->tag, (unsigned long long)p->count,
-              (int)p->src_dtype, (int)c->job->rank, (unsigned long long)o->coll.tag,
-              (unsigned long long)o->coll.count, (int)o->coll.src_dtype);
+              "rank %d sends %.*s (tag %llu, %llu bytes); rank %d expects %.120s (tag %llu, %llu"
+              " bytes)",
+              (int)c->world_rank[o->coll.peer], WHAT_BYTES - 1, p->what[0] ? p->what : "a message",
+              (unsigned long long)p->tag,
+              (unsigned long long)(p->count * zds_dtype_size(p->src_dtype)), (int)c->job->rank,
+              o->coll.what ? o->coll.what : "a message", (unsigned long long)o->coll.tag,
+              (unsigned long long)(o->coll.count * zds_dtype_size(o->coll.src_dtype)));
     return false;
 }
 

@@ -30,8 +30,9 @@ static bool waits_over(comm *c, op *o)
         } else if (e) {
             zds_status status = e->ops->test(e, &done);
             if (status) {
+                char text[160];
                 comm_fail(c, status, "an event that %s on rank %d waits for has failed",
-                          op_name(o->kind), (int)c->job->rank);
+                          op_text(o, text, sizeof text), (int)c->job->rank);
                 return false;
             }
         }
@@ -81,6 +82,7 @@ static bool post_next(comm *c)
     p->fused = a->fused != NULL;
     p->src_dtype = a->src_dtype;
     p->dst_dtype = a->dst_dtype;
+    snprintf(p->what, sizeof p->what, "%s", a->what ? a->what : "");
     uint64_t bytes = work_source_bytes(o, c->size);
     if (work_small(o) && bytes) { /* one phase: all ranks must see it in the ring */
         p->src = (place){.how = AT_INLINE};
@@ -198,8 +200,12 @@ static bool awaits_foreign(const comm *c)
     return false;
 }
 
-/* Spins for a moment, then sleeps until a peer has news. */
-static void rest(comm *c, const op *o)
+static bool is_done(const void *o)
+{
+    return ((const op *)o)->done;
+}
+
+void rest(comm *c, bool (*over)(const void *arg), const void *arg)
 {
     slot *mine = &c->slots[c->rank];
     uint32_t seen = atomic_load(&mine->wake);
@@ -215,7 +221,7 @@ static void rest(comm *c, const op *o)
     }
     atomic_store(&mine->sleeping, 1);
     seen = atomic_load(&mine->wake);
-    if (!progress(c) && !o->done && !c->status)
+    if (!progress(c) && !over(arg) && !c->status)
         sleep_until_woken(c, seen, awaits_foreign(c) ? FOREIGN_SLICE_MS : SLICE_MS);
     atomic_store(&mine->sleeping, 0);
 }
@@ -230,7 +236,7 @@ static zds_status event_wait(zds_event *event)
             break;
         health_check(c, o);
         if (!c->status)
-            rest(c, o);
+            rest(c, is_done, o);
     }
     return o->done ? ZDS_OK : comm_error(c);
 }
@@ -302,7 +308,9 @@ zds_status issue(comm *c, int32_t kind, const zds_coll *coll, zds_event **done)
     if (c->status)
         return comm_error(c);
     zds_coll a = coll_copy(coll);
-    zds_status status = check(c, kind, &a);
+    zds_status status = coll_check_size(c->host, op_name(kind), &a);
+    if (!status)
+        status = check(c, kind, &a);
     if (status)
         return status;
     op *o = c->spare;
@@ -333,10 +341,10 @@ zds_status issue(comm *c, int32_t kind, const zds_coll *coll, zds_event **done)
     return c->status ? comm_error(c) : ZDS_OK;
 }
 
-zds_status agree(comm *c, uint64_t tag, const void *mine, uint64_t bytes, void *all)
+zds_status agree(comm *c, const char *what, const void *mine, uint64_t bytes, void *all)
 {
     zds_coll a = {.struct_size = sizeof a,
-                  .tag = tag,
+                  .what = what,
                   .src = mine,
                   .dst = all,
                   .count = bytes,

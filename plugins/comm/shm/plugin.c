@@ -21,11 +21,6 @@ static zds_status check_env(const zds_host *host, const zds_comm_env *env)
                           "shm serves up to %d ranks of one node, but %d of %d are here: use mpi"
                           " or nccl",
                           MAX_RANKS, (int)env->local_world_size, (int)env->world_size);
-    if (env->world_size > 1 && (env->master_port < 1 || !env->master_addr))
-        return host->fail(host, ZDS_ERR_INVALID,
-                          "MASTER_ADDR and MASTER_PORT must be set and the same on all %d ranks:"
-                          " start them with zds-run",
-                          (int)env->world_size);
     int level;
     return simd_level(host, &level);
 }
@@ -115,8 +110,9 @@ COLLECTIVE(recv_from, OP_RECV)
 static zds_status barrier(void *self, const zds_coll *coll, zds_event **done)
 {
     zds_coll given = coll_copy(coll);
-    zds_coll a = {.struct_size = sizeof a,
+    zds_coll a = {.struct_size = given.struct_size < sizeof a ? given.struct_size : sizeof a,
                   .tag = given.tag,
+                  .what = given.what,
                   .waits = given.waits,
                   .wait_count = given.wait_count,
                   .stream = given.stream};
@@ -143,15 +139,22 @@ static void give_up(void *self, const char *reason)
 
 static const zds_comm_ops ops = {
     .struct_size = sizeof ops,
-    .flags = ZDS_COMM_FUSED | ZDS_COMM_DETERMINISTIC | ZDS_COMM_NODE_SHARED,
+    .flags = ZDS_COMM_FUSED | ZDS_COMM_DETERMINISTIC | ZDS_COMM_NODE_SHARED | ZDS_COMM_COPIES |
+             ZDS_COMM_ONE_NODE,
     .spaces = ZDS_SPACE_BIT(ZDS_SPACE_HOST),
     .reduce_dtypes = REDUCE_DTYPES,
+    .least_ranks = 1,
+    .most_ranks = MAX_RANKS,
     .suits = suits,
     .init = init,
     .finalize = finalize,
     .split = comm_split,
     .mem_alloc = comm_mem_alloc,
     .mem_free = comm_mem_free,
+    .mem_register = comm_mem_register,
+    .mem_unregister = comm_mem_unregister,
+    .counter_add = comm_counter_add,
+    .counter_wait = comm_counter_wait,
     .all_reduce = all_reduce,
     .reduce = reduce,
     .reduce_scatter = reduce_scatter,

@@ -21,7 +21,8 @@
 
 enum {
     MAX_RANKS = 1024,
-    RING = 32,           /* operations that a rank may be ahead of the slowest */
+    RING = 32, /* operations that a rank may be ahead of the slowest */
+    WHAT_BYTES = 64,
     INLINE_BYTES = 192,  /* sources up to this size travel in the ring */
     PIPE_SLOTS = 4,      /* pieces in a pipe */
     PIPE_BYTES = 1 << 16 /* a piece; a multiple of every element's size */
@@ -56,6 +57,7 @@ typedef struct post {
     int32_t kind, reduction, peer, fused;
     zds_dtype src_dtype, dst_dtype;
     place src, dst;
+    char what[WHAT_BYTES]; /* the beginning of zds_coll's */
     unsigned char data[INLINE_BYTES];
 } post;
 
@@ -128,15 +130,19 @@ typedef struct job {
     struct region *regions;
 } job;
 
-/* A range of the arena from mem_alloc, mapped. */
+/* A range of the arena from mem_alloc, mapped; or the peers' registered memory, mapped as if it
+ * were one. */
 typedef struct region {
     struct region *next;
     uint64_t control; /* of the communicator whose ranks have it mapped */
     uint64_t offset, bytes;
+    uint64_t part;                  /* bytes from one rank's part to the next one's */
     uint64_t own_offset, own_bytes; /* what this rank may write */
+    bool lent;                      /* registered: the arena's range has no pages */
     _Atomic uint32_t *freed; /* of a SHARED region, in its last page: ranks that gave it back */
     char *base;              /* of all ranks' parts */
-    char *view;              /* own part (or SHARED bytes) without the right to write */
+    char *own;               /* own part (or SHARED bytes) */
+    char *view;              /* the same without the right to write; NULL where lent */
 } region;
 
 typedef struct comm comm;
@@ -213,28 +219,46 @@ void health_open(job *j);
 void health_close(job *j);
 /* Looks for a reason to give up; `waiting`: the operation that the caller needs. */
 void health_check(comm *c, const op *waiting);
+/* The world rank of a process that ended without finalize, or -1. From any thread. */
+int32_t health_find_dead(const comm *c);
+/* Takes over what another rank has recorded; false if there is nothing. */
+bool health_adopt(comm *c);
+bool health_has_left(const comm *c, int32_t r);
 void sleep_until_woken(comm *c, uint32_t seen, int32_t ms);
 /* Ends the communicator with an error text and tells the peers. Returns the status. */
 zds_status comm_fail(comm *c, zds_status status, const char *format, ...) ZDS_PRINTF(3, 4);
 zds_status comm_error(const comm *c); /* the error again, for the call in progress */
 void record_failure(job *j, zds_status status, const char *text);
 
-/* comm.c: communicators and memory */
+/* comm.c: communicators */
 uint64_t control_bytes(int32_t size);
 zds_status comm_create(job *j, uint64_t control, int32_t rank, int32_t size,
                        const int32_t *world_rank, comm **out);
 void comm_destroy(comm *c);
 void job_drop(job *j); /* gives up one reference; the last closes the job */
 zds_status comm_split(void *self, int32_t color, int32_t key, void **child);
+
+/* regions.c: memory that peers can read */
 zds_status comm_mem_alloc(void *self, uint64_t bytes, int32_t kind, zds_region *out);
 void comm_mem_free(void *self, zds_region *out);
+zds_status comm_mem_register(void *self, void *base, uint64_t bytes, zds_device device,
+                             zds_region *out);
+void comm_mem_unregister(void *self, zds_region *out);
+void region_unmap(const job *j, region *g);
 /* Where `bytes` at `pointer` are, if the ranks of `c` can read them there. */
 bool region_find(const comm *c, const void *pointer, uint64_t bytes, uint64_t *offset);
 /* This rank's address of peers' bytes; NULL if they lie in no region. */
 const char *region_at(const comm *c, uint64_t offset, uint64_t bytes);
 
+/* counter.c: what ranks count together. Each adds to a word of its own; a counter is their sum. */
+zds_status comm_counter_add(void *self, const zds_region *counters, uint64_t index);
+zds_status comm_counter_wait(void *self, const zds_region *counters, uint64_t index, uint64_t value,
+                             const char *what, zds_event **done);
+
 /* work.c: the data movement of collectives */
 const char *op_name(int32_t kind);
+/* "all_reduce of gradients of module h.0": for messages; in `text`. */
+const char *op_text(const op *o, char *text, size_t size);
 /* Moves c->to_work forward. True if anything happened; sets op->worked at its end. */
 bool work_step(comm *c);
 /* Compares a peer's entry with this rank's operation; false (and comm_fail) if they differ. */
@@ -259,8 +283,11 @@ bool message_step(comm *c, op *o);
 zds_status issue(comm *c, int32_t kind, const zds_coll *coll, zds_event **done);
 /* Fills in where a buffer is for peers; `inside`: room in the ring entry that may carry it. */
 place place_of(const comm *c, const void *pointer, uint64_t bytes, unsigned char *inside);
-/* Everything of all ranks' `bytes` (at most INLINE_BYTES) in rank order: all[size][bytes]. */
-zds_status agree(comm *c, uint64_t tag, const void *mine, uint64_t bytes, void *all);
+/* Everything of all ranks' `bytes` (at most INLINE_BYTES) in rank order: all[size][bytes]. `what`:
+ * the call that needs it. */
+zds_status agree(comm *c, const char *what, const void *mine, uint64_t bytes, void *all);
 bool progress(comm *c);
+/* Spins for a moment, then sleeps until a peer has news or `over` says that there is no need. */
+void rest(comm *c, bool (*over)(const void *arg), const void *arg);
 
 #endif

@@ -7,10 +7,22 @@ static const uint64_t ALL = UINT64_MAX; /* in c->got: nothing more to take from 
 
 const char *op_name(int32_t kind)
 {
-    static const char *const names[] = {
-        "nothing",   "barrier",    "all_reduce", "reduce", "reduce_scatter",    "all_gather",
-        "broadcast", "all_to_all", "send",       "recv",   "mem_alloc or split"};
+    static const char *const names[] = {"nothing",        "barrier",    "all_reduce",  "reduce",
+                                        "reduce_scatter", "all_gather", "broadcast",   "all_to_all",
+                                        "send",           "recv",       "the exchange"};
     return kind >= 0 && kind <= OP_AGREE ? names[kind] : "an unknown operation";
+}
+
+static const char *text_of(int32_t kind, const char *what, char *text, size_t size)
+{
+    snprintf(text, size, "%s%s%.*s", op_name(kind), what && what[0] ? " of " : "", 120,
+             what ? what : "");
+    return text;
+}
+
+const char *op_text(const op *o, char *text, size_t size)
+{
+    return text_of(o->kind, o->coll.what, text, size);
 }
 
 static uint64_t element_size(const op *o)
@@ -131,12 +143,41 @@ static uint64_t takes(const comm *c, const op *o, int32_t phase, int32_t r, uint
 
 /* === agreement === */
 
-static void describe(const comm *c, int32_t r, const post *p, char *text, size_t size)
+static const char *dtype_word(zds_dtype dtype)
 {
-    snprintf(text, size, "rank %d %s (tag %llu, %llu elements, dtype %d to %d, op %d, root %d)",
-             (int)c->world_rank[r], op_name(p->kind), (unsigned long long)p->tag,
-             (unsigned long long)p->count, (int)p->src_dtype, (int)p->dst_dtype, (int)p->reduction,
-             (int)p->peer);
+    static const char *const words[ZDS_DTYPE_COUNT] = {"F32", "F16", "BF16", "F64",
+                                                       "I8",  "U8",  "I32",  "I64"};
+    return dtype >= 0 && dtype < ZDS_DTYPE_COUNT ? words[dtype] : "an unknown type";
+}
+
+static const char *reduction_word(int32_t kind)
+{
+    return kind == ZDS_SUM ? "sum" : kind == ZDS_AVG ? "mean" : "maximum";
+}
+
+/* One rank's operation in words, with what sets it apart from the other's where the names are the
+ * same. */
+static void describe(const comm *c, int32_t r, const post *p, const post *other, char *text,
+                     size_t size)
+{
+    char name[160], what[WHAT_BYTES];
+    snprintf(what, sizeof what, "%.*s", WHAT_BYTES - 1, p->what);
+    size_t used = (size_t)snprintf(text, size, "rank %d %s", (int)c->world_rank[r],
+                                   text_of(p->kind, what, name, sizeof name));
+    if (p->kind != other->kind || used >= size)
+        return;
+    if (p->count != other->count || p->src_dtype != other->src_dtype)
+        snprintf(text + used, size - used, " (%llu elements of %s)", (unsigned long long)p->count,
+                 dtype_word(p->src_dtype));
+    else if (p->dst_dtype != other->dst_dtype)
+        snprintf(text + used, size - used, " (into %s)", dtype_word(p->dst_dtype));
+    else if (p->peer != other->peer)
+        snprintf(text + used, size - used, " (root %d)", (int)p->peer);
+    else if (p->fused != other->fused || p->reduction != other->reduction)
+        snprintf(text + used, size - used, " (%s)",
+                 p->fused ? "fused" : reduction_word(p->reduction));
+    else if (strncmp(p->what, other->what, WHAT_BYTES) == 0)
+        snprintf(text + used, size - used, " (tag %llu)", (unsigned long long)p->tag);
 }
 
 bool work_agrees(comm *c, const op *o, int32_t r, const post *theirs)
@@ -148,12 +189,11 @@ bool work_agrees(comm *c, const op *o, int32_t r, const post *theirs)
         theirs->dst_dtype == mine->dst_dtype)
         return true;
     char here[160], there[160];
-    describe(c, c->rank, mine, here, sizeof here);
-    describe(c, r, theirs, there, sizeof there);
+    describe(c, c->rank, mine, theirs, here, sizeof here);
+    describe(c, r, theirs, mine, there, sizeof there);
     comm_fail(c, ZDS_ERR_DIVERGED,
-              "ranks issue different operations as number %llu: %s, %s; all must call the same in"
-              " the same order",
-              (unsigned long long)o->seq, here, there);
+              "ranks do different things: %s, %s; all must do the same in the same order", here,
+              there);
     return false;
 }
 

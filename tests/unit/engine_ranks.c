@@ -1,0 +1,187 @@
+/* Engines of several ranks in processes of their own, as their launcher's variables say. */
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "zds/zds.h"
+
+enum { ELEMENTS = 5000, ENGINES = 3 };
+
+#define NEED(condition, ...)                                                                       \
+    do {                                                                                           \
+        if (!(condition)) {                                                                        \
+            fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #condition);                        \
+            fprintf(stderr, __VA_ARGS__);                                                          \
+            fputc('\n', stderr);                                                                   \
+            _exit(1);                                                                              \
+        }                                                                                          \
+    } while (0)
+
+static zds_status ones(void *user, uint32_t param, uint64_t first, uint64_t count, float *out)
+{
+    (void)user, (void)param, (void)first;
+    for (uint64_t i = 0; i < count; i++)
+        out[i] = 1;
+    return ZDS_OK;
+}
+
+static zds_status keep_last(void *user, uint32_t param, uint64_t first, uint64_t count,
+                            const float *values)
+{
+    (void)param, (void)first;
+    *(float *)user = values[count - 1];
+    return ZDS_OK;
+}
+
+static zds_engine *open_engine(const zds_config *config)
+{
+    zds_error error = ZDS_ERROR_INIT;
+    zds_engine *e = NULL;
+    zds_model *m = zds_model_create();
+    const int64_t size = ELEMENTS;
+    zds_param_desc d = {.struct_size = sizeof d, .name = "w", .shape = &size, .ndim = 1};
+    NEED(!zds_model_add_module(m, "m", NULL) && !zds_model_add_param(m, 0, &d, NULL), "model");
+    zds_engine_options o = {.struct_size = sizeof o, .threads = 1};
+    NEED(!zds_engine_create(config, m, &o, &e, &error), "%s", error.text);
+    zds_model_destroy(m);
+    NEED(!zds_set_values(e, ones, NULL), "%s", zds_engine_error(e));
+    return e;
+}
+
+/* One step of gradient descent with rate 0.5 and gradients `g`, which are a mean over ranks. */
+static void step(zds_engine *e, float g)
+{
+    zds_view v;
+    NEED(!zds_micro_begin(e, ZDS_BOUNDARY_AUTO), "%s", zds_engine_error(e));
+    NEED(!zds_acquire(e, 0, ZDS_BACKWARD, NULL, &v), "%s", zds_engine_error(e));
+    for (uint64_t i = 0; i < v.slots[0].count; i++)
+        ((float *)v.slots[0].grad)[i] = g;
+    NEED(!zds_grad_ready(e, 0, NULL) && !zds_step(e, NULL), "%s", zds_engine_error(e));
+}
+
+static void set_number(const char *name, int value)
+{
+    char text[16];
+    snprintf(text, sizeof text, "%d", value);
+    setenv(name, text, 1);
+}
+
+/* A process is rank `rank` of `size`; its launcher says who shares the node, or does not. */
+static void launch_as(int rank, int size, int port, bool local)
+{
+    set_number("RANK", rank);
+    set_number("WORLD_SIZE", size);
+    set_number("MASTER_PORT", port);
+    setenv("MASTER_ADDR", "127.0.0.1", 1);
+    setenv("ZDS_TIMEOUT", "20", 1);
+    setenv("ZDS_PLUGIN_PATH", TEST_BINARY_DIR "/lib/zds/plugins", 1);
+    unsetenv("LOCAL_RANK");
+    unsetenv("LOCAL_WORLD_SIZE");
+    if (local) {
+        set_number("LOCAL_RANK", rank);
+        set_number("LOCAL_WORLD_SIZE", size);
+    }
+}
+
+static zds_config *load(int size, int stage, const char *zds)
+{
+    char text[512];
+    zds_config *config = NULL;
+    zds_error error = ZDS_ERROR_INIT;
+    snprintf(text, sizeof text,
+             "{\"train_micro_batch_size_per_gpu\": 1, \"gradient_clipping\": 0, \"optimizer\":"
+             " {\"type\": \"SGD\", \"params\": {\"lr\": 0.5}}, \"zero_optimization\": {\"stage\":"
+             " %d}, \"zds\": %s}",
+             stage, zds);
+    zds_config_context context = {.struct_size = sizeof context, .world_size = size};
+    NEED(!zds_config_load(text, &context, &config, &error), "%s", error.text);
+    return config;
+}
+
+/* Engines of one process at once, steps of all in turn, ended in another order than they began. */
+static void several(int rank, int size, bool local)
+{
+    zds_engine *e[ENGINES];
+    zds_config *config = load(size, 1, "{}");
+    for (int i = 0; i < ENGINES; i++)
+        e[i] = open_engine(config);
+    for (int round = 0; round < 2; round++)
+        for (int i = 0; i < ENGINES; i++)
+            step(e[i], (float)(i + 1 + rank));
+    for (int i = 0; i < ENGINES; i++) {
+        float last = 0, mean = (float)(i + 1) + (float)(size - 1) / 2;
+        NEED(!zds_get_values(e[i], 0, NULL, keep_last, &last), "%s", zds_engine_error(e[i]));
+        if (rank == 0)
+            NEED(fabsf(last - (1 - 2 * 0.5f * mean)) < 1e-5f, "engine %d: %g", i, (double)last);
+    }
+    for (int i = 0; i < ENGINES; i++)
+        zds_engine_destroy(e[(i + 1) % ENGINES]);
+    zds_config_destroy(config);
+    (void)local;
+}
+
+static void run(int size, bool local, void (*body)(int rank, int size, bool local))
+{
+    static int count;
+    const int port = 20000 + (getpid() * 13 + 9 * count++) % 12000;
+    pid_t pid[4];
+    fflush(NULL);
+    for (int r = 0; r < size; r++) {
+        pid[r] = fork();
+        if (pid[r] == 0) {
+            alarm(60);
+            launch_as(r, size, port, local);
+            body(r, size, local);
+            _exit(0);
+        }
+    }
+    for (int r = 0; r < size; r++) {
+        int status = -1;
+        waitpid(pid[r], &status, 0);
+        cr_expect_eq(status, 0, "rank %d of %d, local numbers %d", r, size, local);
+    }
+}
+
+Test(engine_ranks, several_engines_at_once, .timeout = 120)
+{
+    run(2, true, several);
+}
+
+/* RANK and WORLD_SIZE alone: the ranks find out that they share this machine. */
+Test(engine_ranks, without_local_numbers, .timeout = 120)
+{
+    run(2, false, several);
+    run(3, false, several);
+}
+
+/* The test backend that plays absent ranks: this process is rank 0 of 4096. */
+static void alone(int rank, int size, bool local)
+{
+    (void)rank, (void)local;
+    for (int stage = 0; stage <= 2; stage++) {
+        zds_config *config = load(
+            4096, stage, "{\"comm\": \"" TEST_BINARY_DIR "/tests/plugins/comm_copies.so:copies\"}");
+        set_number("WORLD_SIZE", 4096);
+        set_number("LOCAL_WORLD_SIZE", 1);
+        zds_engine *e = open_engine(config);
+        for (int round = 0; round < 2; round++)
+            step(e, 0.25f);
+        float last = 0;
+        zds_view v;
+        NEED(!zds_acquire(e, 0, ZDS_FORWARD, NULL, &v), "%s", zds_engine_error(e));
+        last = ((const float *)v.slots[0].data)[0];
+        NEED(fabsf(last - 0.75f) < 1e-6f, "stage %d: %g", stage, (double)last);
+        zds_engine_destroy(e);
+        zds_config_destroy(config);
+    }
+    (void)size;
+}
+
+Test(engine_ranks, rank_0_of_4096, .timeout = 120)
+{
+    run(1, true, alone);
+}
