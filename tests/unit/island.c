@@ -1,8 +1,7 @@
 /* The island itself, without an engine: memory that only it can use, work that is late and in any
  * legal order, errors that come late; its optimizers give the host's bits, its ranks their sums. */
 #include <math.h>
-#include <sys/wait.h>
-#include <time.h>
+#include <signal.h>
 
 #include "memory/services.h"
 #include "optim_list.h"
