@@ -185,7 +185,9 @@ static void print_info(const cJSON *info)
            text_of(info, "version"), text_of(info, "doc"), text_of(info, "kind"),
            text_of(info, "abi"), text_of(info, "file"));
     print_words("aliases", field(info, "aliases"));
-    print_words("computes on", field(info, "spaces"));
+    print_words(strcmp(text_of(info, "kind"), "comm") == 0 ? "moves memory of" : "computes on",
+                field(info, "spaces"));
+    print_words("reduces", field(info, "reduce_dtypes"));
     print_words("gradients in", field(info, "grad_dtypes"));
     print_words("master weights in", field(info, "master_dtypes"));
     print_words("output in", field(info, "output_dtypes"));

@@ -81,12 +81,19 @@ static void no_section(zds_config *c, const field *f, const char *path, const cJ
                      "%s is not a section; write %s, or delete the key", shown, expects);
 }
 
+static void read_key(zds_config *c, const cJSON *node, int row, const char *path);
+
 static void read_section_key(zds_config *c, const cJSON *node, int row, const char *path)
 {
     const field *f = field_at((size_t)row);
     value *v = &c->values[row];
     if (f->flags & FIELD_OR_BOOL && cJSON_IsBool(node)) {
         v->boolean = cJSON_IsTrue(node); /* what it means is for effective_rules */
+        return;
+    }
+    if (f->flags & FIELD_OR_TYPE && cJSON_IsString(node)) {
+        v->null = false;
+        read_key(c, node, field_find(&c->index, f, "type"), path);
         return;
     }
     if (!cJSON_IsObject(node)) {
@@ -100,8 +107,6 @@ static void read_section_key(zds_config *c, const cJSON *node, int row, const ch
     else if (!(f->flags & FIELD_OPEN))
         read_section(c, node, row, path);
 }
-
-static void read_key(zds_config *c, const cJSON *node, int row, const char *path);
 
 /* The sections of an array, by their numbers from 0. */
 static void read_sections(zds_config *c, const cJSON *array, const field *f, const char *path)

@@ -45,7 +45,8 @@ enum {
     FIELD_NO_BOOL = 1 << 9,    /* a number that DeepSpeed does not take from true and false */
     FIELD_OR_AUTO = 1 << 10,   /* "auto" is a value of its own, which nothing fills */
     FIELD_OR_STRING = 1 << 11, /* one string stands for an array of one */
-    FIELD_BELOW = 1 << 12      /* value < max */
+    FIELD_BELOW = 1 << 12,     /* value < max */
+    FIELD_OR_TYPE = 1 << 13    /* a string stands for a section with that `type` */
 };
 
 enum { STAGE_1_2 = 1 << 1 | 1 << 2, STAGE_2 = 1 << 2, STAGE_3 = 1 << 3 };

@@ -175,8 +175,28 @@ static const field rows[] = {
      "Round bfloat16 master weights and optimizer states up or down at random, so that small "
      "updates are kept on average; nearest otherwise.",
      .flags = 0},
-    {"zds.comm", FIELD_STRING, FIELD_DONE, NULL,
-     "Name or path of the communication plugin; null: what suits best.", .flags = FIELD_NULLABLE},
+    {"zds.comm", FIELD_OBJECT, FIELD_DONE, NULL,
+     "The communication plugin: its name or path, or a section; null: what suits best.",
+     .flags = FIELD_NULLABLE | FIELD_OR_TYPE},
+    {"zds.comm.type", FIELD_STRING, FIELD_DONE, NULL,
+     "Name of a communication plugin (zds-plugins --list), or path of a .so; null: what suits best.",
+     .flags = FIELD_NULLABLE},
+    {"zds.comm.params", FIELD_OBJECT, FIELD_DONE, NULL,
+     "Its options: zds-plugins --info NAME lists them.", .flags = FIELD_OPEN | FIELD_NULLABLE},
+    {"zds.device", FIELD_ENUM, FIELD_DONE, "host",
+     "Where parameters, gradients and optimizer states are, and are computed with; test: a device "
+     "without hardware, of zds's own tests.",
+     .choices = "host|cuda|hip|sycl|test"},
+    {"zds.tiers", FIELD_OBJECT, FIELD_DONE, NULL,
+     "Plugins behind the names of memory tiers: host, cpu (of offload_optimizer), and those of "
+     "zds.device.",
+     .flags = FIELD_MAP | FIELD_NULLABLE},
+    {"zds.tiers.*", FIELD_OBJECT, FIELD_DONE, NULL, "One tier.", .flags = 0},
+    {"zds.tiers.*.type", FIELD_STRING, FIELD_DONE, NULL,
+     "Name of a memory tier plugin (zds-plugins --list), or path of a .so; null: zds's own.",
+     .flags = FIELD_NULLABLE},
+    {"zds.tiers.*.params", FIELD_OBJECT, FIELD_DONE, NULL,
+     "Its options: zds-plugins --info NAME lists them.", .flags = FIELD_OPEN | FIELD_NULLABLE},
     {"zds.param_groups", FIELD_SECTIONS, FIELD_DONE, "[]",
      "Groups of parameters with hyperparameters of their own, in place of the optimizer's. A "
      "parameter belongs to the first group that its name matches; what matches none keeps the "

@@ -140,6 +140,8 @@ static cJSON *forms(const field *f)
         break;
     case FIELD_OBJECT:
         cJSON_AddItemToArray(any, section_schema(f->path, f));
+        if (f->flags & FIELD_OR_TYPE)
+            cJSON_AddItemToArray(any, schema_typed("string"));
         if (f->flags & FIELD_OR_BOOL)
             cJSON_AddItemToArray(any, schema_typed("boolean"));
         break;

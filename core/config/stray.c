@@ -42,6 +42,7 @@ static bool takes(const field *f, const cJSON *node)
     if (tree_is_auto(node))
         return f->auto_from;
     return (f->flags & FIELD_OR_BOOL && cJSON_IsBool(node)) ||
+           (f->flags & FIELD_OR_TYPE && cJSON_IsString(node)) ||
            value_read(f, node, &scratch) == NULL;
 }
 

@@ -39,13 +39,10 @@ static zds_status check_schedule(zds_engine *e, const zds_engine_options *o, zds
 
 static zds_status check_plugins(zds_engine *e, const zds_engine_options *o, zds_error *error)
 {
-    const char *comm = zds_config_string(e->config, "zds.comm"), *file;
-    const zds_plugin *plugin;
+    const char *comm;
     size_t before = error_count(e);
-    zds_status status = ZDS_OK;
-    if (comm && !o->comm)
-        status = registry_find(e->plugins, ZDS_KIND_COMM, comm, NULL, &plugin, &file, error);
-    status = settle(e, before, status, "zds.comm", error);
+    zds_status status = links_check(e, o, &comm, error);
+    status = settle(e, before, status, comm, error);
     if (status)
         return status;
     before = error_count(e);

@@ -64,7 +64,7 @@ static zds_status create_zero(zds_engine *e, zds_error *error)
                               .optim = &e->optim,
                               .optim_self = &e->optim_self,
                               .optim_services = &e->optim_services,
-                              .peers = &e->peers,
+                              .peers = &e->comm.peers,
                               .control = e->control,
                               .tier = e->tier,
                               .states_tier = e->states_tier ? e->states_tier : e->tier,
@@ -78,20 +78,6 @@ static zds_status create_zero(zds_engine *e, zds_error *error)
     return zero_create(&wishes, &means, &e->zero, error);
 }
 
-static zds_status open_peers(zds_engine *e, zds_error *error)
-{
-    e->peers = (peers){.ops = &e->comm,
-                       .self = e->comm_self,
-                       .services = &e->comm_services,
-                       .failure = &e->failure,
-                       .tier = e->tier,
-                       .rank = e->place.rank,
-                       .world_size = e->place.world_size,
-                       .one_node = e->place.local_world_size == e->place.world_size};
-    e->control = &e->peers;
-    return peers_open(e->control, error);
-}
-
 static zds_status build(zds_engine *e, const zds_model *model, const zds_engine_options *o,
                         zds_error *error)
 {
@@ -99,7 +85,7 @@ static zds_status build(zds_engine *e, const zds_model *model, const zds_engine_
     if (e->planned)
         launch_assume_one_node(&e->place);
     else if (!status)
-        status = plugins_meet(e, error);
+        status = links_meet(e, error);
     if (!status)
         status = settings_read(&e->set, e->config, e->place.world_size, error);
     if (!status)
@@ -111,11 +97,9 @@ static zds_status build(zds_engine *e, const zds_model *model, const zds_engine_
     if (!status && !e->model)
         status = error_set(error, ZDS_ERR_MEMORY, "no memory for the model's description");
     if (!status)
-        status = e->planned ? plugins_plan_comm(e, o, error) : plugins_open_comm(e, o, error);
+        status = tiers_open(e, o, error);
     if (!status)
-        status = tiers_open(e, error);
-    if (!status)
-        status = open_peers(e, error);
+        status = links_open(e, o, error);
     if (!status && !e->planned)
         status = agree_on_start(e, o, error);
     if (!status)
@@ -163,9 +147,10 @@ zds_status zds_engine_create(const zds_config *config, const zds_model *model,
         return error_set(error, ZDS_ERR_MEMORY, "no memory for an engine");
     zds_status status = build(e, model, &o, error);
     if (status) {
-        if (e->comm_self && e->place.world_size > 1)
-            e->comm.abort(e->comm_self,
-                          error && error->text ? error->text : "the engine could not be created");
+        if (e->comm.self && e->place.world_size > 1)
+            e->comm.ops.abort(e->comm.self, error && error->text
+                                                ? error->text
+                                                : "the engine could not be created");
         zds_engine_destroy(e);
         return status;
     }
@@ -198,22 +183,16 @@ void zds_engine_destroy(zds_engine *e)
 {
     if (!e || getpid() != e->process)
         return;
+    zero_destroy(e->zero); /* what it has under way uses the optimizer */
     if (e->sched_self)
         e->sched.destroy(e->sched_self);
     if (e->optim_self)
         e->optim.destroy(e->optim_self);
-    zero_destroy(e->zero);
-    if (e->control)
-        peers_close(e->control);
-    if (e->comm_self)
-        e->comm.finalize(e->comm_self);
-    bootstrap_close(e->bootstrap);
+    links_close(e);
     tiers_close(e);
     problems_clear(&e->found);
-    services_destroy(&e->comm_services);
     services_destroy(&e->optim_services);
     services_destroy(&e->sched_services);
-    options_destroy(e->comm_options);
     options_destroy(e->optim_options);
     options_destroy(e->sched_options);
     registry_destroy(e->plugins);

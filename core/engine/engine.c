@@ -44,7 +44,7 @@ zds_status engine_usable(zds_engine *e)
 
 zds_status engine_give_up(zds_engine *e, zds_status status)
 {
-    return peers_give_up(&e->peers, status);
+    return peers_give_up(&e->comm.peers, status);
 }
 
 double engine_now_ms(void)

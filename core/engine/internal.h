@@ -49,6 +49,14 @@ typedef struct group_size {
     uint64_t params, elements;
 } group_size;
 
+/* Ranks as one communication plugin connects them. */
+typedef struct comm_link {
+    zds_comm_ops ops;
+    void *self, *options;
+    services services;
+    peers peers;
+} comm_link;
+
 struct zds_engine {
     pid_t process;
     bool planned; /* memory is only counted, and there are no other ranks */
@@ -62,19 +70,22 @@ struct zds_engine {
     pool *threads;
     registry *plugins;
     zds_model *model;
-    tier *tier;        /* where parameters are computed */
-    tier *states_tier; /* of masters and states; NULL: the same */
-    peers peers;       /* as far as buffers are where parameters are computed, */
-    peers *control;    /* and for numbers of the host: the same on the host */
+    zds_device device;     /* where parameters are computed */
+    tier *tier;            /* of it */
+    tier *host_tier;       /* NULL: the same */
+    tier *states_tier;     /* of masters and states; NULL: the same */
+    void *tier_options[3]; /* of these */
+    struct bootstrap *bootstrap;
+    comm_link comm;      /* of buffers in the device's memory, */
+    comm_link host_comm; /* and of the host's, where that is another */
+    peers *control;      /* by way of which of both numbers of the host are exchanged */
     zero *zero;
 
-    services comm_services, optim_services, sched_services;
-    zds_comm_ops comm;
+    services optim_services, sched_services;
     zds_optim_ops optim;
     zds_sched_ops sched;
-    struct bootstrap *bootstrap; /* of comm_self */
-    void *comm_self, *optim_self, *sched_self;
-    void *comm_options, *optim_options, *sched_options;
+    void *optim_self, *sched_self;
+    void *optim_options, *sched_options;
     const zds_plugin *optim_plugin;
     bool has_sched;
 
@@ -141,21 +152,28 @@ zds_status settings_read(settings *set, const zds_config *config, int32_t world_
 settings settings_of(const zds_config *config, int32_t world_size, problems *found);
 /* plugins.c: a registry with the config's folders and the program's plugins */
 zds_status plugins_find(zds_engine *e, const zds_engine_options *options, zds_error *error);
-/* Prepares the ranks' first exchange, and makes it where the launcher does not say who shares a
- * node. */
-zds_status plugins_meet(zds_engine *e, zds_error *error);
-/* opens what the config or the program names */
-zds_status plugins_open_comm(zds_engine *e, const zds_engine_options *options, zds_error *error);
-/* in its place, for zds_engine_plan: what the plugin says of itself, or one of many abilities where
- * none suits, and memory that is only promised; nothing is connected */
-zds_status plugins_plan_comm(zds_engine *e, const zds_engine_options *options, zds_error *error);
+/* The plugin's options: from the config's object at `section`, else the program's JSON text. */
+zds_status plugins_read_options(zds_engine *e, const zds_plugin *plugin, const char *section,
+                                const char *text, void **options, zds_error *error);
+/* No such plugin, or none that fits. `type`: the key that names it; `found` says why. */
+zds_status plugins_refuse_name(zds_engine *e, zds_status status, const char *type, zds_error *found,
+                               zds_error *error);
 zds_status plugins_open_optim(zds_engine *e, const zds_engine_options *options, zds_error *error);
 zds_status plugins_open_sched(zds_engine *e, const zds_engine_options *options, zds_error *error);
 /* groups.c: what the optimizer needs for each parameter, and groups of hyperparameters */
 global_state *global_find(const zds_engine *e, const char *name); /* NULL: there is none */
 zds_status groups_create(zds_engine *e, const zds_engine_options *options, zds_error *error);
+/* links.c: prepares the ranks' first exchange, and makes it where the launcher does not say who
+ * shares a node */
+zds_status links_meet(zds_engine *e, zds_error *error);
+/* connects the ranks; in a plan it only finds out how it would */
+zds_status links_open(zds_engine *e, const zds_engine_options *options, zds_error *error);
+void links_close(zds_engine *e);
+/* Whether what the config names is there and takes its options. *key: where that stands. */
+zds_status links_check(zds_engine *e, const zds_engine_options *options, const char **key,
+                       zds_error *error);
 /* tiers.c */
-zds_status tiers_open(zds_engine *e, zds_error *error);
+zds_status tiers_open(zds_engine *e, const zds_engine_options *options, zds_error *error);
 void tiers_close(zds_engine *e);
 /* agree.c: all ranks have the same config, model and options, or none starts */
 zds_status agree_on_start(zds_engine *e, const zds_engine_options *options, zds_error *error);

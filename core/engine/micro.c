@@ -188,7 +188,7 @@ zds_status zds_release(zds_engine *e, uint32_t module, const zds_stream *stream)
     zds_status status = check_call(e, "zds_release", module, stream);
     if (!status)
         status = zero_used(e->zero, stream);
-    return status ? status : peers_progress(&e->peers);
+    return status ? status : peers_progress(&e->comm.peers);
 }
 
 zds_status zds_grad_none(zds_engine *e, uint32_t module, uint32_t slot)
@@ -224,7 +224,7 @@ zds_status zds_grad_ready(zds_engine *e, uint32_t module, const zds_stream *stre
     e->cursor = module;
     status = zero_module_done(e->zero, module);
     if (!status)
-        status = peers_progress(&e->peers);
+        status = peers_progress(&e->comm.peers);
     e->now.grad_ready_ms += engine_now_ms() - start;
     return status;
 }

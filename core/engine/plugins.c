@@ -5,9 +5,7 @@
 #include <string.h>
 
 #include "engine/internal.h"
-#include "host/bootstrap.h"
 #include "host/error.h"
-#include "host/locate.h"
 
 zds_status plugins_find(zds_engine *e, const zds_engine_options *o, zds_error *error)
 {
@@ -32,11 +30,14 @@ static void note(void *user, const char *key, const char *message)
 }
 
 /* The plugin's options from the config's object or the program's JSON text. */
-static zds_status read_options(zds_engine *e, const zds_plugin *plugin, const char *section,
-                               const char *text, void **options, zds_error *error)
+zds_status plugins_read_options(zds_engine *e, const zds_plugin *plugin, const char *section,
+                                const char *text, void **options, zds_error *error)
 {
-    const char *own = plugin->kind == ZDS_KIND_OPTIM ? "optimizer" : "scheduler";
-    reader r = {e, section ? section : own};
+    static const char *const owns[] = {[ZDS_KIND_OPTIM] = "optimizer",
+                                       [ZDS_KIND_SCHED] = "scheduler",
+                                       [ZDS_KIND_OFFLOAD] = "zds.tiers",
+                                       [ZDS_KIND_COMM] = "zds.comm"};
+    reader r = {e, section ? section : owns[plugin->kind]};
     cJSON *parsed = NULL;
     const cJSON *params = section ? config_node(e->config, section) : NULL;
     if (!section && text) {
@@ -61,147 +62,12 @@ static zds_status read_options(zds_engine *e, const zds_plugin *plugin, const ch
     return status;
 }
 
-typedef struct candidate {
-    const zds_comm_env *env;
-    const zds_plugin *best;
-    int32_t score;
-} candidate;
-
-static bool consider(void *user, const zds_plugin *plugin, const char *file)
-{
-    (void)file;
-    candidate *c = user;
-    zds_comm_ops ops;
-    plugin_ops(plugin, &ops, sizeof ops);
-    int32_t score = ops.suits(c->env);
-    if (score > c->score) {
-        c->score = score;
-        c->best = plugin;
-    }
-    return true;
-}
-
-static zds_comm_env comm_env(const launch *place)
-{
-    return (zds_comm_env){.struct_size = sizeof(zds_comm_env),
-                          .rank = place->rank,
-                          .world_size = place->world_size,
-                          .local_rank = place->local_rank,
-                          .local_world_size = place->local_world_size,
-                          .master_addr = place->master_addr,
-                          .master_port = place->master_port,
-                          .timeout_ms = place->timeout_ms,
-                          .device = {.space = ZDS_SPACE_HOST}};
-}
-
 /* No such plugin, or none that fits. `type`: the key that names it. */
-static zds_status refuse_name(zds_engine *e, zds_status status, const char *type, zds_error *found,
-                              zds_error *error)
+zds_status plugins_refuse_name(zds_engine *e, zds_status status, const char *type, zds_error *found,
+                               zds_error *error)
 {
     status = engine_refuse(e, status, type, error, "%s", found->text ? found->text : "not found");
     zds_error_clear(found);
-    return status;
-}
-
-/* What its facts say of these ranks. */
-static zds_status check_ranks(const zds_plugin *plugin, const zds_comm_env *env, zds_error *error)
-{
-    zds_comm_ops ops;
-    plugin_ops(plugin, &ops, sizeof ops);
-    if (!(ops.spaces & ZDS_SPACE_BIT(env->device.space)))
-        return error_set(error, ZDS_ERR_UNSUPPORTED, "%s does not move memory of this device",
-                         plugin->name);
-    if (env->world_size < ops.least_ranks || (ops.most_ranks && env->world_size > ops.most_ranks))
-        return error_set(error, ZDS_ERR_UNSUPPORTED, "%s connects %d to %d ranks, and there are %d",
-                         plugin->name, ops.least_ranks,
-                         ops.most_ranks ? ops.most_ranks : LAUNCH_MOST, env->world_size);
-    if (ops.flags & ZDS_COMM_ONE_NODE && env->local_world_size != env->world_size)
-        return error_set(error, ZDS_ERR_UNSUPPORTED,
-                         "%s connects ranks of one node, and %d of %d are on this one; use one that"
-                         " connects nodes",
-                         plugin->name, env->local_world_size, env->world_size);
-    return ZDS_OK;
-}
-
-/* The one that is named, else the one that suits the ranks best; NULL if none does. */
-static zds_status choose_comm(zds_engine *e, const zds_engine_options *o, const zds_comm_env *env,
-                              const zds_plugin **plugin, zds_error *error)
-{
-    const char *name = o->comm ? o->comm : zds_config_string(e->config, "zds.comm"), *file;
-    *plugin = NULL;
-    zds_error found = ZDS_ERROR_INIT;
-    if (name) {
-        zds_status status =
-            registry_find(e->plugins, ZDS_KIND_COMM, name, NULL, plugin, &file, &found);
-        if (!status)
-            status = check_ranks(*plugin, env, &found);
-        if (status && !o->comm)
-            return refuse_name(e, status, "zds.comm", &found, error);
-        if (status)
-            error_set(error, status, "%s", found.text ? found.text : "not found");
-        zds_error_clear(&found);
-        return status;
-    }
-    candidate c = {.env = env};
-    const registry_match match = {
-        .space = env->device.space, .ranks = env->world_size, .local_ranks = env->local_world_size};
-    zds_status status = registry_each(e->plugins, ZDS_KIND_COMM, &match, consider, &c, error);
-    *plugin = c.best;
-    return status;
-}
-
-zds_status plugins_meet(zds_engine *e, zds_error *error)
-{
-    char identity[LAUNCH_HOST];
-    const zds_comm_env env = comm_env(&e->place);
-    e->bootstrap = bootstrap_open(&env);
-    if (!e->bootstrap)
-        return error_set(error, ZDS_ERR_MEMORY, "no memory for the ranks' first exchange");
-    launch_host_identity(identity, sizeof identity);
-    return locate_ranks(&e->place, e->bootstrap, identity, error);
-}
-
-zds_status plugins_open_comm(zds_engine *e, const zds_engine_options *o, zds_error *error)
-{
-    zds_comm_env env = comm_env(&e->place);
-    const zds_plugin *plugin;
-    zds_status status = choose_comm(e, o, &env, &plugin, error);
-    if (status)
-        return status;
-    if (!plugin)
-        return error_set(error, ZDS_ERR_NOT_FOUND,
-                         "no communication plugin can connect %d ranks (%d of them on this node); "
-                         "`zds-plugins --list --kind "
-                         "comm` shows those there are",
-                         env.world_size, env.local_world_size);
-    plugin_ops(plugin, &e->comm, sizeof e->comm);
-    services_init(&e->comm_services, plugin->name, e->place.rank, e->ledger, e->threads);
-    env.bootstrap = bootstrap_offer(e->bootstrap);
-    status = read_options(e, plugin, NULL, NULL, &e->comm_options, error);
-    if (!status && (status = e->comm.init(&e->comm_services.host, e->comm_options, &env,
-                                          &e->comm_self)) != ZDS_OK) {
-        e->comm_self = NULL;
-        error_set(error, status, "rank %d, comm plugin %s: %s", e->place.rank, plugin->name,
-                  services_error(&e->comm_services));
-    }
-    bootstrap_finish(e->bootstrap);
-    return status;
-}
-
-zds_status plugins_plan_comm(zds_engine *e, const zds_engine_options *o, zds_error *error)
-{
-    zds_comm_env env = comm_env(&e->place);
-    const zds_plugin *plugin;
-    zds_status status = choose_comm(e, o, &env, &plugin, error);
-    zds_comm_ops *ops = &e->comm;
-    if (plugin) {
-        plugin_ops(plugin, ops, sizeof *ops);
-    } else {
-        ops->flags = ZDS_COMM_FUSED | ZDS_COMM_NODE_SHARED;
-        ops->reduce_dtypes =
-            ZDS_DTYPE_BIT(ZDS_F32) | ZDS_DTYPE_BIT(ZDS_F16) | ZDS_DTYPE_BIT(ZDS_BF16);
-    }
-    services_init(&e->comm_services, "plan", e->place.rank, e->ledger, e->threads);
     return status;
 }
 
@@ -279,7 +145,7 @@ zds_status plugins_open_optim(zds_engine *e, const zds_engine_options *o, zds_er
                          "no optimizer: write an optimizer section into the config, or let the "
                          "program name one");
     zds_optim_env env = {.struct_size = sizeof env,
-                         .space = ZDS_SPACE_HOST,
+                         .space = e->device.space,
                          .master_dtype = e->set.master_dtype,
                          .grad_dtype = e->set.accum_dtype,
                          .output_dtype = e->set.param_dtype,
@@ -303,14 +169,15 @@ zds_status plugins_open_optim(zds_engine *e, const zds_engine_options *o, zds_er
     zds_status status =
         registry_find(e->plugins, ZDS_KIND_OPTIM, name, &match, &e->optim_plugin, &file, &found);
     if (status)
-        return refuse_name(e, status, section ? "optimizer.type" : "optimizer", &found, error);
+        return plugins_refuse_name(e, status, section ? "optimizer.type" : "optimizer", &found,
+                                   error);
     plugin_ops(e->optim_plugin, &e->optim, sizeof e->optim);
     services_init(&e->optim_services, e->optim_plugin->name, e->place.rank, e->ledger, e->threads);
     hear_warnings(e, &e->optim_services);
     status = check_optim(e, file, error);
     if (!status)
-        status = read_options(e, e->optim_plugin, section, o->optimizer_params, &e->optim_options,
-                              error);
+        status = plugins_read_options(e, e->optim_plugin, section, o->optimizer_params,
+                                      &e->optim_options, error);
     if (!status && (status = create_optim(e, &env)) != ZDS_OK) {
         const char *why = services_error(&e->optim_services);
         e->optim_self = NULL;
@@ -344,11 +211,13 @@ zds_status plugins_open_sched(zds_engine *e, const zds_engine_options *o, zds_er
     zds_status status =
         registry_find(e->plugins, ZDS_KIND_SCHED, name, NULL, &plugin, &file, &found);
     if (status)
-        return refuse_name(e, status, section ? "scheduler.type" : "scheduler", &found, error);
+        return plugins_refuse_name(e, status, section ? "scheduler.type" : "scheduler", &found,
+                                   error);
     plugin_ops(plugin, &e->sched, sizeof e->sched);
     services_init(&e->sched_services, plugin->name, e->place.rank, e->ledger, e->threads);
     hear_warnings(e, &e->sched_services);
-    status = read_options(e, plugin, section, o->scheduler_params, &e->sched_options, error);
+    status =
+        plugins_read_options(e, plugin, section, o->scheduler_params, &e->sched_options, error);
     if (!status && (status = e->sched.create(&e->sched_services.host, e->sched_options, &env,
                                              &e->sched_self)) != ZDS_OK) {
         const char *why = services_error(&e->sched_services);

@@ -131,9 +131,9 @@ bool zds_plugin_list_entry_sized(const zds_plugin_list *list, size_t i, zds_plug
 /* The facts without `reason`, in the order in which people read them, with the file. */
 static char *info_text(cJSON *fact, const char *file)
 {
-    static const char *const keys[] = {"name",          "kind",          "doc",    "version",
-                                       "abi",           "aliases",       "spaces", "grad_dtypes",
-                                       "master_dtypes", "output_dtypes", "options"};
+    static const char *const keys[] = {
+        "name",   "kind",        "doc",           "version",       "abi",           "aliases",
+        "spaces", "grad_dtypes", "reduce_dtypes", "master_dtypes", "output_dtypes", "options"};
     cJSON *info = cJSON_CreateObject();
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         if (strcmp(keys[i], "aliases") == 0)

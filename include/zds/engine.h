@@ -122,6 +122,9 @@ typedef struct zds_engine_options {
      * groups of parameters. */
     bool keep_groups;
     uint8_t reserved[7];
+    /* Where parameters, gradients and states are; HOST (0): as "zds": {"device": ..} of the config
+     * says, else the host. ordinal -1: of this rank's local_rank. */
+    zds_device device;
 } zds_engine_options;
 
 /* Collective. Opens the plugins that the config names and lays out all memory. `config` must stay

@@ -311,6 +311,13 @@ def check_refuses_what_an_engine_does():
         ('{"train_batch_size": 8,\n"zds": {"stochastic_rounding": true}}', "@:2:32: error: "
          "zds.stochastic_rounding: true, but master weights and optimizer states are fp32"),
         ('{"train_batch_size": 8,\n"zds": {"comm": "shmm"}}', "@:2:17: error: zds.comm: "),
+        ('{"train_batch_size": 8,\n"zds": {"comm": {"type": "shmm"}}}', "@:2:26: error: zds.comm.type: "),
+        ('{"train_batch_size": 8,\n"zds": {"comm": {"type": "shm", "params": {"spinz": 3}}}}',
+         "@:2:53: error: zds.comm.params.spinz: "),
+        ('{"train_batch_size": 8,\n"zds": {"comm": {"type": "shm", "params": {"spins": 1e9}}}}',
+         "@:2:53: error: zds.comm.params.spins: "),
+        ('{"train_batch_size": 8,\n"zds": {"comm": {"params": {"spins": 1}}}}',
+         "@:2:28: error: zds.comm.params: options of a communication plugin that is not named"),
         (optimizer % (2, "OneBitAdam", ""), "@:1:56: error: zero_optimization.stage: optimizer "
          "OneBitAdam reduces gradients by itself"),
         (optimizer % (1, "ZeroOneAdam", ""), "@:1:56: error: zero_optimization.stage: parameters "

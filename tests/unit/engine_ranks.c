@@ -103,7 +103,7 @@ static zds_config *load(int size, int stage, const char *zds)
 }
 
 /* Engines of one process at once, steps of all in turn, ended in another order than they began. */
-static void several(int rank, int size, bool local)
+static void several(int rank, int size)
 {
     zds_engine *e[ENGINES];
     zds_config *config = load(size, 1, "{}");
@@ -121,10 +121,9 @@ static void several(int rank, int size, bool local)
     for (int i = 0; i < ENGINES; i++)
         zds_engine_destroy(e[(i + 1) % ENGINES]);
     zds_config_destroy(config);
-    (void)local;
 }
 
-static void run(int size, bool local, void (*body)(int rank, int size, bool local))
+static void run(int size, bool local, void (*body)(int rank, int size))
 {
     static int count;
     const int port = 20000 + (getpid() * 13 + 9 * count++) % 12000;
@@ -135,7 +134,7 @@ static void run(int size, bool local, void (*body)(int rank, int size, bool loca
         if (pid[r] == 0) {
             alarm(60);
             launch_as(r, size, port, local);
-            body(r, size, local);
+            body(r, size);
             _exit(0);
         }
     }
@@ -158,10 +157,64 @@ Test(engine_ranks, without_local_numbers, .timeout = 120)
     run(3, false, several);
 }
 
-/* The test backend that plays absent ranks: this process is rank 0 of 4096. */
-static void alone(int rank, int size, bool local)
+static void with_options(int rank, int size)
 {
-    (void)rank, (void)local;
+    zds_config *config =
+        load(size, 1, "{\"comm\": {\"type\": \"shm\", \"params\": {\"spins\": 3}}}");
+    zds_engine *e = open_engine(config);
+    step(e, 1);
+    zds_engine_destroy(e);
+    zds_config_destroy(config);
+    (void)rank;
+}
+
+Test(engine_ranks, options_of_a_backend, .timeout = 120)
+{
+    run(2, true, with_options);
+}
+
+/* Problems of a backend's options are told at their keys, as those of an optimizer. */
+static void with_wrong_options(int rank, int size)
+{
+    static const struct {
+        const char *zds, *key, *text;
+    } wrong[] = {
+        {"{\"comm\": {\"type\": \"self\", \"params\": {\"spins\": 3}}}", "zds.comm.params.spins",
+         ""},
+        {"{\"comm\": {\"type\": \"shm\", \"params\": {\"spins\": -3}}}", "zds.comm.params.spins",
+         "0"},
+        {"{\"comm\": {\"params\": {\"spins\": 3}}}", "zds.comm.params", "zds.comm.type"},
+        {"{\"comm\": {\"type\": \"shmm\"}}", "zds.comm.type", "did you mean shm"},
+        {"{\"comm\": \"shmm\"}", "zds.comm", "did you mean shm"},
+    };
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        zds_config *config = load(size, 1, wrong[i].zds);
+        zds_model *m = zds_model_create();
+        const int64_t n = ELEMENTS;
+        zds_param_desc d = {.struct_size = sizeof d, .name = "w", .shape = &n, .ndim = 1};
+        NEED(!zds_model_add_module(m, "m", NULL) && !zds_model_add_param(m, 0, &d, NULL), "model");
+        zds_engine_options o = {.struct_size = sizeof o, .threads = 1};
+        zds_engine *e = NULL;
+        zds_error error = ZDS_ERROR_INIT;
+        NEED(zds_engine_create(config, m, &o, &e, &error), "%zu", i);
+        NEED(strstr(error.text, wrong[i].key) && strstr(error.text, wrong[i].text), "%zu: %s", i,
+             error.text);
+        zds_error_clear(&error);
+        zds_model_destroy(m);
+        zds_config_destroy(config);
+    }
+    (void)rank;
+}
+
+Test(engine_ranks, wrong_options_of_a_backend, .timeout = 120)
+{
+    run(1, true, with_wrong_options);
+}
+
+/* The test backend that plays absent ranks: this process is rank 0 of 4096. */
+static void alone(int rank, int size)
+{
+    (void)rank, (void)size;
     for (int stage = 0; stage <= 2; stage++) {
         zds_config *config = load(
             4096, stage, "{\"comm\": \"" TEST_BINARY_DIR "/tests/plugins/comm_copies.so:copies\"}");
@@ -178,7 +231,6 @@ static void alone(int rank, int size, bool local)
         zds_engine_destroy(e);
         zds_config_destroy(config);
     }
-    (void)size;
 }
 
 Test(engine_ranks, rank_0_of_4096, .timeout = 120)

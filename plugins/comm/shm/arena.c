@@ -41,7 +41,7 @@ void *arena_map(const job *j, uint64_t offset, uint64_t bytes, bool writable)
     void *base = mmap(NULL, bytes, rights, MAP_SHARED, j->fd, (off_t)offset);
     if (base == MAP_FAILED)
         return NULL;
-    if (bytes >= HUGE_PAGE)
+    if (bytes >= HUGE_PAGE && j->huge_pages)
         (void)madvise(base, bytes, MADV_HUGEPAGE); /* refused where the kernel has none for memfd */
     return base;
 }

@@ -5,7 +5,7 @@
 
 #include "comm/shm/shm.h"
 
-enum { PAGE = 4096, SPINS = 12 };
+enum { PAGE = 4096 };
 
 static uint64_t round_up(uint64_t bytes, uint64_t to)
 {
@@ -139,8 +139,6 @@ zds_status comm_create(job *j, uint64_t control, int32_t rank, int32_t size,
     c->message_data = c->block.base + l.message_data;
     for (int32_t r = 0; r < size; r++)
         c->world_rank[r] = world_rank ? world_rank[r] : r;
-    /* A short spin saves a wake-up only if the peer runs meanwhile. */
-    c->spins = sysconf(_SC_NPROCESSORS_ONLN) >= j->size ? SPINS : 0;
     *out = c;
     return ZDS_OK;
 }

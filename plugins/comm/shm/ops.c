@@ -209,7 +209,7 @@ void rest(comm *c, bool (*over)(const void *arg), const void *arg)
 {
     slot *mine = &c->slots[c->rank];
     uint32_t seen = atomic_load(&mine->wake);
-    for (int32_t i = 0; i < c->spins; i++) {
+    for (int32_t i = 0; i < c->job->spins; i++) {
         for (int32_t k = 0; k < PAUSES; k++)
 #if defined(__x86_64__)
             __builtin_ia32_pause();

@@ -1,5 +1,8 @@
 /* The plugin: its vtable, and the start and end of a world. */
+#include <math.h>
+#include <stddef.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "comm/shm/shm.h"
 #include "common/simd_level.h"
@@ -25,7 +28,30 @@ static zds_status check_env(const zds_host *host, const zds_comm_env *env)
     return simd_level(host, &level);
 }
 
-static zds_status open_job(const zds_host *host, const zds_comm_env *env, job **out)
+enum { SPINS = 12, MOST_SPINS = 1000000 };
+
+static const zds_option option_table[] = {
+    {.name = "spins",
+     .type = ZDS_OPTION_INT,
+     .flags = ZDS_OPTION_NULLABLE,
+     .offset = offsetof(shm_options, spins),
+     .default_value = "null",
+     .min = 0,
+     .max = MOST_SPINS,
+     .doc =
+         "looks at the peers, some hundred nanoseconds each, before a wait sleeps; null: 12 where"
+         " there is a processor for each rank, else 0"},
+    {.name = "huge_pages",
+     .type = ZDS_OPTION_BOOL,
+     .offset = offsetof(shm_options, huge_pages),
+     .default_value = "true",
+     .min = -INFINITY,
+     .max = INFINITY,
+     .doc = "asks for huge pages in shared memory of 2 MiB and more"},
+};
+
+static zds_status open_job(const zds_host *host, const shm_options *options,
+                           const zds_comm_env *env, job **out)
 {
     job *j = host->alloc(host, sizeof *j, 0);
     if (!j)
@@ -35,6 +61,11 @@ static zds_status open_job(const zds_host *host, const zds_comm_env *env, job **
     j->fd = -1;
     j->rank = env->rank;
     j->size = env->world_size;
+    /* A short spin saves a wake-up only if the peer runs meanwhile. */
+    j->spins = options && options->spins >= 0             ? (int32_t)options->spins
+               : sysconf(_SC_NPROCESSORS_ONLN) >= j->size ? SPINS
+                                                          : 0;
+    j->huge_pages = !options || options->huge_pages;
     j->timeout_ms = env->timeout_ms > 0 ? env->timeout_ms : 60000;
     pthread_mutex_init(&j->lock, NULL);
     atomic_store(&j->references, 1);
@@ -67,13 +98,12 @@ static zds_status meet_all(comm *c)
 static zds_status init(const zds_host *host, const void *options, const zds_comm_env *env,
                        void **self)
 {
-    (void)options;
     zds_status status = check_env(host, env);
     if (status)
         return status;
     job *j = NULL;
     comm *c = NULL;
-    status = open_job(host, env, &j);
+    status = open_job(host, options, env, &j);
     if (!status)
         status = comm_create(j, j->header->control, j->rank, j->size, NULL, &c);
     if (!status)
@@ -175,6 +205,7 @@ static const zds_plugin plugin = {
     .name = "shm",
     .version = "1.0",
     .doc = "ranks of one node over shared memory: no copies between regions, futex waits",
+    ZDS_OPTION_TABLE(option_table, shm_options),
     .ops = &ops,
 };
 ZDS_PLUGINS(&plugin);

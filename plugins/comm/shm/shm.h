@@ -115,6 +115,11 @@ typedef struct mapping {
     uint64_t bytes;
 } mapping;
 
+typedef struct shm_options {
+    int64_t spins; /* rounds of a wait before it sleeps; INT64_MIN: as seems best */
+    bool huge_pages;
+} shm_options;
+
 /* What all communicators of a rank stand on. */
 typedef struct job {
     const zds_host *host;
@@ -123,6 +128,8 @@ typedef struct job {
     job_header *header;
     int32_t rank, size;
     int32_t timeout_ms;
+    int32_t spins; /* rounds of a wait before it sleeps */
+    bool huge_pages;
     _Atomic int32_t references; /* communicators */
     pthread_mutex_t lock;       /* of `regions`: communicators may have threads of their own */
     int *sockets;               /* [size]: rank 0's to all, all others' to rank 0; -1 */
@@ -188,7 +195,6 @@ struct comm {
     uint64_t *got;        /* [size]: pieces (or all, as 1) taken from each rank in this phase */
     const void **sources; /* [size] */
     /* waiting */
-    int32_t spins;
     bool inside;                                /* progress is running: no recursion */
     int64_t last_try, last_advance, last_check; /* ms */
     zds_status status;                          /* of the failure that ended this communicator */

@@ -1,0 +1,249 @@
+/* The connections of an engine's ranks: which communication plugins there are, and what each rank
+ * is told of the others before. */
+#include <cjson/cJSON.h>
+#include <stdlib.h>
+
+#include "engine/internal.h"
+#include "host/bootstrap.h"
+#include "host/error.h"
+#include "host/locate.h"
+
+typedef struct candidate {
+    const zds_comm_env *env;
+    const zds_plugin *best;
+    int32_t score;
+} candidate;
+
+static bool consider(void *user, const zds_plugin *plugin, const char *file)
+{
+    (void)file;
+    candidate *c = user;
+    zds_comm_ops ops;
+    plugin_ops(plugin, &ops, sizeof ops);
+    int32_t score = ops.suits(c->env);
+    if (score > c->score) {
+        c->score = score;
+        c->best = plugin;
+    }
+    return true;
+}
+
+static zds_comm_env comm_env(const launch *place, zds_device device)
+{
+    return (zds_comm_env){.struct_size = sizeof(zds_comm_env),
+                          .rank = place->rank,
+                          .world_size = place->world_size,
+                          .local_rank = place->local_rank,
+                          .local_world_size = place->local_world_size,
+                          .master_addr = place->master_addr,
+                          .master_port = place->master_port,
+                          .timeout_ms = place->timeout_ms,
+                          .device = device};
+}
+
+/* The key that names it: a string stands for the section. */
+static const char *comm_key(const zds_engine *e)
+{
+    return cJSON_IsObject(config_node(e->config, "zds.comm")) ? "zds.comm.type" : "zds.comm";
+}
+
+/* What the config says of it: its name, and the path of its options; NULL where it leaves them to
+ * the program or to zds. */
+static zds_status comm_of_config(zds_engine *e, const zds_engine_options *o, const char **name,
+                                 const char **section, zds_error *error)
+{
+    static const char *const params = "zds.comm.params";
+    bool has_params = cJSON_IsObject(config_node(e->config, params));
+    *name = o->comm ? NULL : zds_config_string(e->config, "zds.comm.type");
+    *section = *name && has_params ? params : NULL;
+    if (has_params && !*name && !o->comm)
+        return engine_refuse(e, ZDS_ERR_CONFIG, params, error,
+                             "options of a communication plugin that is not named; write its name "
+                             "as zds.comm.type");
+    return ZDS_OK;
+}
+
+/* What its facts say of these ranks. */
+static zds_status check_ranks(const zds_plugin *plugin, const zds_comm_env *env, zds_error *error)
+{
+    zds_comm_ops ops;
+    plugin_ops(plugin, &ops, sizeof ops);
+    if (!(ops.spaces & ZDS_SPACE_BIT(env->device.space)))
+        return error_set(error, ZDS_ERR_UNSUPPORTED, "%s does not move memory of this device",
+                         plugin->name);
+    if (env->world_size < ops.least_ranks || (ops.most_ranks && env->world_size > ops.most_ranks))
+        return error_set(error, ZDS_ERR_UNSUPPORTED, "%s connects %d to %d ranks, and there are %d",
+                         plugin->name, ops.least_ranks,
+                         ops.most_ranks ? ops.most_ranks : LAUNCH_MOST, env->world_size);
+    if (ops.flags & ZDS_COMM_ONE_NODE && env->local_world_size != env->world_size)
+        return error_set(error, ZDS_ERR_UNSUPPORTED,
+                         "%s connects ranks of one node, and %d of %d are on this one; use one that"
+                         " connects nodes",
+                         plugin->name, env->local_world_size, env->world_size);
+    return ZDS_OK;
+}
+
+/* The one that is named, else the one that suits the ranks best; NULL if none does. */
+static zds_status choose_comm(zds_engine *e, const zds_engine_options *o, const zds_comm_env *env,
+                              const zds_plugin **plugin, const char **section, zds_error *error)
+{
+    const char *name, *file;
+    *plugin = NULL;
+    zds_error found = ZDS_ERROR_INIT;
+    zds_status told = comm_of_config(e, o, &name, section, error);
+    if (told)
+        return told;
+    name = o->comm ? o->comm : name;
+    if (env->device.space != e->device.space) { /* what is named is for the engine's device */
+        name = NULL;
+        *section = NULL;
+    }
+    if (name) {
+        zds_status status =
+            registry_find(e->plugins, ZDS_KIND_COMM, name, NULL, plugin, &file, &found);
+        if (!status)
+            status = check_ranks(*plugin, env, &found);
+        if (status && !o->comm)
+            return plugins_refuse_name(e, status, comm_key(e), &found, error);
+        if (status)
+            error_set(error, status, "%s", found.text ? found.text : "not found");
+        zds_error_clear(&found);
+        return status;
+    }
+    candidate c = {.env = env};
+    const registry_match match = {
+        .space = env->device.space, .ranks = env->world_size, .local_ranks = env->local_world_size};
+    zds_status status = registry_each(e->plugins, ZDS_KIND_COMM, &match, consider, &c, error);
+    *plugin = c.best;
+    return status;
+}
+
+zds_status links_meet(zds_engine *e, zds_error *error)
+{
+    char identity[LAUNCH_HOST];
+    const zds_comm_env env = comm_env(&e->place, e->device);
+    e->bootstrap = bootstrap_open(&env);
+    if (!e->bootstrap)
+        return error_set(error, ZDS_ERR_MEMORY, "no memory for the ranks' first exchange");
+    launch_host_identity(identity, sizeof identity);
+    return locate_ranks(&e->place, e->bootstrap, identity, error);
+}
+
+static zds_status open_link(zds_engine *e, const zds_engine_options *o, zds_device device,
+                            comm_link *l, zds_error *error)
+{
+    zds_comm_env env = comm_env(&e->place, device);
+    const zds_plugin *plugin;
+    const char *section;
+    zds_status status = choose_comm(e, o, &env, &plugin, &section, error);
+    if (status)
+        return status;
+    if (!plugin)
+        return error_set(error, ZDS_ERR_NOT_FOUND,
+                         "no communication plugin can connect %d ranks (%d of them on this node) "
+                         "whose buffers are in space %d (zds/types.h); `zds-plugins --list --kind "
+                         "comm` shows those there are",
+                         env.world_size, env.local_world_size, device.space);
+    plugin_ops(plugin, &l->ops, sizeof l->ops);
+    services_init(&l->services, plugin->name, e->place.rank, e->ledger, e->threads);
+    env.bootstrap = bootstrap_offer(e->bootstrap);
+    status = plugins_read_options(e, plugin, section, NULL, &l->options, error);
+    if (!status &&
+        (status = l->ops.init(&l->services.host, l->options, &env, &l->self)) != ZDS_OK) {
+        l->self = NULL;
+        error_set(error, status, "rank %d, comm plugin %s: %s", e->place.rank, plugin->name,
+                  services_error(&l->services));
+    }
+    return status;
+}
+
+/* What zds_engine_plan takes for a connection: what the plugin says of itself, or one of many
+ * abilities where none suits. */
+static zds_status plan_link(zds_engine *e, const zds_engine_options *o, comm_link *l,
+                            zds_error *error)
+{
+    zds_comm_env env = comm_env(&e->place, e->device);
+    const zds_plugin *plugin;
+    const char *section;
+    zds_status status = choose_comm(e, o, &env, &plugin, &section, error);
+    if (plugin) {
+        plugin_ops(plugin, &l->ops, sizeof l->ops);
+    } else {
+        l->ops.flags = ZDS_COMM_FUSED | ZDS_COMM_NODE_SHARED;
+        l->ops.reduce_dtypes =
+            ZDS_DTYPE_BIT(ZDS_F32) | ZDS_DTYPE_BIT(ZDS_F16) | ZDS_DTYPE_BIT(ZDS_BF16);
+    }
+    services_init(&l->services, "plan", e->place.rank, e->ledger, e->threads);
+    return status;
+}
+
+static void fill_peers(zds_engine *e, comm_link *l, tier *t)
+{
+    l->peers = (peers){.ops = &l->ops,
+                       .self = l->self,
+                       .services = &l->services,
+                       .failure = &e->failure,
+                       .tier = t,
+                       .rank = e->place.rank,
+                       .world_size = e->place.world_size,
+                       .one_node = e->place.local_world_size == e->place.world_size};
+}
+
+zds_status links_open(zds_engine *e, const zds_engine_options *o, zds_error *error)
+{
+    const zds_device host = {.space = ZDS_SPACE_HOST};
+    bool two = e->device.space != ZDS_SPACE_HOST;
+    if (e->planned) {
+        zds_status status = plan_link(e, o, &e->comm, error);
+        fill_peers(e, &e->comm, e->tier);
+        e->control = &e->comm.peers;
+        return status ? status : peers_open(e->control, error);
+    }
+    zds_status status = open_link(e, o, e->device, &e->comm, error);
+    if (!status && two)
+        status = open_link(e, o, host, &e->host_comm, error);
+    bootstrap_finish(e->bootstrap);
+    if (status)
+        return status;
+    fill_peers(e, &e->comm, e->tier);
+    e->control = &e->comm.peers;
+    if (two) {
+        fill_peers(e, &e->host_comm, e->host_tier);
+        e->control = &e->host_comm.peers;
+    }
+    return peers_open(e->control, error);
+}
+
+static void close_link(comm_link *l)
+{
+    if (l->self)
+        l->ops.finalize(l->self);
+    services_destroy(&l->services);
+    options_destroy(l->options);
+}
+
+void links_close(zds_engine *e)
+{
+    if (e->control)
+        peers_close(e->control);
+    close_link(&e->comm);
+    close_link(&e->host_comm);
+    bootstrap_close(e->bootstrap);
+}
+
+zds_status links_check(zds_engine *e, const zds_engine_options *o, const char **key,
+                       zds_error *error)
+{
+    const char *name, *section, *file;
+    const zds_plugin *plugin;
+    void *options = NULL;
+    *key = comm_key(e);
+    zds_status status = comm_of_config(e, o, &name, &section, error);
+    if (status || !name)
+        return status;
+    status = registry_find(e->plugins, ZDS_KIND_COMM, name, NULL, &plugin, &file, error);
+    if (!status)
+        status = plugins_read_options(e, plugin, section, NULL, &options, error);
+    options_destroy(options);
+    return status;
+}
