@@ -26,17 +26,17 @@ static zds_status told(const job *j, zds_status status)
 /* The inner one's options, all by default: numbers and truth, for which this is enough. */
 static bool read_default(const zds_option *o, char *to)
 {
-    const bool yes = strcmp(o->default_value, "true") == 0;
-    const int64_t whole = strtoll(o->default_value, NULL, 10);
-    const double number = strtod(o->default_value, NULL);
+    const bool yes = strcmp(o->default_value, "true") == 0,
+               none = strcmp(o->default_value, "null") == 0;
+    const int64_t whole = none ? INT64_MIN : strtoll(o->default_value, NULL, 10);
+    const double number = none ? (double)NAN : strtod(o->default_value, NULL);
     if (o->type == ZDS_OPTION_BOOL)
         memcpy(to, &yes, sizeof yes);
     else if (o->type == ZDS_OPTION_INT)
         memcpy(to, &whole, sizeof whole);
     else if (o->type == ZDS_OPTION_FLOAT)
         memcpy(to, &number, sizeof number);
-    return o->type >= ZDS_OPTION_BOOL && o->type <= ZDS_OPTION_FLOAT &&
-           strcmp(o->default_value, "null") != 0;
+    return o->type >= ZDS_OPTION_BOOL && o->type <= ZDS_OPTION_FLOAT;
 }
 
 static zds_status default_options(job *j, const zds_plugin *plugin)
