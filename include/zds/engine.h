@@ -78,7 +78,7 @@ zds_status zds_model_add_param(zds_model *model, uint32_t module, const zds_para
 /* A further use of a parameter by a module that comes after its home (tied weights). In that
  * module's view it follows the module's own parameters, in the order of these calls. */
 zds_status zds_model_add_use(zds_model *model, uint32_t module, uint32_t param);
-/* The last of these calls that failed. */
+/* What was wrong with the last of these calls; "" if nothing was. */
 const char *zds_model_error(const zds_model *model);
 
 /* === engine === */
