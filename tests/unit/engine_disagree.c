@@ -149,7 +149,7 @@ static void one_step(zds_engine *e, uint32_t module, zds_step_result *result)
         NEED(!zds_acquire(e, module, ZDS_BACKWARD, NULL, &view), "%s", zds_engine_error(e));
         for (size_t s = 0; s < view.count; s++)
             if (view.slots[s].grad)
-                small_gradient(&view.slots[s], s, 1);
+                NEED(!small_gradient(e, &view.slots[s], s, 1), "%s", zds_engine_error(e));
         NEED(!zds_grad_ready(e, module, NULL), "%s", zds_engine_error(e));
     }
     NEED(!zds_step(e, result), "%s", zds_engine_error(e));

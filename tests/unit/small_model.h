@@ -76,22 +76,33 @@ static inline uint16_t small_bf16(float x)
     return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
-/* The gradient of one use in one module, for this rank and micro step. */
-static inline void small_gradient(const zds_slot *slot, uint64_t seed, float scale)
+/* The gradient of one use in one module, for this rank and micro step, wherever the slot is. */
+static inline zds_status small_gradient(zds_engine *e, const zds_slot *slot, uint64_t seed,
+                                        float scale)
 {
-    for (uint64_t i = 0; i < slot->count; i++) {
-        float g = scale * small_number(seed + slot->param, i);
-        if (slot->dtype == ZDS_F32) {
-            float *to = (float *)slot->grad + i;
-            *to = slot->accumulate ? *to + g : g;
-        } else {
-            uint16_t *to = (uint16_t *)slot->grad + i;
-            uint32_t bits = (uint32_t)*to << 16;
-            float before;
+    enum { SOME = 256 };
+    float whole[SOME];
+    uint16_t *half = (uint16_t *)whole;
+    size_t size = zds_dtype_size(slot->dtype);
+    zds_status status = ZDS_OK;
+    for (uint64_t first = 0; !status && first < slot->count; first += SOME) {
+        uint64_t n = slot->count - first < SOME ? slot->count - first : SOME;
+        char *to = (char *)slot->grad + first * size;
+        if (slot->accumulate)
+            status = zds_copy_out(e, whole, to, n * size);
+        for (uint64_t i = 0; i < n; i++) {
+            float g = scale * small_number(seed + slot->param, first + i), before;
+            uint32_t bits = slot->dtype == ZDS_F32 ? 0 : (uint32_t)half[i] << 16;
             memcpy(&before, &bits, sizeof before);
-            *to = small_bf16(slot->accumulate ? before + g : g);
+            if (slot->dtype == ZDS_F32)
+                whole[i] = slot->accumulate ? whole[i] + g : g;
+            else
+                half[i] = small_bf16(slot->accumulate ? before + g : g);
         }
+        if (!status)
+            status = zds_copy_in(e, to, whole, n * size);
     }
+    return status;
 }
 
 /* Forward and backward of one micro step, the gradients times `scale`. */
@@ -109,7 +120,7 @@ static inline zds_status small_passes(zds_engine *e, uint64_t micro, double scal
         status = zds_acquire(e, m, ZDS_BACKWARD, NULL, &view);
         for (size_t s = 0; !status && s < view.count; s++)
             if (view.slots[s].grad)
-                small_gradient(&view.slots[s], seed, (float)scale);
+                status = small_gradient(e, &view.slots[s], seed, (float)scale);
         if (!status)
             status = zds_grad_ready(e, m, NULL);
     }
