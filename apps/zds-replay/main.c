@@ -167,29 +167,39 @@ static zds_status open_engine(replay *r)
 
 /* What backward leaves for a parameter of type T: T(fp32(loss_scale / gas) * g), added to what is
  * there where the engine says so. */
+static void add_value(const zds_slot *slot, float g, void *to)
+{
+    uint16_t *half = to;
+    float *whole = to;
+    if (slot->dtype == ZDS_F32) {
+        *whole = slot->accumulate ? *whole + g : g;
+    } else if (slot->dtype == ZDS_BF16) {
+        g = float_from_bf16(bf16_from_float(g));
+        *half = bf16_from_float(slot->accumulate ? float_from_bf16(*half) + g : g);
+    } else {
+        g = float_from_f16(f16_from_float(g));
+        *half = f16_from_float(slot->accumulate ? float_from_f16(*half) + g : g);
+    }
+}
+
 static zds_status put(replay *r, const zds_slot *slot, const safetensors_tensor *from)
 {
-    float values[PIECE], scale = (float)zds_loss_scale(r->engine);
+    float values[PIECE], written[PIECE], scale = (float)zds_loss_scale(r->engine);
+    size_t size = zds_dtype_size(slot->dtype);
     for (uint64_t i = 0; i < slot->count; i += PIECE) {
         uint64_t n = slot->count - i < PIECE ? slot->count - i : PIECE;
+        char *to = (char *)slot->grad + i * size;
         zds_status status = safetensors_read(from, i, n, values, &r->error);
         if (status)
             return status;
-        for (uint64_t k = 0; k < n; k++) {
-            float g = scale * values[k];
-            if (slot->dtype == ZDS_F32) {
-                float *to = (float *)slot->grad + i + k;
-                *to = slot->accumulate ? *to + g : g;
-            } else if (slot->dtype == ZDS_BF16) {
-                uint16_t *to = (uint16_t *)slot->grad + i + k;
-                g = float_from_bf16(bf16_from_float(g));
-                *to = bf16_from_float(slot->accumulate ? float_from_bf16(*to) + g : g);
-            } else {
-                uint16_t *to = (uint16_t *)slot->grad + i + k;
-                g = float_from_f16(f16_from_float(g));
-                *to = f16_from_float(slot->accumulate ? float_from_f16(*to) + g : g);
-            }
-        }
+        if (slot->accumulate)
+            status = zds_copy_out(r->engine, written, to, n * size);
+        for (uint64_t k = 0; k < n; k++)
+            add_value(slot, scale * values[k], (char *)written + k * size);
+        if (!status)
+            status = zds_copy_in(r->engine, to, written, n * size);
+        if (status)
+            return fail(&r->error, status, "%s", zds_engine_error(r->engine));
     }
     return ZDS_OK;
 }

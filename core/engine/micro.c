@@ -178,7 +178,7 @@ zds_status zds_acquire(zds_engine *e, uint32_t module, int32_t pass, const zds_s
         status = zero_acquire(e->zero, module, ZDS_FORWARD, stream);
     if (status)
         return status;
-    *view = (zds_view){0};
+    *view = (zds_view){.stride = sizeof *view->slots};
     view->slots = zero_slots(e->zero, module, &view->count);
     return ZDS_OK;
 }

@@ -86,3 +86,24 @@ zds_status zds_get_values(zds_engine *e, uint32_t param, const char *state, zds_
                            e->model->params[param].name, zds_status_name(common));
     return common;
 }
+
+static zds_status check_copy(zds_engine *e, const char *call, const void *to, const void *from,
+                             uint64_t bytes)
+{
+    zds_status status = engine_usable(e);
+    if (!status && bytes && (!to || !from))
+        status = engine_fail(e, ZDS_ERR_INVALID, "%s: %s is NULL", call, to ? "from" : "to");
+    return status;
+}
+
+zds_status zds_copy_in(zds_engine *e, void *to, const void *from, uint64_t bytes)
+{
+    zds_status status = check_copy(e, "zds_copy_in", to, from, bytes);
+    return status || !bytes ? status : zero_copy_in(e->zero, to, from, bytes);
+}
+
+zds_status zds_copy_out(zds_engine *e, void *to, const void *from, uint64_t bytes)
+{
+    zds_status status = check_copy(e, "zds_copy_out", to, from, bytes);
+    return status || !bytes ? status : zero_copy_out(e->zero, to, from, bytes);
+}

@@ -92,10 +92,11 @@ static zds_status take_memory(zero *z, zds_error *error)
     grads_part *g = &z->grads;
     peers *p = z->with.peers;
     size_t accum = zds_dtype_size(wish->accum_dtype);
+    uint64_t most = zero_is_here(z) ? l->shard : layout_largest_shard(l); /* as ranks know it */
     decide(z, g);
     zds_status status =
         g->sliced
-            ? zero_alloc(z->with.tier, &g->shard, "gradients", l->shard * accum, error)
+            ? zero_alloc_known(z, z->with.tier, &g->shard, "gradients", most * accum, error)
             : peers_alloc(p, &g->full, "gradients", l->trainable * accum, ZDS_MEM_SYMMETRIC, error);
     if (!status && g->buffered)
         status =
@@ -110,7 +111,7 @@ static zds_status take_memory(zero *z, zds_error *error)
 static void free_memory(zero *z)
 {
     grads_part *g = &z->grads;
-    tier_free(&g->shard);
+    peers_free(z->with.peers, &g->shard);
     peers_free(z->with.peers, &g->travel);
     peers_free(z->with.peers, &g->buffers);
     peers_free(z->with.peers, &g->full);
@@ -245,7 +246,7 @@ bufref grads_of_piece(const zero *z, const layout_piece *own)
 {
     const layout_place *place = &z->lay->places[own->param];
     const layout_span *span = &z->lay->spans[place->span];
-    return z->grads.sliced ? bufref_of(&z->grads.shard, span->shard_first + own->part_first,
+    return z->grads.sliced ? bufref_of(&z->grads.shard.slab, span->shard_first + own->part_first,
                                        z->wish.accum_dtype)
                            : in_full(z, span->grad_first + place->first + own->param_first);
 }
@@ -254,7 +255,7 @@ bufref grads_of_piece(const zero *z, const layout_piece *own)
 static bufref part_of(const zero *z, const layout_span *span)
 {
     if (z->grads.sliced)
-        return bufref_of(&z->grads.shard, span->shard_first, z->wish.accum_dtype);
+        return bufref_of(&z->grads.shard.slab, span->shard_first, z->wish.accum_dtype);
     return in_full(z, span->grad_first + layout_part_first(span, (uint32_t)z->with.peers->rank));
 }
 

@@ -252,6 +252,18 @@ void layout_destroy(layout *l)
     free(l);
 }
 
+uint64_t layout_largest_shard(const layout *l)
+{
+    uint64_t largest = 0;
+    for (uint32_t r = 0; r < l->world_size; r++) {
+        uint64_t shard = 0;
+        for (uint32_t k = 0; k < l->span_count; k++)
+            shard += layout_is_trained(&l->spans[k]) ? layout_part_count(&l->spans[k], r) : 0;
+        largest = shard > largest ? shard : largest;
+    }
+    return largest;
+}
+
 /* The next lower span that is trained and of other modules; LAYOUT_NONE: there is none. */
 static int64_t below(const layout *l, uint32_t k)
 {

@@ -106,6 +106,9 @@ static inline uint64_t layout_grad_at(const layout *l, uint32_t param)
     return l->spans[l->places[param].span].grad_first + l->places[param].first;
 }
 
+/* Elements of the largest shard of any rank. */
+uint64_t layout_largest_shard(const layout *l);
+
 /* Places the spans' gradients in buffers in which one is reused as soon as its span is reduced;
  * `overlap`: one span later, so that its reduction can go on meanwhile. */
 void layout_plan_buffers(layout *l, bool overlap);

@@ -9,10 +9,11 @@
 #include "zero/parts.h"
 
 /* At stage 0, or alone, no peer reads a rank's parameters: its own memory may be of huge pages,
- * which shared memory seldom is, and matrix products walk over many rows at a time. */
+ * which shared memory seldom is, and matrix products walk over many rows at a time. A device's is
+ * the same for both, and initial values go from rank 0 to all. */
 static pages choose_pages(const zero *z)
 {
-    if (z->wish.stage == 0 || is_alone(z))
+    if (is_alone(z) || (z->wish.stage == 0 && zero_is_here(z)))
         return PAGES_OWN;
     return zero_is_here(z) && z->with.peers->ops->flags & ZDS_COMM_NODE_SHARED &&
                    z->with.peers->one_node
@@ -97,6 +98,7 @@ static zds_status create_module(zero *z, uint32_t m, zds_error *error)
         use->slots[i] = (zds_slot){.param = param,
                                    .dtype = z->wish.param_dtype,
                                    .space = s->slab.block.device.space,
+                                   .device = s->slab.block.device,
                                    .count = z->with.model->params[param].numel,
                                    .data = base + params_at(z, param, 0).offset};
     }
@@ -247,7 +249,7 @@ zds_status params_publish(zero *z)
     peers *p = z->with.peers;
     zds_dtype dtype = z->wish.param_dtype;
     zds_status status = ZDS_OK;
-    if (z->params.pages == PAGES_OWN)
+    if (z->wish.stage == 0 || is_alone(z))
         return ZDS_OK;
     if (z->params.pages == PAGES_NODE) {
         zds_coll coll = {.struct_size = sizeof coll, .tag = 3, .what = publishing};

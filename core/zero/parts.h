@@ -65,7 +65,7 @@ typedef struct grads_part {
     bool fused;
     zds_dtype comm_dtype;
     peer_slab full;      /* not sliced: accum_dtype, the address space of gradients */
-    slab shard;          /* sliced: accum_dtype, [shard] */
+    peer_slab shard;     /* sliced: accum_dtype, [shard] */
     peer_slab buffers;   /* param_dtype */
     peer_slab travel;    /* comm_dtype */
     span_run *spans;     /* [spans] */
@@ -101,9 +101,9 @@ typedef struct stream_part {
     piece *pieces; /* [piece_count] in the order of spans */
     uint32_t piece_count;
     piece **piece_of; /* [params]: what this rank updates of it; NULL: nothing */
-    slab master; /* where master_dtype is not param_dtype: [shard], or [trainable] at stage 0 */
-    slab states; /* SHARDED ones of all pieces */
-    slab whole;  /* states that no part cuts: TENSOR, GLOBAL and RANK_LOCAL ones */
+    slab master;     /* where master_dtype is not param_dtype: [shard], or [trainable] at stage 0 */
+    slab states;     /* SHARDED ones of all pieces */
+    peer_slab whole; /* states that no part cuts: TENSOR, GLOBAL and RANK_LOCAL ones */
     /* [params][ZDS_MAX_STATES]: their bytes in it; STREAM_NONE: no such state */
     uint64_t *whole_at;
     void **whole_states;   /* likewise: their addresses */
@@ -149,6 +149,10 @@ static inline bool is_alone(const zero *z)
 zds_status zero_no_memory(zds_error *error, const char *what, uint64_t bytes);
 /* Memory of this rank's own, zeroed. */
 zds_status zero_alloc(tier *t, slab *s, const char *purpose, uint64_t bytes, zds_error *error);
+
+/* Likewise, for operations of the ranks, which on a device must know of it. */
+zds_status zero_alloc_known(zero *z, tier *t, peer_slab *s, const char *purpose, uint64_t bytes,
+                            zds_error *error);
 
 /* The host's code may point into what parameters, gradients and states are in. */
 static inline bool zero_is_here(const zero *z)

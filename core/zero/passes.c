@@ -104,3 +104,27 @@ zds_status grads_sums(zero *z, bufref part, const zds_segment *segments, size_t 
         status = zero_fetch(z, chunk_sums, sums, chunks * sizeof *chunk_sums);
     return status ? status : zero_fetch(z, non_finite, bad, sizeof *non_finite);
 }
+
+/* By a view of the memory, which may be any part of a slab. */
+static zds_status copy_by_view(zero *z, void *there, void *here, uint64_t bytes, bool in)
+{
+    zds_error error = ZDS_ERROR_INIT;
+    slab view;
+    zds_status status = tier_adopt(z->with.tier, there, bytes, &view, &error);
+    if (!status) {
+        tier_end far = tier_in(&view, 0), near = tier_at(here);
+        status = tier_copy(in ? far : near, in ? near : far, bytes, NULL, NULL, &error);
+        tier_free(&view);
+    }
+    return zero_checked(z, status, &error);
+}
+
+zds_status zero_copy_in(zero *z, void *to, const void *from, uint64_t bytes)
+{
+    return copy_by_view(z, to, (void *)(uintptr_t)from, bytes, true);
+}
+
+zds_status zero_copy_out(zero *z, void *to, const void *from, uint64_t bytes)
+{
+    return copy_by_view(z, (void *)(uintptr_t)from, to, bytes, false);
+}

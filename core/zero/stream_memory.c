@@ -100,12 +100,12 @@ static zds_status whole_states(zero *z, zds_error *error)
     free(g.list);
     if (!placed)
         return zero_no_memory(error, "the list of states", 0);
-    zds_status status =
-        total ? zero_alloc(z->with.states_tier, &t->whole, "optimizer states", total, error)
-              : ZDS_OK;
+    zds_status status = total ? zero_alloc_known(z, z->with.states_tier, &t->whole,
+                                                 "optimizer states", total, error)
+                              : ZDS_OK;
     for (size_t k = 0; !status && k < (size_t)z->with.model->param_count * ZDS_MAX_STATES; k++)
         if (t->whole_at[k] != STREAM_NONE)
-            t->whole_states[k] = bufref_at((bufref){&t->whole, t->whole_at[k], ZDS_U8}, 0);
+            t->whole_states[k] = bufref_at((bufref){&t->whole.slab, t->whole_at[k], ZDS_U8}, 0);
     return status;
 }
 
@@ -114,7 +114,7 @@ bufref stream_whole_state(const zero *z, uint32_t param, uint32_t state)
     uint64_t at = z->stream.whole_at[(size_t)param * ZDS_MAX_STATES + state];
     if (at == STREAM_NONE)
         return (bufref){0};
-    return (bufref){&z->stream.whole, at, z->with.params[param].needs.states[state].dtype};
+    return (bufref){&z->stream.whole.slab, at, z->with.params[param].needs.states[state].dtype};
 }
 
 /* === states of pieces === */
@@ -271,7 +271,7 @@ void stream_destroy(zero *z)
     norm_destroy(z);
     tier_free(&t->scratches);
     tier_free(&t->states);
-    tier_free(&t->whole);
+    peers_free(z->with.peers, &t->whole);
     tier_free(&t->master);
     free(t->pieces);
     free(t->piece_of);

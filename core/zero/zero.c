@@ -26,6 +26,14 @@ zds_status zero_alloc(tier *t, slab *s, const char *purpose, uint64_t bytes, zds
     return status;
 }
 
+zds_status zero_alloc_known(zero *z, tier *t, peer_slab *s, const char *purpose, uint64_t bytes,
+                            zds_error *error)
+{
+    if (zero_is_here(z) || is_alone(z))
+        return zero_alloc(t, &s->slab, purpose, bytes, error);
+    return peers_alloc(z->with.peers, s, purpose, bytes, ZDS_MEM_SYMMETRIC, error);
+}
+
 /* What parameters that the optimizer needs whole cost it. At stage 0 every rank has all of them
  * whole anyway, however their gradients are reduced. */
 static void fill_costs(const zero *z, double *costs)

@@ -77,6 +77,10 @@ zds_status zero_start(zero *z);
 zds_status zero_write_values(zero *z, uint32_t param, int32_t state, zds_write_fn write, void *user,
                              zds_status *written);
 
+/* Between memory of the device, such as slots point to, and the host's. */
+zds_status zero_copy_in(zero *z, void *to, const void *from, uint64_t bytes);
+zds_status zero_copy_out(zero *z, void *to, const void *from, uint64_t bytes);
+
 /* === a micro step === */
 
 /* `local`: the optimizer reduces this step's gradients itself. */

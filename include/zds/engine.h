@@ -175,14 +175,22 @@ typedef struct zds_slot {
     void *grad;       /* BACKWARD of a trainable parameter; else NULL */
     bool accumulate;  /* add to grad; false: overwrite it (what is there is undefined) */
     uint8_t reserved[3];
-    zds_space space; /* of data and grad */
+    zds_space space;   /* of data and grad, */
+    zds_device device; /* with its ordinal */
 } zds_slot;
 
 typedef struct zds_view {
     size_t count;
     const zds_slot *slots; /* home parameters in the order they were added, then uses; valid until
                               the module's release or grad_ready */
+    size_t stride;         /* bytes from one slot to the next: sizeof(zds_slot) of the library */
 } zds_view;
+
+/* From and to what a slot points to, `bytes` of the program's own memory, whatever space the slot is
+ * in; over when they return. Between zds_acquire and the module's release or zds_grad_ready. In the
+ * host's memory a program needs none of them. */
+zds_status zds_copy_in(zds_engine *engine, void *to, const void *from, uint64_t bytes);
+zds_status zds_copy_out(zds_engine *engine, void *to, const void *from, uint64_t bytes);
 
 enum {
     ZDS_BOUNDARY_AUTO = 0, /* every gradient_accumulation_steps-th micro step is a boundary */
