@@ -65,7 +65,7 @@ struct zds_engine {
     problems found;   /* what is refused, till it is told */
     problems *warned; /* what plugins warn of; NULL: the log gets it */
     settings set;
-    launch place;
+    launch launch;
     ledger *ledger;
     pool *threads;
     registry *plugins;

@@ -52,7 +52,7 @@ zds_engine *sample_create(const zds_config *config, const zds_engine_options *o)
     if (!e)
         return NULL;
     e->planned = e->sample = true;
-    e->place = (launch){.world_size = ranks, .local_world_size = ranks};
+    e->launch = (launch){.world_size = ranks, .local_world_size = ranks};
     e->set = (settings){.param_dtype = ZDS_F32,
                         .master_dtype = ZDS_F32,
                         .state_dtype = ZDS_F32,

@@ -66,7 +66,7 @@ zds_status zds_get_values(zds_engine *e, uint32_t param, const char *state, zds_
     zds_status status = engine_usable(e), written = ZDS_OK;
     if (status)
         return status;
-    if (!e->values_set || (!write && e->place.rank == 0))
+    if (!e->values_set || (!write && e->launch.rank == 0))
         return engine_fail(
             e, ZDS_ERR_INVALID,
             "zds_get_values before zds_set_values, or without a function to write to");
