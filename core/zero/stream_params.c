@@ -31,8 +31,8 @@ zds_status zero_prepare(zero *z, zds_error *error)
     stream_list(z);
     for (size_t i = 0; i < t->listed.count; i++) {
         const piece *own = t->piece_of[t->steps[i].param->index];
-        t->steps[i].slice_first = own ? own->first : 0;
-        t->steps[i].slice_count = own ? own->count : 0;
+        t->steps[i].part_first = own ? own->first : 0;
+        t->steps[i].part_count = own ? own->count : 0;
     }
     services_clear(z->with.optim_services);
     zds_status status = z->with.optim->prepare(*z->with.optim_self, &t->listed);
@@ -81,8 +81,8 @@ static void fill_own(zero *z, zds_param_step *step)
         return;
     step->master = bufref_at(own->master, 0);
     step->output = bufref_at(own->output, 0);
-    step->slice_first = own->first;
-    step->slice_count = own->count;
+    step->part_first = own->first;
+    step->part_count = own->count;
 }
 
 /* One rank's part of a state goes to all. */
