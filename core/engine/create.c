@@ -58,7 +58,7 @@ static zds_status create_zero(zds_engine *e, zds_error *error)
         .tile = HOST_TILE,
         .seed = e->seed};
     const zero_means means = {.model = e->model,
-                              .params = e->param_runs,
+                              .params = e->params,
                               .hypers = e->hypers,
                               .optim = &e->optim,
                               .optim_self = &e->optim_self,
@@ -195,10 +195,10 @@ void zds_engine_destroy(zds_engine *e)
     options_destroy(e->optim_options);
     options_destroy(e->sched_options);
     registry_destroy(e->plugins);
-    for (uint32_t i = 0; e->param_runs && i < e->model->param_count; i++)
+    for (uint32_t i = 0; e->params && i < e->model->param_count; i++)
         for (uint32_t s = 0; s < ZDS_MAX_STATES; s++)
-            free(e->param_runs[i].state_names[s]);
-    free(e->param_runs);
+            free(e->params[i].state_names[s]);
+    free(e->params);
     free(e->base_hypers);
     free(e->hypers);
     free(e->declared);

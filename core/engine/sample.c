@@ -98,6 +98,6 @@ zds_status sample_open_sched(zds_engine *e, const zds_engine_options *o, zds_err
 
 uint32_t sample_hyper(const zds_engine *e)
 {
-    uint32_t hyper = e->param_runs[group_count(e->config)].hyper;
+    uint32_t hyper = e->params[group_count(e->config)].hyper;
     return hyper < e->hyper_count ? hyper : e->hyper_count - 1;
 }

@@ -8,11 +8,11 @@ void stream_list(zero *z)
     stream_part *t = &z->stream;
     size_t n = 0;
     for (uint32_t i = 0; i < z->with.model->param_count; i++) {
-        const param_run *run = &z->with.params[i];
-        if (run->trainable)
+        const zero_param *known = &z->with.params[i];
+        if (known->trainable)
             t->steps[n++] = (zds_param_step){.struct_size = sizeof *t->steps,
-                                             .param = &run->desc,
-                                             .hyper = &z->with.hypers[run->hyper],
+                                             .param = &known->desc,
+                                             .hyper = &z->with.hypers[known->hyper],
                                              .states = &t->whole_states[(size_t)i * ZDS_MAX_STATES],
                                              .master_dtype = z->wish.master_dtype,
                                              .grad_dtype = z->wish.accum_dtype,

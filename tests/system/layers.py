@@ -94,7 +94,23 @@ def check_names():
     report(links, "its links lead somewhere")
 
 
+def check_words():
+    """Words for which the page's table has others, where it has them as code."""
+    table = PAGE[PAGE.index("\n## Words\n"):]
+    others = [other for row in re.findall(r"^\|.*\|(.*)\|$", table, re.MULTILINE)
+              for other in re.findall(r"`([^`]+)`", row)]
+    expect(others, f"words that are not used: {', '.join(others)}")
+    pattern = re.compile("|".join(rf"(?<![a-z]){other}(?![a-rt-z])" for other in others))
+    wrong = []
+    for path in [path for folder in ("core", "include", "plugins") for path in sources(folder)]:
+        with open(path) as file:
+            wrong += [f"{path}:{number} has '{found.group()}'" for number, line in enumerate(file, 1)
+                      for found in [pattern.search(line)] if found]
+    report(wrong, "they are not")
+
+
 LAYERS = read_layers()
 check_core(LAYERS)
 check_others(LAYERS)
 check_names()
+check_words()
