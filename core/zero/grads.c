@@ -425,7 +425,6 @@ static void fuse(zero *z, span_run *run)
     if (z->boundary) {
         run->fused.segments = run->segments;
         run->fused.segment_stride = sizeof *run->segments;
-        run->fused.segment_stride = sizeof *run->segments;
         run->fused.segment_count = run->segment_count;
         run->fused.chunk_sums = run->chunk_sums;
         run->fused.non_finite = &run->non_finite;
