@@ -276,7 +276,7 @@ static void run_open(run *r, world *w, const char *tier_file, const zds_plugin *
                          error));
     }
     zds_param_step all = {
-        .struct_size = sizeof all, .param = &r->param, .hyper = &r->hyper, .slice_count = COUNT};
+        .struct_size = sizeof all, .param = &r->param, .hyper = &r->hyper, .part_count = COUNT};
     const zds_param_steps params = {sizeof params, 1, sizeof all, &all};
     if (r->ops.prepare)
         cr_assert_eq(r->ops.prepare(r->self, &params), ZDS_OK);
