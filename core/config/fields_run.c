@@ -179,7 +179,8 @@ static const field rows[] = {
      "The communication plugin: its name or path, or a section; null: what suits best.",
      .flags = FIELD_NULLABLE | FIELD_OR_TYPE},
     {"zds.comm.type", FIELD_STRING, FIELD_DONE, NULL,
-     "Name of a communication plugin (zds-plugins --list), or path of a .so; null: what suits best.",
+     "Name of a communication plugin (zds-plugins --list), or path of a .so; null: what suits "
+     "best.",
      .flags = FIELD_NULLABLE},
     {"zds.comm.params", FIELD_OBJECT, FIELD_DONE, NULL,
      "Its options: zds-plugins --info NAME lists them.", .flags = FIELD_OPEN | FIELD_NULLABLE},

@@ -186,9 +186,9 @@ typedef struct zds_view {
     size_t stride;         /* bytes from one slot to the next: sizeof(zds_slot) of the library */
 } zds_view;
 
-/* From and to what a slot points to, `bytes` of the program's own memory, whatever space the slot is
- * in; over when they return. Between zds_acquire and the module's release or zds_grad_ready. In the
- * host's memory a program needs none of them. */
+/* From and to what a slot points to, `bytes` of the program's own memory, whatever space the slot
+ * is in; over when they return. Between zds_acquire and the module's release or zds_grad_ready. In
+ * the host's memory a program needs none of them. */
 zds_status zds_copy_in(zds_engine *engine, void *to, const void *from, uint64_t bytes);
 zds_status zds_copy_out(zds_engine *engine, void *to, const void *from, uint64_t bytes);
 

@@ -276,8 +276,9 @@ typedef struct zds_tile {
     int32_t reserved;
     void *master;     /* in, out: master weights; in fp32 training the parameters themselves */
     const void *grad; /* in: multiply by ctx->grad_scale before use */
-    void *output; /* out: the parameter, master rounded to nearest even; NULL if master is the
-                     parameter, or the host copies it */
+    /* out: the parameter, master rounded to nearest even; NULL if master is the parameter, or the
+     * host copies it */
+    void *output;
     void *const *states; /* in, out: [state_count], in the order of describe */
     const double *sums;  /* in `step`: [tensor_norms], each over the whole tensor on all ranks */
     /* in `norms`, out: [tensor_norms][chunk_stride]; the sum of each 1024-element chunk of this
