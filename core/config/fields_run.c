@@ -179,10 +179,16 @@ static const field rows[] = {
      "The communication plugin: its name or path, or a section; null: what suits best.",
      .flags = FIELD_NULLABLE | FIELD_OR_TYPE},
     {"zds.comm.type", FIELD_STRING, FIELD_DONE, NULL,
-     "Name of a communication plugin (zds-plugins --list), or path of a .so; null: what suits best.",
+     "Name of a communication plugin (zds-plugins --list), or path of a .so; null: what suits "
+     "best.",
      .flags = FIELD_NULLABLE},
     {"zds.comm.params", FIELD_OBJECT, FIELD_DONE, NULL,
      "Its options: zds-plugins --info NAME lists them.", .flags = FIELD_OPEN | FIELD_NULLABLE},
+    {"zds.progress_thread", FIELD_BOOL, FIELD_DONE, "false",
+     "A thread moves what is under way between ranks while the program computes without calling "
+     "zds, where the communication plugin has none of its own; it sleeps while nothing is under "
+     "way. Leave it a core of its own.",
+     .flags = 0},
     {"zds.device", FIELD_ENUM, FIELD_DONE, "host",
      "Where parameters, gradients and optimizer states are, and are computed with; test: a device "
      "without hardware, of zds's own tests.",

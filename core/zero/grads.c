@@ -207,8 +207,7 @@ void grads_destroy(zero *z)
     grads_part *g = &z->grads;
     for (uint32_t k = 0; g->spans && k < z->lay->span_count; k++) {
         for (size_t i = 0; i < g->spans[k].event_count; i++)
-            if (g->spans[k].events[i])
-                g->spans[k].events[i]->ops->release(g->spans[k].events[i]);
+            peers_drop(z->with.peers, &g->spans[k].events[i]);
         free(g->spans[k].segments);
         free(g->spans[k].events);
         free(g->spans[k].what);
@@ -342,9 +341,7 @@ static zds_status finish(zero *z, uint32_t k)
                        .src_dtype = z->wish.accum_dtype,
                        .dst_dtype = z->wish.accum_dtype,
                        .stream = z->queue};
-    services_clear(p->services);
-    status = p->ops->all_gather(p->self, &gather, &run->events[0]);
-    return status ? peers_failed(p, status, "gathering gradients") : ZDS_OK;
+    return peers_issue(p, p->ops->all_gather, &gather, gather.what, &run->events[0]);
 }
 
 zds_status grads_open(zero *z, uint32_t k)
@@ -425,7 +422,6 @@ static void fuse(zero *z, span_run *run)
     if (z->boundary) {
         run->fused.segments = run->segments;
         run->fused.segment_stride = sizeof *run->segments;
-        run->fused.segment_stride = sizeof *run->segments;
         run->fused.segment_count = run->segment_count;
         run->fused.chunk_sums = run->chunk_sums;
         run->fused.non_finite = &run->non_finite;
@@ -435,11 +431,15 @@ static void fuse(zero *z, span_run *run)
 /* Parameters that are not cut: each owner gets the sum of its own. */
 static zds_status reduce_to_owners(zero *z, uint32_t k, zds_coll coll)
 {
-    const peers *p = z->with.peers;
+    peers *p = z->with.peers;
     const layout_span *span = &z->lay->spans[k];
     span_run *run = &z->grads.spans[k];
     bufref source = source_of(z, span);
-    zds_status status = p->ops->group_begin ? p->ops->group_begin(p->self) : ZDS_OK;
+    zds_status status = peers_enter(p, run->what);
+    if (status)
+        return status;
+    if (p->ops->group_begin)
+        status = p->ops->group_begin(p->self);
     size_t i = 0;
     for (uint32_t r = 0; !status && r < z->lay->world_size; r++) {
         bool mine = r == (uint32_t)p->rank;
@@ -456,7 +456,9 @@ static zds_status reduce_to_owners(zero *z, uint32_t k, zds_coll coll)
     }
     if (!status && p->ops->group_end)
         status = p->ops->group_end(p->self);
-    return status;
+    while (i-- > 0)
+        peers_keep(p, run->events[i]);
+    return peers_leave(p, status, run->what);
 }
 
 static zds_status reduce(zero *z, uint32_t k)
@@ -478,7 +480,6 @@ static zds_status reduce(zero *z, uint32_t k)
                      .count = span->part,
                      .op = ZDS_SUM,
                      .stream = z->queue};
-    services_clear(p->services);
     run->non_finite = 0;
     if (g->fused)
         fuse(z, run);
@@ -487,17 +488,17 @@ static zds_status reduce(zero *z, uint32_t k)
     } else if (g->fused) {
         coll.fused = &run->fused;
         coll.dst = bufref_at(part_of(z, span), 0);
-        status = p->ops->reduce_scatter(p->self, &coll, &run->events[0]);
+        status = peers_issue(p, p->ops->reduce_scatter, &coll, run->what, &run->events[0]);
     } else if (z->wish.reduce_scatter) {
         coll.dst = bufref_element(source, (uint64_t)p->rank * span->part);
-        status = p->ops->reduce_scatter(p->self, &coll, &run->events[0]);
+        status = peers_issue(p, p->ops->reduce_scatter, &coll, run->what, &run->events[0]);
     } else {
         coll.dst = bufref_at(source, 0);
         coll.count = span->count;
-        status = p->ops->all_reduce(p->self, &coll, &run->events[0]);
+        status = peers_issue(p, p->ops->all_reduce, &coll, run->what, &run->events[0]);
     }
     if (status)
-        return peers_failed(p, status, run->what);
+        return status;
     run->state = SPAN_REDUCING;
     if (g->sliced)
         g->in_flight[g->in_flight_count++] = k;

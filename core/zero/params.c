@@ -136,8 +136,7 @@ zds_status params_open(zero *z, zds_error *error)
 void params_close(zero *z)
 {
     params_part *p = &z->params;
-    if (p->publish)
-        p->publish->ops->release(p->publish);
+    peers_drop(z->with.peers, &p->publish);
     for (uint32_t m = 0; p->modules && m < z->with.model->module_count; m++) {
         free(p->modules[m].slots);
         free(p->modules[m].none);
@@ -253,9 +252,7 @@ zds_status params_publish(zero *z)
         return ZDS_OK;
     if (z->params.pages == PAGES_NODE) {
         zds_coll coll = {.struct_size = sizeof coll, .tag = 3, .what = publishing};
-        services_clear(p->services);
-        status = p->ops->barrier(p->self, &coll, &z->params.publish);
-        return status ? peers_failed(p, status, publishing) : ZDS_OK;
+        return peers_issue(p, p->ops->barrier, &coll, publishing, &z->params.publish);
     }
     for (uint32_t k = 0; !status && k < z->lay->span_count; k++) {
         const layout_span *span = &z->lay->spans[k];

@@ -54,10 +54,9 @@ static zds_status distribute(zero *z, zds_read_fn read, void *user, zds_status *
                              .src_dtype = z->wish.param_dtype,
                              .dst_dtype = z->wish.param_dtype,
                              .stream = z->queue};
-            services_clear(p->services);
-            status = p->ops->broadcast(p->self, &coll, &event);
+            status = peers_issue(p, p->ops->broadcast, &coll, doing, &event);
             if (status)
-                return peers_failed(p, status, doing);
+                return status;
         }
     }
     return status ? status : peers_wait(p, &event, doing);
