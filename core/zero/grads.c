@@ -189,7 +189,7 @@ zds_status grads_create(zero *z, zds_error *error)
 {
     grads_part *g = &z->grads;
     size_t params = z->with.model->param_count + (size_t)1, spans = z->lay->span_count + (size_t)1;
-    g->travelling = -1;
+    g->travelling = g->last = -1;
     g->spans = calloc(spans, sizeof *g->spans);
     g->in_flight = calloc(spans, sizeof *g->in_flight);
     g->written = calloc(params, sizeof *g->written);
@@ -340,8 +340,10 @@ static zds_status finish(zero *z, uint32_t k)
                        .count = span->part,
                        .src_dtype = z->wish.accum_dtype,
                        .dst_dtype = z->wish.accum_dtype,
-                       .stream = z->queue};
-    return peers_issue(p, p->ops->all_gather, &gather, gather.what, &run->events[0]);
+                       .stream = z->wire};
+    status = z->wire ? zero_follow(z, z->wire, z->queue) : ZDS_OK;
+    return status ? status
+                  : peers_issue(p, p->ops->all_gather, &gather, gather.what, &run->events[0]);
 }
 
 zds_status grads_open(zero *z, uint32_t k)
@@ -468,6 +470,8 @@ static zds_status reduce(zero *z, uint32_t k)
     const layout_span *span = &z->lay->spans[k];
     span_run *run = &g->spans[k];
     zds_status status = prepare_travel(z, k);
+    if (!status && z->wire)
+        status = zero_follow(z, z->wire, z->queue);
     if (status)
         return status;
     bufref source = source_of(z, span);
@@ -479,7 +483,7 @@ static zds_status reduce(zero *z, uint32_t k)
                      .dst_dtype = g->fused ? z->wish.accum_dtype : source.dtype,
                      .count = span->part,
                      .op = ZDS_SUM,
-                     .stream = z->queue};
+                     .stream = z->wire};
     run->non_finite = 0;
     if (g->fused)
         fuse(z, run);
@@ -502,7 +506,13 @@ static zds_status reduce(zero *z, uint32_t k)
     run->state = SPAN_REDUCING;
     if (g->sliced)
         g->in_flight[g->in_flight_count++] = k;
-    return z->wish.overlap ? ZDS_OK : finish(z, k);
+    if (!z->wish.overlap)
+        return finish(z, k);
+    /* The second half of stage 0 begins once the first is over: for all but the last span while
+     * backward goes on. */
+    int64_t before = g->last;
+    g->last = k;
+    return z->wish.stage == 0 && before >= 0 ? finish(z, (uint32_t)before) : ZDS_OK;
 }
 
 /* The norm of a span's gradient that stays this rank's own: shares of each parameter, in order. */
@@ -603,6 +613,7 @@ zds_status zero_module_done(zero *z, uint32_t module)
 
 zds_status zero_reduce(zero *z)
 {
+    z->grads.last = -1;
     for (uint32_t k = z->lay->span_count; k-- > 0;) {
         zds_status status = finish(z, k);
         if (status)

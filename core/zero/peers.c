@@ -132,6 +132,46 @@ void peers_free(peers *p, peer_slab *s)
     *s = (peer_slab){0};
 }
 
+static const char counting[] = "control";
+
+static void note_counters(const peers *p, const peer_counters *c, bool there)
+{
+    ledger_note(p->tier->services.ledger, counting, p->tier->name,
+                there ? (int64_t)c->region.bytes : -(int64_t)c->region.bytes, 0);
+}
+
+zds_status peers_counters_open(peers *p, peer_counters *c, uint64_t count, zds_error *error)
+{
+    zds_status status = ZDS_OK;
+    c->region = (zds_region){.struct_size = sizeof c->region};
+    pthread_mutex_lock(&p->lock);
+    services_clear(p->services);
+    if (!p->tier->planned)
+        status = p->ops->mem_alloc(p->self, count * sizeof(uint64_t), ZDS_MEM_COUNTERS, &c->region);
+    if (status)
+        error_set(error, status, "no memory for %llu counters: %s", (unsigned long long)count,
+                  services_error(p->services));
+    pthread_mutex_unlock(&p->lock);
+    if (status)
+        return status;
+    c->region.bytes = count * sizeof(uint64_t);
+    c->there = true;
+    note_counters(p, c, true);
+    return ZDS_OK;
+}
+
+void peers_counters_close(peers *p, peer_counters *c)
+{
+    if (!c->there)
+        return;
+    note_counters(p, c, false);
+    pthread_mutex_lock(&p->lock);
+    if (!p->tier->planned)
+        p->ops->mem_free(p->self, &c->region);
+    pthread_mutex_unlock(&p->lock);
+    *c = (peer_counters){0};
+}
+
 /* === operations === */
 
 zds_status peers_enter(peers *p, const char *doing)
@@ -215,6 +255,25 @@ zds_status peers_call(peers *p, peers_operation operation, const zds_coll *coll,
 {
     zds_event *event;
     zds_status status = peers_issue(p, operation, coll, doing, &event);
+    return status ? status : peers_wait(p, &event, doing);
+}
+
+zds_status peers_count(peers *p, const peer_counters *c, uint64_t index, const char *doing)
+{
+    zds_status status = peers_enter(p, doing);
+    return status ? status : peers_leave(p, p->ops->counter_add(p->self, &c->region, index), doing);
+}
+
+zds_status peers_count_wait(peers *p, const peer_counters *c, uint64_t index, uint64_t value,
+                            const char *doing)
+{
+    zds_event *event = NULL;
+    zds_status status = peers_enter(p, doing);
+    if (status)
+        return status;
+    status = p->ops->counter_wait(p->self, &c->region, index, value, doing, &event);
+    peers_keep(p, event);
+    status = peers_leave(p, status, doing);
     return status ? status : peers_wait(p, &event, doing);
 }
 

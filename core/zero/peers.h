@@ -59,6 +59,19 @@ zds_status peers_alloc(peers *p, peer_slab *s, const char *purpose, uint64_t byt
                        zds_error *error);
 void peers_free(peers *p, peer_slab *s);
 
+/* Counters that all ranks add to, with a plugin that has ZDS_MEM_COUNTERS. Collective. */
+typedef struct peer_counters {
+    zds_region region;
+    bool there;
+} peer_counters;
+zds_status peers_counters_open(peers *p, peer_counters *c, uint64_t count, zds_error *error);
+void peers_counters_close(peers *p, peer_counters *c);
+/* Adds 1, after all that this thread has written. From any thread that works for the engine's. */
+zds_status peers_count(peers *p, const peer_counters *c, uint64_t index, const char *doing);
+/* Waits until it is `value`, whatever the others do otherwise. */
+zds_status peers_count_wait(peers *p, const peer_counters *c, uint64_t index, uint64_t value,
+                            const char *doing);
+
 typedef zds_status (*peers_operation)(void *self, const zds_coll *coll, zds_event **event);
 
 /* Begins an operation. `doing`: what it is for; a status that is not 0 has its text, and nothing
@@ -83,6 +96,11 @@ zds_status peers_progress(peers *p);
 
 /* === moving without being asked (peers_move.c) === */
 
+/* What is in flight moves, whatever this rank does meanwhile. */
+static inline bool peers_move_alone(const peers *p)
+{
+    return p->has_mover || p->ops->flags & ZDS_COMM_AUTO_PROGRESS;
+}
 /* Nothing moves by itself, but by progress. */
 static inline bool peers_need_moving(const peers *p)
 {

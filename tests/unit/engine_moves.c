@@ -154,6 +154,69 @@ static void run_with_pipes(void (*body)(int rank, int size))
     }
 }
 
+/* === parameters === */
+
+/* Rank 1 evaluates by itself, while rank 0 does nothing that zds would see; then it goes on to the
+ * next step at once. What it reads is all of one step. */
+static void evaluate(int rank, int size, const char *zds, int32_t threads)
+{
+    enum { STEPS = 20 };
+    for (int stage = 1; stage <= 2; stage++) {
+        zds_engine *e = open_engine(size, stage, zds, threads);
+        for (int k = 1; k <= STEPS; k++) {
+            NEED(!zds_micro_begin(e, ZDS_BOUNDARY_AUTO), "%s", zds_engine_error(e));
+            for (uint32_t m = MODULES; m-- > 0;)
+                backward(e, m, 2);
+            NEED(!zds_step(e, NULL), "%s", zds_engine_error(e));
+            if (rank == 0) {
+                hear(from_1);
+            } else {
+                for (uint32_t m = 0; m < MODULES; m++)
+                    check(e, m, 1 - (float)k);
+                tell(from_1);
+            }
+        }
+        zds_engine_destroy(e);
+    }
+}
+
+static void evaluate_alone(int rank, int size)
+{
+    evaluate(rank, size, "{}", 1);
+    evaluate(rank, size, "{}", 3);
+    evaluate(rank, size, "{\"progress_thread\": true}", 2);
+}
+
+Test(engine_moves, one_rank_evaluates_alone, .timeout = 120)
+{
+    run_with_pipes(evaluate_alone);
+}
+
+/* Ranks read what the step before has left, in turn one of them later than the other. */
+static void evaluate_late(int rank, int size)
+{
+    enum { STEPS = 60 };
+    zds_engine *e = open_engine(size, 1, "{}", 2);
+    for (int k = 1; k <= STEPS; k++) {
+        NEED(!zds_micro_begin(e, ZDS_BOUNDARY_AUTO), "%s", zds_engine_error(e));
+        for (uint32_t m = MODULES; m-- > 0;)
+            backward(e, m, 2);
+        NEED(!zds_step(e, NULL), "%s", zds_engine_error(e));
+        if (k % 2 == rank)
+            usleep(500);
+        for (uint32_t m = 0; m < MODULES; m += 1 + (uint32_t)rank)
+            check(e, m, 1 - (float)k);
+    }
+    zds_engine_destroy(e);
+}
+
+Test(engine_moves, one_rank_reads_late, .timeout = 120)
+{
+    run(2, true, evaluate_late);
+}
+
+/* === how === */
+
 Test(engine_moves, between_bodies_of_the_pool, .timeout = 120)
 {
     run_with_pipes(with_tick);
