@@ -1,6 +1,6 @@
 # The helper that opens a plugin's file on behalf of libzds.so, which finds it beside itself. It holds
 # the few files of the core that judge a descriptor, so that it starts fast.
-set(probe_core child descriptor fault needs options table)
+set(probe_core child descriptor fault json needs options table)
 list(TRANSFORM probe_core PREPEND ${PROJECT_SOURCE_DIR}/core/plugin/)
 list(TRANSFORM probe_core APPEND .c)
 file(GLOB probe_sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/probe/*.c)

@@ -109,6 +109,8 @@ void zero_destroy(zero *z)
         tier_sync(z->with.tier, z->wire, NULL);
     if (z->queue)
         tier_sync(z->with.tier, z->queue, NULL);
+    for (size_t i = 0; i < z->held_count; i++)
+        z->held[i]->ops->release(z->held[i]);
     if (z->lay) {
         grads_destroy(z);
         publish_destroy(z);
