@@ -33,6 +33,7 @@ typedef struct settings {
     double sum_factor;          /* of gradients that are to be summed, over their mean */
     int64_t print_every;        /* 0: never */
     bool breakdown;
+    bool progress_thread; /* for what moves between ranks */
     uint64_t bucket;
     bool states_offloaded; /* offload_optimizer moves masters and states to the cpu's memory */
 } settings;

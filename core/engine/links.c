@@ -177,6 +177,16 @@ static zds_status plan_link(zds_engine *e, const zds_engine_options *o, comm_lin
     return status;
 }
 
+/* On whichever thread runs bodies. */
+static void tick(void *arg)
+{
+    zds_engine *e = arg;
+    comm_link *links[] = {&e->comm, &e->host_comm};
+    for (int i = 0; i < 2; i++)
+        if (links[i]->self && peers_need_moving(&links[i]->peers))
+            peers_tick(&links[i]->peers);
+}
+
 static void fill_peers(zds_engine *e, comm_link *l, tier *t)
 {
     l->peers = (peers){.ops = &l->ops,
@@ -187,6 +197,16 @@ static void fill_peers(zds_engine *e, comm_link *l, tier *t)
                        .rank = e->launch.rank,
                        .world_size = e->launch.world_size,
                        .one_node = e->launch.local_world_size == e->launch.world_size};
+    peers_init(&l->peers);
+}
+
+/* What does not move by itself is moved between bodies of the pool, or by a thread. */
+static zds_status let_move(zds_engine *e, comm_link *l, zds_error *error)
+{
+    if (!l->self || !peers_need_moving(&l->peers))
+        return ZDS_OK;
+    pool_tick_set(e->threads, tick, e);
+    return e->set.progress_thread ? peers_move(&l->peers, error) : ZDS_OK;
 }
 
 zds_status links_open(zds_engine *e, const zds_engine_options *o, zds_error *error)
@@ -211,11 +231,16 @@ zds_status links_open(zds_engine *e, const zds_engine_options *o, zds_error *err
         fill_peers(e, &e->host_comm, e->host_tier);
         e->control = &e->host_comm.peers;
     }
-    return peers_open(e->control, error);
+    status = let_move(e, &e->comm, error);
+    if (!status)
+        status = let_move(e, &e->host_comm, error);
+    return status ? status : peers_open(e->control, error);
 }
 
 static void close_link(comm_link *l)
 {
+    peers_rest(&l->peers);
+    peers_destroy(&l->peers);
     if (l->self)
         l->ops.finalize(l->self);
     services_destroy(&l->services);
@@ -224,6 +249,8 @@ static void close_link(comm_link *l)
 
 void links_close(zds_engine *e)
 {
+    if (e->threads)
+        pool_tick_set(e->threads, NULL, NULL);
     if (e->control)
         peers_close(e->control);
     close_link(&e->comm);

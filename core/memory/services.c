@@ -68,6 +68,10 @@ static void run_one(void *arg, size_t i, int32_t thread)
 static void parallel(const zds_host *host, size_t n, void (*body)(void *, size_t), void *arg)
 {
     job j = {.body = body, .arg = arg};
+    for (size_t i = 0; of(host)->alone && i < n; i++)
+        body(arg, i);
+    if (of(host)->alone)
+        return;
     pool_run(of(host)->threads, n, run_one, &j);
 }
 

@@ -16,6 +16,7 @@ typedef struct services {
     pool *threads;
     pthread_mutex_t lock;
     char *error; /* of the call in progress; the first one wins where several threads fail */
+    bool alone;  /* parallel_for runs inline: no thread of the pool may be woken */
     void (*hear)(void *user, const char *warning); /* instead of the log; or NULL */
     void *hear_user;
 } services;

@@ -189,7 +189,7 @@ zds_status grads_create(zero *z, zds_error *error)
 {
     grads_part *g = &z->grads;
     size_t params = z->with.model->param_count + (size_t)1, spans = z->lay->span_count + (size_t)1;
-    g->travelling = -1;
+    g->travelling = g->last = -1;
     g->spans = calloc(spans, sizeof *g->spans);
     g->in_flight = calloc(spans, sizeof *g->in_flight);
     g->written = calloc(params, sizeof *g->written);
@@ -207,8 +207,7 @@ void grads_destroy(zero *z)
     grads_part *g = &z->grads;
     for (uint32_t k = 0; g->spans && k < z->lay->span_count; k++) {
         for (size_t i = 0; i < g->spans[k].event_count; i++)
-            if (g->spans[k].events[i])
-                g->spans[k].events[i]->ops->release(g->spans[k].events[i]);
+            peers_drop(z->with.peers, &g->spans[k].events[i]);
         free(g->spans[k].segments);
         free(g->spans[k].events);
         free(g->spans[k].what);
@@ -341,10 +340,10 @@ static zds_status finish(zero *z, uint32_t k)
                        .count = span->part,
                        .src_dtype = z->wish.accum_dtype,
                        .dst_dtype = z->wish.accum_dtype,
-                       .stream = z->queue};
-    services_clear(p->services);
-    status = p->ops->all_gather(p->self, &gather, &run->events[0]);
-    return status ? peers_failed(p, status, "gathering gradients") : ZDS_OK;
+                       .stream = z->wire};
+    status = z->wire ? zero_follow(z, z->wire, z->queue) : ZDS_OK;
+    return status ? status
+                  : peers_issue(p, p->ops->all_gather, &gather, gather.what, &run->events[0]);
 }
 
 zds_status grads_open(zero *z, uint32_t k)
@@ -434,11 +433,15 @@ static void fuse(zero *z, span_run *run)
 /* Parameters that are not cut: each owner gets the sum of its own. */
 static zds_status reduce_to_owners(zero *z, uint32_t k, zds_coll coll)
 {
-    const peers *p = z->with.peers;
+    peers *p = z->with.peers;
     const layout_span *span = &z->lay->spans[k];
     span_run *run = &z->grads.spans[k];
     bufref source = source_of(z, span);
-    zds_status status = p->ops->group_begin ? p->ops->group_begin(p->self) : ZDS_OK;
+    zds_status status = peers_enter(p, run->what);
+    if (status)
+        return status;
+    if (p->ops->group_begin)
+        status = p->ops->group_begin(p->self);
     size_t i = 0;
     for (uint32_t r = 0; !status && r < z->lay->world_size; r++) {
         bool mine = r == (uint32_t)p->rank;
@@ -455,7 +458,9 @@ static zds_status reduce_to_owners(zero *z, uint32_t k, zds_coll coll)
     }
     if (!status && p->ops->group_end)
         status = p->ops->group_end(p->self);
-    return status;
+    while (i-- > 0)
+        peers_keep(p, run->events[i]);
+    return peers_leave(p, status, run->what);
 }
 
 static zds_status reduce(zero *z, uint32_t k)
@@ -465,6 +470,8 @@ static zds_status reduce(zero *z, uint32_t k)
     const layout_span *span = &z->lay->spans[k];
     span_run *run = &g->spans[k];
     zds_status status = prepare_travel(z, k);
+    if (!status && z->wire)
+        status = zero_follow(z, z->wire, z->queue);
     if (status)
         return status;
     bufref source = source_of(z, span);
@@ -476,8 +483,7 @@ static zds_status reduce(zero *z, uint32_t k)
                      .dst_dtype = g->fused ? z->wish.accum_dtype : source.dtype,
                      .count = span->part,
                      .op = ZDS_SUM,
-                     .stream = z->queue};
-    services_clear(p->services);
+                     .stream = z->wire};
     run->non_finite = 0;
     if (g->fused)
         fuse(z, run);
@@ -486,21 +492,27 @@ static zds_status reduce(zero *z, uint32_t k)
     } else if (g->fused) {
         coll.fused = &run->fused;
         coll.dst = bufref_at(part_of(z, span), 0);
-        status = p->ops->reduce_scatter(p->self, &coll, &run->events[0]);
+        status = peers_issue(p, p->ops->reduce_scatter, &coll, run->what, &run->events[0]);
     } else if (z->wish.reduce_scatter) {
         coll.dst = bufref_element(source, (uint64_t)p->rank * span->part);
-        status = p->ops->reduce_scatter(p->self, &coll, &run->events[0]);
+        status = peers_issue(p, p->ops->reduce_scatter, &coll, run->what, &run->events[0]);
     } else {
         coll.dst = bufref_at(source, 0);
         coll.count = span->count;
-        status = p->ops->all_reduce(p->self, &coll, &run->events[0]);
+        status = peers_issue(p, p->ops->all_reduce, &coll, run->what, &run->events[0]);
     }
     if (status)
-        return peers_failed(p, status, run->what);
+        return status;
     run->state = SPAN_REDUCING;
     if (g->in_parts)
         g->in_flight[g->in_flight_count++] = k;
-    return z->wish.overlap ? ZDS_OK : finish(z, k);
+    if (!z->wish.overlap)
+        return finish(z, k);
+    /* The second half of stage 0 begins once the first is over: for all but the last span while
+     * backward goes on. */
+    int64_t before = g->last;
+    g->last = k;
+    return z->wish.stage == 0 && before >= 0 ? finish(z, (uint32_t)before) : ZDS_OK;
 }
 
 /* The norm of a span's gradient that stays this rank's own: shares of each parameter, in order. */
@@ -601,6 +613,7 @@ zds_status zero_module_done(zero *z, uint32_t module)
 
 zds_status zero_reduce(zero *z)
 {
+    z->grads.last = -1;
     for (uint32_t k = z->lay->span_count; k-- > 0;) {
         zds_status status = finish(z, k);
         if (status)

@@ -226,6 +226,7 @@ typedef struct pass {
     zero *z;
     zds_step_ctx ctx; /* but for scratch, which is a thread's */
     step_function function;
+    bool writes; /* parameters */
     _Atomic int32_t status;
 } pass;
 
@@ -240,12 +241,39 @@ static void run_tiles(pass *p, const zds_tile *first, size_t count, int32_t thre
         p->status = status;
 }
 
+static uint32_t span_of(const zero *z, uint32_t param)
+{
+    return z->lay->places[param].span;
+}
+
+static bool takes_present(const zero *z, uint32_t param)
+{
+    return z->grads.present[param] && !z->with.params[param].needs.whole_tensor;
+}
+
+/* What is to come before the spans are told of. Those of parameters that are updated whole are with
+ * the end of the pass. */
+static void expect_tiles(zero *z)
+{
+    for (uint32_t k = 0; k < z->stream.piece_count; k++) {
+        const piece *p = &z->stream.pieces[k];
+        if (z->grads.present[p->param])
+            publish_expect(z, span_of(z, p->param),
+                           takes_present(z, p->param) ? (uint32_t)(p->window_end - p->window) : 1);
+    }
+}
+
 static void run_window(void *arg, size_t i, int32_t thread)
 {
     pass *p = arg;
     window w;
     bind_window(p->z, i, &w);
     run_tiles(p, w.tiles, w.count, thread);
+    for (size_t k = 0; p->writes && !p->status && k < w.count; k++) {
+        zds_status status = publish_wrote(p->z, span_of(p->z, w.tiles[k].param->index), 1);
+        if (status)
+            p->status = status;
+    }
 }
 
 /* An optimizer that writes no fp32 output leaves the copy to the host. */
@@ -299,11 +327,6 @@ static zds_status run_windows(pass *p, uint64_t windows)
     return ZDS_OK;
 }
 
-static bool takes_present(const zero *z, uint32_t param)
-{
-    return z->grads.present[param] && !z->with.params[param].needs.whole_tensor;
-}
-
 /* Parameters that are updated whole: all of this rank's in one call. */
 static void bind_whole(zero *z)
 {
@@ -337,6 +360,8 @@ static zds_status step_tiles(zero *z, const zds_step_ctx *ctx)
             return status;
     }
     p.function = ops->step;
+    p.writes = true;
+    expect_tiles(z);
     zds_status status = run_windows(&p, windows);
     if (status)
         return status;
@@ -358,7 +383,9 @@ zds_status zero_update(zero *z, int64_t step, double grad_scale)
                         .scratch_bytes = ops->scratch_bytes,
                         .stream = z->queue};
     services_clear(z->with.optim_services);
-    zds_status status = params_seal(z, false);
+    zds_status status = publish_begin(z);
+    if (!status)
+        status = params_seal(z, false);
     if (!status)
         status = stream_begin_step(z, &ctx);
     if (!status)
@@ -368,5 +395,5 @@ zds_status zero_update(zero *z, int64_t step, double grad_scale)
     if (ops->end_step && (status = ops->end_step(*z->with.optim_self, &ctx)) != ZDS_OK)
         return stream_failed(z, status, "end_step", step);
     status = params_seal(z, true);
-    return status ? status : params_publish(z);
+    return status ? status : publish_all(z);
 }

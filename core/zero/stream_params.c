@@ -130,14 +130,18 @@ zds_status stream_collective(zero *z, const zds_step_ctx *ctx)
         return status;
     for (size_t i = 0; i < t->listed.count; i++)
         fill_own(z, &t->steps[i]);
-    services_clear(p->services);
+    status = peers_enter(p, "the optimizer's own reductions");
+    if (status)
+        return status;
     status = z->with.optim->step_collective(*z->with.optim_self, &t->listed, p->ops, p->self, ctx);
-    if (!status)
-        return ZDS_OK;
-    if (!p->services->error)
-        return stream_failed(z, status, "step_collective", ctx->step);
-    failure_set(z->with.failure, status,
-                "rank %d, optimizer %s reducing gradients by itself in step %lld: %s", p->rank,
-                z->with.optim_services->name, (long long)ctx->step, services_error(p->services));
-    return peers_give_up(p, status);
+    bool between_ranks = status && p->services->error;
+    if (between_ranks)
+        failure_set(z->with.failure, status,
+                    "rank %d, optimizer %s reducing gradients by itself in step %lld: %s", p->rank,
+                    z->with.optim_services->name, (long long)ctx->step,
+                    services_error(p->services));
+    peers_leave(p, ZDS_OK, NULL);
+    if (between_ranks)
+        return peers_give_up(p, status);
+    return status ? stream_failed(z, status, "step_collective", ctx->step) : ZDS_OK;
 }
