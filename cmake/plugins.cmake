@@ -1,31 +1,50 @@
-# zds_plugin(KIND NAME [LIBRARIES ..]): plugins/KIND/NAME/*.c become lib/zds/plugins/KIND_NAME.so.
-# Sources named *_avx2.c and *_avx512.c are compiled for those processors, on x86-64 only.
+# A kernel, NAME_kernel.c, is compiled once for each kind of processor: SIMD_LEVEL says for which.
+set(ZDS_SIMD_LEVELS scalar)
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+    list(APPEND ZDS_SIMD_LEVELS avx2 avx512)
+    set(ZDS_SIMD_avx2 -mavx2 -mfma -mf16c)
+    if(ZDS_EMULATE_AVX512)
+        set(ZDS_SIMD_avx512 ${ZDS_SIMD_avx2} -Wno-psabi -DZDS_KERNEL_AVX512)
+    else()
+        set(ZDS_SIMD_avx512 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c
+            -mprefer-vector-width=512)
+    endif()
+endif()
+
+# zds_kernels(TARGET OBJECTS KERNEL.c...): object libraries TARGET_LEVEL; OBJECTS becomes the list of
+# what they hold.
+function(zds_kernels target objects)
+    set(all "")
+    foreach(level ${ZDS_SIMD_LEVELS})
+        string(TOUPPER ${level} upper)
+        add_library(${target}_${level} OBJECT ${ARGN})
+        target_include_directories(${target}_${level} PRIVATE ${PROJECT_SOURCE_DIR}/include
+            ${PROJECT_SOURCE_DIR}/plugins)
+        target_compile_definitions(${target}_${level} PRIVATE SIMD_LEVEL=SIMD_${upper})
+        target_compile_options(${target}_${level} PRIVATE ${ZDS_SIMD_${level}})
+        list(APPEND all $<TARGET_OBJECTS:${target}_${level}>)
+    endforeach()
+    set(${objects} "${all}" PARENT_SCOPE)
+endfunction()
+
+# zds_plugin(KIND NAME [KERNELS KERNEL.c...] [LIBRARIES LIBRARY...]): plugins/KIND/NAME/*.c, and kernels
+# of other folders, become lib/zds/plugins/KIND_NAME.so.
 set(ZDS_PLUGIN_DIR zds/plugins)
 add_custom_target(zds_plugins)
 
-function(zds_simd_flags)
-    foreach(source ${ARGN})
-        if(source MATCHES "_avx2\\.c$")
-            set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "-mavx2;-mfma;-mf16c")
-        elseif(source MATCHES "_avx512\\.c$" AND ZDS_EMULATE_AVX512)
-            set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS
-                "-mavx2;-mfma;-mf16c;-Wno-psabi;-DZDS_KERNEL_AVX512")
-        elseif(source MATCHES "_avx512\\.c$")
-            set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS
-                "-mavx512f;-mavx512bw;-mavx512vl;-mavx512dq;-mfma;-mf16c;-mprefer-vector-width=512")
-        endif()
-    endforeach()
-endfunction()
-
 function(zds_plugin kind name)
-    cmake_parse_arguments(arg "" "" "LIBRARIES" ${ARGN})
+    cmake_parse_arguments(arg "" "" "KERNELS;LIBRARIES" ${ARGN})
     file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/plugins/${kind}/${name}/*.c)
-    if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
-        list(FILTER sources EXCLUDE REGEX "_avx(2|512)\\.c$")
-    endif()
-    zds_simd_flags(${sources})
+    set(kernels ${sources})
+    list(FILTER kernels INCLUDE REGEX "_kernel\\.c$")
+    list(FILTER sources EXCLUDE REGEX "_kernel\\.c$")
+    list(APPEND kernels ${arg_KERNELS})
     set(target ${kind}_${name})
-    add_library(${target} MODULE ${sources})
+    set(objects "")
+    if(kernels)
+        zds_kernels(${target} objects ${kernels})
+    endif()
+    add_library(${target} MODULE ${sources} ${objects})
     target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR}/include ${PROJECT_SOURCE_DIR}/plugins)
     target_link_libraries(${target} PRIVATE plugin_common ${arg_LIBRARIES} m)
     set_target_properties(${target} PROPERTIES PREFIX "" OUTPUT_NAME ${target}

@@ -79,7 +79,7 @@ suite() {
 build() {
     local folder=$work/$1
     shift
-    cmake -S "$root" -B "$folder" -G Ninja -DZDS_WERROR=ON "$@" &&
+    cmake -S "$root" -B "$folder" -G Ninja -DZDS_WERROR=ON -DZDS_ASSERTS=ON "$@" &&
         cmake --build "$folder" --target ${only:-all}
 }
 
@@ -133,7 +133,8 @@ stage_clang() {
 
 stage_tidy() {
     [ -f "$work/gcc/compile_commands.json" ] ||
-        cmake -S "$root" -B "$work/gcc" -G Ninja -DZDS_WERROR=ON -DCMAKE_C_COMPILER=gcc >/dev/null
+        cmake -S "$root" -B "$work/gcc" -G Ninja -DZDS_WERROR=ON -DZDS_ASSERTS=ON -DCMAKE_C_COMPILER=gcc \
+            >/dev/null
     check tidy run-clang-tidy -quiet -j "$jobs" -p "$work/gcc" "^$root/(core|plugins|apps)/.*\.c$"
 }
 

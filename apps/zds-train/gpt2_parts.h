@@ -44,13 +44,13 @@ struct gpt2 {
     size_t bytes;
     layer_memory *layers;
     float *last; /* (M, D): what comes out of the last block */
-    float
-        *normed;  /* output of the norm that is being walked through: in the head (M, D), in a block
-                     its transpose (D, M; ld_m), which makes weight gradients plain products */
-    float *fc;    /* (D, F; ld_f): a copy of the block's FC_W; NULL where F needs no spreading */
-    float *mixed; /* (M, D): gradient of the heads' output */
-    float *masked;                 /* (M, D): gradient behind a dropout; NULL if resid_pdrop is 0 */
-    float *scores;                 /* (M, VOCAB): gradient of a piece of the logits */
+    /* Output of the norm that is being walked through: in the head (M, D), in a block its transpose
+     * (D, M; ld_m), which makes weight gradients plain products. */
+    float *normed;
+    float *fc;     /* (D, F; ld_f): a copy of the block's FC_W; NULL where F needs no spreading */
+    float *mixed;  /* (M, D): gradient of the heads' output */
+    float *masked; /* (M, D): gradient behind a dropout; NULL if resid_pdrop is 0 */
+    float *scores; /* (M, VOCAB): gradient of a piece of the logits */
     float *stats, *lse, *row_loss; /* (M, 2), (M), (M): the final norm, the logits */
     float *sums;                   /* column sums of tasks */
     uint32_t *order;               /* (M): rows sorted by token */

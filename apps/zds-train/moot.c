@@ -9,8 +9,8 @@
 
 typedef struct argument {
     const char *name;
-    const char
-        *section;    /* that replaces what the argument is for; NULL: it is only read by a key */
+    /* That replaces what the argument is for; NULL: it is only read by a key. */
+    const char *section;
     const char *key; /* that it fills; NULL: none */
     const char *or_key;
 } argument;

@@ -77,9 +77,10 @@ const cJSON *hf_find(const zds_hf_config *hf, const char *path, const char **key
 {
     const cJSON *node = hf->tree;
     for (const char *dot; (dot = strchr(path, '.')) != NULL; path = dot + 1) {
-        char *name = strndup(path, (size_t)(dot - path));
-        node = name ? cJSON_GetObjectItemCaseSensitive(node, name) : NULL;
-        free(name);
+        size_t length = (size_t)(dot - path);
+        node = node->child;
+        while (node && (strncmp(node->string, path, length) != 0 || node->string[length]))
+            node = node->next;
         if (!cJSON_IsObject(node))
             return NULL;
     }

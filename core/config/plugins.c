@@ -180,7 +180,10 @@ static void check_one(zds_config *c, registry *plugins, int32_t kind, const char
     zds_error error = ZDS_ERROR_INIT;
     if (!name)
         return;
-    if (registry_find(plugins, kind, name, NULL, &plugin, &file, &error) != ZDS_OK)
+    zds_status status = registry_find(plugins, kind, name, NULL, &plugin, &file, &error);
+    if (status == ZDS_ERR_MEMORY)
+        c->found.failed = true;
+    else if (status)
         problem_add(c, ZDS_PROBLEM_ERROR, ZDS_CHECK_ZDS, type, "%s",
                     error.text ? error.text : "there is no such plugin");
     else if (!value_of(c, section)->bad &&
@@ -200,7 +203,10 @@ void config_check_plugins(zds_config *c)
     registry *plugins = NULL;
     zds_error error = ZDS_ERROR_INIT;
     char *path = config_plugin_path(c);
-    if (registry_create(path, NULL, &plugins, &error) != ZDS_OK) {
+    zds_status status = registry_create(path, NULL, &plugins, &error);
+    if (status == ZDS_ERR_MEMORY) {
+        c->found.failed = true;
+    } else if (status) {
         problem_add(c, ZDS_PROBLEM_ERROR, ZDS_CHECK_ZDS, "zds.plugin_path", "%s",
                     error.text ? error.text : "plugins cannot be searched");
     } else {

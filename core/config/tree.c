@@ -95,8 +95,8 @@ void tree_show(const cJSON *node, char *text, size_t size)
     } else if (cJSON_IsArray(node) && cJSON_GetArraySize(node) > 8) {
         snprintf(text, size, "an array");
     } else {
-        char *printed = cJSON_PrintUnformatted(node);
-        snprintf(text, size, "%s", printed ? printed : "?");
-        cJSON_free(printed);
+        char printed[512];
+        bool fits = cJSON_PrintPreallocated((cJSON *)node, printed, sizeof printed, false);
+        snprintf(text, size, "%s", fits ? printed : "an array");
     }
 }

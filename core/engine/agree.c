@@ -19,12 +19,13 @@ static uint64_t text_hash(const char *text, uint64_t seed)
     return text ? XXH64(text, strlen(text) + 1, seed) : seed + 1;
 }
 
-static uint64_t config_hash(const zds_config *config)
+/* False without memory. */
+static bool config_hash(const zds_config *config, uint64_t *hash)
 {
     char *text = zds_config_node(config, "");
-    uint64_t hash = text_hash(text, 0);
+    *hash = text_hash(text, 0);
     free(text);
-    return hash;
+    return text != NULL;
 }
 
 static uint64_t model_hash(const zds_model *m)
@@ -67,7 +68,9 @@ zds_status agree_on_start(zds_engine *e, const zds_engine_options *o, zds_error 
 {
     if (e->place.world_size == 1)
         return ZDS_OK;
-    uint64_t mine[TOPICS] = {config_hash(e->config), model_hash(e->model), options_hash(e, o)};
+    uint64_t mine[TOPICS] = {0, model_hash(e->model), options_hash(e, o)};
+    if (!config_hash(e->config, &mine[CONFIG]))
+        return error_set(error, ZDS_ERR_MEMORY, "no memory to compare the ds_config of all ranks");
     const void *rows;
     zds_status status =
         peers_gather(e->control, mine, sizeof mine, &rows, "comparing config and model");

@@ -71,8 +71,8 @@ static zds_status create_zero(zds_engine *e, zds_error *error)
                               .threads = e->threads,
                               .ledger = e->ledger,
                               .failure = &e->failure};
-    if (e->planned)
-        ledger_count_only(e->ledger);
+    if (e->planned && !ledger_count_only(e->ledger))
+        return error_set(error, ZDS_ERR_MEMORY, "no memory for a plan");
     e->accum_dtype = set->accum_dtype;
     e->accumulation = set->accumulation;
     return zero_create(&wishes, &means, &e->zero, error);

@@ -154,7 +154,10 @@ zds_status plugins_open_optim(zds_engine *e, const zds_engine_options *o, zds_er
                          .world_size = e->place.world_size,
                          .rank = e->place.rank,
                          .seed = e->seed,
-                         .sharded = e->set.stage >= 1 && e->place.world_size > 1};
+                         .sharded = e->set.stage >= 1 && e->place.world_size > 1,
+                         .has_output =
+                             e->set.master_dtype != e->set.param_dtype ||
+                             (e->set.states_offloaded && e->device.space != ZDS_SPACE_HOST)};
     for (uint32_t i = 0; i < e->model->param_count; i++)
         if (!e->model->params[i].frozen) {
             env.trainable_params++;

@@ -120,14 +120,8 @@ zds_status tiers_open(zds_engine *e, const zds_engine_options *o, zds_error *err
         e->device = e->tier->info.device;
     if (elsewhere)
         status = open_one(e, "host", host, &e->host_tier, &e->tier_options[1], error);
-    if (!status && e->set.states_offloaded && elsewhere)
-        status = engine_refuse(e, ZDS_ERR_UNSUPPORTED, "zero_optimization.offload_optimizer.device",
-                               error,
-                               "cpu, with zds.device %s: streaming what rests in another memory is "
-                               "not implemented; delete one of the two",
-                               spaces[e->device.space]);
     /* Parameters of a host engine live where offload_optimizer's cpu is: nothing is copied, but
-     * the report tells the offloaded part from the rest. */
+     * the report tells the offloaded part from the rest. From a device they are streamed. */
     if (!status && e->set.states_offloaded)
         status = open_one(e, "cpu", host, &e->states_tier, &e->tier_options[2], error);
     return status;

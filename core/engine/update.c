@@ -51,7 +51,7 @@ zds_status update_boundary(zds_engine *e, zds_step_result *r)
     zero_norm_result n;
     zds_status status = zero_reduce(e->zero);
     if (!status)
-        status = zero_norm(e->zero, e->pending_loss, e->micro, &n);
+        status = zero_norm(e->zero, e->pending_loss, e->micro, e->accumulation, &n);
     double reduced = engine_now_ms();
     if (status)
         return status;

@@ -1,6 +1,7 @@
 /* The gathers of the first exchange, over the connections of meet.c. */
 #include "host/bootstrap.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
@@ -188,26 +189,27 @@ static zds_status check_answer(bootstrap *b, const meet_frame *f, size_t bytes, 
                              b->meeting.addr, (int)b->meeting.port);
 }
 
-static zds_status await_answer(bootstrap *b, inbox *in, size_t bytes, int64_t until,
+static zds_status await_answer(bootstrap *b, char *all, size_t bytes, int64_t until,
                                zds_error *error)
 {
     const meeting *m = &b->meeting;
-    char text[LONGEST_TEXT] = "", *all = in->payload;
+    char text[LONGEST_TEXT] = "";
+    inbox in = {.payload = all};
     size_t expected = bytes;
-    while (!in->complete) {
-        int more = take(m->sockets[0], in, expected);
+    while (!in.complete) {
+        int more = take(m->sockets[0], &in, expected);
         if (more < 0)
             return error_set(error, ZDS_ERR_PEER, "rank 0 (pid %d) died while the ranks met",
                              (int)m->pids[0]);
-        if (more && in->have == sizeof in->frame) {
-            zds_status status = check_answer(b, &in->frame, bytes, error);
+        if (more && in.have == sizeof in.frame) {
+            zds_status status = check_answer(b, &in.frame, bytes, error);
             if (status)
                 return status;
-            expected = in->frame.bytes;
-            in->payload = in->frame.status ? text : all;
+            expected = in.frame.bytes;
+            in.payload = in.frame.status ? text : all;
         }
-        in->complete = in->have >= sizeof in->frame && in->have == sizeof in->frame + expected;
-        int go_on = more || in->complete ? 1 : wait_for(m->sockets[0], POLLIN, until);
+        in.complete = in.have >= sizeof in.frame && in.have == sizeof in.frame + expected;
+        int go_on = more || in.complete ? 1 : wait_for(m->sockets[0], POLLIN, until);
         if (go_on < 0)
             return error_set(error, ZDS_ERR_IO, "poll: %s", strerror(errno));
         if (!go_on)
@@ -215,7 +217,9 @@ static zds_status await_answer(bootstrap *b, inbox *in, size_t bytes, int64_t un
                              "rank 0 did not answer within %d ms (ZDS_TIMEOUT)",
                              (int)m->timeout_ms);
     }
-    return in->frame.status ? error_set(error, in->frame.status, "%s", text) : ZDS_OK;
+    for (char *c = text; *c; c++) /* it is printed, and may be anybody's */
+        *c = iscntrl((unsigned char)*c) ? '?' : *c;
+    return in.frame.status ? error_set(error, in.frame.status, "%s", text) : ZDS_OK;
 }
 
 static zds_status follow(bootstrap *b, const void *mine, size_t bytes, char *all, int64_t until,
@@ -226,9 +230,8 @@ static zds_status follow(bootstrap *b, const void *mine, size_t bytes, char *all
     /* Where rank 0 has refused us, it says so although it does not listen any more. */
     bool said = give(fd, &head, sizeof head, until) && give(fd, mine, bytes, until);
     (void)said;
-    inbox in = {.payload = all};
     /* Rank 0 gives up after its own timeout and says who is missing: wait a little longer. */
-    return await_answer(b, &in, bytes * (size_t)b->meeting.size, until + PATIENCE_MS, error);
+    return await_answer(b, all, bytes * (size_t)b->meeting.size, until + PATIENCE_MS, error);
 }
 
 /* === its life === */

@@ -207,7 +207,7 @@ static void forget(gathering *g, int32_t i)
 }
 
 /* The longest here makes room: whoever says nothing keeps nobody out. */
-static void meet_strangers(gathering *g)
+static zds_status meet_strangers(gathering *g, zds_error *error)
 {
     meet_greeting greeting = {
         .magic = MEET_MAGIC, .version = MEET_VERSION, .world_size = g->m->size};
@@ -232,6 +232,12 @@ static void meet_strangers(gathering *g)
         }
         g->strangers[g->count++] = new;
     }
+    if (errno == EMFILE || errno == ENFILE)
+        return error_set(error, ZDS_ERR_IO,
+                         "rank 0 cannot have a descriptor for each of %d ranks: %s; raise `ulimit"
+                         " -n`",
+                         (int)g->m->size, strerror(errno));
+    return ZDS_OK;
 }
 
 /* Why whoever said this is not let in; "" if it is. */
@@ -336,7 +342,8 @@ static zds_status gather(gathering *g, int64_t until, zds_error *error)
             status = check_members(m, fds, error);
         for (int32_t i = 0; i < g->count;)
             i += !hear(g, i);
-        meet_strangers(g);
+        if (!status)
+            status = meet_strangers(g, error);
     }
     free(fds);
     return status;

@@ -81,10 +81,11 @@ static void note(ledger *m, const char *purpose, const char *tier, int64_t bytes
         row->peak = row->bytes;
 }
 
-void ledger_count_only(ledger *m)
+bool ledger_count_only(ledger *m)
 {
     void *base = mmap(NULL, COUNTED_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     m->counted = base == MAP_FAILED ? NULL : base;
+    return m->counted != NULL;
 }
 
 /* Each has an address of its own, so that it can be given back. */

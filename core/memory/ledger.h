@@ -25,8 +25,8 @@ void *ledger_alloc_in(ledger *m, const char *purpose, const char *tier, size_t b
 void ledger_free(ledger *m, void *pointer);
 
 /* From now on large blocks are counted but have no memory: their addresses fault. For a plan, which
- * does not touch them. Before the ledger is shared. */
-void ledger_count_only(ledger *m);
+ * does not touch them. Before the ledger is shared. False without memory for that. */
+bool ledger_count_only(ledger *m);
 
 /* Counts bytes that somebody else allocated; `shared` of them are in pages common to the node's
  * ranks. Negative numbers take away. */

@@ -136,7 +136,9 @@ char *child_run(char *const argv[], int limit_ms, bool quiet, char **output)
     close(ends[1]);
     if (code) {
         close(ends[0]);
-        *output = strdup("");
+        *output = code == ENOMEM ? NULL : strdup("");
+        if (!*output)
+            return fault_no_memory();
         return fault_format("could not be started: %s: %s", argv[0], strerror(code));
     }
     bool late = false;
@@ -148,6 +150,10 @@ char *child_run(char *const argv[], int limit_ms, bool quiet, char **output)
         fault_free(ended);
         ended = done ? NULL
                      : fault_format("did not come to an end within %g s", (double)limit_ms / 1000);
+    }
+    if (!*output) {
+        fault_free(ended);
+        ended = fault_no_memory();
     }
     return ended;
 }

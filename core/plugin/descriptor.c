@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "plugin/fault.h"
+#include "plugin/json.h"
 #include "plugin/options.h"
 #include "plugin/registry.h"
 #include "plugin/table.h"
@@ -349,69 +350,87 @@ char *descriptor_fault(const zds_plugin *plugin)
     return fault ? fault : table_fault(plugin);
 }
 
-static void add_mask(cJSON *object, const char *name, uint32_t mask,
+static bool add_mask(cJSON *object, const char *name, uint32_t mask,
                      const char *(*name_of)(int64_t))
 {
-    cJSON *array = cJSON_AddArrayToObject(object, name);
-    for (int32_t i = 0; i < 32; i++)
+    cJSON *array = cJSON_CreateArray();
+    bool whole = array != NULL;
+    for (int32_t i = 0; i < 32 && whole; i++)
         if (mask >> i & 1 && name_of(i))
-            cJSON_AddItemToArray(array, cJSON_CreateString(name_of(i)));
+            whole = json_append(array, cJSON_CreateString(name_of(i)));
+    return json_add(object, name, json_whole(array, whole));
 }
 
-static void add_text(cJSON *object, const char *name, const char *text)
+static bool add_number(cJSON *object, const char *name, double number)
 {
-    cJSON_AddStringToObject(object, name, text ? text : "");
+    return json_add(object, name, cJSON_CreateNumber(number));
 }
 
+/* What the search has to know of a kind before it opens one. */
+static bool add_abilities(cJSON *facts, const zds_plugin *plugin)
+{
+    if (plugin->kind == ZDS_KIND_OPTIM) {
+        const zds_optim_ops *ops = plugin->ops;
+        return add_mask(facts, "spaces", ops->spaces, space_name) &&
+               add_mask(facts, "grad_dtypes", ops->grad_dtypes, dtype_name) &&
+               add_mask(facts, "master_dtypes", ops->master_dtypes, dtype_name) &&
+               add_mask(facts, "output_dtypes", ops->output_dtypes, dtype_name);
+    }
+    if (plugin->kind == ZDS_KIND_COMM) {
+        const zds_comm_ops *ops = plugin->ops;
+        return add_mask(facts, "spaces", ops->spaces, space_name) &&
+               add_mask(facts, "reduce_dtypes", ops->reduce_dtypes, dtype_name) &&
+               add_number(facts, "least_ranks", ops->least_ranks) &&
+               add_number(facts, "most_ranks", ops->most_ranks) &&
+               add_number(facts, "one_node", (ops->flags & ZDS_COMM_ONE_NODE) != 0);
+    }
+    return true;
+}
+
+static bool add_text(cJSON *object, const char *name, const char *text)
+{
+    return json_add(object, name, cJSON_CreateString(text ? text : ""));
+}
+
+static cJSON *names(const char *const *list)
+{
+    cJSON *array = cJSON_CreateArray();
+    bool whole = array != NULL;
+    for (; list && *list && whole; list++)
+        whole = json_append(array, cJSON_CreateString(*list));
+    return json_whole(array, whole);
+}
+
+/* NULL without memory: what is left out would pass for another fact. */
 static cJSON *facts_of(const zds_plugin *plugin)
 {
-    cJSON *facts = cJSON_CreateObject();
     char *fault = descriptor_fault(plugin);
+    if (fault_is_memory(fault))
+        return NULL;
+    cJSON *facts = cJSON_CreateObject();
     bool readable = is_readable(plugin);
     const char *kind = readable ? kind_name(plugin->kind) : NULL;
     bool named = kind && is_name(plugin->name);
     char abi[32];
     snprintf(abi, sizeof abi, "%d.%u", ZDS_ABI_MAJOR, readable ? plugin->abi_minor : 0);
-    add_text(facts, "kind", kind);
-    add_text(facts, "name", named ? plugin->name : NULL);
-    cJSON *aliases = cJSON_AddArrayToObject(facts, "aliases");
-    for (const char *const *alias = named ? plugin->aliases : NULL; alias && *alias; alias++)
-        cJSON_AddItemToArray(aliases, cJSON_CreateString(*alias));
-    add_text(facts, "version", named ? plugin->version : NULL);
-    add_text(facts, "doc", named ? plugin->doc : NULL);
-    add_text(facts, "abi", readable ? abi : NULL);
-    bool told = fault ? cJSON_AddStringToObject(facts, "reason", fault) != NULL
-                      : cJSON_AddNullToObject(facts, "reason") != NULL;
-    if (!fault && plugin->kind == ZDS_KIND_OPTIM) {
-        const zds_optim_ops *ops = plugin->ops;
-        add_mask(facts, "spaces", ops->spaces, space_name);
-        add_mask(facts, "grad_dtypes", ops->grad_dtypes, dtype_name);
-        add_mask(facts, "master_dtypes", ops->master_dtypes, dtype_name);
-        add_mask(facts, "output_dtypes", ops->output_dtypes, dtype_name);
-    }
-    if (!fault && plugin->kind == ZDS_KIND_COMM) {
-        const zds_comm_ops *ops = plugin->ops;
-        add_mask(facts, "spaces", ops->spaces, space_name);
-        add_mask(facts, "reduce_dtypes", ops->reduce_dtypes, dtype_name);
-        cJSON_AddNumberToObject(facts, "least_ranks", ops->least_ranks);
-        cJSON_AddNumberToObject(facts, "most_ranks", ops->most_ranks);
-        cJSON_AddNumberToObject(facts, "one_node", (ops->flags & ZDS_COMM_ONE_NODE) != 0);
-    }
-    cJSON_AddItemToObject(facts, "options", fault ? cJSON_CreateArray() : options_describe(plugin));
+    bool whole =
+        add_text(facts, "kind", kind) && add_text(facts, "name", named ? plugin->name : NULL) &&
+        json_add(facts, "aliases", names(named ? plugin->aliases : NULL)) &&
+        add_text(facts, "version", named ? plugin->version : NULL) &&
+        add_text(facts, "doc", named ? plugin->doc : NULL) &&
+        add_text(facts, "abi", readable ? abi : NULL) &&
+        json_add(facts, "reason", fault ? cJSON_CreateString(fault) : cJSON_CreateNull()) &&
+        (fault || add_abilities(facts, plugin)) &&
+        json_add(facts, "options", fault ? cJSON_CreateArray() : options_describe(plugin));
     fault_free(fault);
-    if (told)
-        return facts;
-    cJSON_Delete(facts); /* without a reason a faulty plugin would pass for a good one */
-    return NULL;
+    return json_whole(facts, whole);
 }
 
 cJSON *descriptor_facts(const zds_plugin *const *plugins)
 {
     cJSON *all = cJSON_CreateArray();
-    for (; all && *plugins; plugins++)
-        if (!cJSON_AddItemToArray(all, facts_of(*plugins))) {
-            cJSON_Delete(all);
-            return NULL;
-        }
-    return all;
+    bool whole = all != NULL;
+    for (; whole && *plugins; plugins++)
+        whole = json_append(all, facts_of(*plugins));
+    return json_whole(all, whole);
 }

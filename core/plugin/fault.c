@@ -9,7 +9,7 @@
 
 #include "host/error.h"
 
-static char no_memory[] = "is wrong in a way that there is no memory to tell";
+static char no_memory[] = "cannot be used: there is no memory for it";
 
 char *fault_format(const char *format, ...)
 {
@@ -18,6 +18,16 @@ char *fault_format(const char *format, ...)
     char *text = text_formatv(format, args);
     va_end(args);
     return text ? text : no_memory;
+}
+
+char *fault_no_memory(void)
+{
+    return no_memory;
+}
+
+bool fault_is_memory(const char *fault)
+{
+    return fault == no_memory;
 }
 
 void fault_free(char *fault)

@@ -22,7 +22,8 @@ static void refuse(plugin_file *file, char *reason)
     fault_free(file->reason);
     file->facts = NULL;
     file->known = true;
-    file->reason = reason ? reason : fault_format("cannot be opened: there is no memory");
+    file->reason = reason ? reason : fault_no_memory();
+    file->no_memory = fault_is_memory(file->reason);
 }
 
 static void file_destroy(plugin_file *file)
@@ -126,8 +127,8 @@ static bool add_path(plugin_files *files, const char *path, const char *own)
         size_t length = strcspn(start, ":");
         char *wanted = strndup(start, length);
         char *real = wanted && length ? realpath(wanted, NULL) : NULL;
+        bool ok = wanted && (real || !length || errno != ENOMEM), added = false;
         bool installed = real && own && strcmp(real, own) == 0;
-        bool ok = wanted != NULL, added = false;
         if (real)
             ok = note_folder(files, real, &added) &&
                  (!added || add_folder(files, files->folder[files->folder_count - 1], installed));
@@ -157,9 +158,11 @@ zds_status files_create(const char *path, const zds_plugin *const *linked, plugi
 {
     static const char here;
     *files = (plugin_files){.install = place_install(&here)};
+    bool ok = files->install || errno != ENOMEM;
     char *own = files->install ? text_format("%s/plugins", files->install) : NULL;
-    bool ok = add_linked(files, linked) && add_path(files, path, own) &&
-              add_path(files, secure_getenv("ZDS_PLUGIN_PATH"), own) && add_path(files, own, own);
+    ok = ok && (own || !files->install) && add_linked(files, linked) &&
+         add_path(files, path, own) && add_path(files, secure_getenv("ZDS_PLUGIN_PATH"), own) &&
+         add_path(files, own, own);
     free(own);
     if (ok)
         return ZDS_OK;
@@ -193,6 +196,8 @@ plugin_file *files_named(plugin_files *files, const char *path)
         }
     plugin_file *file = add(&files->named, &files->named_count, copy);
     char *real = file && files->install ? realpath(path, NULL) : NULL;
+    if (file && files->install && !real && errno == ENOMEM)
+        return NULL;
     size_t length = real ? strlen(files->install) : 0;
     static const char folder[] = "/plugins/";
     if (real && strncmp(real, files->install, length) == 0)
@@ -336,25 +341,48 @@ static bool covers(const cJSON *first, const cJSON *later)
     return true;
 }
 
+/* Whether files_order puts file `a` of the search path before `b`. */
+static bool comes_before(const plugin_files *files, size_t a, size_t b, int32_t kind,
+                         const char *name)
+{
+    const plugin_file *first = files->file[a], *second = files->file[b];
+    bool likely = file_is_likely(first, kind, name);
+    if (first->folder != second->folder || likely == file_is_likely(second, kind, name))
+        return a < b;
+    return likely;
+}
+
+/* True if the file has a plugin that takes the place of `mine`; of the same file, in front of it.
+ */
+static bool replaces(const plugin_file *file, const cJSON *mine, int32_t kind, const char *name)
+{
+    const cJSON *other;
+    cJSON_ArrayForEach(other, file->facts)
+    {
+        if (other == mine)
+            return false;
+        if (!fact_reason(other) && fact_is(other, kind, name) && covers(other, mine))
+            return true;
+    }
+    return false;
+}
+
 bool files_shadowed(const plugin_files *files, const plugin_file *file, size_t index,
                     const char **by)
 {
-    const cJSON *mine = cJSON_GetArrayItem(file->facts, (int)index), *other;
+    const cJSON *mine = cJSON_GetArrayItem(file->facts, (int)index);
     const char *name = fact_text(mine, "name");
     int32_t kind = kind_number(fact_text(mine, "kind"));
-    plugin_file **order = files_order(files, kind, name);
-    bool found = false, reached = false;
-    for (size_t i = 0; order && order[i] && !found && !reached; i++)
-        cJSON_ArrayForEach(other, order[i]->facts)
-        {
-            reached = other == mine;
-            found = !reached && !fact_reason(other) && fact_is(other, kind, name) &&
-                    covers(other, mine);
-            if (found)
-                *by = order[i]->path;
-            if (found || reached)
-                break;
-        }
-    free(order);
-    return found;
+    size_t own = 0, found = files->count;
+    while (own < files->count && files->file[own] != file)
+        own++;
+    for (size_t i = 0; i < files->count; i++)
+        if ((own == files->count || i == own || comes_before(files, i, own, kind, name)) &&
+            (found == files->count || comes_before(files, i, found, kind, name)) &&
+            replaces(files->file[i], mine, kind, name))
+            found = i;
+    if (found == files->count)
+        return false;
+    *by = files->file[found]->path;
+    return true;
 }

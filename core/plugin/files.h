@@ -13,6 +13,7 @@ typedef struct plugin_file {
     bool installed;      /* lies in the install's own folder */
     bool known;          /* it has been opened, or refused: facts and reason say what came of it */
     bool warned;         /* the log has told of the refusal */
+    bool no_memory;      /* that is why it is refused, which is no property of the file */
     char *reason;        /* why the whole file is refused, or NULL */
     struct cJSON *facts; /* as descriptor_facts makes them; NULL if refused */
     const zds_plugin *const *plugins; /* in this process, in the order of facts; NULL: not loaded */

@@ -15,9 +15,10 @@
 
 /* What was passed over on the way, for the error. */
 typedef struct findings {
-    char *refused; /* files and plugins with their reasons */
-    char *unfit;   /* plugins of the name that do not accept the match */
-    bool by_name;  /* one of those refused has the name, or its file is called so */
+    char *refused;  /* files and plugins with their reasons */
+    char *unfit;    /* plugins of the name that do not accept the match */
+    bool by_name;   /* one of those refused has the name, or its file is called so */
+    bool no_memory; /* nothing is known of a file: the search has ended */
 } findings;
 
 static const char *shown_path(const plugin_file *file)
@@ -125,6 +126,7 @@ static bool try_file(lookup *look, const char *name, plugin_file *file, findings
         text_append(&found->refused, "; ", "%s: %s", shown_path(file), fact_reason(fact));
         found->by_name = found->by_name || !nameless || file_is_likely(file, look->kind, name);
     }
+    found->no_memory = file->no_memory;
     if (file->reason)
         note_refused_file(found, look, name, file);
     return false;
@@ -177,7 +179,7 @@ static char *searched_folders(const plugin_files *files)
 static bool search(lookup *look, const char *name, findings *found, plugin_file ***order)
 {
     *order = files_order(look->files, look->kind, name);
-    for (size_t i = 0; *order && (*order)[i] && !look->file; i++)
+    for (size_t i = 0; *order && (*order)[i] && !look->file && !found->no_memory; i++)
         if (file_may_hold((*order)[i], look->kind))
             try_file(look, name, (*order)[i], found);
     return look->file != NULL;
@@ -281,7 +283,7 @@ static zds_status by_name(lookup *look, zds_error *error)
     zds_status status = ZDS_OK;
     if (search(look, look->name, &found, &order))
         warn_of_refused(order, look->file, look->kind);
-    else if (order)
+    else if (order && !found.no_memory)
         status = name_error(look, &found, error);
     else
         status = error_set(error, ZDS_ERR_MEMORY, "there is no memory to look up plugin \"%s\"",
@@ -322,6 +324,8 @@ static const char *only_name(const lookup *look, const plugin_file *file, char *
 static zds_status in_file(lookup *look, plugin_file *file, const char *member, zds_error *error)
 {
     file_open(look->files, file, false);
+    if (file->no_memory)
+        return error_set(error, ZDS_ERR_MEMORY, "there is no memory to open %s", file->path);
     if (file->reason)
         return error_set(error, ZDS_ERR_PLUGIN, "plugin %s was refused: %s", file->path,
                          file->reason);
@@ -338,7 +342,9 @@ static zds_status in_file(lookup *look, plugin_file *file, const char *member, z
                            "%s holds several plugins (%s); write %s:NAME to choose one", file->path,
                            all, file->path);
     } else if (!try_file(look, name, file, &found)) {
-        if (found.unfit)
+        if (found.no_memory)
+            status = error_set(error, ZDS_ERR_MEMORY, "there is no memory to open %s", file->path);
+        else if (found.unfit)
             status = unfit_error(look, look->name, found.unfit, error);
         else if (found.refused)
             status = error_set(error, ZDS_ERR_PLUGIN, "the plugin was refused: %s", found.refused);

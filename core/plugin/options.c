@@ -41,7 +41,7 @@ static void *piece_add(option_store *store, size_t bytes)
 
 static char *out_of_memory(void)
 {
-    return fault_format("there is no memory for its value");
+    return fault_no_memory();
 }
 
 /* "must be <wanted>, not <value as the user wrote it>" */

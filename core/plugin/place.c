@@ -7,6 +7,7 @@
 #include <limits.h>
 #include <link.h>
 #include <pwd.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -15,9 +16,10 @@
 #include "host/error.h"
 #include "plugin/fault.h"
 
-/* The library or program that `code` is in. malloc'ed, or NULL. */
+/* The library or program that `code` is in. malloc'ed; NULL with errno if there is none. */
 static char *file_of(const void *code)
 {
+    errno = ENOENT;
     Dl_info info;
     struct link_map *map = NULL;
     if (!dladdr1(code, &info, (void **)&map, RTLD_DL_LINKMAP) || !map)
@@ -35,13 +37,20 @@ char *place_install(const void *code)
     *strrchr(file, '/') = '\0';
     for (size_t i = 0; i < sizeof candidates / sizeof *candidates && !found; i++) {
         char *helper = text_format("%s/%s/zds-plugin-probe", file, candidates[i]);
-        if (helper && access(helper, X_OK) == 0) {
+        bool there = helper && access(helper, X_OK) == 0;
+        if (there) {
             *strrchr(helper, '/') = '\0';
             found = realpath(helper, NULL);
         }
+        bool no_memory = !helper || (there && !found && errno == ENOMEM);
         free(helper);
+        errno = no_memory ? ENOMEM : ENOENT;
+        if (no_memory)
+            break;
     }
+    int error = errno;
     free(file);
+    errno = error;
     return found;
 }
 
@@ -108,7 +117,7 @@ static char *fault_with_folder(const char *path, const struct stat *yardstick)
     const char *slash = strrchr(path, '/');
     char *folder = slash == path ? strdup("/")
                                  : strndup(slash ? path : ".", slash ? (size_t)(slash - path) : 1);
-    fault = folder ? fault_of(folder, yardstick) : fault_format("there is no memory to check it");
+    fault = folder ? fault_of(folder, yardstick) : fault_no_memory();
     free(folder);
     return fault;
 }
@@ -118,9 +127,13 @@ char *place_fault(const char *path, bool installed)
     static const char here;
     struct stat own;
     char *file = installed ? file_of(&here) : NULL;
+    if (installed && !file && errno == ENOMEM)
+        return fault_no_memory();
     bool measured = file && stat(file, &own) == 0;
     free(file);
     char *real = realpath(path, NULL);
+    if (!real && errno == ENOMEM)
+        return fault_no_memory();
     if (!real)
         return fault_format("%s cannot be looked at: %s", path, strerror(errno));
     char *fault = fault_with_folder(real, measured ? &own : NULL);

@@ -6,7 +6,8 @@
 
 /* The folder that holds plugins/ and zds-plugin-probe, without a / at its end: zds/ beside the file
  * that `code` is in, libzds.so; or, since that may be a program which holds the core itself, beside
- * that or in ../lib. NULL if there is none, or no memory. The caller frees it. */
+ * that or in ../lib. NULL if there is none, or no memory, which errno ENOMEM tells. The caller
+ * frees it. */
 char *place_install(const void *code);
 
 /* Why `path` (a file, or a folder of plugins) must not be used, as a fault; NULL if it may:

@@ -102,5 +102,9 @@ zds_status registry_each(registry *reg, int32_t kind, const registry_match *matc
     for (size_t i = 0; i < files->count; i++)
         if (!visit_file(reg, files->file[i], kind, match, visit, user))
             break;
+    for (size_t i = 0; i < files->count; i++)
+        if (files->file[i]->no_memory)
+            return error_set(error, ZDS_ERR_MEMORY, "there is no memory to open %s",
+                             files->file[i]->path);
     return ZDS_OK;
 }

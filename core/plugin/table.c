@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "plugin/fault.h"
+#include "plugin/json.h"
 #include "plugin/options.h"
 
 enum { MOST_OPTIONS = 1000, MOST_BYTES = 1 << 20 };
@@ -53,13 +54,16 @@ static char *default_fault(const zds_option *option)
         return option->default_value ? fault_format("is required and has a default") : NULL;
     if (!option->default_value)
         return fault_format("has no default; set ZDS_OPTION_REQUIRED if that is meant");
-    cJSON *value = cJSON_ParseWithOpts(option->default_value, NULL, true);
+    bool no_memory;
+    cJSON *value = json_parse(option->default_value, &no_memory);
     if (!value)
-        return fault_format("has a default that is not JSON: %s", option->default_value);
+        return no_memory
+                   ? fault_no_memory()
+                   : fault_format("has a default that is not JSON: %s", option->default_value);
     char *wrong = option_read(option, value, NULL);
     cJSON_Delete(value);
-    if (!wrong)
-        return NULL;
+    if (!wrong || fault_is_memory(wrong))
+        return wrong;
     char *text = fault_format("has a default that does not fit: it %s", wrong);
     fault_free(wrong);
     return text;
@@ -125,6 +129,8 @@ static char *special_fault(const zds_plugin *plugin)
 /* Takes over `fault`. */
 static char *name_fault(const zds_option *option, char *fault)
 {
+    if (fault_is_memory(fault))
+        return fault;
     char *text = fault_format("option \"%s\" %s", option->name, fault);
     fault_free(fault);
     return text;
@@ -159,64 +165,64 @@ char *table_fault(const zds_plugin *plugin)
     return special_fault(plugin);
 }
 
-static void add_text(cJSON *object, const char *name, const char *text)
+static bool add_text(cJSON *object, const char *name, const char *text)
 {
-    if (text)
-        cJSON_AddStringToObject(object, name, text);
-    else
-        cJSON_AddNullToObject(object, name);
+    return json_add(object, name, text ? cJSON_CreateString(text) : cJSON_CreateNull());
 }
 
-static void add_bound(cJSON *object, const char *name, const zds_option *option, double bound)
+static bool add_bound(cJSON *object, const char *name, const zds_option *option, double bound)
 {
-    if (types[option->type].ranged && isfinite(bound))
-        cJSON_AddNumberToObject(object, name, bound);
-    else
-        cJSON_AddNullToObject(object, name);
+    bool there = types[option->type].ranged && isfinite(bound);
+    return json_add(object, name, there ? cJSON_CreateNumber(bound) : cJSON_CreateNull());
+}
+
+static bool add_flag(cJSON *object, const char *name, const zds_option *option, uint32_t flag)
+{
+    return json_add(object, name, cJSON_CreateBool((option->flags & flag) != 0));
 }
 
 static cJSON *choices_array(const char *choices)
 {
     cJSON *array = cJSON_CreateArray();
-    while (choices) {
+    bool whole = array != NULL;
+    while (choices && whole) {
         size_t length = strcspn(choices, "|");
         char *choice = strndup(choices, length);
-        cJSON_AddItemToArray(array, cJSON_CreateString(choice ? choice : ""));
+        whole = json_append(array, choice ? cJSON_CreateString(choice) : NULL);
         free(choice);
         choices = choices[length] ? choices + length + 1 : NULL;
     }
-    return array;
+    return json_whole(array, whole);
 }
 
 static cJSON *describe_row(const zds_option *option)
 {
     cJSON *row = cJSON_CreateObject();
+    const char *preset = option->default_value;
     bool is_enum = option->type == ZDS_OPTION_ENUM;
-    add_text(row, "name", option->name);
-    add_text(row, "type", table_type_name(option->type));
-    cJSON_AddItemToObject(row, "default",
-                          option->default_value ? cJSON_Parse(option->default_value)
-                                                : cJSON_CreateNull());
-    add_bound(row, "min", option, option->min);
-    add_bound(row, "max", option, option->max);
-    cJSON_AddBoolToObject(row, "above_min", option->flags & ZDS_OPTION_ABOVE_MIN);
-    cJSON_AddBoolToObject(row, "below_max", option->flags & ZDS_OPTION_BELOW_MAX);
-    cJSON_AddItemToObject(row, "choices",
-                          is_enum ? choices_array(option->choices) : cJSON_CreateNull());
-    if (option->type == ZDS_OPTION_FLOATS)
-        cJSON_AddNumberToObject(row, "count", option->count);
-    add_text(row, "auto_from", option->auto_from);
-    cJSON_AddBoolToObject(row, "required", option->flags & ZDS_OPTION_REQUIRED);
-    cJSON_AddBoolToObject(row, "nullable", option->flags & ZDS_OPTION_NULLABLE);
-    cJSON_AddBoolToObject(row, "no_effect", option->flags & ZDS_OPTION_NO_EFFECT);
-    add_text(row, "doc", option->doc ? option->doc : "");
-    return row;
+    bool whole =
+        add_text(row, "name", option->name) &&
+        add_text(row, "type", table_type_name(option->type)) &&
+        json_add(row, "default", preset ? cJSON_Parse(preset) : cJSON_CreateNull()) &&
+        add_bound(row, "min", option, option->min) && add_bound(row, "max", option, option->max) &&
+        add_flag(row, "above_min", option, ZDS_OPTION_ABOVE_MIN) &&
+        add_flag(row, "below_max", option, ZDS_OPTION_BELOW_MAX) &&
+        json_add(row, "choices", is_enum ? choices_array(option->choices) : cJSON_CreateNull()) &&
+        (option->type != ZDS_OPTION_FLOATS ||
+         json_add(row, "count", cJSON_CreateNumber(option->count))) &&
+        add_text(row, "auto_from", option->auto_from) &&
+        add_flag(row, "required", option, ZDS_OPTION_REQUIRED) &&
+        add_flag(row, "nullable", option, ZDS_OPTION_NULLABLE) &&
+        add_flag(row, "no_effect", option, ZDS_OPTION_NO_EFFECT) &&
+        add_text(row, "doc", option->doc ? option->doc : "");
+    return json_whole(row, whole);
 }
 
 cJSON *options_describe(const zds_plugin *plugin)
 {
     cJSON *rows = cJSON_CreateArray();
-    for (size_t i = 0; rows && i < plugin->option_count; i++)
-        cJSON_AddItemToArray(rows, describe_row(table_row(plugin, i)));
-    return rows;
+    bool whole = rows != NULL;
+    for (size_t i = 0; whole && i < plugin->option_count; i++)
+        whole = json_append(rows, describe_row(table_row(plugin, i)));
+    return json_whole(rows, whole);
 }

@@ -3,7 +3,10 @@
 
 #include <stdlib.h>
 
-enum { MOST_ALIGN = 1 << 24 };
+enum {
+    MOST_ALIGN = 1 << 24,
+    PADDINGS = 8 /* a span may hold so many times its largest padding */
+};
 
 static uint64_t round_up(uint64_t value, uint64_t to)
 {
@@ -157,6 +160,9 @@ static zds_status fill(layout *l, const zds_model *model, const layout_wish *wis
         largest = size > largest ? size : largest;
         l->spans_of[m] = LAYOUT_NONE;
     }
+    /* With many ranks small modules join so that padding stays a small part of a span. */
+    uint64_t padded = PADDINGS * wish->align * (wish->world_size - 1);
+    largest = largest > padded ? largest : padded;
     if (bucket > largest)
         bucket = largest;
     filling f = {.model = model, .wish = wish, .owner = LAYOUT_NONE};

@@ -62,8 +62,8 @@ typedef struct layout_wish {
     /* [params]: no part cuts a block of so many elements, counted from the parameter's first; NULL:
      * of none. */
     const uint32_t *granularity;
-    /* Consecutive modules share a span while they do not get longer than this or than the largest
-     * module. */
+    /* Consecutive modules share a span while they do not get longer than this, or than the largest
+     * module and eight times align x world_size. */
     uint64_t bucket;
     /* [params]: above 0, the parameter must not be cut, and its update costs this much: owners are
      * chosen so that ranks have about the same. NULL: all may be cut. */

@@ -43,7 +43,9 @@ void zds_model_destroy(zds_model *model)
 
 const char *zds_model_error(const zds_model *model)
 {
-    return model && model->error ? model->error : "";
+    if (!model)
+        return "the model is NULL: make one by zds_model_create";
+    return model->error ? model->error : "";
 }
 
 static zds_status fail(zds_model *model, zds_status status, const char *format, ...)
@@ -60,6 +62,16 @@ static zds_status fail(zds_model *model, zds_status status, const char *format, 
     return status;
 }
 
+/* What earlier calls said is not of this one. False where there is no model to say anything. */
+static bool begin(zds_model *model)
+{
+    if (!model)
+        return false;
+    free(model->error);
+    model->error = NULL;
+    return true;
+}
+
 /* Room for one more element; arrays grow by powers of two. */
 static bool reserve(void *array, size_t count, size_t size)
 {
@@ -74,8 +86,10 @@ static bool reserve(void *array, size_t count, size_t size)
 
 zds_status zds_model_add_module(zds_model *model, const char *name, uint32_t *module)
 {
-    if (!model || !name)
+    if (!begin(model))
         return ZDS_ERR_INVALID;
+    if (!name)
+        return fail(model, ZDS_ERR_INVALID, "module %u: its name is NULL", model->module_count);
     char *copy = strdup(name);
     if (!copy || !reserve(&model->modules, model->module_count, sizeof *model->modules)) {
         free(copy);
@@ -96,7 +110,9 @@ static double fan_out_of(const zds_param_desc *desc)
 static zds_status check_param(zds_model *model, uint32_t module, const zds_param_desc *desc,
                               uint64_t *numel)
 {
-    if (!desc || !desc->name || !*desc->name)
+    if (!desc)
+        return fail(model, ZDS_ERR_INVALID, "parameter %u: its desc is NULL", model->param_count);
+    if (!desc->name || !*desc->name)
         return fail(model, ZDS_ERR_INVALID, "parameter %u: it has no name", model->param_count);
     if (module >= model->module_count)
         return fail(model, ZDS_ERR_INVALID, "parameter %s: there is no module %u, only %u of them",
@@ -134,7 +150,7 @@ zds_status zds_model_add_param(zds_model *model, uint32_t module, const zds_para
                                uint32_t *param)
 {
     uint64_t numel = 0;
-    if (!model)
+    if (!begin(model))
         return ZDS_ERR_INVALID;
     zds_status status = check_param(model, module, desc, &numel);
     if (status)
@@ -173,7 +189,7 @@ zds_status zds_model_add_param(zds_model *model, uint32_t module, const zds_para
 
 zds_status zds_model_add_use(zds_model *model, uint32_t module, uint32_t param)
 {
-    if (!model)
+    if (!begin(model))
         return ZDS_ERR_INVALID;
     if (module >= model->module_count || param >= model->param_count)
         return fail(model, ZDS_ERR_INVALID,

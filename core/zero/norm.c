@@ -14,7 +14,7 @@ typedef struct norm_row {
     double sum_squares;
     uint64_t non_finite;
     double loss;
-    int64_t micro;
+    int64_t micro, accumulation;
     int32_t present; /* NONE, SOME or ALL of the trained parameters have a gradient here */
     int32_t reserved;
 } norm_row;
@@ -74,18 +74,26 @@ static zds_status share_presence(zero *z)
     return status;
 }
 
-static zds_status diverged(zero *z, int32_t rank, int64_t theirs, int64_t ours)
+static zds_status diverged(zero *z, int32_t rank, const norm_row *row, int64_t micro,
+                           int64_t accumulation)
 {
-    failure_set(
-        z->with.failure, ZDS_ERR_DIVERGED,
-        "rank %d ends an optimizer step after %lld micro steps, rank %d after %lld: all "
-        "ranks must name the same micro step as the boundary (zds_micro_begin) and have the "
-        "same batch size (zds_set_train_batch_size)",
-        rank, (long long)theirs, z->with.peers->rank, (long long)ours);
+    int32_t own = z->with.peers->rank;
+    if (row->accumulation != accumulation)
+        failure_set(z->with.failure, ZDS_ERR_DIVERGED,
+                    "rank %d accumulates %lld micro steps, rank %d %lld: all ranks must have the "
+                    "same batch size (zds_set_train_batch_size)",
+                    rank, (long long)row->accumulation, own, (long long)accumulation);
+    else
+        failure_set(
+            z->with.failure, ZDS_ERR_DIVERGED,
+            "rank %d ends an optimizer step after %lld micro steps, rank %d after %lld: all "
+            "ranks must name the same micro step as the boundary (zds_micro_begin)",
+            rank, (long long)row->micro, own, (long long)micro);
     return peers_give_up(z->with.peers, ZDS_ERR_DIVERGED);
 }
 
-zds_status zero_norm(zero *z, double loss, int64_t micro, zero_norm_result *result)
+zds_status zero_norm(zero *z, double loss, int64_t micro, int64_t accumulation,
+                     zero_norm_result *result)
 {
     const peers *p = z->with.peers;
     double squares = 0, norms = 0;
@@ -93,6 +101,7 @@ zds_status zero_norm(zero *z, double loss, int64_t micro, zero_norm_result *resu
     norm_row row = own_row(z);
     row.loss = loss;
     row.micro = micro;
+    row.accumulation = accumulation;
     const void *rows;
     zds_status status =
         peers_gather(z->with.control, &row, sizeof row, &rows, "exchanging norms of gradients");
@@ -101,8 +110,8 @@ zds_status zero_norm(zero *z, double loss, int64_t micro, zero_norm_result *resu
     *result = (zero_norm_result){.unused = -1};
     for (int32_t r = 0; r < p->world_size; r++) {
         memcpy(&row, (const char *)rows + (size_t)r * sizeof row, sizeof row);
-        if (row.micro != micro)
-            return diverged(z, r, row.micro, micro);
+        if (row.micro != micro || row.accumulation != accumulation)
+            return diverged(z, r, &row, micro, accumulation);
         squares += row.sum_squares;
         norms += sqrt(row.sum_squares);
         result->non_finite += row.non_finite;

@@ -165,8 +165,7 @@ static zds_status let_read(zero *z, const zds_stream *stream)
     if (!status && event)
         status = event->ops->stream_wait ? event->ops->stream_wait(event, stream)
                                          : event->ops->wait(event);
-    if (event)
-        event->ops->release(event);
+    zero_hold(z, event);
     return zero_checked(z, status, &error);
 }
 
@@ -180,8 +179,7 @@ zds_status zero_used(zero *z, const zds_stream *stream)
     if (!status && event)
         status = event->ops->stream_wait ? event->ops->stream_wait(event, z->queue)
                                          : event->ops->wait(event);
-    if (event)
-        event->ops->release(event);
+    zero_hold(z, event);
     return zero_checked(z, status, &error);
 }
 

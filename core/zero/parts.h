@@ -82,6 +82,8 @@ typedef struct grads_part {
 
 /* === stream === */
 
+enum { WINDOW_TILES = 64 }; /* at most */
+
 /* What a part holds of one parameter. */
 typedef struct piece {
     uint32_t param;
@@ -93,9 +95,32 @@ typedef struct piece {
     /* Windows of this step that hold tiles of it, from `window` up to `window_end`; the first may
      * begin with tiles of pieces before it, and the last end with tiles of those behind. */
     uint64_t window, window_end;
+    bool rests;      /* its master and states are records in another memory, */
+    uint64_t record; /* from here on: one a tile */
 } piece;
 
-enum { WINDOW_TILES = 64 }; /* at most */
+/* The tiles that are bound and stepped together. */
+typedef struct window {
+    zds_tile tiles[WINDOW_TILES];
+    void *states[WINDOW_TILES][ZDS_MAX_STATES];
+    const piece *pieces[WINDOW_TILES];
+    uint64_t at[WINDOW_TILES]; /* of pieces that rest elsewhere: bytes of the ring's buffers */
+    size_t count;
+} window;
+
+enum { RING_BUFFERS = 3 };
+
+/* Buffers of windows whose records rest in another memory, taken in turn. */
+typedef struct record_ring {
+    slab records; /* in the other memory */
+    slab buffers; /* [RING_BUFFERS][bytes] where the optimizer computes */
+    uint64_t bytes, alignment;
+    zds_stream *reads, *writes;
+    uint64_t turn;
+    /* [RING_BUFFERS]: what was read, what was written, and what the reading in progress waits for
+     */
+    zds_event *read[RING_BUFFERS], *written[RING_BUFFERS], *waited[RING_BUFFERS];
+} record_ring;
 
 typedef struct stream_part {
     piece *pieces; /* [piece_count] in the order of spans */
@@ -122,11 +147,14 @@ typedef struct stream_part {
     zds_param_steps listed;   /* those that are trained */
     void **collective_states; /* [params][ZDS_MAX_STATES]: as step_collective gets them */
     slab scratches;
-    void **scratch;      /* [threads]: places in it */
+    void **scratch; /* [threads]: places in it */
+    record_ring ring;
     bool own_states_cut; /* RANK_LOCAL states were last written by tiles, each rank in its parts */
 } stream_part;
 
 #define STREAM_NONE UINT64_MAX
+
+enum { ZERO_HELD = 16 };
 
 struct zero {
     zero_wishes wish;
@@ -137,6 +165,8 @@ struct zero {
     stream_part stream;
     peer_slab presence; /* a byte a parameter, sent and received */
     zds_stream *queue;  /* where a device works for this; NULL: the host does */
+    zds_event *held[ZERO_HELD];
+    size_t held_count;
     bool boundary, local;
 };
 
@@ -160,6 +190,19 @@ static inline bool zero_is_here(const zero *z)
     return z->with.tier->planned || z->with.tier->in_host;
 }
 
+/* Masters and states rest where the optimizer cannot compute with them. */
+static inline bool zero_rests(const zero *z)
+{
+    zds_device a = z->with.tier->info.device, b = z->with.states_tier->info.device;
+    return !z->with.tier->planned && (a.space != b.space || a.ordinal != b.ordinal);
+}
+
+/* Masters are kept apart from the parameters. */
+static inline bool zero_has_output(const zero *z)
+{
+    return z->wish.master_dtype != z->wish.param_dtype || zero_rests(z);
+}
+
 /* passes.c: what is done to bytes, in the order of the queue; a failure is the end of the run */
 zds_status zero_convert(zero *z, bufref to, bufref from, uint64_t count);
 zds_status zero_accumulate(zero *z, bufref to, bufref from, double scale, bool add, uint64_t count);
@@ -169,6 +212,8 @@ zds_status zero_fill(zero *z, bufref to, double value, uint64_t count);
 zds_status zero_fetch(zero *z, void *to, bufref from, uint64_t bytes);
 zds_status zero_send(zero *z, bufref to, const void *from, uint64_t bytes);
 zds_status zero_sync(zero *z);
+/* Releases an event once it is done. */
+void zero_hold(zero *z, zds_event *event);
 /* What a tier said of an operation; frees its text. */
 zds_status zero_checked(zero *z, zds_status status, zds_error *error);
 
@@ -215,6 +260,23 @@ bufref stream_whole_state(const zero *z, uint32_t param, uint32_t state);
 uint64_t state_bytes(const zds_state_spec *spec, uint64_t count);
 /* Bytes from the state of an element to that of the one `elements` further on. */
 uint64_t state_offset(const zds_state_spec *spec, uint64_t elements);
+/* Elements of a full tile of a parameter: whole chunks of the norm and whole blocks, or all. */
+uint64_t stream_tile(const zero *z, uint32_t param);
+/* records.c: masters and states that rest in another memory than the device's */
+zds_status records_create(zero *z, zds_error *error);
+void records_destroy(zero *z);
+/* Where elements of a piece's master (state -1) or state rest, from `first` of the piece; *count:
+ * at most as many as lie together. */
+bufref record_of(const zero *z, const piece *p, int32_t state, uint64_t first, uint64_t *count);
+/* Begins a pass over windows: what was written before is there. */
+zds_status records_begin(zero *z);
+/* The next window's records come into its buffers, to which its tiles then point; `fresh`: zeros,
+ * in place of records. */
+zds_status records_read(zero *z, window *w, bool fresh);
+/* And go back, after what was put on the queue. */
+zds_status records_write(zero *z, const window *w);
+/* All of them are there. */
+zds_status records_settle(zero *z);
 /* stream.c: after the optimizer's failure in the middle of an update */
 zds_status stream_failed(zero *z, zds_status status, const char *what, int64_t step);
 /* stream_params.c: calls over whole parameters, begin_step first in every step; each does nothing

@@ -60,6 +60,34 @@ zds_status zero_sync(zero *z)
     return zero_checked(z, tier_sync(z->with.tier, z->queue, &error), &error);
 }
 
+static void drop(zds_event *event)
+{
+    event->ops->release(event);
+}
+
+void zero_hold(zero *z, zds_event *event)
+{
+    size_t kept = 0;
+    if (!event)
+        return;
+    for (size_t i = 0; i < z->held_count; i++) {
+        int32_t done = 0;
+        zds_event *held = z->held[i];
+        if (held->ops->test(held, &done) != ZDS_OK || done)
+            drop(held);
+        else
+            z->held[kept++] = held;
+    }
+    if (kept == ZERO_HELD) { /* which waits */
+        drop(z->held[0]);
+        for (size_t i = 1; i < kept; i++)
+            z->held[i - 1] = z->held[i];
+        kept--;
+    }
+    z->held[kept++] = event;
+    z->held_count = kept;
+}
+
 static zds_status copy(zero *z, tier_end to, tier_end from, uint64_t bytes)
 {
     zds_error error = ZDS_ERROR_INIT;

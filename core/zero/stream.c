@@ -19,8 +19,7 @@ static uint64_t gcd(uint64_t a, uint64_t b)
     return a;
 }
 
-/* Elements of a full tile of a parameter: whole chunks of the norm and whole blocks, or all. */
-static uint64_t tile_elements(const zero *z, uint32_t param)
+uint64_t stream_tile(const zero *z, uint32_t param)
 {
     const zds_param_needs *needs = &z->with.params[param].needs;
     if (needs->whole_tensor)
@@ -49,7 +48,7 @@ static uint64_t number_windows(zero *z, bool (*takes)(const zero *z, uint32_t pa
             tiles = 0;
             continue;
         }
-        uint64_t tile = tile_elements(z, p->param), count = (p->count + tile - 1) / tile;
+        uint64_t tile = stream_tile(z, p->param), count = (p->count + tile - 1) / tile;
         bool joins =
             tiles && tiles < WINDOW_TILES && elements + tile_count(tile, p, 0) <= z->wish.tile;
         p->window -= joins;
@@ -89,12 +88,6 @@ static void bind(const zero *z, const piece *p, uint64_t first, uint64_t count, 
                         : NULL;
 }
 
-typedef struct window {
-    zds_tile tiles[WINDOW_TILES];
-    void *states[WINDOW_TILES][ZDS_MAX_STATES];
-    size_t count;
-} window;
-
 /* The first piece that has tiles of window i or of a later one. */
 static uint32_t first_piece(const zero *z, uint64_t i)
 {
@@ -116,10 +109,10 @@ static void bind_window(const zero *z, uint64_t i, window *w)
         const piece *p = &z->stream.pieces[k];
         if (p->window > i || p->window_end <= i)
             return;
-        uint64_t tile = tile_elements(z, p->param), index = i - p->window;
+        uint64_t tile = stream_tile(z, p->param), index = i - p->window;
         bind(z, p, index * tile, tile_count(tile, p, index), &w->tiles[w->count],
              w->states[w->count]);
-        w->count++;
+        w->pieces[w->count++] = p;
         if (p->window_end > i + 1)
             return;
     }
@@ -157,8 +150,44 @@ static zds_status start_piece(zero *z, const piece *p)
     const zds_param_needs *needs = &z->with.params[p->param].needs;
     zds_status status = p->output.slab ? zero_convert(z, p->master, p->output, p->count) : ZDS_OK;
     for (uint32_t s = 0; !status && s < needs->state_count; s++)
-        if (needs->states[s].kind == ZDS_STATE_ELEMENT && needs->states[s].initial != 0)
+        if (p->states[s].slab && needs->states[s].kind == ZDS_STATE_ELEMENT &&
+            needs->states[s].initial != 0)
             status = zero_fill(z, p->states[s], needs->states[s].initial, p->count);
+    return status;
+}
+
+/* A tile whose record is not written yet. */
+static zds_status start_tile(zero *z, const window *w, size_t i)
+{
+    const zds_tile *t = &w->tiles[i];
+    const piece *p = w->pieces[i];
+    const zds_param_needs *needs = &z->with.params[p->param].needs;
+    const slab *buffers = &z->stream.ring.buffers;
+    zds_status status = zero_convert(z, (bufref){buffers, w->at[i], z->wish.master_dtype},
+                                     bufref_moved(p->output, t->first - p->first), t->count);
+    for (uint32_t s = 0; !status && s < needs->state_count; s++) {
+        const zds_state_spec *spec = &needs->states[s];
+        if (spec->kind != ZDS_STATE_ELEMENT || spec->initial == 0 || p->states[s].slab)
+            continue;
+        uint64_t at = (uint64_t)((char *)t->states[s] - (char *)buffers->block.pointer);
+        status = zero_fill(z, (bufref){buffers, at, spec->dtype}, spec->initial, t->count);
+    }
+    return status;
+}
+
+static zds_status start_records(zero *z)
+{
+    uint64_t windows = number_windows(z, takes_all);
+    zds_status status = records_begin(z);
+    for (uint64_t i = 0; !status && i < windows; i++) {
+        window w;
+        bind_window(z, i, &w);
+        status = records_read(z, &w, true);
+        for (size_t k = 0; !status && k < w.count; k++)
+            status = start_tile(z, &w, k);
+        if (!status)
+            status = records_write(z, &w);
+    }
     return status;
 }
 
@@ -167,8 +196,11 @@ zds_status zero_start(zero *z)
     zds_status status = ZDS_OK;
     if (zero_is_here(z))
         pool_run(z->with.threads, number_windows(z, takes_all), start_window, z);
-    for (uint32_t k = 0; !zero_is_here(z) && !status && k < z->stream.piece_count; k++)
-        status = start_piece(z, &z->stream.pieces[k]);
+    else if (zero_rests(z))
+        status = start_records(z);
+    else
+        for (uint32_t k = 0; !status && k < z->stream.piece_count; k++)
+            status = start_piece(z, &z->stream.pieces[k]);
     /* States that are this rank's own reach beyond its parts. */
     for (uint32_t i = 0; i < z->with.model->param_count; i++)
         for (uint32_t s = 0; !status && s < z->with.params[i].needs.state_count; s++) {
@@ -216,13 +248,55 @@ static void run_window(void *arg, size_t i, int32_t thread)
     run_tiles(p, w.tiles, w.count, thread);
 }
 
-/* On all threads of the host; on a device one after the other, in the order of its queue. */
-static void run_windows(pass *p, uint64_t windows)
+/* An optimizer that writes no fp32 output leaves the copy to the host. */
+static bool copies_output(const zero *z)
 {
-    if (zero_is_here(p->z))
-        pool_run(p->z->with.threads, windows, run_window, p);
-    for (uint64_t i = 0; !zero_is_here(p->z) && !p->status && i < windows; i++)
-        run_window(p, i, 0);
+    return z->wish.param_dtype == ZDS_F32 && zero_has_output(z) &&
+           !(z->with.optim->flags & ZDS_OPTIM_F32_OUTPUT);
+}
+
+static zds_status copy_outputs(zero *z, const window *w)
+{
+    zds_status status = ZDS_OK;
+    for (size_t i = 0; !status && i < w->count; i++)
+        status = zero_convert(
+            z, bufref_moved(w->pieces[i]->output, w->tiles[i].first - w->pieces[i]->first),
+            (bufref){&z->stream.ring.buffers, w->at[i], z->wish.master_dtype}, w->tiles[i].count);
+    return status;
+}
+
+/* One after the other, in the order of the device's queue. */
+static zds_status run_on_device(pass *p, uint64_t windows)
+{
+    zero *z = p->z;
+    bool rests = zero_rests(z), copies = copies_output(z) && p->function == z->with.optim->step;
+    zds_status status = rests ? records_begin(z) : ZDS_OK;
+    for (uint64_t i = 0; !status && i < windows; i++) {
+        window w;
+        bind_window(z, i, &w);
+        if (rests)
+            status = records_read(z, &w, false);
+        for (size_t k = 0; copies && k < w.count; k++)
+            w.tiles[k].output = NULL;
+        if (!status)
+            run_tiles(p, w.tiles, w.count, 0);
+        if (p->status)
+            return ZDS_OK;
+        if (!status && copies)
+            status = copy_outputs(z, &w);
+        if (!status && rests)
+            status = records_write(z, &w);
+    }
+    return status;
+}
+
+/* On a device, a status of what was to be done around the optimizer's calls. */
+static zds_status run_windows(pass *p, uint64_t windows)
+{
+    if (!zero_is_here(p->z))
+        return run_on_device(p, windows);
+    pool_run(p->z->with.threads, windows, run_window, p);
+    return ZDS_OK;
 }
 
 static bool takes_present(const zero *z, uint32_t param)
@@ -252,17 +326,20 @@ static zds_status step_tiles(zero *z, const zds_step_ctx *ctx)
     uint64_t windows = number_windows(z, takes_present);
     pass p = {.z = z, .ctx = *ctx, .function = ops->norms};
     if (z->stream.norm_count) {
-        run_windows(&p, windows);
+        zds_status status = run_windows(&p, windows);
         if (p.status)
             return stream_failed(z, p.status, "norms", ctx->step);
-        zds_status status = norm_sum_tensors(z);
+        if (!status)
+            status = norm_sum_tensors(z);
         if (!status)
             status = stream_sums_ready(z, ctx);
         if (status)
             return status;
     }
     p.function = ops->step;
-    run_windows(&p, windows);
+    zds_status status = run_windows(&p, windows);
+    if (status)
+        return status;
     bind_whole(z);
     if (!p.status && z->stream.whole_count)
         run_tiles(&p, z->stream.whole_tiles, z->stream.whole_count, 0);

@@ -100,9 +100,10 @@ static zds_status whole_states(zero *z, zds_error *error)
     free(g.list);
     if (!placed)
         return zero_no_memory(error, "the list of states", 0);
-    zds_status status = total ? zero_alloc_known(z, z->with.states_tier, &t->whole,
-                                                 "optimizer states", total, error)
-                              : ZDS_OK;
+    zds_status status =
+        total ? zero_alloc_known(z, zero_rests(z) ? z->with.tier : z->with.states_tier, &t->whole,
+                                 "optimizer states", total, error)
+              : ZDS_OK;
     for (size_t k = 0; !status && k < (size_t)z->with.model->param_count * ZDS_MAX_STATES; k++)
         if (t->whole_at[k] != STREAM_NONE)
             t->whole_states[k] = bufref_at((bufref){&t->whole.slab, t->whole_at[k], ZDS_U8}, 0);
@@ -133,7 +134,7 @@ static void place_state(zero *z, piece *p, uint32_t s, uint64_t *total)
         p->states[s] = whole;
         return;
     }
-    uint64_t bytes = padded(state_bytes(spec, p->count));
+    uint64_t bytes = p->rests ? 0 : padded(state_bytes(spec, p->count));
     if (bytes)
         p->states[s] = (bufref){&z->stream.states, *total, spec->dtype};
     *total += bytes;
@@ -186,7 +187,10 @@ static void add_piece(zero *z, const layout_span *span, uint32_t param)
     *p = (piece){.param = param, .first = l.param_first, .count = l.count};
     p->chunks = (size_t)((l.count + LAYOUT_CHUNK - 1) / LAYOUT_CHUNK);
     p->master = p->output = params_at(z, param, l.param_first);
-    if (z->wish.master_dtype == z->wish.param_dtype)
+    p->rests = zero_rests(z);
+    if (p->rests)
+        p->master.slab = NULL;
+    else if (!zero_has_output(z))
         p->output.slab = NULL;
     else
         p->master = bufref_of(&t->master,
@@ -198,7 +202,7 @@ static void add_piece(zero *z, const layout_span *span, uint32_t param)
 static zds_status masters(zero *z, zds_error *error)
 {
     uint64_t elements = z->wish.stage ? z->lay->shard : z->lay->trainable;
-    if (z->wish.param_dtype == z->wish.master_dtype)
+    if (z->wish.param_dtype == z->wish.master_dtype || zero_rests(z))
         return ZDS_OK;
     return zero_alloc(z->with.states_tier, &z->stream.master, "master weights",
                       elements * zds_dtype_size(z->wish.master_dtype), error);
@@ -244,9 +248,26 @@ static zds_status scratches(zero *z, zds_error *error)
     return status;
 }
 
+/* What is not stepped tile by tile needs its masters and states where it is computed. */
+static zds_status check_resting(const zero *z, zds_error *error)
+{
+    bool whole = z->with.optim->reduction_mode != NULL;
+    for (uint32_t i = 0; i < z->with.model->param_count; i++)
+        whole |= z->with.params[i].needs.whole_tensor != 0;
+    if (!zero_rests(z) || !whole)
+        return ZDS_OK;
+    return error_set(error, ZDS_ERR_UNSUPPORTED,
+                     "optimizer %s updates whole parameters, or reduces gradients by itself, for "
+                     "which masters and states must be where it computes, not in memory tier %s; "
+                     "delete zero_optimization.offload_optimizer",
+                     z->with.optim_services->name, z->with.states_tier->name);
+}
+
 zds_status stream_create(zero *z, zds_error *error)
 {
-    zds_status status = lists(z, error);
+    zds_status status = check_resting(z, error);
+    if (!status)
+        status = lists(z, error);
     if (!status)
         status = masters(z, error);
     if (!status)
@@ -262,12 +283,15 @@ zds_status stream_create(zero *z, zds_error *error)
         stream_refer(z);
     if (!status)
         status = norm_create(z, error);
-    return status ? status : piece_states(z, error);
+    if (!status)
+        status = piece_states(z, error);
+    return !status && zero_rests(z) ? records_create(z, error) : status;
 }
 
 void stream_destroy(zero *z)
 {
     stream_part *t = &z->stream;
+    records_destroy(z);
     norm_destroy(z);
     tier_free(&t->scratches);
     tier_free(&t->states);

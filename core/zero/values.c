@@ -75,19 +75,17 @@ zds_status zero_read_values(zero *z, zds_read_fn read, void *user, zds_status *r
 
 /* === out === */
 
-/* Where elements of a parameter's master weight or state lie on this rank. */
-static bufref source(const zero *z, uint32_t param, int32_t state, uint64_t first)
+/* Where elements of a parameter's master weight or state lie on this rank, from `first`; *count: at
+ * most as many as lie together. */
+static bufref source(const zero *z, uint32_t param, int32_t state, uint64_t first, uint64_t *count)
 {
-    bufref b = state < 0 ? z->stream.piece_of[param]->master
-                         : stream_whole_state(z, param, (uint32_t)state);
-    if (!b.slab) {
-        b = z->stream.piece_of[param]->states[state];
-        first -= z->stream.piece_of[param]->first;
-    } else if (state < 0) {
-        first -= z->stream.piece_of[param]->first;
-    }
-    b.offset += first * zds_dtype_size(b.dtype);
-    return b;
+    const piece *p = z->stream.piece_of[param];
+    bufref whole = state < 0 ? (bufref){0} : stream_whole_state(z, param, (uint32_t)state);
+    if (whole.slab)
+        return bufref_moved(whole, first);
+    if (p->rests)
+        return record_of(z, p, state, first - p->first, count);
+    return bufref_moved(state < 0 ? p->master : p->states[state], first - p->first);
 }
 
 typedef struct outlet {
@@ -96,15 +94,15 @@ typedef struct outlet {
     zds_status *written;
 } outlet;
 
-/* Some elements as floats in the staging. */
-static zds_status stage(zero *z, bufref from, uint64_t count)
+/* Some elements as floats in the staging, from its element `at` on. */
+static zds_status stage(zero *z, bufref from, uint64_t at, uint64_t count)
 {
     const void *here = zero_is_here(z) ? bufref_at(from, 0) : z->params.raw;
     zds_status status = ZDS_OK;
     if (!zero_is_here(z))
         status = zero_fetch(z, z->params.raw, from, count * zds_dtype_size(from.dtype));
     if (!status)
-        kernel_convert(z->params.staging, ZDS_F32, here, from.dtype, count);
+        kernel_convert(z->params.staging + at, ZDS_F32, here, from.dtype, count);
     return status;
 }
 
@@ -131,6 +129,19 @@ static zds_status carry(zero *z, int32_t owner, uint64_t count)
     return p->rank == owner ? peers_call(p, p->ops->send, &coll, doing) : ZDS_OK;
 }
 
+/* What this rank has of them, in the staging. */
+static zds_status stage_own(zero *z, uint32_t param, int32_t state, uint64_t first, uint64_t count)
+{
+    zds_status status = zero_rests(z) ? records_settle(z) : ZDS_OK;
+    for (uint64_t i = 0; !status && i < count;) {
+        uint64_t n = count - i;
+        bufref from = source(z, param, state, first + i, &n);
+        status = stage(z, from, i, n);
+        i += n;
+    }
+    return status;
+}
+
 /* One owner's elements [first, first + count) travel to rank 0 and are written there. */
 static zds_status move(zero *z, uint32_t param, int32_t state, int32_t owner, uint64_t first,
                        uint64_t count, const outlet *to)
@@ -139,7 +150,7 @@ static zds_status move(zero *z, uint32_t param, int32_t state, int32_t owner, ui
         uint64_t n = at_most(count - i, STAGING_ELEMENTS);
         zds_status status = ZDS_OK;
         if (z->with.peers->rank == owner)
-            status = stage(z, source(z, param, state, first + i), n);
+            status = stage_own(z, param, state, first + i, n);
         if (!status)
             status = carry(z, owner, n);
         if (status)
@@ -157,7 +168,7 @@ static zds_status write_own(zero *z, uint32_t param, const outlet *to)
     zds_status status = ZDS_OK;
     for (uint64_t i = 0; !status && !*to->written && i < numel; i += STAGING_ELEMENTS) {
         uint64_t n = at_most(numel - i, STAGING_ELEMENTS);
-        status = stage(z, params_at(z, param, i), n);
+        status = stage(z, params_at(z, param, i), 0, n);
         if (!status)
             *to->written = to->write(to->user, param, i, n, z->params.staging);
     }
@@ -189,7 +200,7 @@ zds_status zero_write_values(zero *z, uint32_t param, int32_t state, zds_write_f
             write_constant(z, param, run->needs.states[state].initial, &to);
         return ZDS_OK;
     }
-    if (state < 0 && (!run->trainable || z->wish.master_dtype == z->wish.param_dtype)) {
+    if (state < 0 && (!run->trainable || !zero_has_output(z))) {
         return first ? write_own(z, param, &to) : ZDS_OK;
     }
     bool uncut = state >= 0 && !z->stream.own_states_cut &&

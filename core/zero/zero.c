@@ -103,6 +103,8 @@ void zero_destroy(zero *z)
         return;
     if (z->queue) /* what is on it still uses what goes now */
         tier_sync(z->with.tier, z->queue, NULL);
+    for (size_t i = 0; i < z->held_count; i++)
+        z->held[i]->ops->release(z->held[i]);
     if (z->lay) {
         grads_destroy(z);
         params_close(z);

@@ -112,9 +112,10 @@ typedef struct zero_norm_result {
     bool any;            /* some parameter has a gradient somewhere */
     int64_t unused;      /* the first trainable parameter without one on any rank, or -1 */
 } zero_norm_result;
-/* `micro`: steps of this rank since the last boundary; where ranks differ, ZDS_ERR_DIVERGED.
- * Collective. */
-zds_status zero_norm(zero *z, double loss, int64_t micro, zero_norm_result *result);
+/* `micro`: steps of this rank since the last boundary, `accumulation`: how many the loss is divided
+ * by; where ranks differ, ZDS_ERR_DIVERGED. Collective. */
+zds_status zero_norm(zero *z, double loss, int64_t micro, int64_t accumulation,
+                     zero_norm_result *result);
 /* The optimizer's pass, and publishing. `step`: from 1. A failure ends the run. */
 zds_status zero_update(zero *z, int64_t step, double grad_scale);
 /* The gradients of this optimizer step are used up, or dropped. */

@@ -78,7 +78,7 @@ zds_status zds_model_add_param(zds_model *model, uint32_t module, const zds_para
 /* A further use of a parameter by a module that comes after its home (tied weights). In that
  * module's view it follows the module's own parameters, in the order of these calls. */
 zds_status zds_model_add_use(zds_model *model, uint32_t module, uint32_t param);
-/* The last of these calls that failed. */
+/* What was wrong with the last of these calls; "" if nothing was. */
 const char *zds_model_error(const zds_model *model);
 
 /* === engine === */
@@ -285,10 +285,10 @@ bool zds_is_boundary(const zds_engine *engine); /* of the micro step in progress
 /* Parameters with the same hyperparameters. */
 typedef struct zds_group_info {
     size_t struct_size;
-    uint32_t
-        declared;    /* counts zds.param_groups, then the program's groups, but for those that hold
-                        nothing trainable; an optimizer may split one into several of these */
-    uint32_t params; /* that are trainable */
+    /* Counts zds.param_groups, then the program's groups, but for those that hold nothing
+     * trainable; an optimizer may split one into several of these. */
+    uint32_t declared;
+    uint32_t params;   /* that are trainable */
     uint64_t elements; /* of these */
     zds_hyper hyper;   /* of the next step */
 } zds_group_info;

@@ -276,8 +276,8 @@ typedef struct zds_tile {
     int32_t reserved;
     void *master;     /* in, out: master weights; in fp32 training the parameters themselves */
     const void *grad; /* in: multiply by ctx->grad_scale before use */
-    void *output; /* out: the parameter in 16 bits, master rounded to nearest even; NULL if master
-                     is the parameter */
+    void *output; /* out: the parameter, master rounded to nearest even; NULL if master is the
+                     parameter, or the host copies it */
     void *const *states; /* in, out: [state_count], in the order of describe */
     const double *sums;  /* in `step`: [tensor_norms], each over the whole tensor on all ranks */
     /* in `norms`, out: [tensor_norms][chunk_stride]; the sum of each 1024-element chunk of this
@@ -351,7 +351,7 @@ typedef struct zds_optim_env {
     /* At first. A tile's own counts: it becomes ZDS_F32, of optimizers that take it, once a program
      * adds up micro steps that the config did not foresee. */
     zds_dtype grad_dtype;
-    zds_dtype output_dtype; /* equal to master_dtype when there is no separate output */
+    zds_dtype output_dtype; /* of parameters; see has_output */
     zds_dtype state_dtype;  /* in which element states should be kept: ZDS_F32, or the 16-bit type
                                that the config asks for */
     int32_t stochastic_rounding; /* 1: round 16-bit states and master weights stochastically */
@@ -360,6 +360,10 @@ typedef struct zds_optim_env {
     int32_t sharded; /* 1: a rank holds a part of the master weights and SHARDED states; 0: all */
     int32_t reserved;
     uint64_t trainable_params, trainable_elements; /* of the model: sizes of GLOBAL states */
+    /* 1: master weights are kept apart from the parameters, which are a tile's output: in 16 bits,
+     * or in F32, where states rest in another memory (see ZDS_OPTIM_F32_OUTPUT). */
+    int32_t has_output;
+    int32_t reserved2;
 } zds_optim_env;
 
 enum {
@@ -371,7 +375,10 @@ enum {
 enum {
     /* Parameters differ between ranks for some steps: stage 0 and private pages only. What is
      * written out meanwhile is rank 0's. */
-    ZDS_OPTIM_PARAMS_DIVERGE = 1u << 0
+    ZDS_OPTIM_PARAMS_DIVERGE = 1u << 0,
+    /* Writes a tile's output whenever there is one, also in F32, where it is a copy of the master.
+     * Without it the host makes that copy after `step`. */
+    ZDS_OPTIM_F32_OUTPUT = 1u << 1
 };
 
 typedef struct zds_comm_ops zds_comm_ops;

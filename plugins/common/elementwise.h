@@ -87,10 +87,10 @@ zds_status elementwise_group_momentum(const elementwise_optim *o, const zds_para
 
 /* Members of a zds_optim_ops; more may follow. */
 #define ELEMENTWISE_OPS(create_fn)                                                                 \
-    .struct_size = sizeof(zds_optim_ops), .spaces = ZDS_SPACE_BIT(ZDS_SPACE_HOST),                 \
-    .grad_dtypes = ELEMENTWISE_DTYPES, .master_dtypes = ELEMENTWISE_DTYPES,                        \
-    .output_dtypes = ELEMENTWISE_DTYPES, .create = create_fn, .destroy = elementwise_destroy,      \
-    .step = elementwise_step
+    .struct_size = sizeof(zds_optim_ops), .flags = ZDS_OPTIM_F32_OUTPUT,                           \
+    .spaces = ZDS_SPACE_BIT(ZDS_SPACE_HOST), .grad_dtypes = ELEMENTWISE_DTYPES,                    \
+    .master_dtypes = ELEMENTWISE_DTYPES, .output_dtypes = ELEMENTWISE_DTYPES, .create = create_fn, \
+    .destroy = elementwise_destroy, .step = elementwise_step
 
 /* Members of a zds_plugin for an optimizer whose options are `table`, read into `type`. */
 #define OPTIM_PLUGIN(plugin_name, table, type, vtable, text)                                       \

@@ -1,10 +1,9 @@
 /* Vectors of floats over small wrappers: a kernel's body is written once and compiled once for each
  * kind of processor.
  *
- * A kernel lives in a header NAME_kernel.h and is included by NAME_scalar.c, NAME_avx2.c and
- * NAME_avx512.c, which define SIMD_LEVEL first; the build gives each file its processor's flags.
- * SIMD_NAME(f) is then f_scalar, f_avx2 or f_avx512. Which one runs is chosen by simd_level (see
- * simd_level.h).
+ * A kernel is a file NAME_kernel.c, which the build compiles for each kind of processor, with its
+ * flags and SIMD_LEVEL (see cmake/plugins.cmake). SIMD_NAME(f) is then f_scalar, f_avx2 or
+ * f_avx512. Which one runs is chosen by simd_level (see simd_level.h).
  *
  * All levels give the same bits: each operation below is one IEEE operation rounded once (fma
  * included), nothing is reordered, and conversions follow the processor's. The payload of a NaN is
@@ -19,7 +18,7 @@
 #include "zds/types.h"
 
 #ifndef SIMD_LEVEL
-#error "define SIMD_LEVEL before including simd.h"
+#error "SIMD_LEVEL is not defined: only kernels include simd.h"
 #endif
 
 #if SIMD_LEVEL != SIMD_SCALAR

@@ -186,7 +186,7 @@ NOTES = [
     ("chatty", "prints nothing", '"{"plugins": 1}" in "open"; give it to host->log'),
 ]
 GOOD = ["sample", "momentum", "newer", "old_abi_1_0", "reduces", "whole", "no_create", "offload_good",
-        "offload_device", "offload_sectors"]
+        "offload_device", "offload_sectors", "comm_own_memory"]
 
 
 def expect(condition, what):

@@ -1,59 +1,9 @@
-/* The ranks of comm shm as threads of one process over one mapping of the arena, so that
- * ThreadSanitizer sees every access of all of them. This file stands in for arena.c. */
-#include <fcntl.h>
+/* The ranks of comm shm as threads of one process, so that ThreadSanitizer sees every access of all
+ * of them. */
 #include <pthread.h>
-#include <sys/mman.h>
 
 #include "../unit/comm_values.h"
-#include "comm/shm/shm.h"
-
-static const uint64_t ARENA = (uint64_t)1 << 30;
-static char *window;
-
-zds_status arena_create(const zds_host *host, int *fd, uint64_t *bytes)
-{
-    *fd = memfd_create("zds-test", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    if (*fd < 0 || ftruncate(*fd, (off_t)ARENA) != 0 || fcntl(*fd, F_ADD_SEALS, F_SEAL_SHRINK) != 0)
-        return host->fail(host, ZDS_ERR_IO, "memfd");
-    window = mmap(NULL, ARENA, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, *fd, 0);
-    *bytes = ARENA;
-    return window == MAP_FAILED ? host->fail(host, ZDS_ERR_IO, "mmap") : ZDS_OK;
-}
-
-void *arena_map(const job *j, uint64_t offset, uint64_t bytes, bool writable)
-{
-    (void)j;
-    (void)bytes;
-    (void)writable;
-    return window + offset;
-}
-
-void arena_unmap(const job *j, void *base, uint64_t bytes)
-{
-    (void)j;
-    (void)base;
-    (void)bytes;
-}
-
-void arena_protect(const job *j, void *base, uint64_t bytes)
-{
-    (void)j;
-    (void)base;
-    (void)bytes;
-}
-
-void arena_punch(const job *j, uint64_t offset, uint64_t bytes)
-{
-    (void)j;
-    (void)offset;
-    (void)bytes;
-}
-
-uint64_t arena_take(job *j, uint64_t bytes)
-{
-    uint64_t size = (bytes + 4095) / 4096 * 4096;
-    return (atomic_fetch_add(&j->header->next, size) + 4095) & ~(uint64_t)4095;
-}
+#include "one_window.h"
 
 enum { COUNT = 50000, ROUNDS = 6 };
 
@@ -124,6 +74,40 @@ typedef struct thread_rank {
     int port;
 } thread_rank;
 
+static void *look_at(void *arg)
+{
+    zds_event *count = arg;
+    for (int32_t over = 0; !over;)
+        NEED(!count->ops->test(count, &over), "test");
+    return NULL;
+}
+
+/* What was written before a count is read after it; meanwhile another thread of each rank tests the
+ * event, and operations go on. */
+static void count(const rank *me, float *shared)
+{
+    zds_region counters = {.struct_size = sizeof counters};
+    NEED(!me->ops->mem_alloc(me->self, 80, ZDS_MEM_COUNTERS, &counters), "alloc");
+    for (uint64_t round = 1; round <= ROUNDS; round++) {
+        zds_event *used, *done;
+        pthread_t other;
+        uint64_t all = round * (uint64_t)me->size;
+        NEED(!me->ops->counter_wait(me->self, &counters, 0, all, "a use", &used) && used, "wait");
+        NEED(!pthread_create(&other, NULL, look_at, used), "thread");
+        collect(me, me->ops->barrier, NULL, NULL, 0, 0);
+        shared[me->rank] = (float)round;
+        NEED(!me->ops->counter_add(me->self, &counters, 0), "add");
+        pthread_join(other, NULL);
+        used->ops->release(used);
+        for (int32_t r = 0; r < me->size; r++)
+            NEED(shared[r] == (float)round, "round %d", (int)round);
+        NEED(!me->ops->counter_add(me->self, &counters, 9), "add");
+        NEED(!me->ops->counter_wait(me->self, &counters, 9, all, NULL, &done), "wait");
+        NEED(!finish(done), "wait");
+    }
+    me->ops->mem_free(me->self, &counters);
+}
+
 static void *run_rank(void *arg)
 {
     thread_rank *t = arg;
@@ -141,6 +125,7 @@ static void *run_rank(void *arg)
     float *src = host_alloc(NULL, bytes, 0), *dst = host_alloc(NULL, bytes, 0);
     work(me, symmetric.base, dst, shared.base);
     work(me, src, dst, shared.base);
+    count(me, shared.base);
     void *world = me->self, *child = NULL;
     NEED(!me->ops->split(world, me->rank / 2, 0, &child), "split");
     thread_rank half = *t;

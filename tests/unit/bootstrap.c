@@ -4,11 +4,13 @@
 #include <criterion/criterion.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 #include "comm_ranks.h"
 #include "host/error.h"
 #include "host/meet.h"
+#include "zds/zds.h"
 
 enum { UNIX_SOCKET = 0, TCP4 = 1, TCP6 = 2, WAYS = 3 };
 
@@ -120,6 +122,28 @@ Test(bootstrap, gathers, .timeout = 60)
             for (int32_t r = 0; r < n; r++)
                 cr_expect_eq(exit_of(pid[r]), 0, "way %d rank %d of %d", way, (int)r, (int)n);
         }
+}
+
+/* The same for programs. */
+Test(bootstrap, of_a_program)
+{
+    zds_comm_env env = env_by(UNIX_SOCKET, 0, 1, 0, 1000);
+    const zds_bootstrap *b = NULL;
+    int32_t mine = 7, all = 0;
+    cr_assert_eq(zds_bootstrap_open(&env, &b, &trouble), ZDS_OK);
+    cr_expect_eq(b->all_gather(b, &test_host, &mine, sizeof mine, &all), ZDS_OK);
+    cr_expect_eq(all, 7);
+    cr_expect_eq(b->all_gather(b, &test_host, &mine, 0, &all), ZDS_ERR_INVALID);
+    cr_expect(strstr(last_error, "4096"), "%s", last_error);
+    zds_bootstrap_close(b);
+    zds_bootstrap_close(NULL);
+    env.rank = 1;
+    cr_expect_eq(zds_bootstrap_open(&env, &b, &trouble), ZDS_ERR_INVALID);
+    env.rank = 0;
+    env.struct_size = 0;
+    cr_expect_eq(zds_bootstrap_open(&env, &b, &trouble), ZDS_ERR_INVALID);
+    cr_expect(strstr(trouble.text, "struct_size"), "%s", trouble.text);
+    cr_expect_null(b);
 }
 
 /* Nothing happens before the first gather: a plugin that needs none waits for nobody. */
@@ -364,8 +388,8 @@ Test(bootstrap, somebody_has_the_port, .timeout = 60)
     }
 }
 
-/* Connections that say nothing, too little, junk, or nearly the right thing. */
-static void disturb(int port)
+/* Connections that say nothing, too little, junk, or nearly the right thing; most stay open. */
+static void disturb(int port, int ready)
 {
     struct sockaddr_in at = {.sin_family = AF_INET,
                              .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
@@ -378,23 +402,56 @@ static void disturb(int port)
         int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
         if (connect(fd, (struct sockaddr *)&at, sizeof at) == 0 && i % 4)
             (void)!send(fd, i % 4 == 3 ? junk + 4096 : junk, i % 3 ? 4000 : 20, MSG_NOSIGNAL);
-        if (i % 5)
+        if (i % 5 == 0)
             close(fd);
         usleep(1000);
     }
+    NEED(write(ready, "", 1) == 1, "ready");
+    pause();
 }
 
 Test(bootstrap, strangers_do_no_harm, .timeout = 60)
 {
-    int port = free_port(1);
+    int port = free_port(1), ready[2];
     pid_t pid[2], stranger;
+    char byte;
+    cr_assert_eq(pipe(ready), 0);
     IN_CHILD(pid[0], NEED(!meet_once(TCP4, 0, 2, port, 15000, 0), "%s", trouble.text));
     usleep(200000);
-    IN_CHILD(stranger, disturb(port));
-    cr_expect_eq(exit_of(stranger), 0);
+    IN_CHILD(stranger, disturb(port, ready[1]));
+    cr_assert_eq(read(ready[0], &byte, 1), 1);
     IN_CHILD(pid[1], NEED(!meet_once(TCP4, 1, 2, port, 15000, 0), "%s", trouble.text));
     cr_expect_eq(exit_of(pid[0]), 0);
     cr_expect_eq(exit_of(pid[1]), 0);
+    kill(stranger, SIGTERM);
+    cr_expect(WIFSIGNALED(exit_of(stranger)));
+    close(ready[0]);
+    close(ready[1]);
+}
+
+/* More ranks than descriptors: told at once, not as ranks that did not come. */
+static void without_descriptors(int port)
+{
+    const rlim_t next = (rlim_t)dup(0);
+    const struct rlimit few = {next + 6, next + 6};
+    NEED(setrlimit(RLIMIT_NOFILE, &few) == 0, "setrlimit");
+    need_failure(meet_once(UNIX_SOCKET, 0, 12, port, 8000, 0), ZDS_ERR_IO, "ulimit -n");
+}
+
+Test(bootstrap, too_few_descriptors, .timeout = 60)
+{
+    int port = free_port(1);
+    pid_t pid[12];
+    IN_CHILD(pid[0], without_descriptors(port));
+    usleep(200000);
+    for (int32_t r = 1; r < 12; r++)
+        IN_CHILD(pid[r],
+                 need_failure(meet_once(UNIX_SOCKET, r, 12, port, 8000, 0), ZDS_ERR_IO, ""));
+    cr_expect_eq(exit_of(pid[0]), 0);
+    for (int32_t r = 1; r < 12; r++) {
+        kill(pid[r], SIGKILL);
+        exit_of(pid[r]);
+    }
 }
 
 /* A rank 0 that is none: its answers are believed in nothing. */

@@ -241,8 +241,8 @@ static void diverges(rank *me, void *arg)
         NEED(strstr(last_error, "2 elements of F32"), "what differs");
     }
     if (kind == 5) {
-        NEED(strstr(last_error, "all_gather of gradients of module h.1"), "both names");
-        NEED(strstr(last_error, "all_gather of gradients of module h.0"), "both names");
+        NEED(strstr(last_error, "all_gather (gradients of module h.1)"), "both names");
+        NEED(strstr(last_error, "all_gather (gradients of module h.0)"), "both names");
         NEED(!strstr(last_error, "tag"), "the names say it");
     }
 }

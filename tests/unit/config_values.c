@@ -1,6 +1,7 @@
 /* Effective values: coercion as pydantic does it, defaults, old spellings, the batch triangle, what
  * keys say about each other, and what an engine refuses. */
 #include <criterion/criterion.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -404,6 +405,15 @@ Test(config_values, the_key_that_a_message_is_about)
     }
     zds_config_destroy(c);
 }
+
+#ifndef NDEBUG
+/* A key that nobody has is the caller's mistake, which a test build does not let pass. */
+Test(config_values, unknown_path_is_asserted, .signal = SIGABRT)
+{
+    zds_config *c = load("{}", 1);
+    zds_config_bool(c, "zero_optimization.stag");
+}
+#endif
 
 /* === sources === */
 

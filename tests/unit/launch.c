@@ -165,6 +165,11 @@ Test(launch, writes_no_more_than_the_caller_has)
     cr_assert_eq(zds_launched_as(&env, NULL), ZDS_OK);
     cr_expect_eq(env.rank, 1);
     cr_expect_eq(env.local_rank, 0x55555555);
+    zds_error error = ZDS_ERROR_INIT;
+    env.struct_size = 0;
+    cr_expect_eq(zds_launched_as(&env, &error), ZDS_ERR_INVALID);
+    cr_expect(error.text && strstr(error.text, "struct_size"), "%s", error.text);
+    zds_error_clear(&error);
 }
 
 /* Seven ranks of three nodes, the middle one's placed round about. */

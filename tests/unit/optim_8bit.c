@@ -1,7 +1,7 @@
 /* The codes of AdamW8bit against the dynamic map, whose nearest value is searched for here, and
  * which parameters have them. */
 #define SIMD_LEVEL 0
-#include "optim/adamw/adamw8bit_kernel.h"
+#include "optim/adamw/adamw8bit_kernel.c"
 
 #include "optim_harness.h"
 

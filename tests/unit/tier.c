@@ -92,8 +92,8 @@ Test(tier, what_cannot_be_had_names_tier_size_and_purpose)
 
 /* === copies === */
 
-static const char *const kinds[] = {CPU, FILES, SECTORS, DEVICE};
-enum { KINDS = sizeof kinds / sizeof *kinds };
+static const char *const kinds[] = {CPU, FILES, SECTORS, DEVICE, ISLAND};
+enum { KINDS = sizeof kinds / sizeof *kinds, DEVICES = 3 /* the first of them */ };
 
 /* From everywhere to everywhere, more than the windows hold. */
 Test(tier, copies_between_any_two)
@@ -102,6 +102,8 @@ Test(tier, copies_between_any_two)
     world w = world_make();
     unsigned char *source = bytes_make(bytes, 1), *back = malloc(bytes);
     for (int i = 0; i < KINDS * KINDS; i++) {
+        if (i / KINDS >= DEVICES && i % KINDS >= DEVICES && i / KINDS != i % KINDS)
+            continue; /* there are no two tiers of one device */
         tier *a = tier_make(&w, "a", kinds[i / KINDS], NULL);
         tier *b = tier_make(&w, "b", kinds[i % KINDS], NULL);
         slab from = slab_make(a, at_a + bytes), to = slab_make(b, at_b + bytes);
@@ -206,9 +208,8 @@ static zds_status manual_wait(zds_event *event)
 
 static zds_status manual_test(zds_event *event, int32_t *done)
 {
-    manual *m = (manual *)(void *)event;
-    *done = m->waits > 0;
-    return m->status;
+    *done = 1; /* whoever asks is answered */
+    return manual_wait(event);
 }
 
 static void manual_release(zds_event *event)
@@ -310,7 +311,7 @@ static float number(uint64_t i)
 Test(tier, passes_are_those_of_the_host)
 {
     world w = world_make();
-    const char *const where[] = {CPU, DEVICE};
+    const char *const where[] = {CPU, DEVICE, ISLAND};
     uint16_t *narrow = malloc(COUNT * 2), *narrow_want = malloc(COUNT * 2);
     float *wide = malloc(COUNT * 4), *wide_want = malloc(COUNT * 4);
     for (uint64_t i = 0; i < COUNT; i++)
@@ -319,11 +320,11 @@ Test(tier, passes_are_those_of_the_host)
     for (uint64_t i = 0; i < COUNT; i++)
         wide_want[i] = 0.25f;
     kernel_accumulate(wide_want, ZDS_F32, narrow_want, ZDS_BF16, 0.3, true, COUNT);
-    for (int k = 0; k < 2; k++) {
+    for (int k = 0; k < 3; k++) {
         tier *t = tier_make(&w, "t", where[k], NULL);
         zds_stream *stream;
         OK(tier_stream_create(t, &stream, error));
-        cr_expect_eq(stream != NULL, k == 1);
+        cr_expect_eq(stream != NULL, k >= 1);
         const tier_order order = {.stream = stream};
         slab a = slab_make(t, COUNT * 4), b = slab_make(t, COUNT * 2);
         OK(tier_copy(tier_in(&a, 0), tier_at(wide), COUNT * 4, &order, NULL, error));
@@ -371,14 +372,14 @@ Test(tier, sums_of_chunks)
     static const zds_segment segments[] = {{3, 2050}, {5000, 1}, {6000, 0}, {7000, 200000}};
     enum { SEGMENTS = 4, CHUNKS = 3 + 1 + 0 + 196 };
     world w = world_make();
-    const char *const where[] = {CPU, DEVICE};
+    const char *const where[] = {CPU, DEVICE, ISLAND};
     float *values = malloc(COUNT * 4);
     for (uint64_t i = 0; i < COUNT; i++)
         values[i] = number(i);
     values[4] = INFINITY;
     values[9000] = NAN;
     values[2] = NAN; /* in no segment */
-    for (int k = 0; k < 2; k++) {
+    for (int k = 0; k < 3; k++) {
         tier *t = tier_make(&w, "t", where[k], NULL);
         slab from = slab_make(t, COUNT * 4), sums = slab_make(t, (CHUNKS + 1) * 8);
         double got[CHUNKS];

@@ -2,6 +2,7 @@
 #ifndef TESTS_TIER_HARNESS_H
 #define TESTS_TIER_HARNESS_H
 
+#include <cjson/cJSON.h>
 #include <criterion/criterion.h>
 #include <dlfcn.h>
 #include <stdio.h>
@@ -21,6 +22,7 @@
 #define FILES   "tests/plugins/offload_good"    /* in space FILE, on the heap */
 #define SECTORS "tests/plugins/offload_sectors" /* likewise, aligned to 512 bytes */
 #define DEVICE  "tests/plugins/offload_device"  /* in space TEST, and at once */
+#define ISLAND  "tests/island/island"           /* in space TEST, late and out of order */
 
 typedef struct world {
     ledger *memory;
@@ -47,12 +49,19 @@ TIER_FN uint64_t counted(const world *w, const char *purpose, const char *tier_n
     return bytes;
 }
 
+/* What options_make has made; world_end frees them. */
+enum { MOST_OPTIONS = 256 };
+static void *options_made[MOST_OPTIONS];
+static int options_count;
+
 /* All tiers are closed, and nothing is left of them. */
 TIER_FN void world_end(world *w)
 {
     zds_memory_row row;
     for (size_t i = 0; ledger_row(w->memory, i, &row); i++)
         cr_expect_eq(row.bytes, 0, "%s in %s", row.purpose, row.tier);
+    while (options_count)
+        options_destroy(options_made[--options_count]);
     pool_destroy(w->threads);
     ledger_destroy(w->memory);
     cr_expect_eq(rmdir(w->folder), 0);
@@ -73,13 +82,33 @@ TIER_FN const zds_plugin *plugin_of(const char *file, int kind, const char *name
     return NULL;
 }
 
-TIER_FN tier *tier_make(const world *w, const char *name, const char *file, const void *options)
+/* Options from JSON text, or the defaults. */
+TIER_FN void options_refused(void *user, const char *key, const char *message)
 {
+    (void)user;
+    cr_assert_fail("option %s: %s", key, message);
+}
+
+TIER_FN const void *options_make(const zds_plugin *plugin, const char *json)
+{
+    cJSON *values = cJSON_Parse(json ? json : "{}");
+    cr_assert_not_null(values, "%s", json);
+    void *made = options_create(plugin, values, options_refused, NULL);
+    cJSON_Delete(values);
+    cr_assert_lt(options_count, MOST_OPTIONS);
+    options_made[options_count++] = made;
+    return made;
+}
+
+/* `json`: the tier's options; NULL: their defaults. */
+TIER_FN tier *tier_make(const world *w, const char *name, const char *file, const char *json)
+{
+    const zds_plugin *plugin = plugin_of(file, ZDS_KIND_OFFLOAD, NULL);
     const zds_offload_env env = {.struct_size = sizeof env, .path = w->folder};
     zds_error error = ZDS_ERROR_INIT;
     tier *t;
-    zds_status status = tier_open(name, plugin_of(file, ZDS_KIND_OFFLOAD, NULL), options, &env,
-                                  w->memory, w->threads, &t, &error);
+    zds_status status = tier_open(name, plugin, options_make(plugin, json), &env, w->memory,
+                                  w->threads, &t, &error);
     cr_assert_eq(status, ZDS_OK, "%s", error.text);
     return t;
 }

@@ -27,12 +27,6 @@ void alloc_fill(int byte)
     filled = byte;
 }
 
-static void fill(void *pointer, size_t bytes)
-{
-    if (pointer && filled >= 0)
-        memset(pointer, filled, bytes);
-}
-
 long alloc_watched(void)
 {
     return atomic_load(&watched);
@@ -61,6 +55,14 @@ static void count(long pieces)
 #endif
 #endif
 
+#if !defined(SANITIZES_THREADS) /* whose calloc calls its hook when it has zeroed */
+static void fill(void *pointer, size_t bytes)
+{
+    if (pointer && filled >= 0)
+        memset(pointer, filled, bytes);
+}
+#endif
+
 #if defined(UNDER_SANITIZER)
 
 int __sanitizer_install_malloc_and_free_hooks(void (*malloc_hook)(const volatile void *, size_t),
@@ -69,13 +71,12 @@ int __sanitizer_install_malloc_and_free_hooks(void (*malloc_hook)(const volatile
 static void on_malloc(const volatile void *pointer, size_t bytes)
 {
     count(pointer != NULL);
-#if !defined(                                                                                      \
-    SANITIZES_THREADS) /* whose calloc calls this when it has zeroed; ASan's zeroes later */
-    enum { CLEARED_LATER = 1 << 16 };
+#if !defined(SANITIZES_THREADS)
+    enum { CLEARED_LATER = 1 << 16 }; /* by ASan's calloc */
     if (bytes <= CLEARED_LATER)
         fill((void *)(uintptr_t)pointer, bytes);
 #else
-    (void)bytes;
+    (void)bytes, (void)filled;
 #endif
 }
 

@@ -32,6 +32,7 @@ typedef struct peer {
     uint64_t tag;
     board *board;
     zds_region counters; /* of a check that waits at them */
+    zds_region room;     /* of one that exchanges something */
 } peer;
 
 typedef zds_status (*collective)(void *self, const zds_coll *coll, zds_event **done);

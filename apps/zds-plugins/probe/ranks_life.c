@@ -91,6 +91,15 @@ static char *memory(peer *p)
     return !fault && p->ops.mem_register ? registered(p) : fault;
 }
 
+/* Any backend takes its own memory. */
+static char *alloc_room(peer *p, uint64_t bytes)
+{
+    p->room = (zds_region){.struct_size = sizeof p->room};
+    bench_clear(p->b);
+    zds_status status = p->ops.mem_alloc(p->self, bytes, ZDS_MEM_SYMMETRIC, &p->room);
+    return status ? bench_failure(p->b, "mem_alloc", status) : NULL;
+}
+
 /* === counters === */
 
 static char *alloc_counters(peer *p)
@@ -192,22 +201,28 @@ char *ranks_counters(bench *b)
 static char *split(peer *p)
 {
     peer child = *p;
-    int32_t ranks[RANKS_MOST] = {-1, -1, -1};
     const int32_t color = p->rank % 2, members = (p->size + 1 - color) / 2;
     bench_clear(p->b);
     zds_status status = p->ops.split(p->self, color, -p->rank, &child.self);
     if (status)
         return bench_failure(p->b, "split", status);
-    const zds_coll coll = peer_coll(&child, &p->rank, ranks, 1, ZDS_I32);
-    char *fault = peer_do(&child, "all_gather after split", p->ops.all_gather, &coll);
+    char *fault = alloc_room(&child, 4 * (1 + RANKS_MOST));
+    if (fault)
+        return fault;
+    int32_t *ranks = (int32_t *)child.room.base + 1;
+    *(int32_t *)child.room.base = p->rank;
+    const zds_coll coll = peer_coll(&child, child.room.base, ranks, 1, ZDS_I32);
+    fault = peer_do(&child, "all_gather after split", p->ops.all_gather, &coll);
     for (int32_t m = 0; m < members && !fault; m++)
         if (ranks[m] != color + 2 * (members - 1 - m))
             fault = fault_format("after a split in reverse order member %d of color %d is rank %d, "
                                  "not %d",
                                  (int)m, (int)color, (int)ranks[m],
                                  (int)(color + 2 * (members - 1 - m)));
-    if (!fault)
+    if (!fault) {
+        p->ops.mem_free(child.self, &child.room);
         p->ops.finalize(child.self);
+    }
     const zds_coll barrier = peer_coll(p, NULL, NULL, 0, ZDS_F32);
     return fault ? fault : peer_do(p, "barrier after a split's end", p->ops.barrier, &barrier);
 }
@@ -238,12 +253,19 @@ enum { RECEIVES = 3, COUNTS = 4, OPERATIONS = sizeof operations / sizeof *operat
 /* Which of them a world tries; set before its ranks are made. */
 static int tried;
 
+/* What the operation works on, while all are there. */
+static char *prepare_loss(peer *p)
+{
+    return tried == COUNTS ? alloc_counters(p)
+                           : alloc_room(p, sizeof(float) * 2 * COUNT * RANKS_MOST);
+}
+
 /* An operation that needs the lost rank. */
 static zds_status need_lost(peer *p)
 {
-    static float src[COUNT * RANKS_MOST], dst[COUNT * RANKS_MOST];
     if (tried == COUNTS)
         return wait_count(p, 0, 1);
+    float *src = p->room.base, *dst = src + (size_t)COUNT * RANKS_MOST;
     const collective functions[] = {p->ops.all_reduce, p->ops.reduce_scatter, p->ops.barrier,
                                     p->ops.recv};
     zds_coll coll = peer_coll(p, src, dst, COUNT, ZDS_F32);
@@ -268,7 +290,7 @@ static char *loss_fault(peer *p, const char *what, zds_status status, const char
 static char *bereaved(peer *p)
 {
     bench_at("%d ranks: %s when a peer has died", (int)p->size, operations[tried]);
-    char *fault = tried == COUNTS ? alloc_counters(p) : NULL;
+    char *fault = prepare_loss(p);
     if (fault)
         return fault;
     peer_meet(p);
@@ -282,7 +304,9 @@ static char *bereaved(peer *p)
 static char *ignored(peer *p)
 {
     bench_at("%d ranks: %s when a peer is silent", (int)p->size, operations[tried]);
-    char *fault = NULL;
+    char *fault = prepare_loss(p);
+    if (fault)
+        return fault;
     peer_meet(p);
     if (p->rank != LOST)
         fault = loss_fault(p, operations[tried], need_lost(p), "is silent");
@@ -310,7 +334,9 @@ static int64_t now_ms(void)
 static char *given_up(peer *p)
 {
     bench_at("%d ranks: %s when a peer aborts", (int)p->size, operations[tried]);
-    char *fault = NULL;
+    char *fault = prepare_loss(p);
+    if (fault)
+        return fault;
     peer_meet(p);
     if (p->rank == LOST) {
         nanosleep(&(struct timespec){0, 20000000}, NULL);

@@ -246,12 +246,14 @@ static void close_buffers(peer *p, buffers *m)
     }
 }
 
-/* The trial for each count, in memory of the plugin and in other memory, in place and not. */
+/* The trial for each count, in memory of the plugin and, where it takes any, in other memory, in
+ * place and not. */
 static char *try_all(peer *p, const buffers *m, trial t)
 {
     char *fault = NULL;
+    const int ways = p->ops.flags & ZDS_COMM_COPIES ? 4 : 2;
     for (int c = 0; c < COUNTS; c++)
-        for (int how = 0; how < 4 && !fault; how++) {
+        for (int how = 0; how < ways && !fault; how++) {
             t.count = counts[c];
             t.in_place = how & 1;
             t.src = how & 2 ? m->own[0] : m->regions[0].base;

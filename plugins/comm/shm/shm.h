@@ -263,7 +263,7 @@ zds_status comm_counter_wait(void *self, const zds_region *counters, uint64_t in
 
 /* work.c: the data movement of collectives */
 const char *op_name(int32_t kind);
-/* "all_reduce of gradients of module h.0": for messages; in `text`. */
+/* "all_reduce (gradients of module h.0)": for messages; in `text`. */
 const char *op_text(const op *o, char *text, size_t size);
 /* Moves c->to_work forward. True if anything happened; sets op->worked at its end. */
 bool work_step(comm *c);

@@ -15,8 +15,9 @@ const char *op_name(int32_t kind)
 
 static const char *text_of(int32_t kind, const char *what, char *text, size_t size)
 {
-    snprintf(text, size, "%s%s%.*s", op_name(kind), what && what[0] ? " of " : "", 120,
-             what ? what : "");
+    bool says = what && what[0];
+    snprintf(text, size, "%s%s%.120s%s", op_name(kind), says ? " (" : "", says ? what : "",
+             says ? ")" : "");
     return text;
 }
 
@@ -167,17 +168,17 @@ static void describe(const comm *c, int32_t r, const post *p, const post *other,
     if (p->kind != other->kind || used >= size)
         return;
     if (p->count != other->count || p->src_dtype != other->src_dtype)
-        snprintf(text + used, size - used, " (%llu elements of %s)", (unsigned long long)p->count,
+        snprintf(text + used, size - used, ", %llu elements of %s", (unsigned long long)p->count,
                  dtype_word(p->src_dtype));
     else if (p->dst_dtype != other->dst_dtype)
-        snprintf(text + used, size - used, " (into %s)", dtype_word(p->dst_dtype));
+        snprintf(text + used, size - used, ", into %s", dtype_word(p->dst_dtype));
     else if (p->peer != other->peer)
-        snprintf(text + used, size - used, " (root %d)", (int)p->peer);
+        snprintf(text + used, size - used, ", root %d", (int)p->peer);
     else if (p->fused != other->fused || p->reduction != other->reduction)
-        snprintf(text + used, size - used, " (%s)",
+        snprintf(text + used, size - used, ", %s",
                  p->fused ? "fused" : reduction_word(p->reduction));
     else if (strncmp(p->what, other->what, WHAT_BYTES) == 0)
-        snprintf(text + used, size - used, " (tag %llu)", (unsigned long long)p->tag);
+        snprintf(text + used, size - used, ", tag %llu", (unsigned long long)p->tag);
 }
 
 bool work_agrees(comm *c, const op *o, int32_t r, const post *theirs)
@@ -192,7 +193,7 @@ bool work_agrees(comm *c, const op *o, int32_t r, const post *theirs)
     describe(c, c->rank, mine, theirs, here, sizeof here);
     describe(c, r, theirs, mine, there, sizeof there);
     comm_fail(c, ZDS_ERR_DIVERGED,
-              "ranks do different things: %s, %s; all must do the same in the same order", here,
+              "ranks do different things: %s; %s; all must do the same in the same order", here,
               there);
     return false;
 }

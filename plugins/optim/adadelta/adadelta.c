@@ -1,4 +1,4 @@
-/* Adadelta: options and constants. The formula is in adadelta_kernel.h. */
+/* Adadelta: options and constants. The formula is in adadelta_kernel.c. */
 #include "optim/adadelta/adadelta.h"
 
 typedef struct adadelta_options {

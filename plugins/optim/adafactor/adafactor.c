@@ -1,4 +1,4 @@
-/* Adafactor: options, states, and the passes of a step. The formula is in adafactor_kernel.h;
+/* Adafactor: options, states, and the passes of a step. The formula is in adafactor_kernel.c;
  * options and defaults are those of torch.optim.Adafactor. Means of rows and columns, and norms,
  * need whole tensors: at stage >= 1 each has one owner. */
 #include "optim/adafactor/adafactor.h"

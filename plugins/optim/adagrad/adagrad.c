@@ -1,4 +1,4 @@
-/* Adagrad: options and constants. The formula is in adagrad_kernel.h. */
+/* Adagrad: options and constants. The formula is in adagrad_kernel.c. */
 #include "optim/adagrad/adagrad.h"
 
 typedef struct adagrad_options {

@@ -1,4 +1,4 @@
-/* Adamax: options and constants. The formula is in adamax_kernel.h. */
+/* Adamax: options and constants. The formula is in adamax_kernel.c. */
 #include "optim/adamax/adamax.h"
 
 typedef struct adamax_options {

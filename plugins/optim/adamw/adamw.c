@@ -1,4 +1,4 @@
-/* AdamW and Adam: options and life of an instance. The formula is in adamw_kernel.h; AdamW8bit is
+/* AdamW and Adam: options and life of an instance. The formula is in adamw_kernel.c; AdamW8bit is
  * in adamw8bit.c.
  *
  * What each type means is DeepSpeed 0.19's: both decouple the weight decay; only type Adam can be

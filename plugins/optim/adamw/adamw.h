@@ -12,8 +12,8 @@ typedef struct adam_constants {
     float rate;               /* lr / (1 - beta1^step) */
     float decay;              /* lr * weight_decay */
     float weight_decay;
-    bool
-        l2; /* weight_decay * p is added to the gradient; else decay * p is taken from the weight */
+    /* weight_decay * p is added to the gradient; else decay * p is taken from the weight. */
+    bool l2;
 } adam_constants;
 
 SIMD_DECLARE(void, adam_run, const elementwise *tile);         /* exp_avg, exp_avg_sq */

@@ -1,5 +1,5 @@
 /* AdamW8bit: options, and which parameters get states of 8 bits. The formula is in
- * adamw8bit_kernel.h; options and defaults are those of bitsandbytes' AdamW8bit. Small parameters
+ * adamw8bit_kernel.c; options and defaults are those of bitsandbytes' AdamW8bit. Small parameters
  * and, by the stable embedding rule (Dettmers et al. 2022, section 2.3), embeddings keep states of
  * the usual type: they are AdamW's. */
 #include "optim/adamw/adamw8bit.h"

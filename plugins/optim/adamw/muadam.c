@@ -1,6 +1,6 @@
 /* MuAdam and MuAdamW: Adam and AdamW of torch, whose rates follow the width of each parameter (see
  * common/mup.h). Options and defaults are those of mup's functions of these names, which pass them
- * on to torch. The formula is in adamw_kernel.h. */
+ * on to torch. The formula is in adamw_kernel.c. */
 #include "common/mup.h"
 #include "optim/adamw/adamw.h"
 

@@ -1,4 +1,4 @@
-/* ASGD: options and the rates of a step. The formula is in asgd_kernel.h; options and defaults are
+/* ASGD: options and the rates of a step. The formula is in asgd_kernel.c; options and defaults are
  * those of torch.optim.ASGD. */
 #include "optim/asgd/asgd.h"
 

@@ -1,4 +1,4 @@
-/* Lamb: options and constants. The formula is in lamb_kernel.h; options and defaults are those of
+/* Lamb: options and constants. The formula is in lamb_kernel.c; options and defaults are those of
  * DeepSpeed 0.19's FusedLamb, which needs a GPU and refuses ZeRO; here neither matters. */
 #include "optim/lamb/lamb.h"
 

@@ -1,4 +1,4 @@
-/* Lion: options and constants. The formula is in lion_kernel.h; options and defaults are those of
+/* Lion: options and constants. The formula is in lion_kernel.c; options and defaults are those of
  * DeepSpeed 0.19's FusedLion and DeepSpeedCPULion. */
 #include "optim/lion/lion.h"
 

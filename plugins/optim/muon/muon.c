@@ -1,5 +1,5 @@
 /* Muon: options, which parameters it takes, and the order of its step. The iteration is in
- * newton_schulz.c, what is done to each element in muon_kernel.h.
+ * newton_schulz.c, what is done to each element in muon_kernel.c.
  *
  * Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"; options, defaults
  * and the choice of parameters are those of DeepSpeed 0.19: matrices whose name holds neither
@@ -445,6 +445,8 @@ static zds_status step(void *instance, const zds_tiles *tiles, const zds_step_ct
     for (size_t i = 0; i < tiles->count; i++)
         if (takes(zds_tile_at(tiles, i)->param))
             need(&n, self, zds_tile_at(tiles, i)->param);
+    if (!n.matrices) /* called on several threads at once, which the room below is not for */
+        return elementwise_step(self->adam, tiles, ctx);
     zds_status status = take_room(self, &n);
     if (!status)
         status = collect(self, tiles, ctx, &count);

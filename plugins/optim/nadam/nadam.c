@@ -1,4 +1,4 @@
-/* NAdam: options and constants. The formula is in nadam_kernel.h. */
+/* NAdam: options and constants. The formula is in nadam_kernel.c. */
 #include "optim/nadam/nadam.h"
 
 typedef struct nadam_options {

@@ -1,4 +1,4 @@
-/* RAdam: options and constants. The formula is in radam_kernel.h. */
+/* RAdam: options and constants. The formula is in radam_kernel.c. */
 #include "optim/radam/radam.h"
 
 typedef struct radam_options {

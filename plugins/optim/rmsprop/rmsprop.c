@@ -1,4 +1,4 @@
-/* RMSprop: options and constants. The formula is in rmsprop_kernel.h. */
+/* RMSprop: options and constants. The formula is in rmsprop_kernel.c. */
 #include "optim/rmsprop/rmsprop.h"
 
 typedef struct rmsprop_options {

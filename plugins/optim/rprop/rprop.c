@@ -1,4 +1,4 @@
-/* Rprop: options and constants. The formula is in rprop_kernel.h; options and defaults are those of
+/* Rprop: options and constants. The formula is in rprop_kernel.c; options and defaults are those of
  * torch.optim.Rprop. */
 #include "optim/rprop/rprop.h"
 

@@ -1,5 +1,5 @@
 /* SGD, and MuSGD, whose rates follow the width of each parameter (see common/mup.h): options and
- * life of an instance. The formula is in sgd_kernel.h; options and defaults are torch's, to which
+ * life of an instance. The formula is in sgd_kernel.c; options and defaults are torch's, to which
  * mup's function MuSGD passes them on. */
 #include "optim/sgd/sgd.h"
 #include "common/mup.h"

@@ -1,17 +1,12 @@
 /* Ranks on islands: what they say goes through shm, or self for one rank, on a thread of the
  * backend's own, by the island's views. An operation comes after its stream's work, and before what
- * is put there later. With `delay` it is over when a link of that speed would have moved it. */
+ * is put there later. */
 #include <dlfcn.h>
 #include <math.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
-#include "island.h"
-
-enum { POLL_NS = 50000 };
+#include "comm.h"
 
 static const zds_plugin *alone, *together; /* self and shm */
 static zds_comm_ops island_ops;
@@ -20,277 +15,6 @@ typedef struct comm_options {
     double delay_gbs, delay_us; /* NaN: none */
 } comm_options;
 
-typedef zds_status (*collective)(void *self, const zds_coll *coll, zds_event **done);
-
-/* Registered memory of all communicators of a job. */
-typedef struct registered {
-    struct registered *next;
-    const char *base;
-    uint64_t bytes;
-    bool within; /* the inner backend has it as well */
-    zds_region inner;
-} registered;
-
-typedef struct job job;
-
-/* One communicator. */
-typedef struct comm {
-    job *job;
-    void *self; /* of the inner one */
-    int32_t ranks;
-} comm;
-
-/* Something that the thread does: a call that somebody waits for, or an operation. */
-typedef struct task {
-    struct task *next;
-    comm *comm;
-    /* A call. */
-    void (*call)(void *arg);
-    void *arg;
-    bool last; /* after all that is in flight */
-    /* An operation. */
-    collective function;
-    zds_coll coll;
-    zds_event **waits;
-    size_t wait_count;
-    island_event *stream_work; /* what was on the stream before; has a reference */
-    zds_event *inner;
-    bool issued;
-    double bytes, over_at;
-    island_event *event;
-} task;
-
-struct job {
-    const zds_host *host; /* also of the events */
-    zds_host inner_host;
-    char text[ISLAND_TEXT];
-    zds_comm_ops ops;
-    comm root;
-    pthread_t thread;
-    task *first, *last;
-    registered *known;
-    double gbs, us, link_free_at;
-    bool stop;
-};
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-/* === the host that the inner one sees: its errors come late === */
-
-static job *job_of(const zds_host *host)
-{
-    return host->context;
-}
-
-static void host_log(const zds_host *host, int32_t level, const char *format, ...) ZDS_PRINTF(3, 4);
-static zds_status host_fail(const zds_host *host, zds_status status, const char *format, ...)
-    ZDS_PRINTF(3, 4);
-
-static void host_log(const zds_host *host, int32_t level, const char *format, ...)
-{
-    const zds_host *real = job_of(host)->host;
-    char text[1024];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
-    va_end(args);
-    real->log(real, level, "%s", text);
-}
-
-static zds_status host_fail(const zds_host *host, zds_status status, const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    vsnprintf(job_of(host)->text, ISLAND_TEXT, format, args);
-    va_end(args);
-    return status;
-}
-
-static void *host_alloc(const zds_host *host, size_t bytes, size_t align)
-{
-    const zds_host *real = job_of(host)->host;
-    return real->alloc(real, bytes, align);
-}
-
-static void host_free(const zds_host *host, void *pointer)
-{
-    const zds_host *real = job_of(host)->host;
-    real->free(real, pointer);
-}
-
-static void host_parallel_for(const zds_host *host, size_t n, void (*body)(void *arg, size_t i),
-                              void *arg)
-{
-    (void)host;
-    for (size_t i = 0; i < n; i++)
-        body(arg, i);
-}
-
-/* === the thread === */
-
-/* With the lock. */
-static void end_task(job *j, task *t, zds_status status)
-{
-    for (task **link = &j->first, *before = NULL; *link; before = *link, link = &(*link)->next)
-        if (*link == t) {
-            *link = t->next;
-            if (j->last == t)
-                j->last = before;
-            break;
-        }
-    if (t->event) {
-        island_event_end(t->event, status, j->text);
-        island_event_drop(t->event);
-    }
-    if (t->stream_work)
-        island_event_drop(t->stream_work);
-    free(t->waits);
-    free(t);
-}
-
-/* With the lock: nothing of the same communicator is before it that was not issued, and what it
- * waits for is done. */
-static bool may_begin(const job *j, const task *t, zds_status *status)
-{
-    bool foreign;
-    *status = ZDS_OK;
-    for (const task *other = j->first; other != t; other = other->next)
-        if (t->last || (!other->issued && (t->call || other->call || other->comm == t->comm)))
-            return false;
-    if (t->call)
-        return true;
-    if (t->stream_work && !island_is_done(&t->stream_work->base, status, &foreign))
-        return false;
-    for (size_t i = 0; i < t->wait_count && !*status; i++)
-        if (!island_is_done(t->waits[i], status, &foreign) && !*status)
-            return false;
-    if (*status)
-        snprintf(((job *)(uintptr_t)j)->text, ISLAND_TEXT,
-                 "an operation between islands had to wait for one that failed");
-    return true;
-}
-
-/* The link moves one thing after the other. */
-static double over_at(job *j, double bytes)
-{
-    const double start = now() > j->link_free_at ? now() : j->link_free_at;
-    if (isnan(j->gbs))
-        return 0;
-    j->link_free_at = start + 1e-6 * j->us + bytes / (1e9 * j->gbs);
-    return j->link_free_at;
-}
-
-/* Without the lock around what the inner one does. True if something has moved. */
-static bool begin(job *j, task *t)
-{
-    zds_status status;
-    if (t->issued || !may_begin(j, t, &status))
-        return false;
-    t->issued = true;
-    if (status) {
-        end_task(j, t, status);
-        return true;
-    }
-    pthread_mutex_unlock(&island_lock);
-    if (t->call)
-        t->call(t->arg);
-    else
-        status = t->function(t->comm->self, &t->coll, &t->inner);
-    pthread_mutex_lock(&island_lock);
-    t->over_at = over_at(j, t->bytes);
-    if (t->call || status)
-        end_task(j, t, status);
-    return true;
-}
-
-static bool finish(job *j, task *t)
-{
-    int32_t done = 1;
-    zds_status status = ZDS_OK;
-    if (!t->issued)
-        return false;
-    if (t->inner) {
-        pthread_mutex_unlock(&island_lock);
-        status = t->inner->ops->test(t->inner, &done);
-        if (done || status) {
-            t->inner->ops->release(t->inner);
-            t->inner = NULL;
-        }
-        pthread_mutex_lock(&island_lock);
-    }
-    if (t->inner || (!status && now() < t->over_at))
-        return false;
-    end_task(j, t, status);
-    return true;
-}
-
-static void rest(const job *j)
-{
-    struct timespec until;
-    if (!j->first) {
-        pthread_cond_wait(&island_changed, &island_lock);
-        return;
-    }
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_nsec += POLL_NS;
-    until.tv_sec += until.tv_nsec / 1000000000;
-    until.tv_nsec %= 1000000000;
-    pthread_cond_timedwait(&island_changed, &island_lock, &until);
-}
-
-static void *live(void *arg)
-{
-    job *j = arg;
-    pthread_mutex_lock(&island_lock);
-    while (j->first || !j->stop) {
-        bool moved = false;
-        for (task *t = j->first, *next; t && !moved; t = next) {
-            next = t->next; /* tasks are only added meanwhile, behind */
-            moved = begin(j, t);
-        }
-        for (task *t = j->first; t && !moved; t = t->next)
-            moved = finish(j, t);
-        if (!moved)
-            rest(j);
-    }
-    pthread_mutex_unlock(&island_lock);
-    return NULL;
-}
-
-/* With the lock. */
-static void enqueue(job *j, task *t)
-{
-    *(j->last ? &j->last->next : &j->first) = t;
-    j->last = t;
-    pthread_cond_broadcast(&island_changed);
-}
-
-/* Runs `call` on the thread, after what was issued before, and waits for it. */
-static zds_status on_thread(job *j, bool last, void (*call)(void *arg), void *arg)
-{
-    task *t = calloc(1, sizeof *t);
-    island_event *event = island_event_make(j->host);
-    if (!t || !event) {
-        free(t);
-        free(event);
-        return j->host->fail(j->host, ZDS_ERR_MEMORY, "no memory for a call between islands");
-    }
-    event->references++;
-    *t = (task){.comm = &j->root, .call = call, .arg = arg, .last = last, .event = event};
-    pthread_mutex_lock(&island_lock);
-    enqueue(j, t);
-    while (!event->done)
-        pthread_cond_wait(&island_changed, &island_lock);
-    island_event_drop(event);
-    pthread_mutex_unlock(&island_lock);
-    return ZDS_OK;
-}
-
 /* What the inner one has said, on the caller's thread. */
 static zds_status told(const job *j, zds_status status)
 {
@@ -298,6 +22,36 @@ static zds_status told(const job *j, zds_status status)
 }
 
 /* === life === */
+
+/* The inner one's options, all by default: numbers and truth, for which this is enough. */
+static bool read_default(const zds_option *o, char *to)
+{
+    const bool yes = strcmp(o->default_value, "true") == 0,
+               none = strcmp(o->default_value, "null") == 0;
+    const int64_t whole = none ? INT64_MIN : strtoll(o->default_value, NULL, 10);
+    const double number = none ? (double)NAN : strtod(o->default_value, NULL);
+    if (o->type == ZDS_OPTION_BOOL)
+        memcpy(to, &yes, sizeof yes);
+    else if (o->type == ZDS_OPTION_INT)
+        memcpy(to, &whole, sizeof whole);
+    else if (o->type == ZDS_OPTION_FLOAT)
+        memcpy(to, &number, sizeof number);
+    return o->type >= ZDS_OPTION_BOOL && o->type <= ZDS_OPTION_FLOAT;
+}
+
+static zds_status default_options(job *j, const zds_plugin *plugin)
+{
+    j->options = calloc(1, plugin->options_size + 1);
+    bool read = j->options != NULL;
+    for (size_t i = 0; i < plugin->option_count && read; i++) {
+        const zds_option *o = (const zds_option *)(const void *)((const char *)plugin->options +
+                                                                 i * plugin->option_stride);
+        read = read_default(o, (char *)j->options + o->offset);
+    }
+    return read ? ZDS_OK
+                : j->host->fail(j->host, ZDS_ERR_UNSUPPORTED,
+                                "the defaults of %s's options cannot be read here", plugin->name);
+}
 
 typedef struct init_call {
     job *job;
@@ -308,7 +62,7 @@ typedef struct init_call {
 static void do_init(void *arg)
 {
     init_call *c = arg;
-    c->status = c->job->ops.init(&c->job->inner_host, NULL, c->env, &c->job->root.self);
+    c->status = c->job->ops.init(&c->job->inner_host, c->job->options, c->env, &c->job->root.self);
 }
 
 static void do_finalize(void *arg)
@@ -336,33 +90,29 @@ static zds_status init(const zds_host *host, const void *options, const zds_comm
     if (!j)
         return host->fail(host, ZDS_ERR_MEMORY, "no memory for a communicator");
     *j = (job){.host = host, .gbs = o->delay_gbs, .us = o->delay_us};
-    j->inner_host = (zds_host){.struct_size = sizeof j->inner_host,
-                               .abi_minor = host->abi_minor,
-                               .threads = 1,
-                               .context = j,
-                               .log = host_log,
-                               .fail = host_fail,
-                               .alloc = host_alloc,
-                               .free = host_free,
-                               .parallel_for = host_parallel_for};
+    j->inner_host = island_inner_host(j);
     memcpy(&j->ops, plugin->ops, sizeof j->ops); /* built with this file's header */
     j->root.job = j;
     j->root.ranks = env->world_size;
-#ifdef ZDS_COMM_ENV_1_0
     inner_env.device = (zds_device){.space = ZDS_SPACE_HOST};
-#else
-    inner_env.space = ZDS_SPACE_HOST;
-#endif
-    if (pthread_create(&j->thread, NULL, live, j) != 0) {
+    zds_status status = default_options(j, plugin);
+    if (status) {
+        free(j->options);
+        free(j);
+        return status;
+    }
+    if (pthread_create(&j->thread, NULL, island_comm_live, j) != 0) {
+        free(j->options);
         free(j);
         return host->fail(host, ZDS_ERR_MEMORY, "no thread for a communicator");
     }
     init_call c = {j, &inner_env, ZDS_OK};
-    zds_status status = on_thread(j, false, do_init, &c);
+    status = island_on_thread(j, false, do_init, &c);
     if (!status)
         status = told(j, c.status);
     if (status) {
         end_thread(j);
+        free(j->options);
         free(j);
         return status;
     }
@@ -381,12 +131,13 @@ static void finalize(void *self)
     comm *c = self;
     job *j = c->job;
     if (c != &j->root) {
-        on_thread(j, true, do_finalize_child, c);
+        island_on_thread(j, true, do_finalize_child, c);
         free(c);
         return;
     }
-    on_thread(j, true, do_finalize, j);
+    island_on_thread(j, true, do_finalize, j);
     end_thread(j);
+    free(j->options);
     free(j);
 }
 
@@ -429,7 +180,7 @@ static zds_status split(void *self, int32_t color, int32_t key, void **child)
     if (!made)
         return j->host->fail(j->host, ZDS_ERR_MEMORY, "no memory for a communicator");
     split_call c = {.parent = parent, .color = color, .key = key};
-    zds_status status = on_thread(j, false, do_split, &c);
+    zds_status status = island_on_thread(j, false, do_split, &c);
     if (!status)
         status = told(j, c.status);
     if (status) {
@@ -477,12 +228,8 @@ static void do_register(void *arg)
     void *view = island_view(r->base);
     if (!ops->mem_register)
         return;
-#ifdef ZDS_COMM_ENV_1_0
     const zds_device here = {.space = ZDS_SPACE_HOST};
     r->within = ops->mem_register(c->comm->self, view, r->bytes, here, &r->inner) == ZDS_OK;
-#else
-    r->within = ops->mem_register(c->comm->self, view, r->bytes, &r->inner) == ZDS_OK;
-#endif
 }
 
 static void do_unregister(void *arg)
@@ -504,7 +251,7 @@ static zds_status register_any(comm *c, void *base, uint64_t bytes, zds_region *
                             ? j->host->fail(j->host, ZDS_ERR_UNSUPPORTED,
                                             "%llu bytes at %p are no memory of an island",
                                             (unsigned long long)bytes, base)
-                            : on_thread(j, false, do_register, &call);
+                            : island_on_thread(j, false, do_register, &call);
     if (status) {
         free(r);
         return status;
@@ -521,7 +268,6 @@ static zds_status register_any(comm *c, void *base, uint64_t bytes, zds_region *
     return ZDS_OK;
 }
 
-#ifdef ZDS_COMM_ENV_1_0
 static zds_status mem_register(void *self, void *base, uint64_t bytes, zds_device device,
                                zds_region *region)
 {
@@ -532,20 +278,13 @@ static zds_status mem_register(void *self, void *base, uint64_t bytes, zds_devic
     region->device = device;
     return register_any(self, base, bytes, region);
 }
-#else
-static zds_status mem_register(void *self, void *base, uint64_t bytes, zds_region *region)
-{
-    region->space = ZDS_SPACE_TEST;
-    return register_any(self, base, bytes, region);
-}
-#endif
 
 static void mem_unregister(void *self, zds_region *region)
 {
     comm *c = self;
     registered *r = region->handle;
     register_call call = {c, r};
-    on_thread(c->job, false, do_unregister, &call);
+    island_on_thread(c->job, false, do_unregister, &call);
     pthread_mutex_lock(&island_lock);
     registered **link = &c->job->known;
     while (*link != r)
@@ -663,7 +402,7 @@ static zds_status issue(comm *c, const shape *s, collective function, const zds_
     if (done)
         *done = &t->event->base;
     pthread_mutex_lock(&island_lock);
-    enqueue(j, t);
+    island_comm_enqueue(j, t);
     pthread_mutex_unlock(&island_lock);
     return ZDS_OK;
 }
@@ -700,11 +439,7 @@ static zds_status barrier(void *self, const zds_coll *coll, zds_event **done)
 
 static int32_t suits(const zds_comm_env *env)
 {
-#ifdef ZDS_COMM_ENV_1_0
     const zds_space space = env->device.space;
-#else
-    const zds_space space = env->space;
-#endif
     return space == ZDS_SPACE_TEST && env->local_world_size == env->world_size ? 50 : 0;
 }
 
@@ -774,9 +509,7 @@ bool island_comm_init(void)
         .barrier = barrier,
         .abort = give_up,
     };
-#ifdef ZDS_COMM_ENV_1_0
     island_ops.flags |= ZDS_COMM_ONE_NODE;
     island_ops.least_ranks = 1;
-#endif
     return true;
 }

@@ -1,3 +1,0 @@
-/* Adadelta for AVX-512 processors. */
-#define SIMD_LEVEL SIMD_AVX512
-#include "optim/adadelta/adadelta_kernel.h"

@@ -1,3 +1,0 @@
-/* Adafactor for all processors. */
-#define SIMD_LEVEL SIMD_SCALAR
-#include "optim/adafactor/adafactor_kernel.h"

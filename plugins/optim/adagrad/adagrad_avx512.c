@@ -1,3 +1,0 @@
-/* Adagrad for AVX-512 processors. */
-#define SIMD_LEVEL SIMD_AVX512
-#include "optim/adagrad/adagrad_kernel.h"

@@ -1,3 +1,0 @@
-/* Adam for AVX-512 processors. */
-#define SIMD_LEVEL SIMD_AVX512
-#include "optim/adamw/adamw_kernel.h"

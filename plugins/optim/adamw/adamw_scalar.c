@@ -1,3 +1,0 @@
-/* Adam for all processors. */
-#define SIMD_LEVEL SIMD_SCALAR
-#include "optim/adamw/adamw_kernel.h"

@@ -1,3 +1,0 @@
-/* Lamb for AVX-512 processors. */
-#define SIMD_LEVEL SIMD_AVX512
-#include "optim/lamb/lamb_kernel.h"

@@ -1,3 +1,0 @@
-/* Lion for AVX-512 processors. */
-#define SIMD_LEVEL SIMD_AVX512
-#include "optim/lion/lion_kernel.h"

@@ -1,3 +1,0 @@
-/* Lion for all processors. */
-#define SIMD_LEVEL SIMD_SCALAR
-#include "optim/lion/lion_kernel.h"

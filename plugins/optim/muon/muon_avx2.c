@@ -1,3 +1,0 @@
-/* Muon for AVX2 processors. */
-#define SIMD_LEVEL SIMD_AVX2
-#include "optim/muon/muon_kernel.h"

@@ -1,3 +1,0 @@
-/* Muon for AVX-512 processors. */
-#define SIMD_LEVEL SIMD_AVX512
-#include "optim/muon/muon_kernel.h"

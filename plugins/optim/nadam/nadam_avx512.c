@@ -1,3 +1,0 @@
-/* NAdam for AVX-512 processors. */
-#define SIMD_LEVEL SIMD_AVX512
-#include "optim/nadam/nadam_kernel.h"

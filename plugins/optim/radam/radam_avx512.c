@@ -1,3 +1,0 @@
-/* RAdam for AVX-512 processors. */
-#define SIMD_LEVEL SIMD_AVX512
-#include "optim/radam/radam_kernel.h"

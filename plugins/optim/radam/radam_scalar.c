@@ -1,3 +1,0 @@
-/* RAdam for all processors. */
-#define SIMD_LEVEL SIMD_SCALAR
-#include "optim/radam/radam_kernel.h"

@@ -1,3 +1,0 @@
-/* RMSprop for AVX-512 processors. */
-#define SIMD_LEVEL SIMD_AVX512
-#include "optim/rmsprop/rmsprop_kernel.h"

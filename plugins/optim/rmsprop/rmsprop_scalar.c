@@ -1,3 +1,0 @@
-/* RMSprop for all processors. */
-#define SIMD_LEVEL SIMD_SCALAR
-#include "optim/rmsprop/rmsprop_kernel.h"

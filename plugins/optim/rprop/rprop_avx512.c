@@ -1,3 +1,0 @@
-/* Rprop for AVX-512 processors. */
-#define SIMD_LEVEL SIMD_AVX512
-#include "optim/rprop/rprop_kernel.h"

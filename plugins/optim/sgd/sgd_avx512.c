@@ -1,3 +1,0 @@
-/* SGD for AVX-512 processors. */
-#define SIMD_LEVEL SIMD_AVX512
-#include "optim/sgd/sgd_kernel.h"

@@ -1,0 +1,184 @@
+/* An engine whose memory is on the island, a device without hardware: the host's bits at every
+ * stage and precision, in every order that streams allow, with states there and in the host's
+ * memory; a caller with a stream of its own; work that fails late. */
+#include <criterion/criterion.h>
+#include <stdlib.h>
+
+#include "small_model.h"
+#include "tier_harness.h"
+
+enum { STEPS = 3 };
+
+static zds_engine *create(const char *optimizer, const char *more, const char *zds)
+{
+    char json[512];
+    zds_config_context context = {.struct_size = sizeof context, .world_size = 1};
+    zds_engine_options o = {.struct_size = sizeof o, .threads = 2, .seed = 5};
+    zds_error error = ZDS_ERROR_INIT;
+    zds_config *config = NULL;
+    zds_engine *e = NULL;
+    zds_model *m = NULL;
+    snprintf(json, sizeof json,
+             "{\"train_micro_batch_size_per_gpu\": 1, \"optimizer\": {\"type\": \"%s\"}%s%s%s}",
+             optimizer, more, zds ? ", \"zds\": " : "", zds ? zds : "");
+    setenv("ZDS_PLUGIN_PATH", TEST_BINARY_DIR "/lib/zds/plugins:" TEST_BINARY_DIR "/tests/island",
+           1);
+    cr_assert_eq(zds_config_load(json, &context, &config, &error), ZDS_OK, "%s", error.text);
+    cr_assert_eq(small_model(&m), ZDS_OK);
+    cr_assert_eq(zds_engine_create(config, m, &o, &e, &error), ZDS_OK, "%s: %s", json, error.text);
+    zds_model_destroy(m);
+    cr_assert_eq(zds_set_values(e, small_values, NULL), ZDS_OK, "%s", zds_engine_error(e));
+    return e; /* the config stays as long as the process */
+}
+
+static uint64_t trained(const char *optimizer, const char *more, const char *zds)
+{
+    zds_engine *e = create(optimizer, more, zds);
+    small_sum sum;
+    for (uint64_t i = 0; i < STEPS * (uint64_t)zds_accumulation_steps(e); i++)
+        cr_assert_eq(small_micro(e, ZDS_BOUNDARY_AUTO, i, NULL), ZDS_OK, "%s", zds_engine_error(e));
+    cr_assert_eq(small_hash(e, &sum), ZDS_OK, "%s", zds_engine_error(e));
+    cr_assert(sum.finite);
+    zds_engine_destroy(e);
+    return sum.hash;
+}
+
+#define SEED(n) "{\"device\": \"test\", \"tiers\": {\"test\": {\"params\": {\"seed\": " #n "}}}}"
+
+Test(engine_island, gives_the_bits_of_the_host)
+{
+    static const char *const optimizers[] = {"AdamW", "Lamb",    "Muon",      "SGD",
+                                             "Lion",  "Adagrad", "Adafactor", "AdamW8bit"};
+    static const char *const more[] = {
+        "", ", \"zero_optimization\": {\"stage\": 1}",
+        ", \"gradient_accumulation_steps\": 2, \"zero_optimization\": {\"stage\": 2}",
+        ", \"bf16\": {\"enabled\": true}, \"zero_optimization\": {\"stage\": 2}",
+        ", \"bf16\": {\"enabled\": true}, \"gradient_accumulation_steps\": 2"};
+    static const char *const zds[] = {SEED(1), SEED(2), SEED(3)};
+    for (size_t o = 0; o < sizeof optimizers / sizeof *optimizers; o++)
+        for (size_t i = 0; i < sizeof more / sizeof *more; i++)
+            cr_expect_eq(trained(optimizers[o], more[i], zds[(o + i) % 3]),
+                         trained(optimizers[o], more[i], NULL), "%s%s", optimizers[o], more[i]);
+}
+
+/* Masters and states in the host's memory come and go by a ring of windows, of which this model's
+ * parameters fill several. */
+Test(engine_island, streams_what_rests_in_the_hosts_memory)
+{
+    static const char *const optimizers[] = {"AdamW",   "Lamb",      "Lion",
+                                             "Adagrad", "AdamW8bit", "Rprop"};
+    static const char *const more[] = {
+        ", \"zero_optimization\": {\"stage\": 1, \"offload_optimizer\": {\"device\": \"cpu\"}}",
+        ", \"bf16\": {\"enabled\": true}, \"zero_optimization\": {\"stage\": 2, "
+        "\"offload_optimizer\": {\"device\": \"cpu\"}}"};
+    static const char *const zds[] = {SEED(1), SEED(2), SEED(3)};
+    small_width = 160;
+    for (size_t o = 0; o < sizeof optimizers / sizeof *optimizers; o++)
+        for (size_t i = 0; i < sizeof more / sizeof *more; i++)
+            cr_expect_eq(trained(optimizers[o], more[i], zds[(o + i) % 3]),
+                         trained(optimizers[o], more[i], NULL), "%s%s", optimizers[o], more[i]);
+}
+
+Test(engine_island, what_cannot_be_streamed_is_refused)
+{
+    zds_config_context context = {.struct_size = sizeof context, .world_size = 1};
+    zds_engine_options o = {.struct_size = sizeof o, .threads = 1};
+    zds_error error = ZDS_ERROR_INIT;
+    zds_config *config = NULL;
+    zds_engine *e = NULL;
+    zds_model *m = NULL;
+    setenv("ZDS_PLUGIN_PATH", TEST_BINARY_DIR "/lib/zds/plugins:" TEST_BINARY_DIR "/tests/island",
+           1);
+    cr_assert_eq(zds_config_load("{\"train_batch_size\": 1, \"optimizer\": {\"type\": \"Muon\"},"
+                                 "\"zero_optimization\": {\"stage\": 1, \"offload_optimizer\": "
+                                 "{\"device\": \"cpu\"}}, \"zds\": {\"device\": \"test\"}}",
+                                 &context, &config, &error),
+                 ZDS_OK, "%s", error.text);
+    cr_assert_eq(small_model(&m), ZDS_OK);
+    cr_expect_eq(zds_engine_create(config, m, &o, &e, &error), ZDS_ERR_UNSUPPORTED);
+    cr_expect(error.text && strstr(error.text, "offload_optimizer"), "%s", error.text);
+    zds_error_clear(&error);
+    zds_model_destroy(m);
+    zds_config_destroy(config);
+}
+
+/* === a caller with a stream === */
+
+/* The gradients of a module come from a kernel of the caller's, which is late. */
+static void write_late(tier *t, const zds_stream *stream, const zds_slot *slot, double value)
+{
+    const tier_order order = {.stream = stream};
+    zds_error error = ZDS_ERROR_INIT;
+    slab view;
+    cr_assert_eq(
+        tier_adopt(t, slot->grad, slot->count * zds_dtype_size(slot->dtype), &view, &error), ZDS_OK,
+        "%s", error.text);
+    cr_assert_eq(
+        tier_fill(tier_in(&view, 0), slot->dtype, value, slot->count, &order, NULL, &error), ZDS_OK,
+        "%s", error.text);
+    tier_free(&view);
+}
+
+static uint64_t trained_by_stream(tier *t, const zds_stream *stream)
+{
+    zds_engine *e = create("AdamW", ", \"gradient_clipping\": 0", SEED(4));
+    small_sum sum;
+    zds_view view;
+    for (int i = 0; i < STEPS; i++) {
+        cr_assert_eq(zds_micro_begin(e, ZDS_BOUNDARY_AUTO), ZDS_OK);
+        for (uint32_t m = SMALL_MODULES; m-- > 0;) {
+            cr_assert_eq(zds_acquire(e, m, ZDS_BACKWARD, stream, &view), ZDS_OK, "%s",
+                         zds_engine_error(e));
+            cr_assert_eq(view.stride, sizeof *view.slots);
+            for (size_t s = 0; s < view.count; s++)
+                if (view.slots[s].grad && !view.slots[s].accumulate)
+                    write_late(t, stream, &view.slots[s], 0.5 + 0.25 * i);
+                else if (view.slots[s].grad)
+                    cr_assert_eq(zds_grad_none(e, m, (uint32_t)s), ZDS_OK);
+            cr_assert_eq(zds_grad_ready(e, m, stream), ZDS_OK, "%s", zds_engine_error(e));
+        }
+        cr_assert_eq(zds_step(e, NULL), ZDS_OK, "%s", zds_engine_error(e));
+    }
+    cr_assert_eq(small_hash(e, &sum), ZDS_OK);
+    zds_engine_destroy(e);
+    return sum.hash;
+}
+
+Test(engine_island, waits_for_a_callers_stream)
+{
+    world w = world_make();
+    tier *t = tier_make(&w, "island", ISLAND, "{\"delay_us\": 300, \"seed\": 9}");
+    zds_error error = ZDS_ERROR_INIT;
+    zds_stream *stream;
+    cr_assert_eq(tier_stream_create(t, &stream, &error), ZDS_OK, "%s", error.text);
+    /* Without a stream the fills wait themselves. */
+    cr_expect_eq(trained_by_stream(t, stream), trained_by_stream(t, NULL));
+    tier_stream_destroy(t, stream);
+    tier_close(t);
+    world_end(&w);
+}
+
+/* === what fails late === */
+
+Test(engine_island, tells_what_has_failed_late)
+{
+    int told = 0;
+    for (int after = 60; after < 160; after += 7) {
+        char zds[128];
+        snprintf(
+            zds, sizeof zds,
+            "{\"device\": \"test\", \"tiers\": {\"test\": {\"params\": {\"fail_after\": %d}}}}",
+            after);
+        zds_engine *e = create("AdamW", "", zds);
+        zds_status status = ZDS_OK;
+        for (uint64_t i = 0; !status && i < 20; i++)
+            status = small_micro(e, ZDS_BOUNDARY_AUTO, i, NULL);
+        if (status) {
+            cr_expect(*zds_engine_error(e), "no text for status %d", status);
+            cr_expect_neq(zds_micro_begin(e, ZDS_BOUNDARY_AUTO), ZDS_OK, "it goes on");
+            told++;
+        }
+        zds_engine_destroy(e);
+    }
+    cr_expect_gt(told, 10);
+}
