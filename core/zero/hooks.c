@@ -133,7 +133,7 @@ static void place(hooked *h, piece *p)
     p->master = bufref_of(&s[0], p->first, wish->master_dtype);
     p->grad = bufref_of(&s[1], p->first, wish->accum_dtype);
     p->output = (bufref){0};
-    if (wish->master_dtype != wish->param_dtype)
+    if (zero_has_output(h->zero))
         p->output = bufref_of(&s[2], p->first, wish->param_dtype);
     for (uint32_t k = 0; k < needs->state_count; k++)
         p->states[k] =
@@ -141,18 +141,18 @@ static void place(hooked *h, piece *p)
 }
 
 /* Room for the sums of these pieces' chunks. */
-static zds_status place_norms(hooked *h, zds_error *error)
+static zds_status place_norms(hooked *h)
 {
     stream_part *t = &h->zero->stream;
     if (!t->norm_count)
         return ZDS_OK;
     norm_destroy(h->zero);
     t->norm_count = 0;
-    zds_status status = norm_create(h->zero, error);
+    zds_status status = norm_create(h->zero, NULL);
     free(h->norms);
     h->norms = calloc(t->norm_doubles + 1, sizeof *h->norms);
     t->norms.block.pointer = t->sums = h->norms;
-    return status || h->norms ? status : zero_no_memory(error, "norms", 0);
+    return status || h->norms ? status : ZDS_ERR_MEMORY;
 }
 
 zds_status hooked_prepare(hooked *h, const hooked_arrays *arrays)
@@ -163,12 +163,12 @@ zds_status hooked_prepare(hooked *h, const hooked_arrays *arrays)
 
 /* === a step === */
 
-static zds_status take_threads(hooked *h, int32_t threads, zds_error *error)
+static zds_status take_threads(hooked *h, int32_t threads)
 {
     if (pool_threads(h->threads) == threads)
         return ZDS_OK;
     pool *other;
-    zds_status status = pool_create(threads, NULL, &other, error);
+    zds_status status = pool_create(threads, NULL, &other, NULL);
     if (status)
         return status;
     pool_destroy(h->threads);
@@ -176,12 +176,12 @@ static zds_status take_threads(hooked *h, int32_t threads, zds_error *error)
     return ZDS_OK;
 }
 
-static zds_status take_pieces(hooked *h, const hooked_step *s, zds_error *error)
+static zds_status take_pieces(hooked *h, const hooked_step *s)
 {
     free(h->pieces);
     h->pieces = calloc(s->run_count + 1, sizeof *h->pieces);
     if (!h->pieces)
-        return zero_no_memory(error, "pieces", 0);
+        return ZDS_ERR_MEMORY;
     for (size_t k = 0; k < s->run_count; k++) {
         h->pieces[k].param = s->runs[k].param;
         h->pieces[k].first = s->runs[k].first;
@@ -190,7 +190,7 @@ static zds_status take_pieces(hooked *h, const hooked_step *s, zds_error *error)
     }
     h->zero->stream.pieces = h->pieces;
     h->zero->stream.piece_count = (uint32_t)s->run_count;
-    return place_norms(h, error);
+    return place_norms(h);
 }
 
 /* All but the memory that is put back afterwards. */
@@ -203,9 +203,9 @@ static zds_status run(hooked *h, const hooked_step *s)
         place(h, &t->pieces[k]);
     for (uint32_t i = 0; i < h->setup.model->param_count; i++)
         z->grads.present[i] = true;
-    zds_status status = take_threads(h, s->threads, NULL);
+    zds_status status = take_threads(h, s->threads);
     if (!status)
-        status = take_pieces(h, s, NULL);
+        status = take_pieces(h, s);
     t->scratch = (void **)(uintptr_t)s->scratch;
     z->wish.tile = s->tile;
     z->local = s->local;
