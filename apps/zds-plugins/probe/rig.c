@@ -328,8 +328,10 @@ char *rig_open(rig *r, bench *b, const rig_setup *setup)
         fill_param(r, i);
     area_seal(r->shown, true);
     const size_t scratch = ((size_t)r->ops.scratch_bytes + 63) / 64 * 64;
-    for (int t = 0; t < RIG_SEATS; t++)
+    for (int t = 0; t < RIG_SEATS; t++) { /* here, where there is one thread: areas are listed */
         r->seats[t].scratch = area_make(scratch, true, "scratch", "");
+        rig_begin_inputs(r, &r->seats[t]);
+    }
     rig_seat *seat = rig_begin_inputs(r, &r->seats[0]);
     zds_optim_env *env = rig_input(seat, sizeof *env);
     *env = rig_env(setup);
