@@ -44,18 +44,18 @@ const char *zds_state_name(const zds_engine *e, uint32_t param, uint32_t i)
 {
     if (!e || param >= e->model->param_count)
         return NULL;
-    const param_run *run = &e->param_runs[param];
-    for (uint32_t s = 0; s < run->needs.state_count; s++)
-        if (is_readable(&run->needs.states[s]) && i-- == 0)
-            return run->state_names[s];
+    const zero_param *known = &e->params[param];
+    for (uint32_t s = 0; s < known->needs.state_count; s++)
+        if (is_readable(&known->needs.states[s]) && i-- == 0)
+            return known->state_names[s];
     return NULL;
 }
 
 static int32_t state_index(const zds_engine *e, uint32_t param, const char *name)
 {
-    const param_run *run = &e->param_runs[param];
-    for (uint32_t s = 0; s < run->needs.state_count; s++)
-        if (is_readable(&run->needs.states[s]) && strcmp(run->state_names[s], name) == 0)
+    const zero_param *known = &e->params[param];
+    for (uint32_t s = 0; s < known->needs.state_count; s++)
+        if (is_readable(&known->needs.states[s]) && strcmp(known->state_names[s], name) == 0)
             return (int32_t)s;
     return -1;
 }
@@ -66,7 +66,7 @@ zds_status zds_get_values(zds_engine *e, uint32_t param, const char *state, zds_
     zds_status status = engine_usable(e), written = ZDS_OK;
     if (status)
         return status;
-    if (!e->values_set || (!write && e->place.rank == 0))
+    if (!e->values_set || (!write && e->launch.rank == 0))
         return engine_fail(
             e, ZDS_ERR_INVALID,
             "zds_get_values before zds_set_values, or without a function to write to");

@@ -25,8 +25,8 @@ typedef struct hooked_run {
 typedef struct hooked_setup {
     zero_wishes wish; /* of stage 0; the tile is each step's own */
     const zds_model *model;
-    const param_run *params; /* [params] */
-    const zds_hyper *hypers; /* by param_run.hyper: read in each step */
+    const zero_param *params; /* [params] */
+    const zds_hyper *hypers;  /* by zero_param.hyper: read in each step */
     const zds_optim_ops *optim;
     void *const *optim_self;
     int32_t rank, world_size;

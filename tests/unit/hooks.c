@@ -43,7 +43,7 @@ static zds_status prepare(void *self, const zds_param_steps *params)
     note(r, 'p');
     expect(r, params->count == PARAMS);
     for (size_t i = 0; i < params->count && i < PARAMS; i++)
-        expect(r, zds_param_step_at(params, i)->slice_count == (uint64_t)sizes[i]);
+        expect(r, zds_param_step_at(params, i)->part_count == (uint64_t)sizes[i]);
     return ZDS_OK;
 }
 
@@ -108,7 +108,7 @@ static zds_status collective(void *self, const zds_param_steps *params, const zd
     expect(r, comm->flags == ZDS_COMM_FUSED && comm_self == r);
     for (size_t i = 0; i < params->count && i < PARAMS; i++) {
         const zds_param_step *p = zds_param_step_at(params, i);
-        expect(r, p->master == r->master[i] && p->slice_count == (uint64_t)sizes[i]);
+        expect(r, p->master == r->master[i] && p->part_count == (uint64_t)sizes[i]);
         expect(r, p->states[0] == r->arrays[i].states[0]);
     }
     return ZDS_OK;
@@ -132,7 +132,7 @@ typedef struct bed {
     void *self;
     zds_optim_ops ops;
     zds_model *model;
-    param_run params[PARAMS];
+    zero_param params[PARAMS];
     zds_hyper hypers[PARAMS];
     hooked *hooked;
 } bed;
@@ -160,7 +160,7 @@ static bed *bed_create(void)
             .struct_size = sizeof desc, .name = names[i], .shape = &sizes[i], .ndim = 1};
         cr_assert_eq(zds_model_add_param(b->model, 0, &desc, &at), ZDS_OK);
         b->hypers[i].lr = 1 + i;
-        b->params[i] = (param_run){
+        b->params[i] = (zero_param){
             .desc = {.struct_size = sizeof(zds_param), .index = i, .numel = (uint64_t)sizes[i]},
             .needs = {.state_count = 1, .states[0] = {.name = "moment", .dtype = ZDS_F32}},
             .state_names[0] = "moment",

@@ -127,6 +127,7 @@ zds_optim_env rig_env(const rig_setup *s)
                            .master_dtype = s->master,
                            .grad_dtype = s->grad,
                            .output_dtype = s->output,
+                           .has_output = s->output != s->master,
                            .state_dtype = s->state,
                            .stochastic_rounding = s->stochastic,
                            .world_size = s->world ? s->world : 1,
@@ -277,7 +278,7 @@ static zds_status describe_model(rig *r)
                                      .role = p->param.role};
         status = zds_model_add_param(r->model, 0, &desc, &at);
         r->runs[i] =
-            (param_run){.desc = p->param, .needs = p->needs, .hyper = i, .trainable = true};
+            (zero_param){.desc = p->param, .needs = p->needs, .hyper = i, .trainable = true};
         memcpy(r->runs[i].state_names, p->names, sizeof p->names);
     }
     return status;

@@ -70,7 +70,7 @@ typedef struct rig {
     /* What makes the steps, and gets `calls` and `me` as its optimizer. */
     hooked *engine;
     zds_model *model;
-    param_run runs[RIG_PARAMS];
+    zero_param runs[RIG_PARAMS];
     zds_hyper hypers[RIG_PARAMS];
     zds_optim_ops calls;
     void *me;

@@ -146,7 +146,7 @@ static zds_param_steps copy_params(rig *r, rig_seat *s, const zds_param_steps *g
         step->hyper = input_copy(s, step->hyper, sizeof *step->hyper);
         step->states = copy_states(s, p, step->states);
         step->sums = copy_sums(s, p, step->sums);
-        step->grad = step->slice_count && step->master ? p->grad->data : NULL;
+        step->grad = step->part_count && step->master ? p->grad->data : NULL;
     }
     const zds_param_step *first = (const zds_param_step *)(const void *)list;
     return (zds_param_steps){sizeof(zds_param_steps), given->count, PARAM_STRIDE, first};

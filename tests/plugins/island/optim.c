@@ -141,8 +141,8 @@ static void destroy(void *self)
 #define ALL(apply)                                                                                 \
     EIGHT(apply, 0)                                                                                \
     EIGHT(apply, 01)                                                                               \
-    EIGHT(apply, 02) EIGHT(apply, 03) EIGHT(apply, 04) EIGHT(apply, 05) EIGHT(apply, 06)           \
-        EIGHT(apply, 07)
+    EIGHT(apply, 02)                                                                               \
+    EIGHT(apply, 03) EIGHT(apply, 04) EIGHT(apply, 05) EIGHT(apply, 06) EIGHT(apply, 07)
 ALL(CREATE)
 
 typedef zds_status (*create_fn)(const zds_host *host, const void *options, const zds_optim_env *env,
