@@ -265,7 +265,7 @@ zds_status publish_all(zero *z);
 zds_status publish_await(zero *z, uint32_t span);
 zds_status publish_await_all(zero *z);
 
-/* grads.c */
+/* grads.c, grads_memory.c */
 zds_status grads_create(zero *z, zds_error *error);
 void grads_destroy(zero *z);
 /* Whether a rank's gradients are better kept in parts, and in which layout; see zero_create. */
