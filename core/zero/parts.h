@@ -255,17 +255,17 @@ zds_status publish_create(zero *z, zds_error *error);
 void publish_destroy(zero *z);
 /* The owners begin to write: in a step, and all must be waited for before the next. */
 zds_status publish_begin(zero *z);
-/* This step writes so many tiles of the span; once it has, the span's part is told of. From any
- * thread that steps tiles. */
+/* This step writes so many tiles of the span; once it has, the span's part is told of, if that is
+ * possible at once. From any thread that steps tiles. */
 void publish_expect(zero *z, uint32_t span, uint32_t tiles);
-zds_status publish_wrote(zero *z, uint32_t span, uint32_t tiles);
+void publish_wrote(zero *z, uint32_t span, uint32_t tiles);
 /* All is written. */
 zds_status publish_all(zero *z);
 /* Waits until a span is there; or all of them. */
 zds_status publish_await(zero *z, uint32_t span);
 zds_status publish_await_all(zero *z);
 
-/* grads.c */
+/* grads.c, grads_memory.c */
 zds_status grads_create(zero *z, zds_error *error);
 void grads_destroy(zero *z);
 /* Whether a rank's gradients are better kept in parts, and in which layout; see zero_create. */

@@ -264,6 +264,20 @@ zds_status peers_count(peers *p, const peer_counters *c, uint64_t index, const c
     return status ? status : peers_leave(p, p->ops->counter_add(p->self, &c->region, index), doing);
 }
 
+bool peers_try_count(peers *p, const peer_counters *c, uint64_t index)
+{
+    if (pthread_mutex_trylock(&p->lock))
+        return false;
+    zds_status status = p->late;
+    if (!status) {
+        services_clear(p->services);
+        status = p->ops->counter_add(p->self, &c->region, index);
+        peers_fail_late(p, status);
+    }
+    pthread_mutex_unlock(&p->lock);
+    return !status;
+}
+
 zds_status peers_count_wait(peers *p, const peer_counters *c, uint64_t index, uint64_t value,
                             const char *doing)
 {

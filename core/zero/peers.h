@@ -66,8 +66,11 @@ typedef struct peer_counters {
 } peer_counters;
 zds_status peers_counters_open(peers *p, peer_counters *c, uint64_t count, zds_error *error);
 void peers_counters_close(peers *p, peer_counters *c);
-/* Adds 1, after all that this thread has written. From any thread that works for the engine's. */
+/* Adds 1, after all that this thread has written. */
 zds_status peers_count(peers *p, const peer_counters *c, uint64_t index, const char *doing);
+/* Likewise from a body of the pool, which may not wait for another thread's call: false where there
+ * is one, or it fails, which the next call tells. */
+bool peers_try_count(peers *p, const peer_counters *c, uint64_t index);
 /* Waits until it is `value`, whatever the others do otherwise. */
 zds_status peers_count_wait(peers *p, const peer_counters *c, uint64_t index, uint64_t value,
                             const char *doing);
@@ -113,8 +116,8 @@ void peers_tick(peers *p);
 zds_status peers_move(peers *p, zds_error *error);
 /* Ends it; before the plugin's finalize. */
 void peers_rest(peers *p);
-/* With the lock: calls progress. */
-void peers_move_now(peers *p);
+/* With the lock: keeps what failed for the next call. */
+void peers_fail_late(peers *p, zds_status status);
 int64_t peers_now_ns(void);
 
 /* === all together === */

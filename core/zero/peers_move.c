@@ -21,14 +21,19 @@ int64_t peers_now_ns(void)
     return (int64_t)t.tv_sec * NS + t.tv_nsec;
 }
 
-void peers_move_now(peers *p)
+void peers_fail_late(peers *p, zds_status status)
+{
+    if (!status || p->late)
+        return;
+    p->late = status;
+    p->late_text = strdup(services_error(p->services));
+}
+
+/* With the lock. */
+static void move_now(peers *p)
 {
     services_clear(p->services);
-    zds_status status = p->ops->progress(p->self);
-    if (status) {
-        p->late = status;
-        p->late_text = strdup(services_error(p->services));
-    }
+    peers_fail_late(p, p->ops->progress(p->self));
     p->moved_ns = peers_now_ns();
 }
 
@@ -45,7 +50,7 @@ void peers_tick(peers *p)
     if (pthread_mutex_trylock(&p->lock))
         return;
     if (is_moving(p) && peers_now_ns() - p->moved_ns >= TICK_NS)
-        peers_move_now(p);
+        move_now(p);
     pthread_mutex_unlock(&p->lock);
 }
 
@@ -72,7 +77,7 @@ static void *live(void *arg)
             continue;
         }
         p->services->alone = true; /* the pool is busy, or its cores are the caller's */
-        peers_move_now(p);
+        move_now(p);
         p->services->alone = false;
         doze(p);
     }

@@ -87,12 +87,11 @@ static zds_status count(zero *z, uint32_t k)
     return peers_count(z->with.peers, &z->publish.counters, k, publishing);
 }
 
-zds_status publish_wrote(zero *z, uint32_t span, uint32_t tiles)
+void publish_wrote(zero *z, uint32_t span, uint32_t tiles)
 {
-    if (!z->publish.counters.there ||
-        atomic_fetch_sub(&z->publish.spans[span].unwritten, tiles) != tiles)
-        return ZDS_OK;
-    return count(z, span);
+    span_publish *s = &z->publish.spans[span];
+    if (z->publish.counters.there && atomic_fetch_sub(&s->unwritten, tiles) == tiles)
+        s->counted = peers_try_count(z->with.peers, &z->publish.counters, span);
 }
 
 /* What is asked of the plugin for one span, in place. */

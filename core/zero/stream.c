@@ -269,11 +269,8 @@ static void run_window(void *arg, size_t i, int32_t thread)
     window w;
     bind_window(p->z, i, &w);
     run_tiles(p, w.tiles, w.count, thread);
-    for (size_t k = 0; p->writes && !p->status && k < w.count; k++) {
-        zds_status status = publish_wrote(p->z, span_of(p->z, w.tiles[k].param->index), 1);
-        if (status)
-            p->status = status;
-    }
+    for (size_t k = 0; p->writes && !p->status && k < w.count; k++)
+        publish_wrote(p->z, span_of(p->z, w.tiles[k].param->index), 1);
 }
 
 /* An optimizer that writes no fp32 output leaves the copy to the host. */
