@@ -50,6 +50,7 @@ FAULTS = [
     # the golden model has no empty parameter
     ("divides_by_numel", "describe", "without elements: crashed: Aborted", UNSEEN),
     ("changes_mind", "describe", "something else of block.weight when it is asked again", UNSEEN),
+    ("changes_version", "describe", "something else of block.weight when it is asked again", UNSEEN),
     # step
     ("fails_in_step", "a plain step", "three steps are one too many",
      "failed in step of step 3: three steps are one too many"),
