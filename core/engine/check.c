@@ -87,7 +87,7 @@ zds_status zds_engine_check(const zds_config *config, const zds_engine_options *
         return error_set(error, ZDS_ERR_MEMORY, "no memory for a check");
     zds_error own = ZDS_ERROR_INIT;
     e->warned = &e->found;
-    e->set = settings_of(config, e->place.world_size, &e->found);
+    e->set = settings_of(config, e->launch.world_size, &e->found);
     size_t before = error_count(e);
     status = plugins_find(e, &o, &own);
     status =

@@ -39,26 +39,25 @@ zds_status engine_options(const zds_engine_options *given, zds_engine_options *o
     return check_groups(out, error);
 }
 
-static zds_status find_place(launch *place, const zds_engine_options *o, zds_error *error)
+static zds_status find_launch(launch *l, const zds_engine_options *o, zds_error *error)
 {
-    zds_status status = launch_read(place, error);
+    zds_status status = launch_read(l, error);
     if (status || o->world_size == 0)
         return status;
-    place->world_size = o->world_size;
-    place->rank = o->rank;
-    place->local_world_size = o->local_world_size ? o->local_world_size : o->world_size;
-    place->local_rank = o->local_world_size ? o->local_rank : o->rank;
+    l->world_size = o->world_size;
+    l->rank = o->rank;
+    l->local_world_size = o->local_world_size ? o->local_world_size : o->world_size;
+    l->local_rank = o->local_world_size ? o->local_rank : o->rank;
     if (o->master_addr)
-        place->master_addr = o->master_addr;
+        l->master_addr = o->master_addr;
     if (o->master_port)
-        place->master_port = o->master_port;
-    else if (!place->master_port && o->world_size > 1)
-        place->master_port = LAUNCH_PORT;
-    if (place->world_size < 1 || place->rank < 0 || place->rank >= place->world_size ||
-        place->local_rank < 0 || place->local_rank >= place->local_world_size)
+        l->master_port = o->master_port;
+    else if (!l->master_port && o->world_size > 1)
+        l->master_port = LAUNCH_PORT;
+    if (l->world_size < 1 || l->rank < 0 || l->rank >= l->world_size || l->local_rank < 0 ||
+        l->local_rank >= l->local_world_size)
         return error_set(error, ZDS_ERR_INVALID, "rank %d of %d (local %d of %d) is not possible",
-                         place->rank, place->world_size, place->local_rank,
-                         place->local_world_size);
+                         l->rank, l->world_size, l->local_rank, l->local_world_size);
     return ZDS_OK;
 }
 
@@ -81,7 +80,7 @@ static zds_status create_zero(zds_engine *e, zds_error *error)
         .tile = HOST_TILE,
         .seed = e->seed};
     const zero_means means = {.model = e->model,
-                              .params = e->param_runs,
+                              .params = e->params,
                               .hypers = e->hypers,
                               .optim = &e->optim,
                               .optim_self = &e->optim_self,
@@ -103,15 +102,15 @@ static zds_status create_zero(zds_engine *e, zds_error *error)
 static zds_status build(zds_engine *e, const zds_model *model, const zds_engine_options *o,
                         zds_error *error)
 {
-    zds_status status = find_place(&e->place, o, error);
+    zds_status status = find_launch(&e->launch, o, error);
     if (e->planned)
-        launch_assume_one_node(&e->place);
+        launch_assume_one_node(&e->launch);
     else if (!status)
         status = links_meet(e, error);
     if (!status)
-        status = settings_read(&e->set, e->config, e->place.world_size, error);
+        status = settings_read(&e->set, e->config, e->launch.world_size, error);
     if (!status)
-        status = pool_create(o->threads, &e->place, &e->threads, error);
+        status = pool_create(o->threads, &e->launch, &e->threads, error);
     if (status)
         return status;
     status = plugins_find(e, o, error);
@@ -172,7 +171,7 @@ zds_status zds_engine_create(const zds_config *config, const zds_model *model,
         return error_set(error, ZDS_ERR_MEMORY, "no memory for an engine");
     status = build(e, model, &o, error);
     if (status) {
-        if (e->comm.self && e->place.world_size > 1)
+        if (e->comm.self && e->launch.world_size > 1)
             e->comm.ops.abort(e->comm.self, error && error->text
                                                 ? error->text
                                                 : "the engine could not be created");
@@ -224,10 +223,10 @@ void zds_engine_destroy(zds_engine *e)
     options_destroy(e->optim_options);
     options_destroy(e->sched_options);
     registry_destroy(e->plugins);
-    for (uint32_t i = 0; e->param_runs && i < e->model->param_count; i++)
+    for (uint32_t i = 0; e->params && i < e->model->param_count; i++)
         for (uint32_t s = 0; s < ZDS_MAX_STATES; s++)
-            free(e->param_runs[i].state_names[s]);
-    free(e->param_runs);
+            free(e->params[i].state_names[s]);
+    free(e->params);
     free(e->base_hypers);
     free(e->hypers);
     free(e->declared);

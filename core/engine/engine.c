@@ -71,7 +71,7 @@ zds_status zds_sum_over_ranks(zds_engine *e, double *values, size_t count)
         return status;
     for (size_t i = 0; i < count; i++) {
         double sum = 0;
-        for (int32_t r = 0; r < e->place.world_size; r++)
+        for (int32_t r = 0; r < e->launch.world_size; r++)
             sum += ((const double *)all)[(size_t)r * count + i];
         values[i] = sum;
     }
@@ -91,12 +91,12 @@ double zds_loss_scale(const zds_engine *e)
 
 int32_t zds_rank(const zds_engine *e)
 {
-    return e->place.rank;
+    return e->launch.rank;
 }
 
 int32_t zds_world_size(const zds_engine *e)
 {
-    return e->place.world_size;
+    return e->launch.world_size;
 }
 
 int32_t zds_threads(const zds_engine *e)

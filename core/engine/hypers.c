@@ -76,11 +76,11 @@ zds_status update_hypers(zds_engine *e, int64_t moves)
 
 double first_rate(const zds_engine *e)
 {
-    const param_run *first = NULL;
+    const zero_param *first = NULL;
     for (uint32_t i = 0; i < e->model->param_count; i++) {
-        const param_run *run = &e->param_runs[i];
-        if (run->trainable && (!first || (run->needs.leads && !first->needs.leads)))
-            first = run;
+        const zero_param *known = &e->params[i];
+        if (known->trainable && (!first || (known->needs.leads && !first->needs.leads)))
+            first = known;
     }
     return e->hypers[first ? first->hyper : 0].lr;
 }

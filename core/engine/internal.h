@@ -65,7 +65,7 @@ struct zds_engine {
     problems found;   /* what is refused, till it is told */
     problems *warned; /* what plugins warn of; NULL: the log gets it */
     settings set;
-    launch place;
+    launch launch;
     ledger *ledger;
     pool *threads;
     registry *plugins;
@@ -89,7 +89,7 @@ struct zds_engine {
     const zds_plugin *optim_plugin;
     bool has_sched;
 
-    param_run *param_runs; /* [params] */
+    zero_param *params;    /* [params] */
     global_state *globals; /* [global_count] */
     uint32_t global_count;
     zds_hyper *base_hypers, *hypers; /* [hyper_count]: of the options, and of this step */

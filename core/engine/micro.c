@@ -300,7 +300,7 @@ zds_status zds_set_train_batch_size(zds_engine *e, int64_t size)
     zds_status status = engine_usable(e);
     if (status)
         return status;
-    int64_t unit = e->set.micro_batch * e->place.world_size;
+    int64_t unit = e->set.micro_batch * e->launch.world_size;
     if (e->in_micro || e->micro)
         return engine_fail(e, ZDS_ERR_INVALID,
                            "zds_set_train_batch_size between micro steps of one optimizer step: "
@@ -308,7 +308,7 @@ zds_status zds_set_train_batch_size(zds_engine *e, int64_t size)
     if (size <= 0 || size % unit)
         return engine_fail(e, ZDS_ERR_INVALID,
                            "train batch size %lld is not a multiple of micro batch %lld x %d ranks",
-                           (long long)size, (long long)e->set.micro_batch, e->place.world_size);
+                           (long long)size, (long long)e->set.micro_batch, e->launch.world_size);
     e->accumulation = size / unit;
     return ZDS_OK;
 }

@@ -11,7 +11,7 @@
 static void print_step(zds_engine *e, const zds_step_result *r)
 {
     int64_t count = r->steps + r->skips;
-    if (e->place.rank != 0 || !e->set.print_every || count % e->set.print_every)
+    if (e->launch.rank != 0 || !e->set.print_every || count % e->set.print_every)
         return;
     log_line(ZDS_LOG_INFO, -1, NULL, "step=%lld, skipped=%lld, lr=%g, grad_norm=%g, loss_scale=%g",
              (long long)count, (long long)r->skips, r->lr, r->grad_norm, r->loss_scale);

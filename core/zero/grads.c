@@ -15,8 +15,8 @@ static void decide(const zero *z, grads_part *g)
 {
     const zero_wishes *wish = &z->wish;
     const zds_comm_ops *ops = z->with.peers->ops;
-    zds_dtype source = g->sliced ? wish->param_dtype : wish->accum_dtype;
-    g->buffered = g->sliced || wish->accum_dtype != wish->param_dtype;
+    zds_dtype source = g->in_parts ? wish->param_dtype : wish->accum_dtype;
+    g->buffered = g->in_parts || wish->accum_dtype != wish->param_dtype;
     g->fused = (ops->flags & ZDS_COMM_FUSED) && wish->reduce_scatter;
     g->comm_dtype = wish->comm_dtype == ZERO_AS_IS ? source : wish->comm_dtype;
     if (!(ops->reduce_dtypes & ZDS_DTYPE_BIT(g->comm_dtype)))
@@ -28,13 +28,13 @@ static void decide(const zero *z, grads_part *g)
 /* Bytes of a rank that depend on whether it keeps its parts only: gradients, buffers, and padding
  * of its shard, which masters and states have too. Where ranks own unequal parts, of the mean rank:
  * all must decide alike. */
-static uint64_t weigh(const zero *z, const layout *l, bool sliced)
+static uint64_t weigh(const zero *z, const layout *l, bool in_parts)
 {
-    grads_part g = {.sliced = sliced};
+    grads_part g = {.in_parts = in_parts};
     decide(z, &g);
     uint64_t shard = l->trainable / l->world_size;
     uint64_t bytes =
-        (sliced ? shard : l->trainable) * zds_dtype_size(z->wish.accum_dtype) + 12 * shard;
+        (in_parts ? shard : l->trainable) * zds_dtype_size(z->wish.accum_dtype) + 12 * shard;
     bytes += g.buffered ? l->buffers * zds_dtype_size(z->wish.param_dtype) : 0;
     return bytes + (g.staged ? l->largest * zds_dtype_size(g.comm_dtype) : 0);
 }
@@ -74,7 +74,7 @@ zds_status grads_lay_out(zero *z, const layout_wish *wish, zds_error *error)
             if (weigh(z, l, true) <= most) {
                 layout_destroy(z->lay);
                 z->lay = l;
-                z->grads.sliced = true;
+                z->grads.in_parts = true;
                 z->wish.overlap = overlap;
                 return ZDS_OK;
             }
@@ -95,7 +95,7 @@ static zds_status take_memory(zero *z, zds_error *error)
     uint64_t most = zero_is_here(z) ? l->shard : layout_largest_shard(l); /* as ranks know it */
     decide(z, g);
     zds_status status =
-        g->sliced
+        g->in_parts
             ? zero_alloc_known(z, z->with.tier, &g->shard, "gradients", most * accum, error)
             : peers_alloc(p, &g->full, "gradients", l->trainable * accum, ZDS_MEM_SYMMETRIC, error);
     if (!status && g->buffered)
@@ -246,15 +246,15 @@ bufref grads_of_piece(const zero *z, const layout_piece *own)
 {
     const layout_place *place = &z->lay->places[own->param];
     const layout_span *span = &z->lay->spans[place->span];
-    return z->grads.sliced ? bufref_of(&z->grads.shard.slab, span->shard_first + own->part_first,
-                                       z->wish.accum_dtype)
-                           : in_full(z, span->grad_first + place->first + own->param_first);
+    return z->grads.in_parts ? bufref_of(&z->grads.shard.slab, span->shard_first + own->part_first,
+                                         z->wish.accum_dtype)
+                             : in_full(z, span->grad_first + place->first + own->param_first);
 }
 
 /* Where this rank's part of a span is kept once reduced. */
 static bufref part_of(const zero *z, const layout_span *span)
 {
-    if (z->grads.sliced)
+    if (z->grads.in_parts)
         return bufref_of(&z->grads.shard.slab, span->shard_first, z->wish.accum_dtype);
     return in_full(z, span->grad_first + layout_part_first(span, (uint32_t)z->with.peers->rank));
 }
@@ -262,7 +262,7 @@ static bufref part_of(const zero *z, const layout_span *span)
 /* What is reduced of a span, before a copy of it travels. */
 static bufref gathered_at(const zero *z, const layout_span *span)
 {
-    return z->grads.sliced
+    return z->grads.in_parts
                ? bufref_of(&z->grads.buffers.slab, span->buffer_first, z->wish.param_dtype)
                : in_full(z, span->grad_first);
 }
@@ -305,7 +305,7 @@ static zds_status postprocess(zero *z, const layout_span *span, span_run *run)
     zds_status status = ZDS_OK;
     if (from.slab != to.slab || from.offset != to.offset || z->wish.postscale != 1)
         status =
-            zero_accumulate(z, to, from, z->wish.postscale, z->grads.sliced && run->accumulated,
+            zero_accumulate(z, to, from, z->wish.postscale, z->grads.in_parts && run->accumulated,
                             layout_part_count(span, rank));
     return !status && z->boundary ? grads_sums(z, to, run->segments, run->segment_count,
                                                run->chunk_sums, &run->non_finite)
@@ -420,11 +420,10 @@ static void fuse(zero *z, span_run *run)
     run->fused = (zds_fused){.struct_size = sizeof run->fused,
                              .prescale = z->wish.prescale,
                              .postscale = z->wish.postscale,
-                             .accumulate = z->grads.sliced && run->accumulated};
+                             .accumulate = z->grads.in_parts && run->accumulated};
     run->fused_away = run->fused;
     if (z->boundary) {
         run->fused.segments = run->segments;
-        run->fused.segment_stride = sizeof *run->segments;
         run->fused.segment_stride = sizeof *run->segments;
         run->fused.segment_count = run->segment_count;
         run->fused.chunk_sums = run->chunk_sums;
@@ -499,7 +498,7 @@ static zds_status reduce(zero *z, uint32_t k)
     if (status)
         return peers_failed(p, status, run->what);
     run->state = SPAN_REDUCING;
-    if (g->sliced)
+    if (g->in_parts)
         g->in_flight[g->in_flight_count++] = k;
     return z->wish.overlap ? ZDS_OK : finish(z, k);
 }
@@ -536,7 +535,7 @@ static zds_status span_done(zero *z, uint32_t k)
     grads_part *g = &z->grads;
     span_run *run = &g->spans[k];
     const layout_span *span = &z->lay->spans[k];
-    bool reduces = g->sliced || z->boundary;
+    bool reduces = g->in_parts || z->boundary;
     bool any = false;
     for (uint32_t i = 0; i < span->param_count; i++)
         any |= g->written[span->params[i]];
@@ -546,7 +545,7 @@ static zds_status span_done(zero *z, uint32_t k)
         if (!status)
             status = fill_missing(z, span);
         /* Whole gradients that accumulate in another dtype: this micro step's are added. */
-        if (!status && !g->sliced) {
+        if (!status && !g->in_parts) {
             status = zero_accumulate(z, in_full(z, span->grad_first), written_at(z, span), 1,
                                      run->accumulated, span->count);
             run->accumulated = true;

@@ -59,13 +59,13 @@ typedef struct span_run {
 
 typedef struct grads_part {
     /* Where a rank's gradients are between micro steps: whole, or its own parts only. */
-    bool sliced;
+    bool in_parts;
     bool buffered; /* backward writes into `buffers`, not where gradients are added up */
     bool staged;   /* gradients travel as a copy in comm_dtype */
     bool fused;
     zds_dtype comm_dtype;
-    peer_slab full;      /* not sliced: accum_dtype, the address space of gradients */
-    peer_slab shard;     /* sliced: accum_dtype, [shard] */
+    peer_slab full;      /* whole: accum_dtype, the address space of gradients */
+    peer_slab shard;     /* in parts: accum_dtype, [shard] */
     peer_slab buffers;   /* param_dtype */
     peer_slab travel;    /* comm_dtype */
     span_run *spans;     /* [spans] */

@@ -63,10 +63,10 @@ static uint64_t number_windows(zero *z, bool (*takes)(const zero *z, uint32_t pa
 static void bind(const zero *z, const piece *p, uint64_t first, uint64_t count, zds_tile *t,
                  void **states)
 {
-    const param_run *run = &z->with.params[p->param];
+    const zero_param *known = &z->with.params[p->param];
     *t = (zds_tile){.struct_size = sizeof *t,
-                    .param = &run->desc,
-                    .hyper = &z->with.hypers[run->hyper],
+                    .param = &known->desc,
+                    .hyper = &z->with.hypers[known->hyper],
                     .first = p->first + first,
                     .count = count,
                     .master_dtype = z->wish.master_dtype,
@@ -80,11 +80,11 @@ static void bind(const zero *z, const piece *p, uint64_t first, uint64_t count, 
     bufref norms = bufref_of(&z->stream.norms, 0, ZDS_F64);
     if (z->stream.norm_count)
         t->sums = bufref_element(norms, z->stream.sums_at[p->param]);
-    if (run->needs.tensor_norms)
+    if (known->needs.tensor_norms)
         t->chunk_sums = bufref_element(norms, p->chunk_at + first / LAYOUT_CHUNK);
     for (uint32_t s = 0; s < ZDS_MAX_STATES; s++)
-        states[s] = s < run->needs.state_count
-                        ? bufref_at(p->states[s], state_offset(&run->needs.states[s], first))
+        states[s] = s < known->needs.state_count
+                        ? bufref_at(p->states[s], state_offset(&known->needs.states[s], first))
                         : NULL;
 }
 

@@ -189,18 +189,18 @@ zds_status zero_write_values(zero *z, uint32_t param, int32_t state, zds_write_f
                              zds_status *written)
 {
     const outlet to = {write, user, written};
-    const param_run *run = &z->with.params[param];
+    const zero_param *known = &z->with.params[param];
     uint64_t numel = z->with.model->params[param].numel;
     bool first = z->with.peers->rank == 0;
     zds_status status = params_published(z);
     if (status)
         return status;
-    if (state >= 0 && run->needs.states[state].kind == ZDS_STATE_CONSTANT) {
+    if (state >= 0 && known->needs.states[state].kind == ZDS_STATE_CONSTANT) {
         if (first)
-            write_constant(z, param, run->needs.states[state].initial, &to);
+            write_constant(z, param, known->needs.states[state].initial, &to);
         return ZDS_OK;
     }
-    if (state < 0 && (!run->trainable || !zero_has_output(z))) {
+    if (state < 0 && (!known->trainable || !zero_has_output(z))) {
         return first ? write_own(z, param, &to) : ZDS_OK;
     }
     bool uncut = state >= 0 && !z->stream.own_states_cut &&

@@ -252,7 +252,7 @@ typedef struct zds_state_spec {
 typedef struct zds_param_needs {
     size_t struct_size;
     uint32_t state_count;
-    uint32_t granularity;  /* no slice or tile boundary falls inside a block of so many elements,
+    uint32_t granularity;  /* no part or tile boundary falls inside a block of so many elements,
                               counted from the parameter's first; 0 and 1 are the same */
     int32_t whole_tensor;  /* 1: step gets this parameter in one tile, on one thread, with the pool
                               idle; at stage >= 1 on one rank, which has the whole of its states */
@@ -277,7 +277,7 @@ typedef struct zds_tile {
     const zds_param *param;
     const zds_hyper *hyper; /* for this step, after the scheduler */
     uint64_t first; /* index of the first element in the parameter; a multiple of the granularity,
-                       and of 1024 where the slice's own start is */
+                       and of 1024 where the part's own start is */
     uint64_t count; /* elements */
     zds_dtype master_dtype, grad_dtype, output_dtype;
     int32_t reserved;
@@ -321,11 +321,10 @@ typedef struct zds_param_step {
     zds_dtype master_dtype, grad_dtype, output_dtype;
     int32_t has_grad; /* 0: no rank has a gradient for it in this step */
     int32_t reserved;
-    uint64_t slice_first,
-        slice_count;    /* step_collective and prepare: the elements that this rank updates.
-                           `master`, `output` and SHARDED states point to the first
-                           of them; the core publishes them. All of the parameter
-                           unless env->sharded; NULL where slice_count is 0 */
+    /* step_collective and prepare: the elements that this rank updates. `master`, `output` and
+     * SHARDED states point to the first of them; the core publishes them. All of the parameter
+     * unless env->sharded; NULL where part_count is 0. */
+    uint64_t part_first, part_count;
     const double *sums; /* sums_ready only: [tensor_norms], as in zds_tile */
 } zds_param_step;
 #define ZDS_PARAM_STEP_1_0 ZDS_SIZE_THROUGH(zds_param_step, sums)
@@ -446,7 +445,7 @@ typedef struct zds_optim_ops {
     /* Optional. One thread, after describe of all parameters: takes by host->alloc what the steps
      * will need in the size of the model, so that memory that is missing shows before the first of
      * them, and in plans, whose memory must not be touched. `params`: all trainable ones, of which
-     * `param`, `hyper`, `slice_first` and `slice_count` are set. */
+     * `param`, `hyper`, `part_first` and `part_count` are set. */
     zds_status (*prepare)(void *self, const zds_param_steps *params);
 } zds_optim_ops;
 #define ZDS_OPTIM_OPS_1_0 ZDS_SIZE_THROUGH(zds_optim_ops, prepare)

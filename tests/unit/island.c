@@ -15,6 +15,7 @@ Test(island, nobody_else_reads_its_memory, .signal = SIGSEGV)
     tier *t = tier_make(&w, "island", ISLAND, NULL);
     slab s = slab_make(t, 100);
     cr_assert_not_null(s.block.pointer);
+    signal(SIGSEGV, SIG_DFL); /* sanitizers have a handler of their own */
     char first = *(volatile char *)s.block.pointer;
     (void)first;
 }
@@ -24,6 +25,7 @@ Test(island, nobody_else_writes_its_memory, .signal = SIGSEGV)
     world w = world_make();
     tier *t = tier_make(&w, "island", ISLAND, NULL);
     slab s = slab_make(t, 100);
+    signal(SIGSEGV, SIG_DFL);
     *(volatile char *)s.block.pointer = 1;
 }
 
@@ -276,7 +278,7 @@ static void run_open(run *r, world *w, const char *tier_file, const zds_plugin *
                          error));
     }
     zds_param_step all = {
-        .struct_size = sizeof all, .param = &r->param, .hyper = &r->hyper, .slice_count = COUNT};
+        .struct_size = sizeof all, .param = &r->param, .hyper = &r->hyper, .part_count = COUNT};
     const zds_param_steps params = {sizeof params, 1, sizeof all, &all};
     if (r->ops.prepare)
         cr_assert_eq(r->ops.prepare(r->self, &params), ZDS_OK);

@@ -50,6 +50,13 @@ static void expect_refusal(zds_status status, const char *text, const char *what
               text ? text : "no text");
 }
 
+/* The call comes before the text is read. */
+#define REFUSED(call, text, what)                                                                  \
+    do {                                                                                           \
+        const zds_status got_ = (call);                                                            \
+        expect_refusal(got_, (text), (what));                                                      \
+    } while (0)
+
 /* === what a program fills === */
 
 Test(sizes, context_without_a_size)
@@ -58,14 +65,14 @@ Test(sizes, context_without_a_size)
     zds_hf_config *hf = NULL;
     zds_error error = ZDS_ERROR_INIT;
     const zds_config_context none = {.world_size = 4, .arguments_source = "{}"};
-    expect_refusal(zds_config_load(json, &none, &config, &error), error.text, "zds_config_context");
+    REFUSED(zds_config_load(json, &none, &config, &error), error.text, "zds_config_context");
     cr_expect_null(config);
     zds_error_clear(&error);
     cr_assert_eq(zds_hf_config_create(json, &hf, &error), ZDS_OK);
-    expect_refusal(zds_hf_config_process(hf, &none, &error), error.text, "zds_config_context");
+    REFUSED(zds_hf_config_process(hf, &none, &error), error.text, "zds_config_context");
     zds_error_clear(&error);
     cr_expect_null(zds_hf_config_dtype(hf)); /* nothing was done */
-    expect_refusal(zds_hf_config_finalize(hf, &none, &error), error.text, "zds_config_context");
+    REFUSED(zds_hf_config_finalize(hf, &none, &error), error.text, "zds_config_context");
     zds_error_clear(&error);
     zds_hf_config_destroy(hf);
 }
@@ -77,9 +84,9 @@ Test(sizes, parameter_without_a_size)
     uint32_t param = 7;
     zds_param_desc desc = {.name = "w", .shape = shape, .ndim = 1};
     cr_assert_eq(zds_model_add_module(m, "h", NULL), ZDS_OK);
-    expect_refusal(zds_model_add_param(m, 0, &desc, &param), zds_model_error(m), "zds_param_desc");
+    REFUSED(zds_model_add_param(m, 0, &desc, &param), zds_model_error(m), "zds_param_desc");
     desc.struct_size = offsetof(zds_param_desc, width_mult); /* shorter than there ever was */
-    expect_refusal(zds_model_add_param(m, 0, &desc, &param), zds_model_error(m), "zds_param_desc");
+    REFUSED(zds_model_add_param(m, 0, &desc, &param), zds_model_error(m), "zds_param_desc");
     cr_expect_eq(param, 7);
     desc.struct_size = sizeof desc;
     cr_expect_eq(zds_model_add_param(m, 0, &desc, &param), ZDS_OK);
@@ -104,18 +111,16 @@ static void expect_refused_options(const zds_engine_options *o, const char *what
     zds_schedule_point point;
     bool moves;
     size_t count = 0;
-    expect_refusal(zds_engine_create(f.config, f.model, o, &f.engine, &f.error), f.error.text,
-                   what);
+    REFUSED(zds_engine_create(f.config, f.model, o, &f.engine, &f.error), f.error.text, what);
     cr_expect_null(f.engine);
     zds_error_clear(&f.error);
-    expect_refusal(zds_engine_plan(f.config, f.model, o, count_rows, &count, &f.error),
-                   f.error.text, what);
+    REFUSED(zds_engine_plan(f.config, f.model, o, count_rows, &count, &f.error), f.error.text,
+            what);
     zds_error_clear(&f.error);
-    expect_refusal(zds_engine_check(f.config, o, count_problems, &count, &f.error), f.error.text,
-                   what);
+    REFUSED(zds_engine_check(f.config, o, count_problems, &count, &f.error), f.error.text, what);
     zds_error_clear(&f.error);
-    expect_refusal(zds_schedule_points(f.config, o, NULL, 1, &point, &moves, &f.error),
-                   f.error.text, what);
+    REFUSED(zds_schedule_points(f.config, o, NULL, 1, &point, &moves, &f.error), f.error.text,
+            what);
     cr_expect_eq(count, 0);
     end(&f);
 }
@@ -171,17 +176,17 @@ Test(sizes, calls_of_a_step_without_a_size)
     const zds_stream stream = {.device = {.space = ZDS_SPACE_HOST}};
     zds_view view;
     int calls = 0;
-    expect_refusal(zds_train_batch(f.engine, &ops, &calls, NULL), zds_engine_error(f.engine),
-                   "zds_model_ops");
+    REFUSED(zds_train_batch(f.engine, &ops, &calls, NULL), zds_engine_error(f.engine),
+            "zds_model_ops");
     ops.struct_size = sizeof ops;
-    expect_refusal(zds_train_batch(f.engine, &ops, &calls, &result), zds_engine_error(f.engine),
-                   "zds_step_result");
+    REFUSED(zds_train_batch(f.engine, &ops, &calls, &result), zds_engine_error(f.engine),
+            "zds_step_result");
     cr_expect_eq(calls, 0);
     cr_assert_eq(zds_micro_begin(f.engine, ZDS_BOUNDARY_AUTO), ZDS_OK);
-    expect_refusal(zds_acquire(f.engine, 0, ZDS_FORWARD, &stream, &view),
-                   zds_engine_error(f.engine), "zds_stream");
+    REFUSED(zds_acquire(f.engine, 0, ZDS_FORWARD, &stream, &view), zds_engine_error(f.engine),
+            "zds_stream");
     cr_assert_eq(small_passes(f.engine, 1, 1), ZDS_OK);
-    expect_refusal(zds_step(f.engine, &result), zds_engine_error(f.engine), "zds_step_result");
+    REFUSED(zds_step(f.engine, &result), zds_engine_error(f.engine), "zds_step_result");
     cr_expect_eq(result.loss, 5);
     result.struct_size = sizeof result;
     cr_expect_eq(zds_step(f.engine, &result), ZDS_OK); /* the step is still to be made */

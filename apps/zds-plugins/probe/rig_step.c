@@ -379,7 +379,7 @@ static zds_param_steps make_params(rig *r, int what)
                              .grad_dtype = r->setup.grad,
                              .output_dtype = r->setup.output,
                              .has_grad = 1,
-                             .slice_count = collective || what == SEE_PREPARE ? p->param.numel : 0,
+                             .part_count = collective || what == SEE_PREPARE ? p->param.numel : 0,
                              .sums = what == SEE_SUMS ? doubles(p->sums) : NULL};
     }
     const zds_param_step *first = (const zds_param_step *)(const void *)list;
