@@ -243,7 +243,7 @@ typedef struct zds_state_spec {
     double initial;   /* every ELEMENT starts so, every CONSTANT is; others start as zero bytes */
     /* What the bytes mean, where they are not plainly the values that the name says: from 1 on, and
      * another whenever that changes, so that what was saved with another meaning is told. 0: the
-     * values themselves. The same for all parameters that have the state. */
+     * values themselves. */
     uint32_t version;
     uint32_t reserved[3];
 } zds_state_spec;

@@ -79,6 +79,11 @@ static void *host_alloc(const zds_host *host, size_t bytes, size_t align)
     return address ? island_view(address) : NULL;
 }
 
+static void *host_alloc_in(const zds_host *host, zds_device device, size_t bytes, size_t align)
+{
+    return device.space == ZDS_SPACE_HOST ? host_alloc(host, bytes, align) : NULL;
+}
+
 static void host_free(const zds_host *host, void *pointer)
 {
     real_of(host)->free(real_of(host), island_address(pointer));
@@ -112,7 +117,8 @@ static zds_status create(const wrapper *wrap, const zds_host *host, const void *
                          .fail = host_fail,
                          .alloc = host_alloc,
                          .free = host_free,
-                         .parallel_for = host_parallel_for};
+                         .parallel_for = host_parallel_for,
+                         .alloc_in = host_alloc_in};
     inner_env.space = ZDS_SPACE_HOST;
     zds_status status = ZDS_OK;
     if (w->inner->create)
