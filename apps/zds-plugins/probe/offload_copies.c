@@ -55,8 +55,9 @@ char *tier_finish(const tier *t, const char *what, zds_status status, zds_event 
 {
     if (status)
         return tier_failure(t, what, status);
-    if (!done)
-        return NULL;
+    char *fault = done ? bench_event_fault(done) : NULL;
+    if (!done || fault)
+        return fault;
     int32_t over = 0;
     status = done->ops->test(done, &over);
     if (!status)

@@ -475,7 +475,8 @@ char *rig_steps(rig *r, int count, const rig_cut *cut)
 static bool same_spec(const zds_state_spec *a, const zds_state_spec *b)
 {
     return strcmp(a->name, b->name) == 0 && a->kind == b->kind && a->dtype == b->dtype &&
-           a->block == b->block && a->scope == b->scope && a->bytes == b->bytes;
+           a->block == b->block && a->scope == b->scope && a->bytes == b->bytes &&
+           a->version == b->version;
 }
 
 bool rig_same_kinds(const zds_param_needs *a, const zds_param_needs *b)
