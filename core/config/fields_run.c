@@ -184,6 +184,11 @@ static const field rows[] = {
      .flags = FIELD_NULLABLE},
     {"zds.comm.params", FIELD_OBJECT, FIELD_DONE, NULL,
      "Its options: zds-plugins --info NAME lists them.", .flags = FIELD_OPEN | FIELD_NULLABLE},
+    {"zds.progress_thread", FIELD_BOOL, FIELD_DONE, "false",
+     "A thread moves what is under way between ranks while the program computes without calling "
+     "zds, where the communication plugin has none of its own; it sleeps while nothing is under "
+     "way. Leave it a core of its own.",
+     .flags = 0},
     {"zds.device", FIELD_ENUM, FIELD_DONE, "host",
      "Where parameters, gradients and optimizer states are, and are computed with; test: a device "
      "without hardware, of zds's own tests.",

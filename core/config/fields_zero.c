@@ -45,7 +45,7 @@ static const field rows[] = {
     {Z "legacy_stage1", FIELD_BOOL, FIELD_REFUSED, "false", "An old implementation of stage 1.",
      .flags = FIELD_TYPED, .reason = "removed from DeepSpeed; stage 1 does the same"},
     {Z "round_robin_gradients", FIELD_BOOL, FIELD_NOOP, "false",
-     "Spread the ownership of gradients over ranks: zds gives each rank a slice of each.",
+     "Spread the ownership of gradients over ranks: zds gives each rank a part of each.",
      .flags = FIELD_TYPED, .stages = STAGE_1_2},
     {Z "parameter_alignment", FIELD_BOOL, FIELD_PLANNED, "false",
      "Start each parameter at a multiple of 16 bytes at stages 1 and 2.", .flags = FIELD_TYPED,

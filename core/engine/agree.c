@@ -66,7 +66,7 @@ static uint64_t options_hash(const zds_engine *e, const zds_engine_options *o)
 
 zds_status agree_on_start(zds_engine *e, const zds_engine_options *o, zds_error *error)
 {
-    if (e->place.world_size == 1)
+    if (e->launch.world_size == 1)
         return ZDS_OK;
     uint64_t mine[TOPICS] = {0, model_hash(e->model), options_hash(e, o)};
     if (!config_hash(e->config, &mine[CONFIG]))
@@ -77,7 +77,7 @@ zds_status agree_on_start(zds_engine *e, const zds_engine_options *o, zds_error 
     if (status)
         return error_set(error, status, "%s", zds_engine_error(e));
     const uint64_t *all = rows;
-    for (int32_t r = 1; !status && r < e->place.world_size; r++)
+    for (int32_t r = 1; !status && r < e->launch.world_size; r++)
         for (int t = 0; t < TOPICS; t++)
             if (all[(size_t)r * TOPICS + (size_t)t] != all[t]) {
                 status =

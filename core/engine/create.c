@@ -6,37 +6,58 @@
 #include "engine/internal.h"
 #include "host/bootstrap.h"
 #include "host/error.h"
+#include "host/sized.h"
 
-zds_engine_options engine_options(const zds_engine_options *given)
+#define GROUP_DESC_1_0 (offsetof(zds_group_desc, hyper) + ZDS_HYPER_1_0)
+
+static zds_status check_groups(const zds_engine_options *o, zds_error *error)
 {
-    zds_engine_options o = {.total_steps = -1, .warmup_steps = -1};
-    if (given) {
-        size_t size = given->struct_size < sizeof o ? given->struct_size : sizeof o;
-        memcpy(&o, given, size);
+    if (o->groups && o->group_count && o->group_stride < GROUP_DESC_1_0)
+        return error_set(error, ZDS_ERR_INVALID,
+                         "options.group_stride is %zu; set it to sizeof(zds_group_desc)",
+                         o->group_stride);
+    for (size_t i = 0; o->groups && i < o->group_count; i++) {
+        const char *at = (const char *)o->groups + i * o->group_stride;
+        const zds_group_desc *g = (const zds_group_desc *)(const void *)at;
+        if (!sized_is_set(g))
+            return error_set(error, ZDS_ERR_INVALID, "group %zu: " SIZED_NOT_SET, i,
+                             "zds_group_desc", g->struct_size);
     }
-    return o;
+    return ZDS_OK;
 }
 
-static zds_status find_place(launch *place, const zds_engine_options *o, zds_error *error)
+zds_status engine_options(const zds_engine_options *given, zds_engine_options *out,
+                          zds_error *error)
 {
-    zds_status status = launch_read(place, error);
+    *out = (zds_engine_options){.total_steps = -1, .warmup_steps = -1};
+    if (!given)
+        return ZDS_OK;
+    if (!sized_is_set(given))
+        return error_set(error, ZDS_ERR_INVALID, SIZED_NOT_SET, "zds_engine_options",
+                         given->struct_size);
+    memcpy(out, given, given->struct_size < sizeof *out ? given->struct_size : sizeof *out);
+    return check_groups(out, error);
+}
+
+static zds_status find_launch(launch *l, const zds_engine_options *o, zds_error *error)
+{
+    zds_status status = launch_read(l, error);
     if (status || o->world_size == 0)
         return status;
-    place->world_size = o->world_size;
-    place->rank = o->rank;
-    place->local_world_size = o->local_world_size ? o->local_world_size : o->world_size;
-    place->local_rank = o->local_world_size ? o->local_rank : o->rank;
+    l->world_size = o->world_size;
+    l->rank = o->rank;
+    l->local_world_size = o->local_world_size ? o->local_world_size : o->world_size;
+    l->local_rank = o->local_world_size ? o->local_rank : o->rank;
     if (o->master_addr)
-        place->master_addr = o->master_addr;
+        l->master_addr = o->master_addr;
     if (o->master_port)
-        place->master_port = o->master_port;
-    else if (!place->master_port && o->world_size > 1)
-        place->master_port = LAUNCH_PORT;
-    if (place->world_size < 1 || place->rank < 0 || place->rank >= place->world_size ||
-        place->local_rank < 0 || place->local_rank >= place->local_world_size)
+        l->master_port = o->master_port;
+    else if (!l->master_port && o->world_size > 1)
+        l->master_port = LAUNCH_PORT;
+    if (l->world_size < 1 || l->rank < 0 || l->rank >= l->world_size || l->local_rank < 0 ||
+        l->local_rank >= l->local_world_size)
         return error_set(error, ZDS_ERR_INVALID, "rank %d of %d (local %d of %d) is not possible",
-                         place->rank, place->world_size, place->local_rank,
-                         place->local_world_size);
+                         l->rank, l->world_size, l->local_rank, l->local_world_size);
     return ZDS_OK;
 }
 
@@ -59,7 +80,7 @@ static zds_status create_zero(zds_engine *e, zds_error *error)
         .tile = HOST_TILE,
         .seed = e->seed};
     const zero_means means = {.model = e->model,
-                              .params = e->param_runs,
+                              .params = e->params,
                               .hypers = e->hypers,
                               .optim = &e->optim,
                               .optim_self = &e->optim_self,
@@ -81,15 +102,15 @@ static zds_status create_zero(zds_engine *e, zds_error *error)
 static zds_status build(zds_engine *e, const zds_model *model, const zds_engine_options *o,
                         zds_error *error)
 {
-    zds_status status = find_place(&e->place, o, error);
+    zds_status status = find_launch(&e->launch, o, error);
     if (e->planned)
-        launch_assume_one_node(&e->place);
+        launch_assume_one_node(&e->launch);
     else if (!status)
         status = links_meet(e, error);
     if (!status)
-        status = settings_read(&e->set, e->config, e->place.world_size, error);
+        status = settings_read(&e->set, e->config, e->launch.world_size, error);
     if (!status)
-        status = pool_create(o->threads, &e->place, &e->threads, error);
+        status = pool_create(o->threads, &e->launch, &e->threads, error);
     if (status)
         return status;
     status = plugins_find(e, o, error);
@@ -141,13 +162,16 @@ zds_status zds_engine_create(const zds_config *config, const zds_model *model,
     if (!config || !model || !engine)
         return error_set(error, ZDS_ERR_INVALID,
                          "zds_engine_create: config, model and engine must be given");
-    zds_engine_options o = engine_options(options);
+    zds_engine_options o;
+    zds_status status = engine_options(options, &o, error);
+    if (status)
+        return status;
     zds_engine *e = engine_empty(config, &o);
     if (!e)
         return error_set(error, ZDS_ERR_MEMORY, "no memory for an engine");
-    zds_status status = build(e, model, &o, error);
+    status = build(e, model, &o, error);
     if (status) {
-        if (e->comm.self && e->place.world_size > 1)
+        if (e->comm.self && e->launch.world_size > 1)
             e->comm.ops.abort(e->comm.self, error && error->text
                                                 ? error->text
                                                 : "the engine could not be created");
@@ -166,13 +190,16 @@ zds_status zds_engine_plan(const zds_config *config, const zds_model *model,
     if (!config || !model || !visit)
         return error_set(error, ZDS_ERR_INVALID,
                          "zds_engine_plan: config, model and visit must be given");
-    zds_engine_options o = engine_options(options);
+    zds_engine_options o;
+    zds_status status = engine_options(options, &o, error);
+    if (status)
+        return status;
     zds_engine *e = engine_empty(config, &o);
     if (!e)
         return error_set(error, ZDS_ERR_MEMORY, "no memory for a plan");
     zds_memory_row row;
     e->planned = true;
-    zds_status status = build(e, model, &o, error);
+    status = build(e, model, &o, error);
     for (size_t i = 0; !status && zds_memory_report(e, i, &row); i++)
         visit(user, &row);
     zds_engine_destroy(e);
@@ -188,18 +215,18 @@ void zds_engine_destroy(zds_engine *e)
         e->sched.destroy(e->sched_self);
     if (e->optim_self)
         e->optim.destroy(e->optim_self);
+    services_destroy(&e->optim_services); /* what it has on the device is the tier's */
     links_close(e);
     tiers_close(e);
     problems_clear(&e->found);
-    services_destroy(&e->optim_services);
     services_destroy(&e->sched_services);
     options_destroy(e->optim_options);
     options_destroy(e->sched_options);
     registry_destroy(e->plugins);
-    for (uint32_t i = 0; e->param_runs && i < e->model->param_count; i++)
+    for (uint32_t i = 0; e->params && i < e->model->param_count; i++)
         for (uint32_t s = 0; s < ZDS_MAX_STATES; s++)
-            free(e->param_runs[i].state_names[s]);
-    free(e->param_runs);
+            free(e->params[i].state_names[s]);
+    free(e->params);
     free(e->base_hypers);
     free(e->hypers);
     free(e->declared);

@@ -8,6 +8,7 @@
 
 #include "engine/internal.h"
 #include "host/error.h"
+#include "host/sized.h"
 
 zds_status engine_fail(zds_engine *e, zds_status status, const char *format, ...)
 {
@@ -70,7 +71,7 @@ zds_status zds_sum_over_ranks(zds_engine *e, double *values, size_t count)
         return status;
     for (size_t i = 0; i < count; i++) {
         double sum = 0;
-        for (int32_t r = 0; r < e->place.world_size; r++)
+        for (int32_t r = 0; r < e->launch.world_size; r++)
             sum += ((const double *)all)[(size_t)r * count + i];
         values[i] = sum;
     }
@@ -90,12 +91,12 @@ double zds_loss_scale(const zds_engine *e)
 
 int32_t zds_rank(const zds_engine *e)
 {
-    return e->place.rank;
+    return e->launch.rank;
 }
 
 int32_t zds_world_size(const zds_engine *e)
 {
-    return e->place.world_size;
+    return e->launch.world_size;
 }
 
 int32_t zds_threads(const zds_engine *e)
@@ -146,15 +147,19 @@ void zds_parallel_for(zds_engine *e, size_t n, void (*body)(void *, size_t), voi
     pool_run(e->threads, n, run_one, &j);
 }
 
-bool zds_memory_report(const zds_engine *e, size_t i, zds_memory_row *row)
+bool zds_memory_report_sized(const zds_engine *e, size_t i, zds_memory_row *row, size_t size)
 {
-    return ledger_row(e->ledger, i, row);
+    zds_memory_row own;
+    if (!ledger_row(e->ledger, i, &own))
+        return false;
+    sized_fill(row, size, &own, sizeof own);
+    return true;
 }
 
 void zds_take_times(zds_engine *e, zds_step_times *times)
 {
-    size_t size = times->struct_size < sizeof e->times ? times->struct_size : sizeof e->times;
-    e->times.struct_size = size;
-    memcpy(times, &e->times, size);
+    if (!sized_is_set(times))
+        return;
+    sized_fill(times, times->struct_size, &e->times, sizeof e->times);
     e->times = (zds_step_times){0};
 }

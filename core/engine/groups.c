@@ -89,8 +89,8 @@ static zds_status number_entries(zds_engine *e, const grouping *g, zds_error *er
         return error_set(error, ZDS_ERR_MEMORY, "no memory for %u parameters",
                          e->model->param_count);
     for (uint32_t i = 0; i < e->model->param_count; i++)
-        if (e->param_runs[i].trainable)
-            seats[trained++] = (seat){g->number[i], i, e->param_runs[i].needs.leads != 0};
+        if (e->params[i].trainable)
+            seats[trained++] = (seat){g->number[i], i, e->params[i].needs.leads != 0};
     qsort(seats, trained, sizeof *seats, by_place);
     for (uint32_t k = 0; k < trained; k++) {
         uint32_t i = seats[k].param;
@@ -99,7 +99,7 @@ static zds_status number_entries(zds_engine *e, const grouping *g, zds_error *er
             e->declared_count++;
         }
         uint32_t hyper = entry(e, first, &g->hypers[i]);
-        e->param_runs[i].hyper = hyper;
+        e->params[i].hyper = hyper;
         e->group_sizes[hyper].params++;
         e->group_sizes[hyper].elements += e->model->params[i].numel;
     }
@@ -161,11 +161,11 @@ static zds_status add_global(zds_engine *e, const global_state *global, zds_erro
 /* A GLOBAL state has the same bytes, whichever parameter describes it. */
 static zds_status list_globals(zds_engine *e, uint32_t i, zds_error *error)
 {
-    const param_run *run = &e->param_runs[i];
+    const zero_param *param = &e->params[i];
     zds_status status = ZDS_OK;
-    for (uint32_t s = 0; !status && s < run->needs.state_count; s++) {
-        const zds_state_spec *spec = &run->needs.states[s];
-        const char *name = run->state_names[s];
+    for (uint32_t s = 0; !status && s < param->needs.state_count; s++) {
+        const zds_state_spec *spec = &param->needs.states[s];
+        const char *name = param->state_names[s];
         if (spec->kind != ZDS_STATE_GLOBAL)
             continue;
         const global_state *known = global_find(e, name);
@@ -199,34 +199,34 @@ static zds_status refuse_param(zds_engine *e, const grouping *g, uint32_t i, zds
 static zds_status describe(zds_engine *e, grouping *g, uint32_t i, zds_error *error)
 {
     const model_param *p = &e->model->params[i];
-    param_run *run = &e->param_runs[i];
+    zero_param *known = &e->params[i];
     uint32_t sets = 0;
     zds_status status = find_group(e, g, i, &sets, error);
-    run->trainable = !p->frozen;
-    run->desc = (zds_param){.struct_size = sizeof run->desc,
-                            .index = i,
-                            .role = p->role,
-                            .name = p->name,
-                            .ndim = p->ndim,
-                            .group = g->number[i],
-                            .shape = p->shape,
-                            .numel = p->numel,
-                            .width_mult = p->width_mult,
-                            .fan_out_mult = p->fan_out_mult,
-                            .group_sets = sets};
+    known->trainable = !p->frozen;
+    known->desc = (zds_param){.struct_size = sizeof known->desc,
+                              .index = i,
+                              .role = p->role,
+                              .name = p->name,
+                              .ndim = p->ndim,
+                              .group = g->number[i],
+                              .shape = p->shape,
+                              .numel = p->numel,
+                              .width_mult = p->width_mult,
+                              .fan_out_mult = p->fan_out_mult,
+                              .group_sets = sets};
     if (status || p->frozen)
         return status;
-    run->needs = (zds_param_needs){.struct_size = sizeof run->needs, .hyper = &g->hypers[i]};
+    known->needs = (zds_param_needs){.struct_size = sizeof known->needs, .hyper = &g->hypers[i]};
     zds_hyper before = g->hypers[i];
     services_clear(&e->optim_services);
-    status = e->optim.describe(e->optim_self, &run->desc, &run->needs);
-    run->needs.hyper = NULL;
+    status = e->optim.describe(e->optim_self, &known->desc, &known->needs);
+    known->needs.hyper = NULL;
     if (status)
         return refuse_param(e, g, i, status, error);
-    status = check_needs(e, p->name, &run->needs, &before, &g->hypers[i], error);
-    for (uint32_t s = 0; !status && s < run->needs.state_count; s++) {
-        run->state_names[s] = strdup(run->needs.states[s].name);
-        if (!run->state_names[s])
+    status = check_needs(e, p->name, &known->needs, &before, &g->hypers[i], error);
+    for (uint32_t s = 0; !status && s < known->needs.state_count; s++) {
+        known->state_names[s] = strdup(known->needs.states[s].name);
+        if (!known->state_names[s])
             status = error_set(error, ZDS_ERR_MEMORY, "no memory for the names of states");
     }
     return status ? status : list_globals(e, i, error);
@@ -241,14 +241,14 @@ zds_status groups_create(zds_engine *e, const zds_engine_options *o, zds_error *
                   .base = options_hyper(e->optim_plugin, e->optim_options),
                   .number = calloc(room, sizeof *g.number),
                   .hypers = calloc(room, sizeof *g.hypers)};
-    e->param_runs = calloc(room, sizeof *e->param_runs);
+    e->params = calloc(room, sizeof *e->params);
     e->base_hypers = calloc(room, sizeof *e->base_hypers);
     e->hypers = calloc(room, sizeof *e->hypers);
     e->declared = calloc(room, sizeof *e->declared);
     e->group_sizes = calloc(room, sizeof *e->group_sizes);
     e->sched_values = calloc(room, sizeof *e->sched_values);
     zds_status status = ZDS_OK;
-    if (!e->param_runs || !e->base_hypers || !e->hypers || !e->declared || !e->group_sizes ||
+    if (!e->params || !e->base_hypers || !e->hypers || !e->declared || !e->group_sizes ||
         !e->sched_values || !g.number || !g.hypers)
         status =
             error_set(error, ZDS_ERR_MEMORY, "no memory for %u parameters", e->model->param_count);

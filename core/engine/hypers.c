@@ -8,6 +8,7 @@
 
 #include "engine/internal.h"
 #include "host/error.h"
+#include "host/sized.h"
 
 /* What the schedule says after `moves` moves, into e->sched_values. */
 static zds_status ask_schedule(zds_engine *e, int64_t moves)
@@ -75,11 +76,11 @@ zds_status update_hypers(zds_engine *e, int64_t moves)
 
 double first_rate(const zds_engine *e)
 {
-    const param_run *first = NULL;
+    const zero_param *first = NULL;
     for (uint32_t i = 0; i < e->model->param_count; i++) {
-        const param_run *run = &e->param_runs[i];
-        if (run->trainable && (!first || (run->needs.leads && !first->needs.leads)))
-            first = run;
+        const zero_param *known = &e->params[i];
+        if (known->trainable && (!first || (known->needs.leads && !first->needs.leads)))
+            first = known;
     }
     return e->hypers[first ? first->hyper : 0].lr;
 }
@@ -174,13 +175,13 @@ zds_status zds_observe(zds_engine *e, double metric)
 
 bool zds_group(const zds_engine *e, size_t i, zds_group_info *info)
 {
-    if (i >= e->hyper_count)
+    if (i >= e->hyper_count || !sized_is_set(info))
         return false;
-    zds_group_info own = {.struct_size = info->struct_size,
+    zds_group_info own = {.struct_size = sizeof own,
                           .declared = e->declared[i],
                           .hyper = e->hypers[i],
                           .params = e->group_sizes[i].params,
                           .elements = e->group_sizes[i].elements};
-    memcpy(info, &own, info->struct_size < sizeof own ? info->struct_size : sizeof own);
+    sized_fill(info, info->struct_size, &own, sizeof own);
     return true;
 }

@@ -33,6 +33,7 @@ typedef struct settings {
     double sum_factor;          /* of gradients that are to be summed, over their mean */
     int64_t print_every;        /* 0: never */
     bool breakdown;
+    bool progress_thread; /* for what moves between ranks */
     uint64_t bucket;
     bool states_offloaded; /* offload_optimizer moves masters and states to the cpu's memory */
 } settings;
@@ -65,7 +66,7 @@ struct zds_engine {
     problems found;   /* what is refused, till it is told */
     problems *warned; /* what plugins warn of; NULL: the log gets it */
     settings set;
-    launch place;
+    launch launch;
     ledger *ledger;
     pool *threads;
     registry *plugins;
@@ -89,7 +90,7 @@ struct zds_engine {
     const zds_plugin *optim_plugin;
     bool has_sched;
 
-    param_run *param_runs; /* [params] */
+    zero_param *params;    /* [params] */
     global_state *globals; /* [global_count] */
     uint32_t global_count;
     zds_hyper *base_hypers, *hypers; /* [hyper_count]: of the options, and of this step */
@@ -142,8 +143,9 @@ zds_status engine_refuse_in(zds_engine *e, zds_status status, const char *sectio
                             zds_error *error, const char *format, ...) ZDS_PRINTF(6, 7);
 /* create.c: an engine of nothing yet; NULL without memory */
 zds_engine *engine_empty(const zds_config *config, const zds_engine_options *options);
-/* what the caller filled in of the options, as this version knows them */
-zds_engine_options engine_options(const zds_engine_options *given);
+/* what the caller filled in of the options, as this version knows them; NULL: nothing */
+zds_status engine_options(const zds_engine_options *given, zds_engine_options *out,
+                          zds_error *error);
 
 /* settings.c: what the config says; all that is not possible here is reported at once */
 zds_status settings_read(settings *set, const zds_config *config, int32_t world_size,

@@ -28,16 +28,16 @@ static bool consider(void *user, const zds_plugin *plugin, const char *file)
     return true;
 }
 
-static zds_comm_env comm_env(const launch *place, zds_device device)
+static zds_comm_env comm_env(const launch *l, zds_device device)
 {
     return (zds_comm_env){.struct_size = sizeof(zds_comm_env),
-                          .rank = place->rank,
-                          .world_size = place->world_size,
-                          .local_rank = place->local_rank,
-                          .local_world_size = place->local_world_size,
-                          .master_addr = place->master_addr,
-                          .master_port = place->master_port,
-                          .timeout_ms = place->timeout_ms,
+                          .rank = l->rank,
+                          .world_size = l->world_size,
+                          .local_rank = l->local_rank,
+                          .local_world_size = l->local_world_size,
+                          .master_addr = l->master_addr,
+                          .master_port = l->master_port,
+                          .timeout_ms = l->timeout_ms,
                           .device = device};
 }
 
@@ -121,18 +121,18 @@ static zds_status choose_comm(zds_engine *e, const zds_engine_options *o, const 
 zds_status links_meet(zds_engine *e, zds_error *error)
 {
     char identity[LAUNCH_HOST];
-    const zds_comm_env env = comm_env(&e->place, e->device);
+    const zds_comm_env env = comm_env(&e->launch, e->device);
     e->bootstrap = bootstrap_open(&env);
     if (!e->bootstrap)
         return error_set(error, ZDS_ERR_MEMORY, "no memory for the ranks' first exchange");
     launch_host_identity(identity, sizeof identity);
-    return locate_ranks(&e->place, e->bootstrap, identity, error);
+    return locate_ranks(&e->launch, e->bootstrap, identity, error);
 }
 
 static zds_status open_link(zds_engine *e, const zds_engine_options *o, zds_device device,
                             comm_link *l, zds_error *error)
 {
-    zds_comm_env env = comm_env(&e->place, device);
+    zds_comm_env env = comm_env(&e->launch, device);
     const zds_plugin *plugin;
     const char *section;
     zds_status status = choose_comm(e, o, &env, &plugin, &section, error);
@@ -145,13 +145,13 @@ static zds_status open_link(zds_engine *e, const zds_engine_options *o, zds_devi
                          "comm` shows those there are",
                          env.world_size, env.local_world_size, device.space);
     plugin_ops(plugin, &l->ops, sizeof l->ops);
-    services_init(&l->services, plugin->name, e->place.rank, e->ledger, e->threads);
+    services_init(&l->services, plugin->name, e->launch.rank, e->ledger, e->threads);
     env.bootstrap = bootstrap_offer(e->bootstrap);
     status = plugins_read_options(e, plugin, section, NULL, &l->options, error);
     if (!status &&
         (status = l->ops.init(&l->services.host, l->options, &env, &l->self)) != ZDS_OK) {
         l->self = NULL;
-        error_set(error, status, "rank %d, comm plugin %s: %s", e->place.rank, plugin->name,
+        error_set(error, status, "rank %d, comm plugin %s: %s", e->launch.rank, plugin->name,
                   services_error(&l->services));
     }
     return status;
@@ -162,7 +162,7 @@ static zds_status open_link(zds_engine *e, const zds_engine_options *o, zds_devi
 static zds_status plan_link(zds_engine *e, const zds_engine_options *o, comm_link *l,
                             zds_error *error)
 {
-    zds_comm_env env = comm_env(&e->place, e->device);
+    zds_comm_env env = comm_env(&e->launch, e->device);
     const zds_plugin *plugin;
     const char *section;
     zds_status status = choose_comm(e, o, &env, &plugin, &section, error);
@@ -173,8 +173,18 @@ static zds_status plan_link(zds_engine *e, const zds_engine_options *o, comm_lin
         l->ops.reduce_dtypes =
             ZDS_DTYPE_BIT(ZDS_F32) | ZDS_DTYPE_BIT(ZDS_F16) | ZDS_DTYPE_BIT(ZDS_BF16);
     }
-    services_init(&l->services, "plan", e->place.rank, e->ledger, e->threads);
+    services_init(&l->services, "plan", e->launch.rank, e->ledger, e->threads);
     return status;
+}
+
+/* On whichever thread runs bodies. */
+static void tick(void *arg)
+{
+    zds_engine *e = arg;
+    comm_link *links[] = {&e->comm, &e->host_comm};
+    for (int i = 0; i < 2; i++)
+        if (links[i]->self && peers_need_moving(&links[i]->peers))
+            peers_tick(&links[i]->peers);
 }
 
 static void fill_peers(zds_engine *e, comm_link *l, tier *t)
@@ -184,9 +194,19 @@ static void fill_peers(zds_engine *e, comm_link *l, tier *t)
                        .services = &l->services,
                        .failure = &e->failure,
                        .tier = t,
-                       .rank = e->place.rank,
-                       .world_size = e->place.world_size,
-                       .one_node = e->place.local_world_size == e->place.world_size};
+                       .rank = e->launch.rank,
+                       .world_size = e->launch.world_size,
+                       .one_node = e->launch.local_world_size == e->launch.world_size};
+    peers_init(&l->peers);
+}
+
+/* What does not move by itself is moved between bodies of the pool, or by a thread. */
+static zds_status let_move(zds_engine *e, comm_link *l, zds_error *error)
+{
+    if (!l->self || !peers_need_moving(&l->peers))
+        return ZDS_OK;
+    pool_tick_set(e->threads, tick, e);
+    return e->set.progress_thread ? peers_move(&l->peers, error) : ZDS_OK;
 }
 
 zds_status links_open(zds_engine *e, const zds_engine_options *o, zds_error *error)
@@ -211,11 +231,16 @@ zds_status links_open(zds_engine *e, const zds_engine_options *o, zds_error *err
         fill_peers(e, &e->host_comm, e->host_tier);
         e->control = &e->host_comm.peers;
     }
-    return peers_open(e->control, error);
+    status = let_move(e, &e->comm, error);
+    if (!status)
+        status = let_move(e, &e->host_comm, error);
+    return status ? status : peers_open(e->control, error);
 }
 
 static void close_link(comm_link *l)
 {
+    peers_rest(&l->peers);
+    peers_destroy(&l->peers);
     if (l->self)
         l->ops.finalize(l->self);
     services_destroy(&l->services);
@@ -224,6 +249,8 @@ static void close_link(comm_link *l)
 
 void links_close(zds_engine *e)
 {
+    if (e->threads)
+        pool_tick_set(e->threads, NULL, NULL);
     if (e->control)
         peers_close(e->control);
     close_link(&e->comm);

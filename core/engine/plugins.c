@@ -151,13 +151,14 @@ zds_status plugins_open_optim(zds_engine *e, const zds_engine_options *o, zds_er
                          .output_dtype = e->set.param_dtype,
                          .state_dtype = e->set.state_dtype,
                          .stochastic_rounding = e->set.stochastic_rounding,
-                         .world_size = e->place.world_size,
-                         .rank = e->place.rank,
+                         .world_size = e->launch.world_size,
+                         .rank = e->launch.rank,
                          .seed = e->seed,
-                         .sharded = e->set.stage >= 1 && e->place.world_size > 1,
+                         .sharded = e->set.stage >= 1 && e->launch.world_size > 1,
                          .has_output =
                              e->set.master_dtype != e->set.param_dtype ||
-                             (e->set.states_offloaded && e->device.space != ZDS_SPACE_HOST)};
+                             (e->set.states_offloaded && e->device.space != ZDS_SPACE_HOST),
+                         .ordinal = e->device.ordinal};
     for (uint32_t i = 0; i < e->model->param_count; i++)
         if (!e->model->params[i].frozen) {
             env.trainable_params++;
@@ -175,7 +176,9 @@ zds_status plugins_open_optim(zds_engine *e, const zds_engine_options *o, zds_er
         return plugins_refuse_name(e, status, section ? "optimizer.type" : "optimizer", &found,
                                    error);
     plugin_ops(e->optim_plugin, &e->optim, sizeof e->optim);
-    services_init(&e->optim_services, e->optim_plugin->name, e->place.rank, e->ledger, e->threads);
+    services_init(&e->optim_services, e->optim_plugin->name, e->launch.rank, e->ledger, e->threads);
+    if (e->device.space != ZDS_SPACE_HOST)
+        services_on(&e->optim_services, e->tier, e->device);
     hear_warnings(e, &e->optim_services);
     status = check_optim(e, file, error);
     if (!status)
@@ -217,7 +220,7 @@ zds_status plugins_open_sched(zds_engine *e, const zds_engine_options *o, zds_er
         return plugins_refuse_name(e, status, section ? "scheduler.type" : "scheduler", &found,
                                    error);
     plugin_ops(plugin, &e->sched, sizeof e->sched);
-    services_init(&e->sched_services, plugin->name, e->place.rank, e->ledger, e->threads);
+    services_init(&e->sched_services, plugin->name, e->launch.rank, e->ledger, e->threads);
     hear_warnings(e, &e->sched_services);
     status =
         plugins_read_options(e, plugin, section, o->scheduler_params, &e->sched_options, error);

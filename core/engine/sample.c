@@ -52,7 +52,7 @@ zds_engine *sample_create(const zds_config *config, const zds_engine_options *o)
     if (!e)
         return NULL;
     e->planned = e->sample = true;
-    e->place = (launch){.world_size = ranks, .local_world_size = ranks};
+    e->launch = (launch){.world_size = ranks, .local_world_size = ranks};
     e->set = (settings){.param_dtype = ZDS_F32,
                         .master_dtype = ZDS_F32,
                         .state_dtype = ZDS_F32,
@@ -98,6 +98,6 @@ zds_status sample_open_sched(zds_engine *e, const zds_engine_options *o, zds_err
 
 uint32_t sample_hyper(const zds_engine *e)
 {
-    uint32_t hyper = e->param_runs[group_count(e->config)].hyper;
+    uint32_t hyper = e->params[group_count(e->config)].hyper;
     return hyper < e->hyper_count ? hyper : e->hyper_count - 1;
 }

@@ -31,7 +31,7 @@ static zds_status read_device(zds_engine *e, const zds_engine_options *o, zds_er
     if (e->device.space == ZDS_SPACE_HOST)
         e->device.ordinal = 0;
     else if (e->device.ordinal < 0)
-        e->device.ordinal = e->place.local_rank;
+        e->device.ordinal = e->launch.local_rank;
     return ZDS_OK;
 }
 
@@ -91,8 +91,8 @@ static zds_status open_one(zds_engine *e, const char *name, zds_device device, t
     if (!status)
         status = plugins_read_options(e, plugin, has_params ? params : NULL, NULL, options, error);
     const zds_offload_env env = {.struct_size = sizeof env,
-                                 .rank = e->place.rank,
-                                 .local_rank = e->place.local_rank,
+                                 .rank = e->launch.rank,
+                                 .local_rank = e->launch.local_rank,
                                  .device = device.space == ZDS_SPACE_HOST ? -1 : device.ordinal};
     if (!status)
         status = tier_open(name, plugin, *options, &env, e->ledger, e->threads, out, error);

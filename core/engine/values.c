@@ -40,22 +40,35 @@ static bool is_readable(const zds_state_spec *spec)
     return spec->kind == ZDS_STATE_ELEMENT || spec->kind == ZDS_STATE_CONSTANT;
 }
 
-const char *zds_state_name(const zds_engine *e, uint32_t param, uint32_t i)
+/* Which of a parameter's states the i-th is that can be read; -1 past the last. */
+static int32_t readable_state(const zds_engine *e, uint32_t param, uint32_t i)
 {
     if (!e || param >= e->model->param_count)
-        return NULL;
-    const param_run *run = &e->param_runs[param];
-    for (uint32_t s = 0; s < run->needs.state_count; s++)
-        if (is_readable(&run->needs.states[s]) && i-- == 0)
-            return run->state_names[s];
-    return NULL;
+        return -1;
+    const zds_param_needs *needs = &e->params[param].needs;
+    for (uint32_t s = 0; s < needs->state_count; s++)
+        if (is_readable(&needs->states[s]) && i-- == 0)
+            return (int32_t)s;
+    return -1;
+}
+
+const char *zds_state_name(const zds_engine *e, uint32_t param, uint32_t i)
+{
+    int32_t s = readable_state(e, param, i);
+    return s < 0 ? NULL : e->params[param].state_names[s];
+}
+
+uint32_t zds_state_version(const zds_engine *e, uint32_t param, uint32_t i)
+{
+    int32_t s = readable_state(e, param, i);
+    return s < 0 ? 0 : e->params[param].needs.states[s].version;
 }
 
 static int32_t state_index(const zds_engine *e, uint32_t param, const char *name)
 {
-    const param_run *run = &e->param_runs[param];
-    for (uint32_t s = 0; s < run->needs.state_count; s++)
-        if (is_readable(&run->needs.states[s]) && strcmp(run->state_names[s], name) == 0)
+    const zero_param *known = &e->params[param];
+    for (uint32_t s = 0; s < known->needs.state_count; s++)
+        if (is_readable(&known->needs.states[s]) && strcmp(known->state_names[s], name) == 0)
             return (int32_t)s;
     return -1;
 }
@@ -66,7 +79,7 @@ zds_status zds_get_values(zds_engine *e, uint32_t param, const char *state, zds_
     zds_status status = engine_usable(e), written = ZDS_OK;
     if (status)
         return status;
-    if (!e->values_set || (!write && e->place.rank == 0))
+    if (!e->values_set || (!write && e->launch.rank == 0))
         return engine_fail(
             e, ZDS_ERR_INVALID,
             "zds_get_values before zds_set_values, or without a function to write to");

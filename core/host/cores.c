@@ -319,8 +319,7 @@ static bool look(sets *s, hwloc_topology_t topology)
     return !hwloc_bitmap_iszero(s->process);
 }
 
-static bool look_and_choose(cores *out, int32_t threads, const launch *place,
-                            hwloc_topology_t topology)
+static bool look_and_choose(cores *out, int32_t threads, const launch *l, hwloc_topology_t topology)
 {
     sets s = {hwloc_bitmap_alloc(), hwloc_bitmap_alloc(), hwloc_bitmap_alloc()};
     bool good = look(&s, topology);
@@ -330,14 +329,13 @@ static bool look_and_choose(cores *out, int32_t threads, const launch *place,
                          .caller = s.caller,
                          .limit = proc_cpu_limit("")};
         char *told = launch_rank_told(), *launcher = NULL;
-        if (place && place->local_world_size > 1)
+        if (l && l->local_world_size > 1)
             launcher = proc_launcher_cpus("", told);
         if (launcher && hwloc_bitmap_list_sscanf(s.launcher, launcher) == 0) {
             hwloc_bitmap_and(s.launcher, s.launcher, hwloc_topology_get_topology_cpuset(topology));
             f.launcher = s.launcher;
         }
-        good = cores_choose(out, threads, place ? place->local_rank : 0,
-                            place ? place->local_world_size : 1, &f);
+        good = cores_choose(out, threads, l ? l->local_rank : 0, l ? l->local_world_size : 1, &f);
         free(told);
         free(launcher);
     }
@@ -347,7 +345,7 @@ static bool look_and_choose(cores *out, int32_t threads, const launch *place,
     return good;
 }
 
-bool cores_find(cores *out, int32_t threads, const launch *place)
+bool cores_find(cores *out, int32_t threads, const launch *l)
 {
     *out = (cores){.threads = threads};
     if (threads == 1)
@@ -364,7 +362,7 @@ bool cores_find(cores *out, int32_t threads, const launch *place)
                                out->threads, out->threads > 1 ? "s" : "");
         return out->why != NULL;
     }
-    if (!look_and_choose(out, threads, place, topology)) {
+    if (!look_and_choose(out, threads, l, topology)) {
         hwloc_topology_destroy(topology);
         return false;
     }

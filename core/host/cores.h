@@ -31,8 +31,8 @@ typedef struct cores {
 bool cores_choose(cores *out, int32_t threads, int32_t local_rank, int32_t local_world,
                   const cores_facts *facts);
 /* Likewise with the facts of this machine, which are read only where there is a choice: that takes
- * a millisecond. place NULL: this process is alone. */
-bool cores_find(cores *out, int32_t threads, const launch *place);
+ * a millisecond. `l` NULL: this process is alone. */
+bool cores_find(cores *out, int32_t threads, const launch *l);
 void cores_release(cores *c);
 
 /* Binds a thread that was started as number `i`. Where the system refuses, it runs anywhere. */

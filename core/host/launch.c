@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "host/error.h"
+#include "host/sized.h"
 #include "zds/zds.h"
 
 typedef struct names {
@@ -189,22 +190,20 @@ char *launch_rank_told(void)
 
 zds_status zds_launched_as(zds_comm_env *env, zds_error *error)
 {
-    launch place;
-    if (env->struct_size < sizeof env->struct_size)
-        return error_set(error, ZDS_ERR_INVALID,
-                         "struct_size of the zds_comm_env is %zu; set it to sizeof",
-                         env->struct_size);
-    zds_status status = launch_read(&place, error);
+    launch l;
+    if (!sized_is_set(env))
+        return error_set(error, ZDS_ERR_INVALID, SIZED_NOT_SET, "zds_comm_env", env->struct_size);
+    zds_status status = launch_read(&l, error);
     if (status)
-        place = (launch){.world_size = 1, .local_world_size = 1, .master_addr = "127.0.0.1"};
+        l = (launch){.world_size = 1, .local_world_size = 1, .master_addr = "127.0.0.1"};
     zds_comm_env known = {.struct_size = env->struct_size,
-                          .rank = place.rank,
-                          .world_size = place.world_size,
-                          .local_rank = place.local_rank,
-                          .local_world_size = place.local_world_size,
-                          .master_addr = place.master_addr,
-                          .master_port = place.master_port,
-                          .timeout_ms = place.timeout_ms,
+                          .rank = l.rank,
+                          .world_size = l.world_size,
+                          .local_rank = l.local_rank,
+                          .local_world_size = l.local_world_size,
+                          .master_addr = l.master_addr,
+                          .master_port = l.master_port,
+                          .timeout_ms = l.timeout_ms,
                           .device = {.space = ZDS_SPACE_HOST}};
     memcpy(env, &known, env->struct_size < sizeof known ? env->struct_size : sizeof known);
     return status;

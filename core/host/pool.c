@@ -207,7 +207,7 @@ static zds_status start(pool *p, const cores *where, zds_error *error)
     return ZDS_OK;
 }
 
-zds_status pool_create(int32_t threads, const launch *place, pool **out, zds_error *error)
+zds_status pool_create(int32_t threads, const launch *l, pool **out, zds_error *error)
 {
     if (threads < 0 || threads > CORES_MOST)
         return error_set(
@@ -216,7 +216,7 @@ zds_status pool_create(int32_t threads, const launch *place, pool **out, zds_err
             threads, (int)CORES_MOST);
     cores where;
     pool *p = calloc(1, sizeof *p);
-    if (!p || !cores_find(&where, threads, place)) {
+    if (!p || !cores_find(&where, threads, l)) {
         free(p);
         return error_set(error, ZDS_ERR_MEMORY, "no memory for the thread pool");
     }
@@ -224,7 +224,7 @@ zds_status pool_create(int32_t threads, const launch *place, pool **out, zds_err
     p->threads = where.threads;
     zds_status status = start(p, &where, error);
     if (!status && where.why)
-        log_line(ZDS_LOG_DEBUG, place ? place->rank : -1, "threads", "%s", where.why);
+        log_line(ZDS_LOG_DEBUG, l ? l->rank : -1, "threads", "%s", where.why);
     cores_release(&where);
     if (status)
         pool_destroy(p);

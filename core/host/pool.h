@@ -6,10 +6,10 @@
 
 typedef struct pool pool;
 
-/* `threads`: with the calling thread; 0 means one for each core that `place` leaves to this rank
+/* `threads`: with the calling thread; 0 means one for each core that `l` leaves to this rank
  * (see cores.h). The others are bound there; the calling thread is left as it is. NULL: this
  * process has its processors for itself. A debug line of the log says what was chosen. */
-zds_status pool_create(int32_t threads, const launch *place, pool **out, zds_error *error);
+zds_status pool_create(int32_t threads, const launch *l, pool **out, zds_error *error);
 void pool_destroy(pool *p); /* no run is on */
 
 int32_t pool_threads(const pool *p);

@@ -3,223 +3,7 @@
  * Callers write either where gradients are added up (`full`) or into the grad buffers, of which a
  * span occupies its own from its first use in a backward until it is reduced. Spans are reduced
  * last first, whatever a rank reports, so all ranks issue the same operations. */
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
 #include "zero/parts.h"
-
-/* === which layout, and how much memory === */
-
-static void decide(const zero *z, grads_part *g)
-{
-    const zero_wishes *wish = &z->wish;
-    const zds_comm_ops *ops = z->with.peers->ops;
-    zds_dtype source = g->sliced ? wish->param_dtype : wish->accum_dtype;
-    g->buffered = g->sliced || wish->accum_dtype != wish->param_dtype;
-    g->fused = (ops->flags & ZDS_COMM_FUSED) && wish->reduce_scatter;
-    g->comm_dtype = wish->comm_dtype == ZERO_AS_IS ? source : wish->comm_dtype;
-    if (!(ops->reduce_dtypes & ZDS_DTYPE_BIT(g->comm_dtype)))
-        g->comm_dtype = ZDS_F32; /* what every plugin reduces */
-    /* Whoever adds up in fp32 gains nothing from travelling as fp32. */
-    g->staged = g->comm_dtype != source && !(g->fused && g->comm_dtype == ZDS_F32);
-}
-
-/* Bytes of a rank that depend on whether it keeps its parts only: gradients, buffers, and padding
- * of its shard, which masters and states have too. Where ranks own unequal parts, of the mean rank:
- * all must decide alike. */
-static uint64_t weigh(const zero *z, const layout *l, bool sliced)
-{
-    grads_part g = {.sliced = sliced};
-    decide(z, &g);
-    uint64_t shard = l->trainable / l->world_size;
-    uint64_t bytes =
-        (sliced ? shard : l->trainable) * zds_dtype_size(z->wish.accum_dtype) + 12 * shard;
-    bytes += g.buffered ? l->buffers * zds_dtype_size(z->wish.param_dtype) : 0;
-    return bytes + (g.staged ? l->largest * zds_dtype_size(g.comm_dtype) : 0);
-}
-
-static zds_status lay_out(zero *z, const layout_wish *wish, bool overlap, layout **out,
-                          zds_error *error)
-{
-    zds_status status = layout_create(z->with.model, wish, out);
-    if (status == ZDS_ERR_UNSUPPORTED)
-        return error_set(error, status,
-                         "optimizer %s: its granularities have no common multiple below 16 Mi "
-                         "elements",
-                         z->with.optim_services->name);
-    if (status)
-        return error_set(error, status, "no memory for the layout of %u parameters",
-                         z->with.model->param_count);
-    layout_plan_buffers(*out, overlap);
-    return ZDS_OK;
-}
-
-/* Buffers take at most what keeping parts saves: the largest buckets with which that is so, with
- * overlap if there are any; else gradients stay whole, as at stage 1. */
-zds_status grads_lay_out(zero *z, const layout_wish *wish, zds_error *error)
-{
-    zds_status status = lay_out(z, wish, false, &z->lay, error);
-    if (status || z->wish.stage < 2 || is_alone(z))
-        return status;
-    uint64_t most = weigh(z, z->lay, false);
-    for (int overlap = z->wish.overlap; overlap >= 0; overlap--)
-        for (uint64_t bucket = z->lay->largest;; bucket = bucket < 1024 ? 0 : bucket / 2) {
-            layout_wish smaller = *wish;
-            layout *l;
-            smaller.bucket = bucket < wish->bucket ? bucket : wish->bucket;
-            status = lay_out(z, &smaller, overlap, &l, error);
-            if (status)
-                return status;
-            if (weigh(z, l, true) <= most) {
-                layout_destroy(z->lay);
-                z->lay = l;
-                z->grads.sliced = true;
-                z->wish.overlap = overlap;
-                return ZDS_OK;
-            }
-            layout_destroy(l);
-            if (!bucket)
-                break;
-        }
-    return ZDS_OK;
-}
-
-static zds_status take_memory(zero *z, zds_error *error)
-{
-    const zero_wishes *wish = &z->wish;
-    const layout *l = z->lay;
-    grads_part *g = &z->grads;
-    peers *p = z->with.peers;
-    size_t accum = zds_dtype_size(wish->accum_dtype);
-    uint64_t most = zero_is_here(z) ? l->shard : layout_largest_shard(l); /* as ranks know it */
-    decide(z, g);
-    zds_status status =
-        g->sliced
-            ? zero_alloc_known(z, z->with.tier, &g->shard, "gradients", most * accum, error)
-            : peers_alloc(p, &g->full, "gradients", l->trainable * accum, ZDS_MEM_SYMMETRIC, error);
-    if (!status && g->buffered)
-        status =
-            peers_alloc(p, &g->buffers, "reduce buffers",
-                        l->buffers * zds_dtype_size(wish->param_dtype), ZDS_MEM_SYMMETRIC, error);
-    if (!status && g->staged)
-        status = peers_alloc(p, &g->travel, "reduce buffers",
-                             l->largest * zds_dtype_size(g->comm_dtype), ZDS_MEM_SYMMETRIC, error);
-    return status;
-}
-
-static void free_memory(zero *z)
-{
-    grads_part *g = &z->grads;
-    peers_free(z->with.peers, &g->shard);
-    peers_free(z->with.peers, &g->travel);
-    peers_free(z->with.peers, &g->buffers);
-    peers_free(z->with.peers, &g->full);
-}
-
-zds_status zero_accumulate_in(zero *z, zds_dtype dtype)
-{
-    zds_error error = ZDS_ERROR_INIT;
-    free_memory(z);
-    z->wish.accum_dtype = dtype;
-    zds_status status = take_memory(z, &error);
-    if (status) { /* there is nowhere to go back to */
-        failure_set(z->with.failure, status, "%s", error.text ? error.text : "");
-        zds_error_clear(&error);
-        return peers_give_up(z->with.peers, status);
-    }
-    stream_refer(z);
-    return ZDS_OK;
-}
-
-/* Room for the events of a span's reduction, and the parameters inside this rank's part, which the
- * norm counts. */
-static zds_status span_create(zero *z, uint32_t k, zds_error *error)
-{
-    const layout_span *span = &z->lay->spans[k];
-    span_run *run = &z->grads.spans[k];
-    if (!layout_is_trained(span))
-        return ZDS_OK;
-    size_t room = span->parts ? z->lay->world_size : 1;
-    run->segments = calloc(span->param_count, sizeof *run->segments);
-    run->events = calloc(room, sizeof(zds_event *));
-    run->event_count = run->events ? room : 0;
-    run->what =
-        text_format("gradients of module %s", z->with.model->modules[span->first_module].name);
-    if (!run->segments || !run->events || !run->what)
-        return zero_no_memory(error, "the reduction of a span", 0);
-    for (uint32_t i = 0; i < span->param_count; i++) {
-        layout_piece own =
-            layout_piece_of(z->lay, z->with.model, span->params[i], (uint32_t)z->with.peers->rank);
-        if (!own.count)
-            continue;
-        run->segments[run->segment_count++] =
-            (zds_segment){.first = own.part_first, .count = own.count};
-        run->chunk_count += (own.count + LAYOUT_CHUNK - 1) / LAYOUT_CHUNK;
-    }
-    uint64_t bytes = run->chunk_count * sizeof(double);
-    run->chunk_sums = ledger_alloc(z->with.ledger, "norm", bytes, 0);
-    return run->chunk_sums ? ZDS_OK : zero_no_memory(error, "the norm", bytes);
-}
-
-/* What sums of chunks take: of gradients that stay this rank's own, of the largest parameter; and
- * on a device, of what is summed at once, a place there. */
-static zds_status sums_create(zero *z, zds_error *error)
-{
-    grads_part *g = &z->grads;
-    uint64_t largest = 1, most = 1;
-    for (uint32_t k = 0; k < z->lay->span_count; k++)
-        most = g->spans[k].chunk_count > most ? g->spans[k].chunk_count : most;
-    for (uint32_t i = 0; i < z->with.model->param_count; i++)
-        if (z->with.params[i].trainable && z->with.model->params[i].numel > largest)
-            largest = z->with.model->params[i].numel;
-    largest = (largest + LAYOUT_CHUNK - 1) / LAYOUT_CHUNK;
-    if (z->with.optim->reduction_mode) {
-        g->own_sums = ledger_alloc(z->with.ledger, "norm", largest * sizeof(double), 0);
-        if (!g->own_sums)
-            return zero_no_memory(error, "the norm", largest * sizeof(double));
-        most = largest > most ? largest : most;
-    }
-    return zero_is_here(z)
-               ? ZDS_OK
-               : zero_alloc(z->with.tier, &g->sums, "norm", (most + 1) * sizeof(double), error);
-}
-
-zds_status grads_create(zero *z, zds_error *error)
-{
-    grads_part *g = &z->grads;
-    size_t params = z->with.model->param_count + (size_t)1, spans = z->lay->span_count + (size_t)1;
-    g->travelling = -1;
-    g->spans = calloc(spans, sizeof *g->spans);
-    g->in_flight = calloc(spans, sizeof *g->in_flight);
-    g->written = calloc(params, sizeof *g->written);
-    g->present = calloc(params, sizeof *g->present);
-    if (!g->spans || !g->in_flight || !g->written || !g->present)
-        return zero_no_memory(error, "spans", 0);
-    zds_status status = take_memory(z, error);
-    for (uint32_t k = 0; !status && k < z->lay->span_count; k++)
-        status = span_create(z, k, error);
-    return status ? status : sums_create(z, error);
-}
-
-void grads_destroy(zero *z)
-{
-    grads_part *g = &z->grads;
-    for (uint32_t k = 0; g->spans && k < z->lay->span_count; k++) {
-        for (size_t i = 0; i < g->spans[k].event_count; i++)
-            if (g->spans[k].events[i])
-                g->spans[k].events[i]->ops->release(g->spans[k].events[i]);
-        free(g->spans[k].segments);
-        free(g->spans[k].events);
-        free(g->spans[k].what);
-    }
-    free_memory(z);
-    tier_free(&g->sums);
-    free(g->spans);
-    free(g->in_flight);
-    free(g->written);
-    free(g->present);
-}
 
 /* === where a gradient is === */
 
@@ -246,15 +30,15 @@ bufref grads_of_piece(const zero *z, const layout_piece *own)
 {
     const layout_place *place = &z->lay->places[own->param];
     const layout_span *span = &z->lay->spans[place->span];
-    return z->grads.sliced ? bufref_of(&z->grads.shard.slab, span->shard_first + own->part_first,
-                                       z->wish.accum_dtype)
-                           : in_full(z, span->grad_first + place->first + own->param_first);
+    return z->grads.in_parts ? bufref_of(&z->grads.shard.slab, span->shard_first + own->part_first,
+                                         z->wish.accum_dtype)
+                             : in_full(z, span->grad_first + place->first + own->param_first);
 }
 
 /* Where this rank's part of a span is kept once reduced. */
 static bufref part_of(const zero *z, const layout_span *span)
 {
-    if (z->grads.sliced)
+    if (z->grads.in_parts)
         return bufref_of(&z->grads.shard.slab, span->shard_first, z->wish.accum_dtype);
     return in_full(z, span->grad_first + layout_part_first(span, (uint32_t)z->with.peers->rank));
 }
@@ -262,7 +46,7 @@ static bufref part_of(const zero *z, const layout_span *span)
 /* What is reduced of a span, before a copy of it travels. */
 static bufref gathered_at(const zero *z, const layout_span *span)
 {
-    return z->grads.sliced
+    return z->grads.in_parts
                ? bufref_of(&z->grads.buffers.slab, span->buffer_first, z->wish.param_dtype)
                : in_full(z, span->grad_first);
 }
@@ -305,7 +89,7 @@ static zds_status postprocess(zero *z, const layout_span *span, span_run *run)
     zds_status status = ZDS_OK;
     if (from.slab != to.slab || from.offset != to.offset || z->wish.postscale != 1)
         status =
-            zero_accumulate(z, to, from, z->wish.postscale, z->grads.sliced && run->accumulated,
+            zero_accumulate(z, to, from, z->wish.postscale, z->grads.in_parts && run->accumulated,
                             layout_part_count(span, rank));
     return !status && z->boundary ? grads_sums(z, to, run->segments, run->segment_count,
                                                run->chunk_sums, &run->non_finite)
@@ -341,10 +125,10 @@ static zds_status finish(zero *z, uint32_t k)
                        .count = span->part,
                        .src_dtype = z->wish.accum_dtype,
                        .dst_dtype = z->wish.accum_dtype,
-                       .stream = z->queue};
-    services_clear(p->services);
-    status = p->ops->all_gather(p->self, &gather, &run->events[0]);
-    return status ? peers_failed(p, status, "gathering gradients") : ZDS_OK;
+                       .stream = z->wire};
+    status = z->wire ? zero_follow(z, z->wire, z->queue) : ZDS_OK;
+    return status ? status
+                  : peers_issue(p, p->ops->all_gather, &gather, gather.what, &run->events[0]);
 }
 
 zds_status grads_open(zero *z, uint32_t k)
@@ -420,11 +204,10 @@ static void fuse(zero *z, span_run *run)
     run->fused = (zds_fused){.struct_size = sizeof run->fused,
                              .prescale = z->wish.prescale,
                              .postscale = z->wish.postscale,
-                             .accumulate = z->grads.sliced && run->accumulated};
+                             .accumulate = z->grads.in_parts && run->accumulated};
     run->fused_away = run->fused;
     if (z->boundary) {
         run->fused.segments = run->segments;
-        run->fused.segment_stride = sizeof *run->segments;
         run->fused.segment_stride = sizeof *run->segments;
         run->fused.segment_count = run->segment_count;
         run->fused.chunk_sums = run->chunk_sums;
@@ -435,11 +218,15 @@ static void fuse(zero *z, span_run *run)
 /* Parameters that are not cut: each owner gets the sum of its own. */
 static zds_status reduce_to_owners(zero *z, uint32_t k, zds_coll coll)
 {
-    const peers *p = z->with.peers;
+    peers *p = z->with.peers;
     const layout_span *span = &z->lay->spans[k];
     span_run *run = &z->grads.spans[k];
     bufref source = source_of(z, span);
-    zds_status status = p->ops->group_begin ? p->ops->group_begin(p->self) : ZDS_OK;
+    zds_status status = peers_enter(p, run->what);
+    if (status)
+        return status;
+    if (p->ops->group_begin)
+        status = p->ops->group_begin(p->self);
     size_t i = 0;
     for (uint32_t r = 0; !status && r < z->lay->world_size; r++) {
         bool mine = r == (uint32_t)p->rank;
@@ -456,7 +243,9 @@ static zds_status reduce_to_owners(zero *z, uint32_t k, zds_coll coll)
     }
     if (!status && p->ops->group_end)
         status = p->ops->group_end(p->self);
-    return status;
+    while (i-- > 0)
+        peers_keep(p, run->events[i]);
+    return peers_leave(p, status, run->what);
 }
 
 static zds_status reduce(zero *z, uint32_t k)
@@ -466,6 +255,8 @@ static zds_status reduce(zero *z, uint32_t k)
     const layout_span *span = &z->lay->spans[k];
     span_run *run = &g->spans[k];
     zds_status status = prepare_travel(z, k);
+    if (!status && z->wire)
+        status = zero_follow(z, z->wire, z->queue);
     if (status)
         return status;
     bufref source = source_of(z, span);
@@ -477,8 +268,7 @@ static zds_status reduce(zero *z, uint32_t k)
                      .dst_dtype = g->fused ? z->wish.accum_dtype : source.dtype,
                      .count = span->part,
                      .op = ZDS_SUM,
-                     .stream = z->queue};
-    services_clear(p->services);
+                     .stream = z->wire};
     run->non_finite = 0;
     if (g->fused)
         fuse(z, run);
@@ -487,21 +277,27 @@ static zds_status reduce(zero *z, uint32_t k)
     } else if (g->fused) {
         coll.fused = &run->fused;
         coll.dst = bufref_at(part_of(z, span), 0);
-        status = p->ops->reduce_scatter(p->self, &coll, &run->events[0]);
+        status = peers_issue(p, p->ops->reduce_scatter, &coll, run->what, &run->events[0]);
     } else if (z->wish.reduce_scatter) {
         coll.dst = bufref_element(source, (uint64_t)p->rank * span->part);
-        status = p->ops->reduce_scatter(p->self, &coll, &run->events[0]);
+        status = peers_issue(p, p->ops->reduce_scatter, &coll, run->what, &run->events[0]);
     } else {
         coll.dst = bufref_at(source, 0);
         coll.count = span->count;
-        status = p->ops->all_reduce(p->self, &coll, &run->events[0]);
+        status = peers_issue(p, p->ops->all_reduce, &coll, run->what, &run->events[0]);
     }
     if (status)
-        return peers_failed(p, status, run->what);
+        return status;
     run->state = SPAN_REDUCING;
-    if (g->sliced)
+    if (g->in_parts)
         g->in_flight[g->in_flight_count++] = k;
-    return z->wish.overlap ? ZDS_OK : finish(z, k);
+    if (!z->wish.overlap)
+        return finish(z, k);
+    /* The second half of stage 0 begins once the first is over: for all but the last span while
+     * backward goes on. */
+    int64_t before = g->last;
+    g->last = k;
+    return z->wish.stage == 0 && before >= 0 ? finish(z, (uint32_t)before) : ZDS_OK;
 }
 
 /* The norm of a span's gradient that stays this rank's own: shares of each parameter, in order. */
@@ -536,7 +332,7 @@ static zds_status span_done(zero *z, uint32_t k)
     grads_part *g = &z->grads;
     span_run *run = &g->spans[k];
     const layout_span *span = &z->lay->spans[k];
-    bool reduces = g->sliced || z->boundary;
+    bool reduces = g->in_parts || z->boundary;
     bool any = false;
     for (uint32_t i = 0; i < span->param_count; i++)
         any |= g->written[span->params[i]];
@@ -546,7 +342,7 @@ static zds_status span_done(zero *z, uint32_t k)
         if (!status)
             status = fill_missing(z, span);
         /* Whole gradients that accumulate in another dtype: this micro step's are added. */
-        if (!status && !g->sliced) {
+        if (!status && !g->in_parts) {
             status = zero_accumulate(z, in_full(z, span->grad_first), written_at(z, span), 1,
                                      run->accumulated, span->count);
             run->accumulated = true;
@@ -602,6 +398,7 @@ zds_status zero_module_done(zero *z, uint32_t module)
 
 zds_status zero_reduce(zero *z)
 {
+    z->grads.last = -1;
     for (uint32_t k = z->lay->span_count; k-- > 0;) {
         zds_status status = finish(z, k);
         if (status)

@@ -1,5 +1,4 @@
-/* Parameters: in whose pages they are, what a module's caller sees of them, and how all ranks come
- * to have what an owner has updated. */
+/* Parameters: in whose pages they are, and what a module's caller sees of them. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -136,8 +135,6 @@ zds_status params_open(zero *z, zds_error *error)
 void params_close(zero *z)
 {
     params_part *p = &z->params;
-    if (p->publish)
-        p->publish->ops->release(p->publish);
     for (uint32_t m = 0; p->modules && m < z->with.model->module_count; m++) {
         free(p->modules[m].slots);
         free(p->modules[m].none);
@@ -155,48 +152,29 @@ void params_close(zero *z)
 /* The caller's queue waits for what was put on ours so far, or the caller does. */
 static zds_status let_read(zero *z, const zds_stream *stream)
 {
-    zds_error error = ZDS_ERROR_INIT;
-    zds_event *event = NULL;
     if (!z->queue)
         return ZDS_OK;
-    if (!stream)
-        return zero_sync(z);
-    zds_status status = tier_record(z->with.tier, z->queue, &event, &error);
-    if (!status && event)
-        status = event->ops->stream_wait ? event->ops->stream_wait(event, stream)
-                                         : event->ops->wait(event);
-    zero_hold(z, event);
-    return zero_checked(z, status, &error);
+    return stream ? zero_follow(z, stream, z->queue) : zero_sync(z);
 }
 
 zds_status zero_used(zero *z, const zds_stream *stream)
 {
-    zds_error error = ZDS_ERROR_INIT;
-    zds_event *event = NULL;
-    if (!z->queue || !stream)
-        return ZDS_OK;
-    zds_status status = tier_record(z->with.tier, stream, &event, &error);
-    if (!status && event)
-        status = event->ops->stream_wait ? event->ops->stream_wait(event, z->queue)
-                                         : event->ops->wait(event);
-    zero_hold(z, event);
-    return zero_checked(z, status, &error);
+    return z->queue && stream ? zero_follow(z, z->queue, stream) : ZDS_OK;
 }
 
 zds_status zero_acquire(zero *z, uint32_t module, int32_t pass, const zds_stream *stream)
 {
     module_use *use = &z->params.modules[module];
-    zds_status status = params_published(z);
-    if (!status)
-        status = peers_progress(z->with.peers);
+    zds_status status = peers_progress(z->with.peers);
     for (uint32_t i = 0; !status && i < use->slot_count; i++) {
         zds_slot *slot = &use->slots[i];
+        status = publish_await(z, z->lay->places[slot->param].span);
         slot->grad = NULL;
         slot->accumulate = false;
         if (pass != ZDS_BACKWARD)
             continue;
         use->none[i] = false;
-        if (!z->with.params[slot->param].trainable)
+        if (status || !z->with.params[slot->param].trainable)
             continue;
         status = grads_open(z, z->lay->places[slot->param].span);
         slot->grad = grads_pointer(z, slot->param);
@@ -214,65 +192,4 @@ const zds_slot *zero_slots(const zero *z, uint32_t module, size_t *count)
 void zero_grad_none(zero *z, uint32_t module, uint32_t slot)
 {
     z->params.modules[module].none[slot] = true;
-}
-
-/* === publishing === */
-
-static const char publishing[] = "publishing parameters";
-
-zds_status params_published(zero *z)
-{
-    return peers_wait(z->with.peers, &z->params.publish, publishing);
-}
-
-/* Parameters that are not cut, from each owner to all. */
-static zds_status publish_owners(zero *z, const layout_span *span, zds_coll coll)
-{
-    const peers *p = z->with.peers;
-    char *base = coll.dst;
-    zds_status status = ZDS_OK;
-    for (uint32_t r = 0; !status && r < z->lay->world_size; r++) {
-        coll.count = layout_part_count(span, r);
-        coll.peer = (int32_t)r;
-        coll.dst = base + layout_part_first(span, r) * zds_dtype_size(coll.src_dtype);
-        coll.src = coll.dst;
-        if (coll.count)
-            status = peers_call(z->with.peers, p->ops->broadcast, &coll, publishing);
-    }
-    return status;
-}
-
-zds_status params_publish(zero *z)
-{
-    peers *p = z->with.peers;
-    zds_dtype dtype = z->wish.param_dtype;
-    zds_status status = ZDS_OK;
-    if (z->wish.stage == 0 || is_alone(z))
-        return ZDS_OK;
-    if (z->params.pages == PAGES_NODE) {
-        zds_coll coll = {.struct_size = sizeof coll, .tag = 3, .what = publishing};
-        services_clear(p->services);
-        status = p->ops->barrier(p->self, &coll, &z->params.publish);
-        return status ? peers_failed(p, status, publishing) : ZDS_OK;
-    }
-    for (uint32_t k = 0; !status && k < z->lay->span_count; k++) {
-        const layout_span *span = &z->lay->spans[k];
-        char *base = bufref_at(bufref_of(&z->params.trained.slab, span->param_first, dtype), 0);
-        zds_coll coll = {.struct_size = sizeof coll,
-                         .tag = (uint64_t)k << 8 | 4,
-                         .what = publishing,
-                         .src = base + (uint64_t)p->rank * span->part * zds_dtype_size(dtype),
-                         .dst = base,
-                         .count = span->part,
-                         .src_dtype = dtype,
-                         .dst_dtype = dtype,
-                         .stream = z->queue};
-        if (!span->count || !layout_is_trained(span))
-            continue;
-        if (span->parts)
-            status = publish_owners(z, span, coll);
-        else
-            status = peers_call(p, p->ops->all_gather, &coll, publishing);
-    }
-    return status;
 }

@@ -1,6 +1,7 @@
 /* What ZeRO is made of, for the files of this folder alone: one part, one subject.
  *
  *  params   where parameters are, and how the ranks come to have them
+ *  publish  what owners have updated on its way to all
  *  grads    gradients on their way from backward to their owners
  *  norm     their norm, and the norms of tensors
  *  stream   the optimizer's pass over what this rank owns */
@@ -29,12 +30,30 @@ typedef struct params_part {
     pages pages;
     peer_slab trained, frozen; /* param_dtype */
     module_use *modules;       /* [modules] */
-    zds_event *publish;        /* all owners have written */
     float *staging;            /* [STAGING_ELEMENTS]: values in and out, */
     void *raw;                 /* likewise, in the type of what is on a device; NULL: nothing is */
 } params_part;
 
 enum { STAGING_ELEMENTS = 1 << 20 };
+
+/* === publish === */
+
+typedef struct span_publish {
+    bool pending; /* owners have written, or will in this step; nobody has waited for it yet */
+    zds_event **events; /* [event_count] of its gathering: one, or one an owner */
+    size_t event_count;
+    bool counted;          /* this rank has said that it has written its part */
+    atomic_uint unwritten; /* tiles of it that this step has not written */
+} span_publish;
+
+typedef struct publish_part {
+    span_publish *spans; /* [spans] */
+    /* Where parameters are the node's: of each span, how many parts of it were written so far, by
+     * all ranks together; `epoch` by each of them. */
+    peer_counters counters;
+    uint64_t epoch;
+    zds_event *all; /* or, without counters: all ranks have written all */
+} publish_part;
 
 /* === grads === */
 
@@ -59,19 +78,20 @@ typedef struct span_run {
 
 typedef struct grads_part {
     /* Where a rank's gradients are between micro steps: whole, or its own parts only. */
-    bool sliced;
+    bool in_parts;
     bool buffered; /* backward writes into `buffers`, not where gradients are added up */
     bool staged;   /* gradients travel as a copy in comm_dtype */
     bool fused;
     zds_dtype comm_dtype;
-    peer_slab full;      /* not sliced: accum_dtype, the address space of gradients */
-    peer_slab shard;     /* sliced: accum_dtype, [shard] */
+    peer_slab full;      /* whole: accum_dtype, the address space of gradients */
+    peer_slab shard;     /* in parts: accum_dtype, [shard] */
     peer_slab buffers;   /* param_dtype */
     peer_slab travel;    /* comm_dtype */
     span_run *spans;     /* [spans] */
     uint32_t *in_flight; /* [in_flight_count]: spans whose buffers are being read */
     uint32_t in_flight_count;
     int64_t travelling; /* span whose copy is in `travel`, or -1 */
+    int64_t last;       /* span whose reduction was begun last, or -1 */
     bool *written;      /* [params]: the buffer holds something of this micro step (buffered) or
                            optimizer          step */
     bool *present;      /* [params]: there is a gradient in this optimizer step */
@@ -161,10 +181,13 @@ struct zero {
     zero_means with;
     layout *lay;
     params_part params;
+    publish_part publish;
     grads_part grads;
     stream_part stream;
     peer_slab presence; /* a byte a parameter, sent and received */
     zds_stream *queue;  /* where a device works for this; NULL: the host does */
+    /* Where it has what goes on between ranks, so that the queue need not wait for it. */
+    zds_stream *wire;
     zds_event *held[ZERO_HELD];
     size_t held_count;
     bool boundary, local;
@@ -212,6 +235,8 @@ zds_status zero_fill(zero *z, bufref to, double value, uint64_t count);
 zds_status zero_fetch(zero *z, void *to, bufref from, uint64_t bytes);
 zds_status zero_send(zero *z, bufref to, const void *from, uint64_t bytes);
 zds_status zero_sync(zero *z);
+/* What is put on one of two streams from now on comes after what is on the other. */
+zds_status zero_follow(zero *z, const zds_stream *later, const zds_stream *earlier);
 /* Releases an event once it is done. */
 void zero_hold(zero *z, zds_event *event);
 /* What a tier said of an operation; frees its text. */
@@ -224,11 +249,23 @@ bufref params_at(const zero *z, uint32_t param, uint64_t first);
 /* At stage 1 and above callers may not write parameters: while sealed, zero may not either. */
 zds_status params_seal(zero *z, bool sealed);     /* those that are trained */
 zds_status params_seal_all(zero *z, bool sealed); /* frozen ones, too */
-/* Waits for what the owners publish. */
-zds_status params_published(zero *z);
-zds_status params_publish(zero *z);
 
-/* grads.c */
+/* publish.c: all ranks come to have what the owners have written */
+zds_status publish_create(zero *z, zds_error *error);
+void publish_destroy(zero *z);
+/* The owners begin to write: in a step, and all must be waited for before the next. */
+zds_status publish_begin(zero *z);
+/* This step writes so many tiles of the span; once it has, the span's part is told of, if that is
+ * possible at once. From any thread that steps tiles. */
+void publish_expect(zero *z, uint32_t span, uint32_t tiles);
+void publish_wrote(zero *z, uint32_t span, uint32_t tiles);
+/* All is written. */
+zds_status publish_all(zero *z);
+/* Waits until a span is there; or all of them. */
+zds_status publish_await(zero *z, uint32_t span);
+zds_status publish_await_all(zero *z);
+
+/* grads.c, grads_memory.c */
 zds_status grads_create(zero *z, zds_error *error);
 void grads_destroy(zero *z);
 /* Whether a rank's gradients are better kept in parts, and in which layout; see zero_create. */

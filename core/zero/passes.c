@@ -88,6 +88,18 @@ void zero_hold(zero *z, zds_event *event)
     z->held_count = kept;
 }
 
+zds_status zero_follow(zero *z, const zds_stream *later, const zds_stream *earlier)
+{
+    zds_error error = ZDS_ERROR_INIT;
+    zds_event *event = NULL;
+    zds_status status = tier_record(z->with.tier, earlier, &event, &error);
+    if (!status && event)
+        status = event->ops->stream_wait ? event->ops->stream_wait(event, later)
+                                         : event->ops->wait(event);
+    zero_hold(z, event);
+    return zero_checked(z, status, &error);
+}
+
 static zds_status copy(zero *z, tier_end to, tier_end from, uint64_t bytes)
 {
     zds_error error = ZDS_ERROR_INIT;

@@ -1,7 +1,13 @@
-/* The ranks as the core reaches them: waiting for what a comm plugin began, memory that peers read,
- * and exchanges of a few numbers. */
+/* The ranks as the core reaches them: operations of a comm plugin and waiting for them, memory that
+ * peers read, exchanges of a few numbers; and what moves operations while nobody waits for them.
+ *
+ * The plugin's calls come from one thread at a time, by a lock: those of the engine's own thread,
+ * which may wait for it, and `progress`, which a tick or a thread of its own calls between them. */
 #ifndef CORE_ZERO_PEERS_H
 #define CORE_ZERO_PEERS_H
+
+#include <pthread.h>
+#include <stdatomic.h>
 
 #include "host/error.h"
 #include "memory/bufref.h"
@@ -29,8 +35,20 @@ typedef struct peers {
     int32_t rank, world_size;
     bool one_node;     /* all ranks are on this one */
     peer_slab control; /* of peers_gather */
+    pthread_mutex_t lock;
+    atomic_uint in_flight; /* operations that were issued and not waited for */
+    /* With the lock: what progress said while nobody asked, for the next call. */
+    zds_status late;
+    char *late_text;
+    int64_t moved_ns, issued_ns; /* when progress was called last, and an operation issued */
+    pthread_cond_t news;         /* for the thread */
+    pthread_t mover;
+    bool has_mover, stop;
 } peers;
 
+/* What is filled in up to `one_node` becomes usable. Nothing but zeros may be destroyed, too. */
+void peers_init(peers *p);
+void peers_destroy(peers *p);
 /* Takes what peers_gather needs. Collective. */
 zds_status peers_open(peers *p, zds_error *error);
 void peers_close(peers *p);
@@ -41,16 +59,69 @@ zds_status peers_alloc(peers *p, peer_slab *s, const char *purpose, uint64_t byt
                        zds_error *error);
 void peers_free(peers *p, peer_slab *s);
 
-/* The status of a call of the plugin that failed, with its text; nothing may follow. `doing`: what
- * the call was for. */
-zds_status peers_failed(peers *p, zds_status status, const char *doing);
+/* Counters that all ranks add to, with a plugin that has ZDS_MEM_COUNTERS. Collective. */
+typedef struct peer_counters {
+    zds_region region;
+    bool there;
+} peer_counters;
+zds_status peers_counters_open(peers *p, peer_counters *c, uint64_t count, zds_error *error);
+void peers_counters_close(peers *p, peer_counters *c);
+/* Adds 1, after all that this thread has written. */
+zds_status peers_count(peers *p, const peer_counters *c, uint64_t index, const char *doing);
+/* Likewise from a body of the pool, which may not wait for another thread's call: false where there
+ * is one, or it fails, which the next call tells. */
+bool peers_try_count(peers *p, const peer_counters *c, uint64_t index);
+/* Waits until it is `value`, whatever the others do otherwise. */
+zds_status peers_count_wait(peers *p, const peer_counters *c, uint64_t index, uint64_t value,
+                            const char *doing);
+
+typedef zds_status (*peers_operation)(void *self, const zds_coll *coll, zds_event **event);
+
+/* Begins an operation. `doing`: what it is for; a status that is not 0 has its text, and nothing
+ * may follow. */
+zds_status peers_issue(peers *p, peers_operation operation, const zds_coll *coll, const char *doing,
+                       zds_event **event);
 /* Waits for an event and releases it; *event becomes NULL. */
 zds_status peers_wait(peers *p, zds_event **event, const char *doing);
-/* A call of the plugin, and the wait for it. */
-zds_status peers_call(peers *p, zds_status (*operation)(void *, const zds_coll *, zds_event **),
-                      const zds_coll *coll, const char *doing);
+/* Releases an event that nobody waits for any more. */
+void peers_drop(peers *p, zds_event **event);
+/* Begins it, and waits for it. */
+zds_status peers_call(peers *p, peers_operation operation, const zds_coll *coll, const char *doing);
+
+/* Between the two the caller calls the plugin itself, and says of each event that it keeps. */
+zds_status peers_enter(peers *p, const char *doing);
+void peers_keep(peers *p, const zds_event *event);
+/* `status`: of what it called. */
+zds_status peers_leave(peers *p, zds_status status, const char *doing);
+
 /* Moves what is in flight forward. */
 zds_status peers_progress(peers *p);
+
+/* === moving without being asked (peers_move.c) === */
+
+/* What is in flight moves, whatever this rank does meanwhile. */
+static inline bool peers_move_alone(const peers *p)
+{
+    return p->has_mover || p->ops->flags & ZDS_COMM_AUTO_PROGRESS;
+}
+/* Nothing moves by itself, but by progress. */
+static inline bool peers_need_moving(const peers *p)
+{
+    return p->world_size > 1 && p->ops->progress && !(p->ops->flags & ZDS_COMM_AUTO_PROGRESS);
+}
+/* From any thread, not in a call of the plugin's: moves what is in flight, if nobody else is at it
+ * and it was not done just before. What fails is told by the next call. */
+void peers_tick(peers *p);
+/* A thread that does so from now on, and sleeps while nothing is in flight. */
+zds_status peers_move(peers *p, zds_error *error);
+/* Ends it; before the plugin's finalize. */
+void peers_rest(peers *p);
+/* With the lock: keeps what failed for the next call. */
+void peers_fail_late(peers *p, zds_status status);
+int64_t peers_now_ns(void);
+
+/* === all together === */
+
 /* Tells the others that this rank cannot go on, with its failure's text. Returns status. */
 zds_status peers_give_up(peers *p, zds_status status);
 

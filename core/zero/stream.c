@@ -63,10 +63,10 @@ static uint64_t number_windows(zero *z, bool (*takes)(const zero *z, uint32_t pa
 static void bind(const zero *z, const piece *p, uint64_t first, uint64_t count, zds_tile *t,
                  void **states)
 {
-    const param_run *run = &z->with.params[p->param];
+    const zero_param *known = &z->with.params[p->param];
     *t = (zds_tile){.struct_size = sizeof *t,
-                    .param = &run->desc,
-                    .hyper = &z->with.hypers[run->hyper],
+                    .param = &known->desc,
+                    .hyper = &z->with.hypers[known->hyper],
                     .first = p->first + first,
                     .count = count,
                     .master_dtype = z->wish.master_dtype,
@@ -80,11 +80,11 @@ static void bind(const zero *z, const piece *p, uint64_t first, uint64_t count, 
     bufref norms = bufref_of(&z->stream.norms, 0, ZDS_F64);
     if (z->stream.norm_count)
         t->sums = bufref_element(norms, z->stream.sums_at[p->param]);
-    if (run->needs.tensor_norms)
+    if (known->needs.tensor_norms)
         t->chunk_sums = bufref_element(norms, p->chunk_at + first / LAYOUT_CHUNK);
     for (uint32_t s = 0; s < ZDS_MAX_STATES; s++)
-        states[s] = s < run->needs.state_count
-                        ? bufref_at(p->states[s], state_offset(&run->needs.states[s], first))
+        states[s] = s < known->needs.state_count
+                        ? bufref_at(p->states[s], state_offset(&known->needs.states[s], first))
                         : NULL;
 }
 
@@ -226,6 +226,7 @@ typedef struct pass {
     zero *z;
     zds_step_ctx ctx; /* but for scratch, which is a thread's */
     step_function function;
+    bool writes; /* parameters */
     _Atomic int32_t status;
 } pass;
 
@@ -240,12 +241,36 @@ static void run_tiles(pass *p, const zds_tile *first, size_t count, int32_t thre
         p->status = status;
 }
 
+static uint32_t span_of(const zero *z, uint32_t param)
+{
+    return z->lay->places[param].span;
+}
+
+static bool takes_present(const zero *z, uint32_t param)
+{
+    return z->grads.present[param] && !z->with.params[param].needs.whole_tensor;
+}
+
+/* What is to come before the spans are told of. Those of parameters that are updated whole are with
+ * the end of the pass. */
+static void expect_tiles(zero *z)
+{
+    for (uint32_t k = 0; k < z->stream.piece_count; k++) {
+        const piece *p = &z->stream.pieces[k];
+        if (z->grads.present[p->param])
+            publish_expect(z, span_of(z, p->param),
+                           takes_present(z, p->param) ? (uint32_t)(p->window_end - p->window) : 1);
+    }
+}
+
 static void run_window(void *arg, size_t i, int32_t thread)
 {
     pass *p = arg;
     window w;
     bind_window(p->z, i, &w);
     run_tiles(p, w.tiles, w.count, thread);
+    for (size_t k = 0; p->writes && !p->status && k < w.count; k++)
+        publish_wrote(p->z, span_of(p->z, w.tiles[k].param->index), 1);
 }
 
 /* An optimizer that writes no fp32 output leaves the copy to the host. */
@@ -299,11 +324,6 @@ static zds_status run_windows(pass *p, uint64_t windows)
     return ZDS_OK;
 }
 
-static bool takes_present(const zero *z, uint32_t param)
-{
-    return z->grads.present[param] && !z->with.params[param].needs.whole_tensor;
-}
-
 /* Parameters that are updated whole: all of this rank's in one call. */
 static void bind_whole(zero *z)
 {
@@ -337,6 +357,8 @@ static zds_status step_tiles(zero *z, const zds_step_ctx *ctx)
             return status;
     }
     p.function = ops->step;
+    p.writes = true;
+    expect_tiles(z);
     zds_status status = run_windows(&p, windows);
     if (status)
         return status;
@@ -358,7 +380,9 @@ zds_status zero_update(zero *z, int64_t step, double grad_scale)
                         .scratch_bytes = ops->scratch_bytes,
                         .stream = z->queue};
     services_clear(z->with.optim_services);
-    zds_status status = params_seal(z, false);
+    zds_status status = publish_begin(z);
+    if (!status)
+        status = params_seal(z, false);
     if (!status)
         status = stream_begin_step(z, &ctx);
     if (!status)
@@ -368,5 +392,5 @@ zds_status zero_update(zero *z, int64_t step, double grad_scale)
     if (ops->end_step && (status = ops->end_step(*z->with.optim_self, &ctx)) != ZDS_OK)
         return stream_failed(z, status, "end_step", step);
     status = params_seal(z, true);
-    return status ? status : params_publish(z);
+    return status ? status : publish_all(z);
 }

@@ -8,11 +8,11 @@ void stream_list(zero *z)
     stream_part *t = &z->stream;
     size_t n = 0;
     for (uint32_t i = 0; i < z->with.model->param_count; i++) {
-        const param_run *run = &z->with.params[i];
-        if (run->trainable)
+        const zero_param *known = &z->with.params[i];
+        if (known->trainable)
             t->steps[n++] = (zds_param_step){.struct_size = sizeof *t->steps,
-                                             .param = &run->desc,
-                                             .hyper = &z->with.hypers[run->hyper],
+                                             .param = &known->desc,
+                                             .hyper = &z->with.hypers[known->hyper],
                                              .states = &t->whole_states[(size_t)i * ZDS_MAX_STATES],
                                              .master_dtype = z->wish.master_dtype,
                                              .grad_dtype = z->wish.accum_dtype,
@@ -31,8 +31,8 @@ zds_status zero_prepare(zero *z, zds_error *error)
     stream_list(z);
     for (size_t i = 0; i < t->listed.count; i++) {
         const piece *own = t->piece_of[t->steps[i].param->index];
-        t->steps[i].slice_first = own ? own->first : 0;
-        t->steps[i].slice_count = own ? own->count : 0;
+        t->steps[i].part_first = own ? own->first : 0;
+        t->steps[i].part_count = own ? own->count : 0;
     }
     services_clear(z->with.optim_services);
     zds_status status = z->with.optim->prepare(*z->with.optim_self, &t->listed);
@@ -81,8 +81,8 @@ static void fill_own(zero *z, zds_param_step *step)
         return;
     step->master = bufref_at(own->master, 0);
     step->output = bufref_at(own->output, 0);
-    step->slice_first = own->first;
-    step->slice_count = own->count;
+    step->part_first = own->first;
+    step->part_count = own->count;
 }
 
 /* One rank's part of a state goes to all. */
@@ -130,14 +130,18 @@ zds_status stream_collective(zero *z, const zds_step_ctx *ctx)
         return status;
     for (size_t i = 0; i < t->listed.count; i++)
         fill_own(z, &t->steps[i]);
-    services_clear(p->services);
+    status = peers_enter(p, "the optimizer's own reductions");
+    if (status)
+        return status;
     status = z->with.optim->step_collective(*z->with.optim_self, &t->listed, p->ops, p->self, ctx);
-    if (!status)
-        return ZDS_OK;
-    if (!p->services->error)
-        return stream_failed(z, status, "step_collective", ctx->step);
-    failure_set(z->with.failure, status,
-                "rank %d, optimizer %s reducing gradients by itself in step %lld: %s", p->rank,
-                z->with.optim_services->name, (long long)ctx->step, services_error(p->services));
-    return peers_give_up(p, status);
+    bool between_ranks = status && p->services->error;
+    if (between_ranks)
+        failure_set(z->with.failure, status,
+                    "rank %d, optimizer %s reducing gradients by itself in step %lld: %s", p->rank,
+                    z->with.optim_services->name, (long long)ctx->step,
+                    services_error(p->services));
+    peers_leave(p, ZDS_OK, NULL);
+    if (between_ranks)
+        return peers_give_up(p, status);
+    return status ? stream_failed(z, status, "step_collective", ctx->step) : ZDS_OK;
 }

@@ -54,10 +54,9 @@ static zds_status distribute(zero *z, zds_read_fn read, void *user, zds_status *
                              .src_dtype = z->wish.param_dtype,
                              .dst_dtype = z->wish.param_dtype,
                              .stream = z->queue};
-            services_clear(p->services);
-            status = p->ops->broadcast(p->self, &coll, &event);
+            status = peers_issue(p, p->ops->broadcast, &coll, doing, &event);
             if (status)
-                return peers_failed(p, status, doing);
+                return status;
         }
     }
     return status ? status : peers_wait(p, &event, doing);
@@ -65,7 +64,7 @@ static zds_status distribute(zero *z, zds_read_fn read, void *user, zds_status *
 
 zds_status zero_read_values(zero *z, zds_read_fn read, void *user, zds_status *read_status)
 {
-    zds_status status = params_published(z);
+    zds_status status = publish_await_all(z);
     if (!status)
         status = params_seal_all(z, false);
     if (!status)
@@ -189,18 +188,18 @@ zds_status zero_write_values(zero *z, uint32_t param, int32_t state, zds_write_f
                              zds_status *written)
 {
     const outlet to = {write, user, written};
-    const param_run *run = &z->with.params[param];
+    const zero_param *known = &z->with.params[param];
     uint64_t numel = z->with.model->params[param].numel;
     bool first = z->with.peers->rank == 0;
-    zds_status status = params_published(z);
+    zds_status status = publish_await_all(z);
     if (status)
         return status;
-    if (state >= 0 && run->needs.states[state].kind == ZDS_STATE_CONSTANT) {
+    if (state >= 0 && known->needs.states[state].kind == ZDS_STATE_CONSTANT) {
         if (first)
-            write_constant(z, param, run->needs.states[state].initial, &to);
+            write_constant(z, param, known->needs.states[state].initial, &to);
         return ZDS_OK;
     }
-    if (state < 0 && (!run->trainable || !zero_has_output(z))) {
+    if (state < 0 && (!known->trainable || !zero_has_output(z))) {
         return first ? write_own(z, param, &to) : ZDS_OK;
     }
     bool uncut = state >= 0 && !z->stream.own_states_cut &&

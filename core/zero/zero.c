@@ -84,8 +84,12 @@ zds_status zero_create(const zero_wishes *wishes, const zero_means *means, zero 
     zds_status status = lay_out(z, error);
     if (!status && !zero_is_here(z))
         status = tier_stream_create(z->with.tier, &z->queue, error);
+    if (!status && !zero_is_here(z))
+        status = tier_stream_create(z->with.tier, &z->wire, error);
     if (!status)
         status = params_open(z, error);
+    if (!status)
+        status = publish_create(z, error);
     if (!status)
         status = grads_create(z, error);
     if (!status)
@@ -101,17 +105,22 @@ void zero_destroy(zero *z)
 {
     if (!z)
         return;
-    if (z->queue) /* what is on it still uses what goes now */
+    if (z->wire) /* what is on them still uses what goes now */
+        tier_sync(z->with.tier, z->wire, NULL);
+    if (z->queue)
         tier_sync(z->with.tier, z->queue, NULL);
     for (size_t i = 0; i < z->held_count; i++)
         z->held[i]->ops->release(z->held[i]);
     if (z->lay) {
         grads_destroy(z);
+        publish_destroy(z);
         params_close(z);
         stream_destroy(z);
     }
     if (z->queue)
         tier_stream_destroy(z->with.tier, z->queue);
+    if (z->wire)
+        tier_stream_destroy(z->with.tier, z->wire);
     layout_destroy(z->lay);
     free(z);
 }

@@ -14,13 +14,13 @@
 typedef struct zero zero;
 
 /* A parameter as the optimizer knows it. */
-typedef struct param_run {
+typedef struct zero_param {
     zds_param desc;
     zds_param_needs needs;
     char *state_names[ZDS_MAX_STATES];
     uint32_t hyper; /* index of its hyperparameters */
     bool trainable;
-} param_run;
+} zero_param;
 
 enum { ZERO_AS_IS = -1 };
 
@@ -42,8 +42,8 @@ typedef struct zero_wishes {
 /* What it works with; all of it outlives it. */
 typedef struct zero_means {
     const zds_model *model;
-    const param_run *params; /* [params] */
-    const zds_hyper *hypers; /* by param_run.hyper: of this step */
+    const zero_param *params; /* [params] */
+    const zds_hyper *hypers;  /* by zero_param.hyper: of this step */
     const zds_optim_ops *optim;
     void *const *optim_self;
     services *optim_services;

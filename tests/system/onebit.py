@@ -88,7 +88,7 @@ def same_bits(folder, grads, cases):
         for keys in ({}, {"bf16": {"enabled": True}, "gradient_clipping": 0.9}):
             _, first, metrics, err = replay(folder, grads, case, keys)
             variants = [("scalar", keys, ["ZDS_SIMD=scalar"])]
-            if adam:  # Lamb's sums over tensors are added in the order of slices
+            if adam:  # Lamb's sums over tensors are added in the order of parts
                 variants.append(("stage 1", {**keys, "zero_optimization": {"stage": 1}}, None))
             for what, variant, environment in variants:
                 code, other, again, err = replay(folder, grads, case, variant, environment)

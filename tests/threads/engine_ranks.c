@@ -37,6 +37,21 @@ static void need(const rank *r, zds_status status, const char *what, const char 
     }
 }
 
+/* What one rank does alone between steps. */
+static void evaluate(const rank *r, zds_engine *e)
+{
+    double sum = 0;
+    zds_view v;
+    for (uint32_t m = 0; m < SMALL_MODULES; m++) {
+        need(r, zds_acquire(e, m, ZDS_FORWARD, NULL, &v), "acquire", zds_engine_error(e));
+        for (size_t s = 0; s < v.count; s++)
+            for (uint64_t i = 0; i < v.slots[s].count * zds_dtype_size(v.slots[s].dtype); i++)
+                sum += ((const unsigned char *)v.slots[s].data)[i];
+        need(r, zds_release(e, m, NULL), "release", zds_engine_error(e));
+    }
+    need(r, sum > 0 ? ZDS_OK : ZDS_ERR_INTERNAL, "evaluation", NULL);
+}
+
 static void *train(void *arg)
 {
     const rank *r = arg;
@@ -57,8 +72,11 @@ static void *train(void *arg)
     need(r, small_model(&model), "model", NULL);
     need(r, zds_engine_create(config, model, &o, &e, &error), "create", error.text);
     need(r, zds_set_values(e, small_values, NULL), "values", zds_engine_error(e));
-    for (uint64_t micro = 0; micro < 2 * STEPS; micro++)
+    for (uint64_t micro = 0; micro < 2 * STEPS; micro++) {
         need(r, small_micro(e, ZDS_BOUNDARY_AUTO, micro, NULL), "step", zds_engine_error(e));
+        if (r->index == 1)
+            evaluate(r, e);
+    }
     small_sum sum;
     need(r, small_hash(e, &sum), "read back", zds_engine_error(e));
     need(r, sum.finite ? ZDS_OK : ZDS_ERR_OVERFLOW, "result", "not finite");
@@ -84,8 +102,10 @@ int main(void)
                     "{\"train_micro_batch_size_per_gpu\": 1, \"gradient_accumulation_steps\": 2,"
                     "\"gradient_clipping\": 1, \"bf16\": {\"enabled\": %s},"
                     "\"zero_optimization\": {\"stage\": %d, \"reduce_bucket_size\": 100000},"
-                    "\"optimizer\": {\"type\": \"%s\", \"params\": %s}}",
-                    bf16 ? "true" : "false", stage, optimizers[i].name, optimizers[i].params);
+                    "\"optimizer\": {\"type\": \"%s\", \"params\": %s},"
+                    "\"zds\": {\"progress_thread\": %s}}",
+                    bf16 ? "true" : "false", stage, optimizers[i].name, optimizers[i].params,
+                    runs / 2 % 2 ? "true" : "false");
                 rank ranks[RANKS];
                 pthread_t threads[RANKS];
                 for (int32_t r = 0; r < RANKS; r++) {

@@ -163,6 +163,29 @@ Test(comm_faults, counts_that_do_not_come, .timeout = 30)
     }
 }
 
+/* What a rank has counted stays when it goes. */
+static void counts_and_leaves(rank *me, void *arg)
+{
+    (void)arg;
+    zds_region counters = {.struct_size = sizeof counters};
+    zds_event *done = NULL;
+    NEED(!me->ops->mem_alloc(me->self, 64, ZDS_MEM_COUNTERS, &counters), "alloc");
+    NEED(!me->ops->counter_add(me->self, &counters, 7), "add");
+    if (me->rank == 0)
+        usleep(200000); /* the others give theirs back meanwhile, and are gone */
+    if (me->rank == 0)
+        NEED(!me->ops->counter_wait(me->self, &counters, 7, 3, "x", &done) &&
+                 (!done || !finish(done)),
+             "%s", last_error);
+    me->ops->mem_free(me->self, &counters);
+}
+
+Test(comm_faults, counts_of_ranks_that_left, .timeout = 30)
+{
+    world_run w = {.plugin = "shm", .size = 3, .timeout_ms = 20000, .body = counts_and_leaves};
+    cr_expect_eq(run_world(&w), 0);
+}
+
 static void silent(rank *me, void *arg)
 {
     (void)arg;

@@ -175,10 +175,10 @@ static void read_binding(void *arg, size_t i, int32_t thread)
 }
 
 /* What each thread of a pool may use, the caller included. */
-static int32_t bindings(int32_t threads, const launch *place, cpu_set_t *sets)
+static int32_t bindings(int32_t threads, const launch *l, cpu_set_t *sets)
 {
     pool *p;
-    cr_assert_eq(pool_create(threads, place, &p, NULL), ZDS_OK);
+    cr_assert_eq(pool_create(threads, l, &p, NULL), ZDS_OK);
     threads = pool_threads(p);
     cr_assert_leq(threads, 64);
     memset(sets, 0, 64 * sizeof *sets);

@@ -1,25 +1,10 @@
 /* Engines of several ranks in processes of their own, as their launcher's variables say. */
-#include <criterion/criterion.h>
 #include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#include "zds/zds.h"
+#include "engine_world.h"
 
 enum { ELEMENTS = 5000, ENGINES = 3 };
-
-#define NEED(condition, ...)                                                                       \
-    do {                                                                                           \
-        if (!(condition)) {                                                                        \
-            fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #condition);                        \
-            fprintf(stderr, __VA_ARGS__);                                                          \
-            fputc('\n', stderr);                                                                   \
-            _exit(1);                                                                              \
-        }                                                                                          \
-    } while (0)
 
 static zds_status ones(void *user, uint32_t param, uint64_t first, uint64_t count, float *out)
 {
@@ -63,30 +48,6 @@ static void step(zds_engine *e, float g)
     NEED(!zds_grad_ready(e, 0, NULL) && !zds_step(e, NULL), "%s", zds_engine_error(e));
 }
 
-static void set_number(const char *name, int value)
-{
-    char text[16];
-    snprintf(text, sizeof text, "%d", value);
-    setenv(name, text, 1);
-}
-
-/* A process is rank `rank` of `size`; its launcher says who shares the node, or does not. */
-static void launch_as(int rank, int size, int port, bool local)
-{
-    set_number("RANK", rank);
-    set_number("WORLD_SIZE", size);
-    set_number("MASTER_PORT", port);
-    setenv("MASTER_ADDR", "127.0.0.1", 1);
-    setenv("ZDS_TIMEOUT", "20", 1);
-    setenv("ZDS_PLUGIN_PATH", TEST_BINARY_DIR "/lib/zds/plugins", 1);
-    unsetenv("LOCAL_RANK");
-    unsetenv("LOCAL_WORLD_SIZE");
-    if (local) {
-        set_number("LOCAL_RANK", rank);
-        set_number("LOCAL_WORLD_SIZE", size);
-    }
-}
-
 static zds_config *load(int size, int stage, const char *zds)
 {
     char text[512];
@@ -121,28 +82,6 @@ static void several(int rank, int size)
     for (int i = 0; i < ENGINES; i++)
         zds_engine_destroy(e[(i + 1) % ENGINES]);
     zds_config_destroy(config);
-}
-
-static void run(int size, bool local, void (*body)(int rank, int size))
-{
-    static int count;
-    const int port = 20000 + (getpid() * 13 + 9 * count++) % 12000;
-    pid_t pid[4];
-    fflush(NULL);
-    for (int r = 0; r < size; r++) {
-        pid[r] = fork();
-        if (pid[r] == 0) {
-            alarm(60);
-            launch_as(r, size, port, local);
-            body(r, size);
-            _exit(0);
-        }
-    }
-    for (int r = 0; r < size; r++) {
-        int status = -1;
-        waitpid(pid[r], &status, 0);
-        cr_expect_eq(status, 0, "rank %d of %d, local numbers %d", r, size, local);
-    }
 }
 
 Test(engine_ranks, several_engines_at_once, .timeout = 120)

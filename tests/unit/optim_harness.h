@@ -109,7 +109,7 @@ HARNESS_FN void optim_open(optim *o, const optim_setup *setup)
     zds_param_step all = {.struct_size = sizeof all,
                           .param = &o->param,
                           .hyper = &o->hyper,
-                          .slice_count = setup->count};
+                          .part_count = setup->count};
     zds_param_steps params = {sizeof params, 1, sizeof all, &all};
     if (o->ops->prepare)
         cr_assert_eq(o->ops->prepare(o->self, &params), ZDS_OK, "%s", o->h.error);

@@ -110,7 +110,7 @@ Test(plan, says_what_an_engine_allocates)
     zds_model_destroy(model);
 }
 
-/* 4 x 2^34 parameters on 4096 ranks: what is cut into slices is 1/4096 of it. */
+/* 4 x 2^34 parameters on 4096 ranks: what is cut into parts is 1/4096 of it. */
 Test(plan, takes_no_memory)
 {
     const uint64_t count = (uint64_t)4 << 34, n = 4096;

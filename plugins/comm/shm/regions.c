@@ -62,9 +62,10 @@ static zds_status settle(comm *c, request *mine)
 }
 
 /* Peers' parts are mapped read-only: a stray store faults here, not in a peer's numbers. */
-static bool map_region(const comm *c, region *g, uint64_t part, bool shared)
+static bool map_region(const comm *c, region *g, uint64_t part, int32_t kind)
 {
     const job *j = c->job;
+    bool shared = kind == ZDS_MEM_SHARED;
     g->own_offset = shared ? g->offset : g->offset + (uint64_t)c->rank * part;
     g->own_bytes = part;
     g->base = arena_map(j, g->offset, g->bytes, shared);
@@ -74,10 +75,14 @@ static bool map_region(const comm *c, region *g, uint64_t part, bool shared)
         return false;
     }
     g->own = g->base + (g->own_offset - g->offset);
-    if (shared)
-        g->freed = (_Atomic uint32_t *)(void *)(g->base + part);
-    else
+    if (!shared)
         arena_protect(j, g->own, g->own_bytes);
+    if (kind == ZDS_MEM_SYMMETRIC)
+        return true;
+    char *last = g->base + (g->bytes - PAGE);
+    if (!shared)
+        arena_protect(j, last, PAGE);
+    g->freed = (_Atomic uint32_t *)(void *)last;
     return true;
 }
 
@@ -122,7 +127,8 @@ zds_status comm_mem_alloc(void *self, uint64_t bytes, int32_t kind, zds_region *
         return host->fail(host, ZDS_ERR_MEMORY, "mem_alloc: %llu bytes a rank are too many",
                           (unsigned long long)bytes);
     uint64_t part = part_bytes(bytes);
-    uint64_t total = shared ? part + PAGE : part * (uint64_t)c->size;
+    uint64_t total =
+        (shared ? part : part * (uint64_t)c->size) + (kind == ZDS_MEM_SYMMETRIC ? 0 : PAGE);
     request mine = {.bytes = bytes, .kind = kind};
     if (c->rank == 0)
         mine.offset = arena_take(j, total);
@@ -135,7 +141,7 @@ zds_status comm_mem_alloc(void *self, uint64_t bytes, int32_t kind, zds_region *
     g->control = c->control;
     g->offset = mine.offset;
     g->bytes = total;
-    if (!map_region(c, g, part, shared)) {
+    if (!map_region(c, g, part, kind)) {
         host->free(host, g);
         return host->fail(host, ZDS_ERR_MEMORY, "cannot map %llu bytes of shared memory: %s",
                           (unsigned long long)total, strerror(errno));
@@ -157,9 +163,12 @@ void comm_mem_free(void *self, zds_region *out)
     job *j = c->job;
     region *g = out->handle;
     drop(j, g);
-    /* A rank's own part goes at once, shared bytes with the last that gives them back. */
-    if (!g->freed || atomic_fetch_add(g->freed, 1) + 1 == (uint32_t)c->size)
+    /* A rank's own part goes at once, shared bytes and counts with the last that gives them back.
+     */
+    if (!g->freed)
         arena_punch(j, g->own_offset, g->own_bytes);
+    else if (atomic_fetch_add(g->freed, 1) + 1 == (uint32_t)c->size)
+        arena_punch(j, g->offset, g->bytes - PAGE);
     region_unmap(j, g);
     c->host->free(c->host, g);
     out->base = out->handle = NULL;

@@ -146,10 +146,11 @@ typedef struct region {
     uint64_t part;                  /* bytes from one rank's part to the next one's */
     uint64_t own_offset, own_bytes; /* what this rank may write */
     bool lent;                      /* registered: the arena's range has no pages */
-    _Atomic uint32_t *freed; /* of a SHARED region, in its last page: ranks that gave it back */
-    char *base;              /* of all ranks' parts */
-    char *own;               /* own part (or SHARED bytes) */
-    char *view;              /* the same without the right to write; NULL where lent */
+    /* In the last page of what goes with its last rank (SHARED, COUNTERS): who gave it back. */
+    _Atomic uint32_t *freed;
+    char *base; /* of all ranks' parts */
+    char *own;  /* own part (or SHARED bytes) */
+    char *view; /* the same without the right to write; NULL where lent */
 } region;
 
 typedef struct comm comm;

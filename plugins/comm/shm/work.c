@@ -2,7 +2,7 @@
  * must into pipes, and takes from each peer as soon as that peer is ready. */
 #include "comm/shm/shm.h"
 
-enum { ALIGN = 64 };                    /* elements: slices of all_reduce start at cache lines */
+enum { ALIGN = 64 };                    /* elements: parts of all_reduce start at cache lines */
 static const uint64_t ALL = UINT64_MAX; /* in c->got: nothing more to take from this rank */
 
 const char *op_name(int32_t kind)
@@ -74,17 +74,17 @@ uint64_t work_source_bytes(const op *o, int32_t size)
     }
 }
 
-/* Slice r of an all_reduce in elements. */
-static uint64_t slice_first(const comm *c, const op *o, int32_t r)
+/* Part r of an all_reduce in elements. */
+static uint64_t part_first(const comm *c, const op *o, int32_t r)
 {
     uint64_t n = (uint64_t)c->size, per = (o->coll.count + n - 1) / n;
     per = (per + ALIGN - 1) / ALIGN * ALIGN;
     return (uint64_t)r * per < o->coll.count ? (uint64_t)r * per : o->coll.count;
 }
 
-static uint64_t slice_count(const comm *c, const op *o, int32_t r)
+static uint64_t part_count(const comm *c, const op *o, int32_t r)
 {
-    return slice_first(c, o, r + 1) - slice_first(c, o, r);
+    return part_first(c, o, r + 1) - part_first(c, o, r);
 }
 
 /* What this rank gives rank r in a phase: bytes [*from, *from + result) of its source (of its dst
@@ -101,8 +101,8 @@ static uint64_t gives(const comm *c, const op *o, int32_t phase, int32_t r, uint
     case OP_ALL_REDUCE:
         if (work_small(o))
             return bytes;
-        *from = slice_first(c, o, phase ? c->rank : r) * size;
-        return slice_count(c, o, phase ? c->rank : r) * size;
+        *from = part_first(c, o, phase ? c->rank : r) * size;
+        return part_count(c, o, phase ? c->rank : r) * size;
     case OP_BARRIER:
         return 0;
     default:
@@ -132,9 +132,9 @@ static uint64_t takes(const comm *c, const op *o, int32_t phase, int32_t r, uint
     case OP_ALL_REDUCE:
         if (work_small(o))
             return bytes;
-        *from = slice_first(c, o, phase ? r : c->rank) * size;
+        *from = part_first(c, o, phase ? r : c->rank) * size;
         *to += *from;
-        return slice_count(c, o, phase ? r : c->rank) * size;
+        return part_count(c, o, phase ? r : c->rank) * size;
     case OP_BARRIER:
         return 0;
     default:
@@ -343,7 +343,7 @@ static bool take_copy(comm *c, const op *o, int32_t r)
     uint64_t from;
     char *to;
     uint64_t bytes = takes(c, o, c->phase, r, &from, &to);
-    /* In the second phase of all_reduce the own slice is there already; a root may have no dst. */
+    /* In the second phase of all_reduce the own part is there already; a root may have no dst. */
     if (!bytes || !to || (r == c->rank && c->phase)) {
         c->got[r] = ALL;
         return true;

@@ -401,7 +401,7 @@ static zds_status prepare(void *instance, const zds_param_steps *params)
     needed n = {0};
     for (size_t i = 0; i < params->count; i++) {
         const zds_param_step *p = zds_param_step_at(params, i);
-        if (p->slice_count && takes(p->param))
+        if (p->part_count && takes(p->param))
             need(&n, self, p->param);
     }
     return take_room(self, &n);

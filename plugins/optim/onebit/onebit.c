@@ -141,9 +141,9 @@ void onebit_fill_constants(const onebit_options *o, const zds_hyper *h, onebit_c
 
 stretch onebit_owned(const zds_param_step *param, uint64_t first, uint64_t count)
 {
-    uint64_t end = first + count, slice_end = param->slice_first + param->slice_count;
-    uint64_t begin = first > param->slice_first ? first : param->slice_first;
-    end = end < slice_end ? end : slice_end;
+    uint64_t end = first + count, part_end = param->part_first + param->part_count;
+    uint64_t begin = first > param->part_first ? first : param->part_first;
+    end = end < part_end ? end : part_end;
     return (stretch){.first = begin, .count = end > begin ? end - begin : 0};
 }
 
@@ -154,14 +154,14 @@ void onebit_update(const onebit *o, elementwise_fn kernel, const zds_param_step 
     stretch own = onebit_owned(param, first, count);
     if (!own.count)
         return;
-    uint64_t in_slice = own.first - param->slice_first;
-    void *states[2] = {(float *)param->states[0] + own.first, (float *)param->states[1] + in_slice};
+    uint64_t in_part = own.first - param->part_first;
+    void *states[2] = {(float *)param->states[0] + own.first, (float *)param->states[1] + in_part};
     kernel(&(elementwise){.count = (size_t)own.count,
-                          .master = (float *)param->master + in_slice,
+                          .master = (float *)param->master + in_part,
                           .grad = grad ? grad + (own.first - first) : NULL,
                           .output = param->output
                                         ? (char *)param->output +
-                                              in_slice * zds_dtype_size(param->output_dtype)
+                                              in_part * zds_dtype_size(param->output_dtype)
                                         : NULL,
                           .states = states,
                           .master_dtype = ZDS_F32,

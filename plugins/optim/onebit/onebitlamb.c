@@ -263,8 +263,8 @@ static zds_status freeze(const onebit *o, const zds_param_steps *params)
             return status;
         total += c->scaling;
         c->last_factor = 1;
-        if (p->slice_count)
-            memcpy(p->states[FRESH], p->states[EXP_AVG_SQ], p->slice_count * sizeof(float));
+        if (p->part_count)
+            memcpy(p->states[FRESH], p->states[EXP_AVG_SQ], p->part_count * sizeof(float));
     }
     for (size_t i = 0; i < params->count; i++) {
         coefficients *c = coefficients_of(zds_param_step_at(params, i));
@@ -308,18 +308,18 @@ static void store_tensor(const collective *c, size_t i, uint64_t in_param, size_
     uint64_t edges[] = {in_param, own.count ? own.first : in_param + count,
                         own.count ? own.first + own.count : in_param + count, in_param + count};
     *sums = (tensor_sums){0};
-    for (int part = 0; part < 3; part++) { /* before, in and behind this rank's slice */
-        uint64_t at = edges[part], in_slice = at - p->slice_first;
+    for (int area = 0; area < 3; area++) { /* before, in and behind this rank's part */
+        uint64_t at = edges[area], in_part = at - p->part_first;
         onebit_fresh f = {.exp_avg = (float *)p->states[EXP_AVG] + at,
                           .mean = mean + (at - in_param),
                           .inverse_factor = (float)(1 / coefficients_of(p)->scaling),
                           .constants = &k};
-        if (part == 1 && own.count) {
-            f.exp_avg_sq = (const float *)p->states[EXP_AVG_SQ] + in_slice;
-            f.fresh = (float *)p->states[FRESH] + in_slice;
-            f.master = (const float *)p->master + in_slice;
+        if (area == 1 && own.count) {
+            f.exp_avg_sq = (const float *)p->states[EXP_AVG_SQ] + in_part;
+            f.fresh = (float *)p->states[FRESH] + in_part;
+            f.master = (const float *)p->master + in_part;
         }
-        c->l->onebit.average.kernels->fresh(&f, (size_t)(edges[part + 1] - at));
+        c->l->onebit.average.kernels->fresh(&f, (size_t)(edges[area + 1] - at));
         if (f.fresh)
             *sums = (tensor_sums){f.update_squares, f.decayed_squares, f.largest};
     }
@@ -365,7 +365,7 @@ static void sum_blocks(lamb *l, size_t params)
     }
 }
 
-/* Where each rank has updated its slices: of the ranks in order. */
+/* Where each rank has updated its parts: of the ranks in order. */
 static zds_status sum_ranks(lamb *l, size_t params, const zds_comm_ops *comm, void *comm_self)
 {
     tensor_sums *all = l->sums + params;
@@ -405,8 +405,8 @@ typedef struct move_pass {
 static void move_block(void *arg, size_t i)
 {
     const move_pass *m = arg;
-    uint64_t at = (uint64_t)i * AVERAGE_BLOCK, left = m->param->slice_count - at;
-    onebit_update(m->o, m->o->move, m->param, &m->constants, m->param->slice_first + at,
+    uint64_t at = (uint64_t)i * AVERAGE_BLOCK, left = m->param->part_count - at;
+    onebit_update(m->o, m->o->move, m->param, &m->constants, m->param->part_first + at,
                   left < AVERAGE_BLOCK ? left : AVERAGE_BLOCK, NULL);
 }
 
@@ -423,7 +423,7 @@ static void move_tensors(lamb *l, const zds_param_steps *params)
         c->last_factor = next_factor(o, &l->sums[i], m.param->hyper->weight_decay, c->last_factor);
         m.constants.rate = (float)(m.param->hyper->lr * c->frozen * c->last_factor);
         host->parallel_for(host,
-                           (size_t)((m.param->slice_count + AVERAGE_BLOCK - 1) / AVERAGE_BLOCK),
+                           (size_t)((m.param->part_count + AVERAGE_BLOCK - 1) / AVERAGE_BLOCK),
                            move_block, &m);
     }
 }

@@ -1,0 +1,196 @@
+/* How all ranks come to have what the owners have written in a step.
+ *
+ * Where parameters are the node's nothing moves: each rank counts the spans whose part it has
+ * written, in an epoch a step, and whoever acquires a module waits for its spans' counters. That
+ * needs nothing of the others but that they have written, so that one rank alone may evaluate. An
+ * owner writes only when nobody reads any more: it is in a step, after the exchange of norms, which
+ * a rank takes part in once it has used everything. Else spans are gathered, meanwhile where
+ * something moves them. */
+#include <stdlib.h>
+
+#include "zero/parts.h"
+
+static const char publishing[] = "publishing parameters";
+
+static bool is_needed(const zero *z)
+{
+    return z->wish.stage > 0 && !is_alone(z);
+}
+
+static bool is_gathered(const zero *z)
+{
+    return z->params.pages != PAGES_NODE;
+}
+
+zds_status publish_create(zero *z, zds_error *error)
+{
+    publish_part *b = &z->publish;
+    uint32_t spans = z->lay->span_count;
+    b->spans = calloc(spans + (size_t)1, sizeof *b->spans);
+    if (!b->spans)
+        return zero_no_memory(error, "publishing", 0);
+    if (!is_needed(z))
+        return ZDS_OK;
+    for (uint32_t k = 0; is_gathered(z) && k < spans; k++) {
+        size_t room = z->lay->spans[k].parts ? z->lay->world_size : 1;
+        b->spans[k].events = calloc(room, sizeof(zds_event *));
+        if (!b->spans[k].events)
+            return zero_no_memory(error, "publishing", 0);
+        b->spans[k].event_count = room;
+    }
+    peers *p = z->with.peers;
+    return !is_gathered(z) && p->ops->counter_add && p->ops->counter_wait && spans
+               ? peers_counters_open(p, &b->counters, spans, error)
+               : ZDS_OK;
+}
+
+void publish_destroy(zero *z)
+{
+    publish_part *b = &z->publish;
+    peers *p = z->with.peers;
+    for (uint32_t k = 0; b->spans && k < z->lay->span_count; k++) {
+        for (size_t i = 0; i < b->spans[k].event_count; i++)
+            peers_drop(p, &b->spans[k].events[i]);
+        free(b->spans[k].events);
+    }
+    peers_drop(p, &b->all);
+    peers_counters_close(p, &b->counters);
+    free(b->spans);
+}
+
+/* === by the owner === */
+
+zds_status publish_begin(zero *z)
+{
+    publish_part *b = &z->publish;
+    zds_status status = publish_await_all(z);
+    b->epoch++;
+    for (uint32_t k = 0; k < z->lay->span_count; k++) {
+        b->spans[k].counted = false;
+        b->spans[k].unwritten = 0;
+        b->spans[k].pending = is_needed(z) && layout_is_trained(&z->lay->spans[k]);
+    }
+    return status;
+}
+
+void publish_expect(zero *z, uint32_t span, uint32_t tiles)
+{
+    z->publish.spans[span].unwritten += tiles;
+}
+
+static zds_status count(zero *z, uint32_t k)
+{
+    span_publish *s = &z->publish.spans[k];
+    if (!s->pending || s->counted)
+        return ZDS_OK;
+    s->counted = true;
+    return peers_count(z->with.peers, &z->publish.counters, k, publishing);
+}
+
+void publish_wrote(zero *z, uint32_t span, uint32_t tiles)
+{
+    span_publish *s = &z->publish.spans[span];
+    if (z->publish.counters.there && atomic_fetch_sub(&s->unwritten, tiles) == tiles)
+        s->counted = peers_try_count(z->with.peers, &z->publish.counters, span);
+}
+
+/* What is asked of the plugin for one span, in place. */
+static zds_coll gathering(const zero *z, uint32_t k)
+{
+    const layout_span *span = &z->lay->spans[k];
+    zds_dtype dtype = z->wish.param_dtype;
+    char *base = bufref_at(bufref_of(&z->params.trained.slab, span->param_first, dtype), 0);
+    return (zds_coll){.struct_size = sizeof(zds_coll),
+                      .tag = (uint64_t)k << 8 | 4,
+                      .what = publishing,
+                      .src =
+                          base + (uint64_t)z->with.peers->rank * span->part * zds_dtype_size(dtype),
+                      .dst = base,
+                      .count = span->part,
+                      .src_dtype = dtype,
+                      .dst_dtype = dtype,
+                      .stream = z->wire};
+}
+
+/* Parameters that are not cut, from each owner to all. */
+static zds_status gather_owners(zero *z, uint32_t k, zds_coll coll)
+{
+    peers *p = z->with.peers;
+    const layout_span *span = &z->lay->spans[k];
+    char *base = coll.dst;
+    size_t used = 0;
+    zds_status status = ZDS_OK;
+    for (uint32_t r = 0; !status && r < z->lay->world_size; r++) {
+        coll.count = layout_part_count(span, r);
+        coll.peer = (int32_t)r;
+        coll.dst = base + layout_part_first(span, r) * zds_dtype_size(coll.src_dtype);
+        coll.src = coll.dst;
+        if (coll.count)
+            status = peers_issue(p, p->ops->broadcast, &coll, publishing,
+                                 &z->publish.spans[k].events[used++]);
+    }
+    return status;
+}
+
+static zds_status gather(zero *z)
+{
+    peers *p = z->with.peers;
+    zds_status status = z->wire ? zero_follow(z, z->wire, z->queue) : ZDS_OK;
+    for (uint32_t k = 0; !status && k < z->lay->span_count; k++) {
+        const layout_span *span = &z->lay->spans[k];
+        zds_coll coll = gathering(z, k);
+        if (!span->count || !layout_is_trained(span))
+            continue;
+        status = span->parts ? gather_owners(z, k, coll)
+                             : peers_issue(p, p->ops->all_gather, &coll, publishing,
+                                           &z->publish.spans[k].events[0]);
+        /* Whoever computes without calling zds would keep the others waiting. */
+        if (!status && !peers_move_alone(p))
+            status = publish_await(z, k);
+    }
+    return status;
+}
+
+zds_status publish_all(zero *z)
+{
+    publish_part *b = &z->publish;
+    peers *p = z->with.peers;
+    zds_status status = ZDS_OK;
+    if (!is_needed(z))
+        return ZDS_OK;
+    if (is_gathered(z))
+        return gather(z);
+    for (uint32_t k = 0; b->counters.there && !status && k < z->lay->span_count; k++)
+        status = count(z, k);
+    zds_coll coll = {.struct_size = sizeof coll, .tag = 3, .what = publishing};
+    return status || b->counters.there
+               ? status
+               : peers_issue(p, p->ops->barrier, &coll, publishing, &b->all);
+}
+
+/* === by the user === */
+
+zds_status publish_await(zero *z, uint32_t k)
+{
+    publish_part *b = &z->publish;
+    span_publish *s = &b->spans[k];
+    peers *p = z->with.peers;
+    if (!s->pending)
+        return ZDS_OK;
+    zds_status status = peers_wait(p, &b->all, publishing);
+    for (size_t i = 0; !status && i < s->event_count; i++)
+        status = peers_wait(p, &s->events[i], publishing);
+    if (!status && b->counters.there)
+        status =
+            peers_count_wait(p, &b->counters, k, b->epoch * (uint64_t)p->world_size, publishing);
+    s->pending = status != ZDS_OK;
+    return status;
+}
+
+zds_status publish_await_all(zero *z)
+{
+    zds_status status = ZDS_OK;
+    for (uint32_t k = 0; !status && k < z->lay->span_count; k++)
+        status = publish_await(z, k);
+    return status;
+}

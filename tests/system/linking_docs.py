@@ -1,0 +1,94 @@
+"""docs/linking.md as its reader uses it: its pieces of code, put together, are a program that trains."""
+import json
+import os
+import re
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+from installed import SOURCE, expect, library_folder, prefix, run
+
+with open(os.path.join(SOURCE, "docs", "linking.md")) as file:
+    PAGE = file.read()
+BLOCKS = re.findall(r"^```c\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+
+# Around the page's code: w is moved towards 3 by the gradient of (w - 3)^2 / 2 of each element.
+PROGRAM = r"""
+#include <stdio.h>
+#include <stdlib.h>
+#include <zds/zds.h>
+#include <zds/engine.h>
+
+%(slot)s
+static zds_status read_weights(void *user, uint32_t param, uint64_t first, uint64_t count, float *out)
+{
+    (void)user, (void)param;
+    for (uint64_t i = 0; i < count; i++)
+        out[i] = (float)(first + i);
+    return ZDS_OK;
+}
+
+static void back(const zds_slot *slot, double scale)
+{
+    const float *w = slot->data;
+    float *grad = slot->grad;
+    for (uint64_t i = 0; i < slot->count; i++)
+        grad[i] = (slot->accumulate ? grad[i] : 0) + (float)scale * (w[i] - 3);
+}
+
+int main(void)
+{
+    const int64_t out = 2, in = 2;
+    const uint32_t modules = 1;
+    void *user = NULL;
+    zds_view view;
+    zds_step_result result = {.struct_size = sizeof result};
+%(load)s
+%(model)s
+%(create)s
+    for (int step = 0; step < 200; step++) {
+%(loop)s
+    }
+    zds_acquire(engine, 0, ZDS_FORWARD, NULL, &view);
+    const zds_slot *slot = slot_at(&view, 0);
+    float w[4];
+    zds_status status = zds_copy_out(engine, w, slot->data, sizeof w);
+    zds_release(engine, 0, NULL);
+    printf("%%d %%.4f %%.4f %%.4f %%.4f\n", status, w[0], w[1], w[2], w[3]);
+    zds_engine_destroy(engine);
+    zds_config_destroy(config);
+    zds_error_clear(&error);
+}
+"""
+
+
+def block_with(text):
+    found = [block for block in BLOCKS if text in block]
+    expect(len(found) == 1, f"one piece of code has {text}")
+    return found[0]
+
+
+def write(folder):
+    loop = block_with("zds_step(engine, &result)")
+    loop = loop.replace("... forward of module m ...", "")
+    loop = loop.replace("... backward of module m ...",
+                        "for (size_t i = 0; i < view.count; i++)\n"
+                        "    back(slot_at(&view, i), zds_loss_scale(engine));")
+    path = os.path.join(folder, "program.c")
+    with open(path, "w") as file:
+        file.write(PROGRAM % {"slot": block_with("slot_at("), "load": block_with("zds_config_load"),
+                              "model": block_with("zds_model_add_param"),
+                              "create": block_with("zds_engine_create"), "loop": loop})
+    with open(os.path.join(folder, "ds_config.json"), "w") as file:
+        json.dump({"train_batch_size": 2, "train_micro_batch_size_per_gpu": 1,
+                   "gradient_clipping": 0.0, "optimizer": {"type": "SGD", "params": {"lr": 0.1}}}, file)
+    return path
+
+
+with prefix() as (work, root):
+    source = write(work)
+    expect("..." not in open(source).read(), "nothing is left out of the program")
+    line = next(line for line in PAGE.splitlines() if line.startswith("cc my_trainer.c"))
+    run(["sh", "-ec", line.replace("my_trainer.c", "-std=c11 -Wall -Wextra -Werror program.c")], cwd=work,
+        env=dict(os.environ, PKG_CONFIG_PATH=os.path.join(library_folder(root), "pkgconfig")))
+    told = run([os.path.join(work, "my_trainer")], cwd=work).split()
+    expect(told == ["0", "3.0000", "3.0000", "3.0000", "3.0000"], f"it trains: {told}")
