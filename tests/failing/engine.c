@@ -157,7 +157,7 @@ static const scenario scenarios[] = {
      .run = train,
      .stride = 7},
     ONE("Lamb", ZERO("1") OPTIM("Lamb"), 5),
-    ONE("Muon", ZERO("2") OPTIM("Muon"), 5),
+    ONE("Muon", ZERO("2") OPTIM("Muon"), 11),
     ONE("OneBitAdam", ZERO("1") OPTIM("OneBitAdam"), 7),
     {.name = "plan",
      .json = "{" STEPS BF16 ZERO("2") OPTIM("Muon") "}",

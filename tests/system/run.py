@@ -11,6 +11,7 @@ import tempfile
 import time
 
 RUN = os.path.join(sys.argv[1], "zds-run")
+OWN = f".{os.getpid()}"  # of a sleep's length, by which this test's processes are known
 failures = 0
 
 
@@ -98,33 +99,34 @@ def output():
 
 def failures_of_ranks():
     start = time.time()
-    out = run("-n", "3", "sh", "-c", "test $RANK = 1 && exit 7; exec sleep 7301")
+    out = run("-n", "3", "sh", "-c", "test $RANK = 1 && exit 7; exec sleep 7301" + OWN)
     expect("the code of the rank that failed", out.returncode == 7, out.returncode)
     expect("which and why", "rank 1 exited with code 7" in out.stderr, out.stderr)
-    expect("at once, and the others are gone", time.time() - start < 3 and gone("7301"))
-    out = run("-n", "2", "sh", "-c", "test $RANK = 1 && kill -9 $$; sleep 7302 & wait")
+    expect("at once, and the others are gone", time.time() - start < 3 and gone("7301" + OWN))
+    out = run("-n", "2", "sh", "-c", f"test $RANK = 1 && kill -9 $$; sleep 7302{OWN} & wait")
     expect("128 + signal", out.returncode == 137, out.returncode)
     expect("the signal by name", "rank 1 was killed by signal 9" in out.stderr, out.stderr)
-    expect("what a rank started is gone too", gone("7302"))
+    expect("what a rank started is gone too", gone("7302" + OWN))
     out = run("-n", "2", "sh", "-c",
-              "test $RANK = 0 && exit 3; trap '' TERM; sleep 7303; sleep 7303")
-    expect("one that ignores SIGTERM is killed", out.returncode == 3 and gone("7303"), out)
+              f"test $RANK = 0 && exit 3; trap '' TERM; sleep 7303{OWN}; sleep 7303{OWN}")
+    expect("one that ignores SIGTERM is killed", out.returncode == 3 and gone("7303" + OWN), out)
 
 
 def signals():
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)):
-        process = subprocess.Popen([RUN, "-n", "2", "sleep", "7304"], stderr=subprocess.PIPE,
+        process = subprocess.Popen([RUN, "-n", "2", "sleep", "7304" + OWN], stderr=subprocess.PIPE,
                                    text=True)
-        expect("ranks run", wait_for("7304", 2))
+        expect("ranks run", wait_for("7304" + OWN, 3))
         process.send_signal(number)
         err = process.communicate(timeout=20)[1]
         expect(f"signal {number}: exit {code}", process.returncode == code, process.returncode)
-        expect("it is said, and all are gone", "ending 2 rank(s)" in err and gone("7304"), err)
-    process = subprocess.Popen([RUN, "-n", "2", "sleep", "7305"])
-    expect("ranks run", wait_for("7305", 3))
+        expect("it is said, and all are gone",
+               "ending 2 rank(s)" in err and gone("7304" + OWN), err)
+    process = subprocess.Popen([RUN, "-n", "2", "sleep", "7305" + OWN])
+    expect("ranks run", wait_for("7305" + OWN, 3))
     process.kill()
     process.wait()
-    expect("zds-run killed by SIGKILL takes its ranks with it", gone("7305"))
+    expect("zds-run killed by SIGKILL takes its ranks with it", gone("7305" + OWN))
 
 
 def usage():

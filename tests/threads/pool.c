@@ -1,6 +1,8 @@
 /* The thread pool under ThreadSanitizer: a plain program, since Criterion's own processes and that
  * sanitizer exclude each other. */
 #include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -35,6 +37,7 @@ typedef struct stage {
     cell of_outer[MOST], of_inner[MOST]; /* written without atomics: a thread's own */
     long runs;                           /* likewise: one run at a time */
     long ticks;                          /* likewise: one tick at a time */
+    atomic_int met;
 } stage;
 
 static void inner_body(void *arg, size_t i, int32_t thread)
@@ -58,6 +61,16 @@ static void tick(void *arg)
 {
     stage *s = arg;
     s->ticks++;
+}
+
+/* As many as there are threads, none of which ends before each thread has one. */
+static void meet(void *arg, size_t i, int32_t thread)
+{
+    (void)i, (void)thread;
+    stage *s = arg;
+    atomic_fetch_add(&s->met, 1);
+    while (atomic_load(&s->met) < pool_threads(s->outer))
+        sched_yield();
 }
 
 static void *call(void *arg)
@@ -91,10 +104,13 @@ static int callers_at_once(int32_t outer, int32_t inner)
             return 1;
     for (int i = 0; i < CALLERS; i++)
         pthread_join(callers[i], NULL);
+    const long before = s.ticks;
+    pool_run(s.outer, (size_t)outer, meet, &s);
+    const long after_own = s.ticks - before;
     pool_destroy(s.outer);
     pool_destroy(s.inner);
     int failed = sum(s.of_outer) != CALLERS * RUNS * BODIES || s.runs != CALLERS * RUNS ||
-                 sum(s.of_inner) != CALLERS * RUNS * (BODIES / 8 * 3 + 1) || s.ticks == 0;
+                 sum(s.of_inner) != CALLERS * RUNS * (BODIES / 8 * 3 + 1) || after_own != 1;
     printf("%d and %d threads: %d callers, %ld runs, %ld ticks%s\n", outer, inner, (int)CALLERS,
            s.runs, s.ticks, failed ? ": WRONG" : "");
     return failed;
