@@ -48,6 +48,13 @@ def read_header(path):
     return header, 8 + size
 
 
+def read_metadata(path):
+    """__metadata__ of a safetensors file."""
+    with open(path, "rb") as file:
+        size = struct.unpack("<Q", file.read(8))[0]
+        return json.loads(file.read(size)).get("__metadata__", {})
+
+
 def read_tensors(path):
     """{name: (shape, flat array of floats)} of a safetensors file that holds F32 only."""
     header, base = read_header(path)

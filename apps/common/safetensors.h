@@ -56,11 +56,17 @@ typedef struct safetensors_entry {
     int64_t shape[SAFETENSORS_MAX_DIMS];
 } safetensors_entry;
 
-/* Starts a file of these tensors under a temporary name beside `path`. `format`: the value of
- * __metadata__.format ("pt" for transformers), or NULL for no metadata. The entries are not kept.
- */
+/* An entry of __metadata__. */
+typedef struct safetensors_note {
+    const char *key, *value; /* both NULL: the end */
+} safetensors_note;
+
+/* Starts a file of these tensors under a temporary name beside `path`. `notes`: what stands in
+ * __metadata__ ("format": "pt" for transformers); NULL, or none: it has no such thing. Neither
+ * entries nor notes are kept. */
 zds_status safetensors_create(const char *path, const safetensors_entry *entries, size_t count,
-                              const char *format, safetensors_writer **out, zds_error *error);
+                              const safetensors_note *notes, safetensors_writer **out,
+                              zds_error *error);
 /* The next `count` elements, in the order of the entries; a piece may not cross a tensor. They are
  * rounded to nearest even where the entry has 16 bits. */
 zds_status safetensors_write(safetensors_writer *writer, const float *values, uint64_t count,

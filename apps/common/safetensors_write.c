@@ -49,16 +49,16 @@ static zds_status write_all(safetensors_writer *writer, const void *bytes, size_
 }
 
 /* The header as JSON text; NULL if memory ends. */
-static char *header_text(const safetensors_entry *entries, size_t count, const char *format)
+static char *header_text(const safetensors_entry *entries, size_t count,
+                         const safetensors_note *notes)
 {
     cJSON *root = cJSON_CreateObject();
     char *text = NULL;
     uint64_t at = 0;
-    if (format) {
-        cJSON *metadata = cJSON_AddObjectToObject(root, "__metadata__");
-        if (!cJSON_AddStringToObject(metadata, "format", format))
+    cJSON *metadata = notes && notes->key ? cJSON_AddObjectToObject(root, "__metadata__") : NULL;
+    for (; notes && notes->key; notes++)
+        if (!cJSON_AddStringToObject(metadata, notes->key, notes->value))
             goto out;
-    }
     for (size_t i = 0; i < count; i++) {
         cJSON *tensor = cJSON_CreateObject();
         if (!cJSON_AddItemToObject(root, entries[i].name, tensor)) {
@@ -86,9 +86,9 @@ out:
 }
 
 static zds_status write_header(safetensors_writer *writer, const safetensors_entry *entries,
-                               size_t count, const char *format, zds_error *error)
+                               size_t count, const safetensors_note *notes, zds_error *error)
 {
-    char *text = header_text(entries, count, format);
+    char *text = header_text(entries, count, notes);
     if (!text)
         return fail(error, ZDS_ERR_MEMORY, "%s: there is no memory for its header", writer->path);
     size_t length = strlen(text), padded = (length + 7) / 8 * 8; /* so that the data is aligned */
@@ -105,7 +105,8 @@ static zds_status write_header(safetensors_writer *writer, const safetensors_ent
 }
 
 zds_status safetensors_create(const char *path, const safetensors_entry *entries, size_t count,
-                              const char *format, safetensors_writer **out, zds_error *error)
+                              const safetensors_note *notes, safetensors_writer **out,
+                              zds_error *error)
 {
     for (size_t i = 0; i < count; i++)
         if (!dtype_name(entries[i].dtype) || entries[i].ndim > SAFETENSORS_MAX_DIMS)
@@ -140,7 +141,7 @@ zds_status safetensors_create(const char *path, const safetensors_entry *entries
         goto failed;
     }
     writer->temporary = temporary;
-    status = write_header(writer, entries, count, format, error);
+    status = write_header(writer, entries, count, notes, error);
     if (!status) {
         *out = writer;
         return ZDS_OK;

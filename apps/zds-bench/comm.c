@@ -77,6 +77,11 @@ static void *host_alloc(const zds_host *host, size_t bytes, size_t align)
     return p ? memset(p, 0, size) : NULL;
 }
 
+static void *host_alloc_in(const zds_host *host, zds_device device, size_t bytes, size_t align)
+{
+    return device.space == ZDS_SPACE_HOST ? host_alloc(host, bytes, align) : NULL;
+}
+
 static void host_free(const zds_host *host, void *pointer)
 {
     (void)host;
@@ -304,7 +309,8 @@ static int run(bench *b, const char *plugin, bool json)
                      .fail = host_fail,
                      .alloc = host_alloc,
                      .free = host_free,
-                     .parallel_for = host_for};
+                     .parallel_for = host_for,
+                     .alloc_in = host_alloc_in};
     int code = open_plugin(b, plugin);
     if (code != EXIT_DONE)
         return code;

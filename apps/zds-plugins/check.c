@@ -1,4 +1,4 @@
-/* zds-plugins --check FILE.so: has zds-plugin-probe check the file, so that this program survives
+/* zds-plugins --check FILE.so: has zds-plugin-check check the file, so that this program survives
  * whatever the plugin does, and shows the results. */
 #include "check.h"
 
@@ -47,11 +47,11 @@ static void add_lines(cJSON *results, char *output)
 static int run_helper(const char *path, cJSON *results)
 {
     char *folder = place_install(dlsym(RTLD_DEFAULT, "zds_version"));
-    char *helper = folder ? text_format("%s/zds-plugin-probe", folder) : NULL;
+    char *helper = folder ? text_format("%s/zds-plugin-check", folder) : NULL;
     free(folder);
     if (!helper)
-        return output_error("zds/zds-plugin-probe is not beside libzds.so; install zds whole");
-    char *argv[] = {helper, "--check", (char *)path, NULL};
+        return output_error("zds/zds-plugin-check is not beside libzds.so; install zds whole");
+    char *argv[] = {helper, (char *)path, NULL};
     char *output;
     /* The helper sees to it that each check ends in time, and never opens the file itself. */
     char *ended = child_run(argv, INT_MAX, false, &output);

@@ -292,32 +292,64 @@ static zds_status write_value(void *user, uint32_t param, uint64_t first, uint64
     return safetensors_write(r->writer, values, count, &r->error);
 }
 
-/* param.NAME of every parameter, then STATE.NAME. */
-static size_t list_entries(replay *r, safetensors_entry **entries, char ***names)
+/* What OUT holds: param.NAME of every parameter, then STATE.NAME; in its metadata
+ * version.STATE.NAME of states that have a version. */
+typedef struct listing {
+    size_t count, note_count;
+    safetensors_entry *entries;
+    safetensors_note *notes;
+} listing;
+
+static void listing_free(listing *l)
 {
-    size_t params = safetensors_count(r->params), count = 0, room = params;
+    for (size_t i = 0; i < l->count; i++)
+        free((char *)l->entries[i].name);
+    for (size_t i = 0; i < l->note_count; i++) {
+        free((char *)l->notes[i].key);
+        free((char *)l->notes[i].value);
+    }
+    free(l->entries);
+    free(l->notes);
+}
+
+static bool list_entry(listing *l, const safetensors_tensor *t, const char *state, uint32_t version)
+{
+    safetensors_entry *entry = &l->entries[l->count];
+    char *name, *key, *value;
+    if (asprintf(&name, "%s.%s", state, t->name) < 0)
+        return false;
+    *entry = (safetensors_entry){.name = name, .dtype = ZDS_F32, .ndim = t->ndim};
+    memcpy(entry->shape, t->shape, sizeof t->shape);
+    l->count++;
+    if (!version)
+        return true;
+    if (asprintf(&key, "version.%s", name) < 0)
+        return false;
+    if (asprintf(&value, "%u", version) < 0) {
+        free(key);
+        return false;
+    }
+    l->notes[l->note_count++] = (safetensors_note){key, value};
+    return true;
+}
+
+static zds_status list_entries(replay *r, listing *l)
+{
+    size_t params = safetensors_count(r->params), room = params;
     for (size_t p = 0; p < params; p++)
         for (uint32_t s = 0; zds_state_name(r->engine, (uint32_t)p, s); s++)
             room++;
-    *entries = calloc(room + 1, sizeof **entries);
-    *names = calloc(room + 1, sizeof **names);
-    for (size_t p = 0; *entries && *names && p < params; p++) {
+    l->entries = calloc(room + 1, sizeof *l->entries);
+    l->notes = calloc(room + 1, sizeof *l->notes);
+    bool whole = l->entries && l->notes;
+    for (size_t p = 0; whole && p < params; p++) {
         const safetensors_tensor *t = safetensors_at(r->params, p);
-        const char *state = "param";
-        for (uint32_t s = 0; state; state = zds_state_name(r->engine, (uint32_t)p, s++)) {
-            size_t length = strlen(state) + strlen(t->name) + 2;
-            char *name = malloc(length);
-            if (!name)
-                return 0;
-            snprintf(name, length, "%s.%s", state, t->name);
-            (*names)[count] = name;
-            (*entries)[count] =
-                (safetensors_entry){.name = name, .dtype = ZDS_F32, .ndim = t->ndim};
-            memcpy((*entries)[count].shape, t->shape, sizeof t->shape);
-            count++;
-        }
+        const char *state;
+        whole = list_entry(l, t, "param", 0);
+        for (uint32_t s = 0; whole && (state = zds_state_name(r->engine, (uint32_t)p, s)); s++)
+            whole = list_entry(l, t, state, zds_state_version(r->engine, (uint32_t)p, s));
     }
-    return count;
+    return whole ? ZDS_OK : fail(&r->error, ZDS_ERR_MEMORY, "no memory to write the result");
 }
 
 static zds_status write_all(replay *r)
@@ -338,18 +370,14 @@ static zds_status write_all(replay *r)
 
 static zds_status write_out(replay *r)
 {
-    safetensors_entry *entries = NULL;
-    char **names = NULL;
-    zds_status status = ZDS_OK;
-    size_t count = list_entries(r, &entries, &names);
-    if (zds_rank(r->engine) == 0)
-        status = safetensors_create(r->out_path, entries, count, NULL, &r->writer, &r->error);
+    listing l = {0};
+    zds_status status = list_entries(r, &l);
+    if (!status && zds_rank(r->engine) == 0)
+        status =
+            safetensors_create(r->out_path, l.entries, l.count, l.notes, &r->writer, &r->error);
     if (!status)
         status = write_all(r);
-    for (size_t i = 0; names && names[i]; i++)
-        free(names[i]);
-    free(names);
-    free(entries);
+    listing_free(&l);
     return status;
 }
 

@@ -96,6 +96,7 @@ static zds_status put(void *user, uint32_t index, uint64_t first, uint64_t count
 static zds_status start_weights(const char *folder, const params *p, zds_dtype dtype,
                                 safetensors_writer **writer, zds_error *error)
 {
+    static const safetensors_note format[] = {{"format", "pt"}, {NULL, NULL}};
     safetensors_entry *entries = calloc(p->count, sizeof *entries);
     char *path = path_join(folder, "model.safetensors");
     zds_status status = ZDS_OK;
@@ -106,7 +107,7 @@ static zds_status start_weights(const char *folder, const params *p, zds_dtype d
         memcpy(entries[i].shape, p->list[i].shape, sizeof p->list[i].shape);
     }
     if (!status)
-        status = safetensors_create(path, entries, p->count, "pt", writer, error);
+        status = safetensors_create(path, entries, p->count, format, writer, error);
     free(entries);
     free(path);
     return status;

@@ -12,6 +12,7 @@
 #include "config/plugins.h"
 #include "host/error.h"
 #include "host/launch.h"
+#include "host/sized.h"
 
 /* Texts that zds_config_place handed out; the only part of a config that changes after loading. */
 struct mutable_places {
@@ -25,12 +26,17 @@ struct mutable_places {
 
 /* === loading === */
 
-zds_config_context config_context(const zds_config_context *given)
+zds_status config_context(const zds_config_context *given, zds_config_context *out,
+                          zds_error *error)
 {
-    zds_config_context own = {0};
-    if (given)
-        memcpy(&own, given, given->struct_size < sizeof own ? given->struct_size : sizeof own);
-    return own;
+    *out = (zds_config_context){0};
+    if (!given)
+        return ZDS_OK;
+    if (!sized_is_set(given))
+        return error_set(error, ZDS_ERR_INVALID, SIZED_NOT_SET, "zds_config_context",
+                         given->struct_size);
+    memcpy(out, given, given->struct_size < sizeof *out ? given->struct_size : sizeof *out);
+    return ZDS_OK;
 }
 
 int32_t config_world_size(const zds_config_context *context)
@@ -130,15 +136,16 @@ static zds_status outcome(const zds_config *c, zds_error *error)
 zds_status config_from_source(source *src, const zds_config_context *given, zds_config **out,
                               zds_error *error)
 {
-    const zds_config_context context = config_context(given);
-    zds_config *c = calloc(1, sizeof *c);
+    zds_config_context context;
+    zds_status status = config_context(given, &context, error);
+    zds_config *c = status ? NULL : calloc(1, sizeof *c);
     if (!c) {
         source_destroy(src);
-        return error_set(error, ZDS_ERR_MEMORY, "out of memory");
+        return status ? status : error_set(error, ZDS_ERR_MEMORY, "out of memory");
     }
     c->src = src;
-    zds_status status = allocate(c) ? take_arguments(c, context.arguments_source, error)
-                                    : error_set(error, ZDS_ERR_MEMORY, "out of memory");
+    status = allocate(c) ? take_arguments(c, context.arguments_source, error)
+                         : error_set(error, ZDS_ERR_MEMORY, "out of memory");
     if (status) {
         zds_config_destroy(c);
         return status;

@@ -73,8 +73,8 @@ void field_expects(const field *f, char *text, size_t size)
         snprintf(text, size, "an array of objects%s", also);
         break;
     case FIELD_OBJECT:
-        snprintf(text, size, "%san object { ... }%s%s", f->flags & FIELD_OR_TYPE ? "a name or " : "",
-                 also,
+        snprintf(text, size, "%san object { ... }%s%s",
+                 f->flags & FIELD_OR_TYPE ? "a name or " : "", also,
                  f->flags & FIELD_OR_BOOL ? " or true or false" : "");
         break;
     case FIELD_ANY:

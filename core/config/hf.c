@@ -332,9 +332,11 @@ static zds_status read_arguments(zds_hf_config *hf, const zds_config_context *co
 zds_status zds_hf_config_process(zds_hf_config *hf, const zds_config_context *given,
                                  zds_error *error)
 {
-    const zds_config_context context = config_context(given);
+    zds_config_context context;
     cJSON *arguments;
-    zds_status status = read_arguments(hf, &context, "zds_hf_config_process", &arguments, error);
+    zds_status status = config_context(given, &context, error);
+    if (!status)
+        status = read_arguments(hf, &context, "zds_hf_config_process", &arguments, error);
     if (status)
         return status;
     hf_process(hf, &context, arguments);
@@ -346,9 +348,11 @@ zds_status zds_hf_config_process(zds_hf_config *hf, const zds_config_context *gi
 zds_status zds_hf_config_finalize(zds_hf_config *hf, const zds_config_context *given,
                                   zds_error *error)
 {
-    const zds_config_context context = config_context(given);
+    zds_config_context context;
     cJSON *arguments;
-    zds_status status = read_arguments(hf, &context, "zds_hf_config_finalize", &arguments, error);
+    zds_status status = config_context(given, &context, error);
+    if (!status)
+        status = read_arguments(hf, &context, "zds_hf_config_finalize", &arguments, error);
     if (status)
         return status;
     hf_finalize(hf, &context, arguments);

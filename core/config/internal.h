@@ -52,7 +52,8 @@ struct zds_config {
 zds_status config_from_source(source *src, const zds_config_context *context, zds_config **config,
                               zds_error *error);
 /* What the caller filled in, as this version knows it; zeros for NULL. */
-zds_config_context config_context(const zds_config_context *given);
+zds_status config_context(const zds_config_context *given, zds_config_context *out,
+                          zds_error *error);
 /* Of the context, else as the launcher says; alone if there is none. */
 int32_t config_world_size(const zds_config_context *context);
 

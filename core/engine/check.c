@@ -78,7 +78,10 @@ zds_status zds_engine_check(const zds_config *config, const zds_engine_options *
     if (!config || !visit)
         return error_set(error, ZDS_ERR_INVALID,
                          "zds_engine_check: config and visit must be given");
-    zds_engine_options o = engine_options(options);
+    zds_engine_options o;
+    zds_status status = engine_options(options, &o, error);
+    if (status)
+        return status;
     zds_engine *e = sample_create(config, &o);
     if (!e)
         return error_set(error, ZDS_ERR_MEMORY, "no memory for a check");
@@ -86,7 +89,7 @@ zds_status zds_engine_check(const zds_config *config, const zds_engine_options *
     e->warned = &e->found;
     e->set = settings_of(config, e->launch.world_size, &e->found);
     size_t before = error_count(e);
-    zds_status status = plugins_find(e, &o, &own);
+    status = plugins_find(e, &o, &own);
     status =
         status ? settle(e, before, status, "zds.plugin_path", &own) : check_plugins(e, &o, &own);
     if (status || e->found.failed)

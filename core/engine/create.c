@@ -6,15 +6,37 @@
 #include "engine/internal.h"
 #include "host/bootstrap.h"
 #include "host/error.h"
+#include "host/sized.h"
 
-zds_engine_options engine_options(const zds_engine_options *given)
+#define GROUP_DESC_1_0 (offsetof(zds_group_desc, hyper) + ZDS_HYPER_1_0)
+
+static zds_status check_groups(const zds_engine_options *o, zds_error *error)
 {
-    zds_engine_options o = {.total_steps = -1, .warmup_steps = -1};
-    if (given) {
-        size_t size = given->struct_size < sizeof o ? given->struct_size : sizeof o;
-        memcpy(&o, given, size);
+    if (o->groups && o->group_count && o->group_stride < GROUP_DESC_1_0)
+        return error_set(error, ZDS_ERR_INVALID,
+                         "options.group_stride is %zu; set it to sizeof(zds_group_desc)",
+                         o->group_stride);
+    for (size_t i = 0; o->groups && i < o->group_count; i++) {
+        const char *at = (const char *)o->groups + i * o->group_stride;
+        const zds_group_desc *g = (const zds_group_desc *)(const void *)at;
+        if (!sized_is_set(g))
+            return error_set(error, ZDS_ERR_INVALID, "group %zu: " SIZED_NOT_SET, i,
+                             "zds_group_desc", g->struct_size);
     }
-    return o;
+    return ZDS_OK;
+}
+
+zds_status engine_options(const zds_engine_options *given, zds_engine_options *out,
+                          zds_error *error)
+{
+    *out = (zds_engine_options){.total_steps = -1, .warmup_steps = -1};
+    if (!given)
+        return ZDS_OK;
+    if (!sized_is_set(given))
+        return error_set(error, ZDS_ERR_INVALID, SIZED_NOT_SET, "zds_engine_options",
+                         given->struct_size);
+    memcpy(out, given, given->struct_size < sizeof *out ? given->struct_size : sizeof *out);
+    return check_groups(out, error);
 }
 
 static zds_status find_launch(launch *l, const zds_engine_options *o, zds_error *error)
@@ -140,11 +162,14 @@ zds_status zds_engine_create(const zds_config *config, const zds_model *model,
     if (!config || !model || !engine)
         return error_set(error, ZDS_ERR_INVALID,
                          "zds_engine_create: config, model and engine must be given");
-    zds_engine_options o = engine_options(options);
+    zds_engine_options o;
+    zds_status status = engine_options(options, &o, error);
+    if (status)
+        return status;
     zds_engine *e = engine_empty(config, &o);
     if (!e)
         return error_set(error, ZDS_ERR_MEMORY, "no memory for an engine");
-    zds_status status = build(e, model, &o, error);
+    status = build(e, model, &o, error);
     if (status) {
         if (e->comm.self && e->launch.world_size > 1)
             e->comm.ops.abort(e->comm.self, error && error->text
@@ -165,13 +190,16 @@ zds_status zds_engine_plan(const zds_config *config, const zds_model *model,
     if (!config || !model || !visit)
         return error_set(error, ZDS_ERR_INVALID,
                          "zds_engine_plan: config, model and visit must be given");
-    zds_engine_options o = engine_options(options);
+    zds_engine_options o;
+    zds_status status = engine_options(options, &o, error);
+    if (status)
+        return status;
     zds_engine *e = engine_empty(config, &o);
     if (!e)
         return error_set(error, ZDS_ERR_MEMORY, "no memory for a plan");
     zds_memory_row row;
     e->planned = true;
-    zds_status status = build(e, model, &o, error);
+    status = build(e, model, &o, error);
     for (size_t i = 0; !status && zds_memory_report(e, i, &row); i++)
         visit(user, &row);
     zds_engine_destroy(e);
@@ -187,10 +215,10 @@ void zds_engine_destroy(zds_engine *e)
         e->sched.destroy(e->sched_self);
     if (e->optim_self)
         e->optim.destroy(e->optim_self);
+    services_destroy(&e->optim_services); /* what it has on the device is the tier's */
     links_close(e);
     tiers_close(e);
     problems_clear(&e->found);
-    services_destroy(&e->optim_services);
     services_destroy(&e->sched_services);
     options_destroy(e->optim_options);
     options_destroy(e->sched_options);

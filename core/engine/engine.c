@@ -8,6 +8,7 @@
 
 #include "engine/internal.h"
 #include "host/error.h"
+#include "host/sized.h"
 
 zds_status engine_fail(zds_engine *e, zds_status status, const char *format, ...)
 {
@@ -146,15 +147,19 @@ void zds_parallel_for(zds_engine *e, size_t n, void (*body)(void *, size_t), voi
     pool_run(e->threads, n, run_one, &j);
 }
 
-bool zds_memory_report(const zds_engine *e, size_t i, zds_memory_row *row)
+bool zds_memory_report_sized(const zds_engine *e, size_t i, zds_memory_row *row, size_t size)
 {
-    return ledger_row(e->ledger, i, row);
+    zds_memory_row own;
+    if (!ledger_row(e->ledger, i, &own))
+        return false;
+    sized_fill(row, size, &own, sizeof own);
+    return true;
 }
 
 void zds_take_times(zds_engine *e, zds_step_times *times)
 {
-    size_t size = times->struct_size < sizeof e->times ? times->struct_size : sizeof e->times;
-    e->times.struct_size = size;
-    memcpy(times, &e->times, size);
+    if (!sized_is_set(times))
+        return;
+    sized_fill(times, times->struct_size, &e->times, sizeof e->times);
     e->times = (zds_step_times){0};
 }

@@ -8,6 +8,7 @@
 
 #include "engine/internal.h"
 #include "host/error.h"
+#include "host/sized.h"
 
 /* What the schedule says after `moves` moves, into e->sched_values. */
 static zds_status ask_schedule(zds_engine *e, int64_t moves)
@@ -174,13 +175,13 @@ zds_status zds_observe(zds_engine *e, double metric)
 
 bool zds_group(const zds_engine *e, size_t i, zds_group_info *info)
 {
-    if (i >= e->hyper_count)
+    if (i >= e->hyper_count || !sized_is_set(info))
         return false;
-    zds_group_info own = {.struct_size = info->struct_size,
+    zds_group_info own = {.struct_size = sizeof own,
                           .declared = e->declared[i],
                           .hyper = e->hypers[i],
                           .params = e->group_sizes[i].params,
                           .elements = e->group_sizes[i].elements};
-    memcpy(info, &own, info->struct_size < sizeof own ? info->struct_size : sizeof own);
+    sized_fill(info, info->struct_size, &own, sizeof own);
     return true;
 }

@@ -143,8 +143,9 @@ zds_status engine_refuse_in(zds_engine *e, zds_status status, const char *sectio
                             zds_error *error, const char *format, ...) ZDS_PRINTF(6, 7);
 /* create.c: an engine of nothing yet; NULL without memory */
 zds_engine *engine_empty(const zds_config *config, const zds_engine_options *options);
-/* what the caller filled in of the options, as this version knows them */
-zds_engine_options engine_options(const zds_engine_options *given);
+/* what the caller filled in of the options, as this version knows them; NULL: nothing */
+zds_status engine_options(const zds_engine_options *given, zds_engine_options *out,
+                          zds_error *error);
 
 /* settings.c: what the config says; all that is not possible here is reported at once */
 zds_status settings_read(settings *set, const zds_config *config, int32_t world_size,

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "engine/internal.h"
+#include "host/sized.h"
 
 /* Modules above `module` that this rank did not report have no gradients in this micro step. */
 static zds_status pass_over(zds_engine *e, uint32_t module)
@@ -137,6 +138,9 @@ static zds_status acquire_backward(zds_engine *e, uint32_t module, const zds_str
 static zds_status check_stream(zds_engine *e, const char *call, const zds_stream *stream)
 {
     zds_device ours = e->tier->info.device;
+    if (stream && !sized_is_set(stream))
+        return engine_fail(e, ZDS_ERR_INVALID, "%s: " SIZED_NOT_SET, call, "zds_stream",
+                           stream->struct_size);
     if (!stream || (stream->device.space == ours.space && stream->device.ordinal == ours.ordinal))
         return ZDS_OK;
     return engine_fail(e, ZDS_ERR_UNSUPPORTED,
@@ -235,6 +239,9 @@ zds_status zds_step(zds_engine *e, zds_step_result *result)
     zds_status status = engine_usable(e);
     if (status)
         return status;
+    if (result && !sized_is_set(result))
+        return engine_fail(e, ZDS_ERR_INVALID, "zds_step: " SIZED_NOT_SET, "zds_step_result",
+                           result->struct_size);
     if (!e->in_micro)
         return engine_fail(e, ZDS_ERR_INVALID,
                            "zds_step outside a micro step: call zds_micro_begin first");
@@ -262,11 +269,8 @@ zds_status zds_step(zds_engine *e, zds_step_result *result)
     if (e->boundary)
         status = update_boundary(e, &now);
     e->times.step_ms += engine_now_ms() - start;
-    if (result) {
-        size_t size = result->struct_size < sizeof now ? result->struct_size : sizeof now;
-        now.struct_size = result->struct_size;
-        memcpy(result, &now, size);
-    }
+    if (result)
+        sized_fill(result, result->struct_size, &now, sizeof now);
     return status;
 }
 

@@ -157,7 +157,8 @@ zds_status plugins_open_optim(zds_engine *e, const zds_engine_options *o, zds_er
                          .sharded = e->set.stage >= 1 && e->launch.world_size > 1,
                          .has_output =
                              e->set.master_dtype != e->set.param_dtype ||
-                             (e->set.states_offloaded && e->device.space != ZDS_SPACE_HOST)};
+                             (e->set.states_offloaded && e->device.space != ZDS_SPACE_HOST),
+                         .ordinal = e->device.ordinal};
     for (uint32_t i = 0; i < e->model->param_count; i++)
         if (!e->model->params[i].frozen) {
             env.trainable_params++;
@@ -176,6 +177,8 @@ zds_status plugins_open_optim(zds_engine *e, const zds_engine_options *o, zds_er
                                    error);
     plugin_ops(e->optim_plugin, &e->optim, sizeof e->optim);
     services_init(&e->optim_services, e->optim_plugin->name, e->launch.rank, e->ledger, e->threads);
+    if (e->device.space != ZDS_SPACE_HOST)
+        services_on(&e->optim_services, e->tier, e->device);
     hear_warnings(e, &e->optim_services);
     status = check_optim(e, file, error);
     if (!status)

@@ -52,12 +52,15 @@ zds_status zds_schedule_points_sized(const zds_config *config, const zds_engine_
                                      zds_schedule_point *points, size_t stride, bool *moves_betas,
                                      zds_error *error)
 {
-    zds_engine_options o = engine_options(options);
+    zds_engine_options o;
+    zds_status status = engine_options(options, &o, error);
+    if (status)
+        return status;
     zds_engine *e = sample_create(config, &o);
     if (!e)
         return error_set(error, ZDS_ERR_MEMORY, "no memory for a schedule");
     *moves_betas = false;
-    zds_status status = open_plugins(e, &o, error);
+    status = open_plugins(e, &o, error);
     if (!status && e->has_sched && zds_observes(e) && !metrics && count > 1)
         status = refuse(e, ZDS_ERR_INVALID, "follows a metric, which must be given", error);
     if (!status && e->has_sched && !zds_observes(e) && metrics)

@@ -6,6 +6,7 @@
 
 #include "engine/internal.h"
 #include "host/log.h"
+#include "host/sized.h"
 
 static void print_step(zds_engine *e, const zds_step_result *r)
 {
@@ -94,6 +95,12 @@ zds_status zds_train_batch(zds_engine *e, const zds_model_ops *ops, void *user,
     zds_status status = engine_usable(e);
     if (status)
         return status;
+    if (ops && !ZDS_HAS(ops, backward))
+        return engine_fail(e, ZDS_ERR_INVALID, "zds_train_batch: " SIZED_NOT_SET, "zds_model_ops",
+                           ops->struct_size);
+    if (result && !sized_is_set(result))
+        return engine_fail(e, ZDS_ERR_INVALID, "zds_train_batch: " SIZED_NOT_SET, "zds_step_result",
+                           result->struct_size);
     if (!ops || !ops->forward || !ops->backward)
         return engine_fail(e, ZDS_ERR_INVALID,
                            "zds_train_batch: forward and backward must be given");
@@ -126,10 +133,7 @@ zds_status zds_train_batch(zds_engine *e, const zds_model_ops *ops, void *user,
     }
     e->pending_loss = NAN;
     step.loss = e->mean_loss;
-    if (result) {
-        size_t size = result->struct_size < sizeof step ? result->struct_size : sizeof step;
-        step.struct_size = result->struct_size;
-        memcpy(result, &step, size);
-    }
+    if (result)
+        sized_fill(result, result->struct_size, &step, sizeof step);
     return ZDS_OK;
 }

@@ -40,15 +40,28 @@ static bool is_readable(const zds_state_spec *spec)
     return spec->kind == ZDS_STATE_ELEMENT || spec->kind == ZDS_STATE_CONSTANT;
 }
 
-const char *zds_state_name(const zds_engine *e, uint32_t param, uint32_t i)
+/* Which of a parameter's states the i-th is that can be read; -1 past the last. */
+static int32_t readable_state(const zds_engine *e, uint32_t param, uint32_t i)
 {
     if (!e || param >= e->model->param_count)
-        return NULL;
-    const zero_param *known = &e->params[param];
-    for (uint32_t s = 0; s < known->needs.state_count; s++)
-        if (is_readable(&known->needs.states[s]) && i-- == 0)
-            return known->state_names[s];
-    return NULL;
+        return -1;
+    const zds_param_needs *needs = &e->params[param].needs;
+    for (uint32_t s = 0; s < needs->state_count; s++)
+        if (is_readable(&needs->states[s]) && i-- == 0)
+            return (int32_t)s;
+    return -1;
+}
+
+const char *zds_state_name(const zds_engine *e, uint32_t param, uint32_t i)
+{
+    int32_t s = readable_state(e, param, i);
+    return s < 0 ? NULL : e->params[param].state_names[s];
+}
+
+uint32_t zds_state_version(const zds_engine *e, uint32_t param, uint32_t i)
+{
+    int32_t s = readable_state(e, param, i);
+    return s < 0 ? 0 : e->params[param].needs.states[s].version;
 }
 
 static int32_t state_index(const zds_engine *e, uint32_t param, const char *name)

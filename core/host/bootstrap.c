@@ -11,6 +11,7 @@
 
 #include "host/error.h"
 #include "host/meet.h"
+#include "host/sized.h"
 #include "zds/zds.h"
 
 enum { LONGEST_TEXT = 1024, PATIENCE_MS = 2000 };
@@ -345,10 +346,8 @@ void bootstrap_close(bootstrap *b)
 zds_status zds_bootstrap_open(const zds_comm_env *env, const zds_bootstrap **out, zds_error *error)
 {
     *out = NULL;
-    if (env->struct_size < offsetof(zds_comm_env, device))
-        return error_set(error, ZDS_ERR_INVALID,
-                         "struct_size of the zds_comm_env is %zu; set it to sizeof",
-                         env->struct_size);
+    if (env->struct_size < ZDS_COMM_ENV_1_0)
+        return error_set(error, ZDS_ERR_INVALID, SIZED_NOT_SET, "zds_comm_env", env->struct_size);
     if (env->world_size < 1 || env->rank < 0 || env->rank >= env->world_size)
         return error_set(error, ZDS_ERR_INVALID, "rank %d of %d does not exist", (int)env->rank,
                          (int)env->world_size);

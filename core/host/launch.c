@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "host/error.h"
+#include "host/sized.h"
 #include "zds/zds.h"
 
 typedef struct names {
@@ -190,10 +191,8 @@ char *launch_rank_told(void)
 zds_status zds_launched_as(zds_comm_env *env, zds_error *error)
 {
     launch l;
-    if (env->struct_size < sizeof env->struct_size)
-        return error_set(error, ZDS_ERR_INVALID,
-                         "struct_size of the zds_comm_env is %zu; set it to sizeof",
-                         env->struct_size);
+    if (!sized_is_set(env))
+        return error_set(error, ZDS_ERR_INVALID, SIZED_NOT_SET, "zds_comm_env", env->struct_size);
     zds_status status = launch_read(&l, error);
     if (status)
         l = (launch){.world_size = 1, .local_world_size = 1, .master_addr = "127.0.0.1"};

@@ -73,7 +73,8 @@ static void note(ledger *m, const char *purpose, const char *tier, int64_t bytes
     if (i == MAX_ROWS)
         i--; /* the last row takes what has no room of its own */
     else if (i == m->row_count)
-        m->rows[m->row_count++] = (zds_memory_row){.purpose = purpose, .tier = tier};
+        m->rows[m->row_count++] =
+            (zds_memory_row){.struct_size = sizeof *m->rows, .purpose = purpose, .tier = tier};
     zds_memory_row *row = &m->rows[i];
     row->bytes += (uint64_t)bytes;
     row->shared += (uint64_t)shared;

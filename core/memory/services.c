@@ -6,6 +6,14 @@
 
 #include "host/error.h"
 #include "host/log.h"
+#include "memory/tier.h"
+
+struct device_memory {
+    device_memory *next;
+    slab slab;
+    void *pointer;
+    int64_t bytes; /* as the ledger has them */
+};
 
 static services *of(const zds_host *host)
 {
@@ -48,9 +56,62 @@ static void *give(const zds_host *host, size_t bytes, size_t align)
     return ledger_alloc(of(host)->ledger, of(host)->name, bytes, align);
 }
 
+static void *give_of_device(services *s, size_t bytes, size_t align)
+{
+    device_memory *m = calloc(1, sizeof *m);
+    align = align < 64 ? 64 : align;
+    const size_t size = bytes ? (bytes + align - 1) & ~(align - 1) : align;
+    const size_t room = align > s->tier->info.alignment ? size + align : size;
+    if (!m || size < bytes || room < size || tier_alloc(s->tier, NULL, room, &m->slab, NULL)) {
+        free(m);
+        return NULL;
+    }
+    m->pointer = (char *)m->slab.block.pointer + (-(uintptr_t)m->slab.block.pointer & (align - 1));
+    m->bytes = (int64_t)size;
+    pthread_mutex_lock(&s->lock);
+    m->next = s->device_memory;
+    s->device_memory = m;
+    pthread_mutex_unlock(&s->lock);
+    ledger_note(s->ledger, s->name, s->tier->name, m->bytes, 0);
+    return m->pointer;
+}
+
+static void *give_in(const zds_host *host, zds_device device, size_t bytes, size_t align)
+{
+    services *s = of(host);
+    if (device.space == ZDS_SPACE_HOST)
+        return give(host, bytes, align);
+    if (!s->tier || device.space != s->device.space || device.ordinal != s->device.ordinal)
+        return NULL;
+    if (s->tier->planned)
+        return ledger_alloc_in(s->ledger, s->name, s->tier->name, bytes, align);
+    return give_of_device(s, bytes, align);
+}
+
+static void free_of_device(services *s, device_memory *m)
+{
+    ledger_note(s->ledger, s->name, s->tier->name, -m->bytes, 0);
+    tier_free(&m->slab);
+    free(m);
+}
+
 static void take(const zds_host *host, void *pointer)
 {
-    ledger_free(of(host)->ledger, pointer);
+    services *s = of(host);
+    device_memory *found = NULL;
+    pthread_mutex_lock(&s->lock);
+    for (device_memory **link = &s->device_memory; *link && !found;)
+        if ((*link)->pointer == pointer) {
+            found = *link;
+            *link = found->next;
+        } else {
+            link = &(*link)->next;
+        }
+    pthread_mutex_unlock(&s->lock);
+    if (found)
+        free_of_device(s, found);
+    else
+        ledger_free(s->ledger, pointer);
 }
 
 typedef struct job {
@@ -87,13 +148,25 @@ void services_init(services *s, const char *name, int32_t rank, ledger *memory, 
                          .fail = fail,
                          .alloc = give,
                          .free = take,
-                         .parallel_for = parallel};
+                         .parallel_for = parallel,
+                         .alloc_in = give_in};
+}
+
+void services_on(services *s, tier *memory, zds_device device)
+{
+    s->tier = memory;
+    s->device = device;
 }
 
 void services_destroy(services *s)
 {
     if (!s->host.context)
         return;
+    while (s->device_memory) {
+        device_memory *m = s->device_memory;
+        s->device_memory = m->next;
+        free_of_device(s, m);
+    }
     free(s->error);
     pthread_mutex_destroy(&s->lock);
     *s = (services){0};

@@ -9,6 +9,8 @@
 #include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -161,4 +163,23 @@ int child_limit_ms(void)
     const char *text = getenv("ZDS_PLUGIN_TIMEOUT");
     double seconds = text ? strtod(text, NULL) : 0;
     return seconds > 0 && seconds < 86400 ? (int)ceil(seconds * 1000) : 10000;
+}
+
+/* === in the child === */
+
+FILE *child_begin(void)
+{
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0});
+    int fd = fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3);
+    if (fd < 0 || dup2(STDERR_FILENO, STDOUT_FILENO) < 0)
+        return NULL;
+    return fdopen(fd, "w");
+}
+
+void child_done(FILE *out)
+{
+    fputs(CHILD_DONE, out);
+    fflush(out);
+    _exit(0);
 }

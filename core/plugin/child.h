@@ -3,11 +3,19 @@
 #define CORE_PLUGIN_CHILD_H
 
 #include <stdbool.h>
+#include <stdio.h>
 #include <sys/types.h>
 
 /* A program that ends its output with an empty line has done its work; what it still does then is
  * cut off. */
 #define CHILD_DONE "\n\n"
+
+/* At the beginning of such a program: it ends with its parent, leaves no core file, and has its
+ * stdout, in what is returned, for the answer alone: what a plugin prints goes to stderr. NULL
+ * where that fails. */
+FILE *child_begin(void);
+/* At its end: nothing of the plugin runs after the answer is given. */
+_Noreturn void child_done(FILE *out);
 
 /* Runs argv[0] by fork and exec, in a process group of its own, which is killed in the end.
  * *output: what it printed, never NULL unless memory ends; the caller frees it. Returns NULL if the

@@ -318,15 +318,14 @@ static bool is_name(const char *name)
 
 static bool is_readable(const zds_plugin *plugin)
 {
-    return ZDS_HAS(plugin, ops);
+    return plugin->struct_size >= ZDS_PLUGIN_1_0;
 }
 
 char *descriptor_fault(const zds_plugin *plugin)
 {
     if (!is_readable(plugin))
         return fault_format("struct_size of its zds_plugin is %zu, less than the %zu of ABI %d.0",
-                            plugin->struct_size, offsetof(zds_plugin, ops) + sizeof plugin->ops,
-                            ZDS_ABI_MAJOR);
+                            plugin->struct_size, ZDS_PLUGIN_1_0, ZDS_ABI_MAJOR);
     if (!kind_name(plugin->kind))
         return fault_format("is of kind %u, which this zds does not know", plugin->kind);
     if (!is_name(plugin->name))

@@ -38,6 +38,9 @@ static char *state_fault(const zds_param_needs *n, const zds_state_spec *s)
         return fault_format("state \"%s\" has the unknown scope %d", s->name, s->scope);
     if (s->kind < ZDS_STATE_ELEMENT || s->kind > ZDS_STATE_CONSTANT)
         return fault_format("state \"%s\" has the unknown kind %d", s->name, s->kind);
+    if (s->reserved[0] || s->reserved[1] || s->reserved[2])
+        return fault_format("state \"%s\" has something in `reserved`, which must be zero",
+                            s->name);
     if (s->kind == ZDS_STATE_ELEMENT || s->kind == ZDS_STATE_CONSTANT)
         return element_fault(s);
     if (s->kind == ZDS_STATE_BLOCK &&

@@ -146,10 +146,9 @@ char *table_fault(const zds_plugin *plugin)
         return fault_format("%zu options in %zu bytes are more than the %d in %d that a plugin may "
                             "have",
                             plugin->option_count, plugin->options_size, MOST_OPTIONS, MOST_BYTES);
-    if (plugin->option_stride < sizeof(zds_option) ||
-        plugin->option_stride % _Alignof(zds_option) != 0)
+    if (plugin->option_stride < ZDS_OPTION_1_0 || plugin->option_stride % _Alignof(zds_option) != 0)
         return fault_format("option_stride is %zu; it must be sizeof(zds_option), at least %zu",
-                            plugin->option_stride, sizeof(zds_option));
+                            plugin->option_stride, ZDS_OPTION_1_0);
     for (size_t i = 0; i < plugin->option_count; i++) {
         const zds_option *option = table_row(plugin, i);
         if (!option->name || !*option->name)

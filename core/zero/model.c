@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "host/error.h"
+#include "host/sized.h"
 
 zds_model *zds_model_create(void)
 {
@@ -112,6 +113,9 @@ static zds_status check_param(zds_model *model, uint32_t module, const zds_param
 {
     if (!desc)
         return fail(model, ZDS_ERR_INVALID, "parameter %u: its desc is NULL", model->param_count);
+    if (!ZDS_HAS(desc, width_mult))
+        return fail(model, ZDS_ERR_INVALID, "parameter %u: " SIZED_NOT_SET, model->param_count,
+                    "zds_param_desc", desc->struct_size);
     if (!desc->name || !*desc->name)
         return fail(model, ZDS_ERR_INVALID, "parameter %u: it has no name", model->param_count);
     if (module >= model->module_count)

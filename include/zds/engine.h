@@ -33,6 +33,9 @@
  * the same order. In a process forked after zds_engine_create, every call returns ZDS_ERR_INVALID;
  * zds_parallel_for works there on the calling thread alone.
  *
+ * Structs. The caller sets struct_size to sizeof and the rest of what it fills to zero; 0 is
+ * ZDS_ERR_INVALID. Of what the library fills, what it does not know is zero.
+ *
  * Errors. Each function returns a status; zds_engine_error gives the text of the last one that was
  * not ZDS_OK. After ZDS_ERR_PEER or ZDS_ERR_DIVERGED, and after a plugin or a callback has failed
  * within a step, only zds_engine_destroy may be called; the other ranks get ZDS_ERR_PEER with the
@@ -161,6 +164,9 @@ zds_status zds_get_values(zds_engine *engine, uint32_t param, const char *state,
                           void *user);
 /* Name of the i-th ELEMENT or CONSTANT state of a parameter; NULL past the last. */
 const char *zds_state_name(const zds_engine *engine, uint32_t param, uint32_t i);
+/* What its values mean, as its optimizer says (zds_state_spec.version): 0 for plain values of that
+ * name, and past the last. States of one name and different versions do not replace each other. */
+uint32_t zds_state_version(const zds_engine *engine, uint32_t param, uint32_t i);
 
 /* === step === */
 
@@ -186,9 +192,9 @@ typedef struct zds_view {
     size_t stride;         /* bytes from one slot to the next: sizeof(zds_slot) of the library */
 } zds_view;
 
-/* From and to what a slot points to, `bytes` of the program's own memory, whatever space the slot is
- * in; over when they return. Between zds_acquire and the module's release or zds_grad_ready. In the
- * host's memory a program needs none of them. */
+/* From and to what a slot points to, `bytes` of the program's own memory, whatever space the slot
+ * is in; over when they return. Between zds_acquire and the module's release or zds_grad_ready. In
+ * the host's memory a program needs none of them. */
 zds_status zds_copy_in(zds_engine *engine, void *to, const void *from, uint64_t bytes);
 zds_status zds_copy_out(zds_engine *engine, void *to, const void *from, uint64_t bytes);
 
@@ -292,7 +298,7 @@ typedef struct zds_group_info {
     uint64_t elements; /* of these */
     zds_hyper hyper;   /* of the next step */
 } zds_group_info;
-/* Group i, in the order of `declared`; false past the last. */
+/* Group i, in the order of `declared`; false past the last, and where struct_size is 0. */
 bool zds_group(const zds_engine *engine, size_t i, zds_group_info *info);
 
 /* Runs body(arg, i) for i < n on the engine's bound threads; returns when all are done. Any thread
@@ -307,6 +313,7 @@ zds_status zds_barrier(zds_engine *engine);
 
 /* Every allocation of the engine and its plugins by purpose. */
 typedef struct zds_memory_row {
+    size_t struct_size;  /* written by the library, as of config.h's structs */
     const char *purpose; /* "parameters", "gradients", "master weights", "optimizer states", "reduce
                             buffers", ... */
     const char *tier;    /* "host", "cuda", "file"; "cpu": host memory of offload_optimizer */
@@ -316,7 +323,11 @@ typedef struct zds_memory_row {
     uint64_t peak;
 } zds_memory_row;
 /* Row i; false past the last. Strings live as long as the engine. */
-bool zds_memory_report(const zds_engine *engine, size_t i, zds_memory_row *row);
+bool zds_memory_report_sized(const zds_engine *engine, size_t i, zds_memory_row *row, size_t size);
+static inline bool zds_memory_report(const zds_engine *engine_, size_t i_, zds_memory_row *row_)
+{
+    return zds_memory_report_sized(engine_, i_, row_, sizeof *row_);
+}
 /* The report that an engine created with these arguments would give, row by row, without taking the
  * memory and without other ranks: options->world_size and local_world_size may be any. What a comm
  * plugin takes for itself is not in it. Fails as zds_engine_create would before it allocates. Rows
@@ -345,6 +356,7 @@ typedef struct zds_step_times {
     double forward_ms;    /* from zds_micro_begin to the first module acquired for backward */
     double backward_ms;   /* from there to zds_step; grad_ready_ms is part of it */
 } zds_step_times;
+/* Where times->struct_size is 0 nothing is taken. */
 void zds_take_times(zds_engine *engine, zds_step_times *times);
 
 ZDS_END_DECLS

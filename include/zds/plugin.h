@@ -38,15 +38,6 @@ ZDS_BEGIN_DECLS
 #define ZDS_ABI_MAJOR 1
 #define ZDS_ABI_MINOR 0
 
-/* True if the struct at `p`, filled by the other side, is long enough to hold `field`. */
-#define ZDS_HAS(p, field)                                                                          \
-    ((p)->struct_size >= (size_t)((const char *)(&(p)->field + 1) - (const char *)(p)))
-
-/* Bytes of a struct up to the end of `field`. ZDS_..._1_0 are the sizes in ABI 1.0, by which a
- * struct is refused that is too short for this major, 0 among them; sizeof grows with the header.
- */
-#define ZDS_SIZE_THROUGH(type, field) (offsetof(type, field) + sizeof(((type *)0)->field))
-
 /* === services of the host === */
 
 enum { ZDS_LOG_ERROR = 0, ZDS_LOG_WARNING = 1, ZDS_LOG_INFO = 2, ZDS_LOG_DEBUG = 3 };
@@ -71,16 +62,22 @@ struct zds_host {
     /* Sets the error text of the call in progress and returns `status`. */
     zds_status (*fail)(const zds_host *host, zds_status status, const char *format, ...)
         ZDS_PRINTF(3, 4);
-    /* Zeroed bytes, counted in the memory report under the plugin's name. `align`: a power of two,
-     * or 0 for 64. NULL when there is no memory. Not for element states of an optimizer: describe()
-     * them, so that the host can place them. */
+    /* Zeroed bytes of the host, counted in the memory report under the plugin's name. `align`: a
+     * power of two, or 0 for 64. NULL when there is no memory. Not for element states of an
+     * optimizer: describe() them, so that the host can place them. */
     void *(*alloc)(const zds_host *host, size_t bytes, size_t align);
     void (*free)(const zds_host *host, void *pointer);
     /* Calls body(arg, i) once for each i < n, on the rank's threads, and returns when all are done.
      * Inside a tile of `step` or `norms` it runs inline. `body` must not call parallel_for. */
     void (*parallel_for)(const zds_host *host, size_t n, void (*body)(void *arg, size_t i),
                          void *arg);
+    /* As alloc, of memory that code which computes on `device` uses: the instance's own device
+     * (zds_optim_env's space and ordinal), or the host's, where it is alloc. NULL for any other
+     * device, too. `free` takes it back, once no work on a stream uses it. Not to be called from
+     * such work. */
+    void *(*alloc_in)(const zds_host *host, zds_device device, size_t bytes, size_t align);
 };
+#define ZDS_HOST_1_0 ZDS_SIZE_THROUGH(zds_host, alloc_in)
 
 /* === options === */
 
@@ -101,7 +98,7 @@ enum {
     ZDS_OPTION_FLOATS = 6,    /* double[count]; a null element is NaN */
     ZDS_OPTION_FLOAT_LIST = 7 /* zds_float_list: a number or an array of numbers */
 };
-typedef struct zds_float_list {
+typedef struct zds_float_list { /* never grows: it lies in the plugin's struct */
     size_t count;
     const double *values; /* valid as long as the instance */
 } zds_float_list;
@@ -129,6 +126,7 @@ typedef struct zds_option {
                                   "auto" is an error */
     const char *doc;           /* one line, no control characters */
 } zds_option;
+#define ZDS_OPTION_1_0 ZDS_SIZE_THROUGH(zds_option, doc)
 
 /* === descriptor === */
 
@@ -156,6 +154,7 @@ typedef struct zds_plugin {
     size_t options_size; /* bytes of the struct that options are written into */
     const void *ops; /* zds_optim_ops, zds_sched_ops, zds_offload_ops or zds_comm_ops, by kind */
 } zds_plugin;
+#define ZDS_PLUGIN_1_0 ZDS_SIZE_THROUGH(zds_plugin, ops)
 
 /* The four fields above that say what the options are: an array and the struct it writes into. */
 #define ZDS_OPTION_TABLE(table, type)                                                              \
@@ -201,6 +200,7 @@ typedef struct zds_param {
     uint32_t group_sets;  /* ZDS_SCHED_LR..: what its group says itself, not the options */
     uint32_t reserved;
 } zds_param;
+#define ZDS_PARAM_1_0 ZDS_SIZE_THROUGH(zds_param, reserved)
 
 /* Hyperparameters of a group of parameters. What an optimizer has no option for is NaN. */
 typedef struct zds_hyper {
@@ -210,6 +210,7 @@ typedef struct zds_hyper {
     double momentum;
     double weight_decay;
 } zds_hyper;
+#define ZDS_HYPER_1_0 ZDS_SIZE_THROUGH(zds_hyper, weight_decay)
 
 enum {
     /* One value an element. */
@@ -229,6 +230,7 @@ enum { ZDS_SCOPE_SHARDED = 0, ZDS_SCOPE_RANK_LOCAL = 1 };
 
 #define ZDS_MAX_STATES 8
 
+/* Lies in zds_param_needs, and so grows into `reserved` alone, which must be zero. */
 typedef struct zds_state_spec {
     const char *name; /* torch's name where torch has such a state: "exp_avg", "exp_avg_sq",
                          "momentum_buffer" */
@@ -239,7 +241,11 @@ typedef struct zds_state_spec {
                          `step` updates a part of the parameter, its tiles see that part */
     uint64_t bytes;   /* of BLOCK (a block), TENSOR, GLOBAL */
     double initial;   /* every ELEMENT starts so, every CONSTANT is; others start as zero bytes */
-    uint64_t reserved[2];
+    /* What the bytes mean, where they are not plainly the values that the name says: from 1 on, and
+     * another whenever that changes, so that what was saved with another meaning is told. 0: the
+     * values themselves. */
+    uint32_t version;
+    uint32_t reserved[3];
 } zds_state_spec;
 
 /* What the optimizer needs for one parameter. */
@@ -261,6 +267,7 @@ typedef struct zds_param_needs {
                       and its rate is the one that is reported of a step */
     int32_t reserved;
 } zds_param_needs;
+#define ZDS_PARAM_NEEDS_1_0 ZDS_SIZE_THROUGH(zds_param_needs, reserved)
 
 /* A run of consecutive elements of one parameter. All pointers are at the tile's first element
  * (ELEMENT states too; BLOCK states at the tile's first block; TENSOR and GLOBAL states at their
@@ -276,8 +283,8 @@ typedef struct zds_tile {
     int32_t reserved;
     void *master;     /* in, out: master weights; in fp32 training the parameters themselves */
     const void *grad; /* in: multiply by ctx->grad_scale before use */
-    void *output; /* out: the parameter, master rounded to nearest even; NULL if master is the
-                     parameter, or the host copies it */
+    void *output;     /* out: the parameter, master rounded to nearest even; NULL if master is the
+                         parameter, or the host copies it */
     void *const *states; /* in, out: [state_count], in the order of describe */
     const double *sums;  /* in `step`: [tensor_norms], each over the whole tensor on all ranks */
     /* in `norms`, out: [tensor_norms][chunk_stride]; the sum of each 1024-element chunk of this
@@ -285,6 +292,7 @@ typedef struct zds_tile {
     double *chunk_sums;
     size_t chunk_stride;
 } zds_tile;
+#define ZDS_TILE_1_0 ZDS_SIZE_THROUGH(zds_tile, chunk_stride)
 
 typedef struct zds_tiles {
     size_t struct_size;
@@ -292,6 +300,7 @@ typedef struct zds_tiles {
     size_t stride;
     const zds_tile *first;
 } zds_tiles;
+#define ZDS_TILES_1_0 ZDS_SIZE_THROUGH(zds_tiles, first)
 
 static inline const zds_tile *zds_tile_at(const zds_tiles *tiles, size_t i)
 {
@@ -318,6 +327,7 @@ typedef struct zds_param_step {
     uint64_t part_first, part_count;
     const double *sums; /* sums_ready only: [tensor_norms], as in zds_tile */
 } zds_param_step;
+#define ZDS_PARAM_STEP_1_0 ZDS_SIZE_THROUGH(zds_param_step, sums)
 
 typedef struct zds_param_steps {
     size_t struct_size;
@@ -325,6 +335,7 @@ typedef struct zds_param_steps {
     size_t stride;
     const zds_param_step *first;
 } zds_param_steps;
+#define ZDS_PARAM_STEPS_1_0 ZDS_SIZE_THROUGH(zds_param_steps, first)
 
 static inline const zds_param_step *zds_param_step_at(const zds_param_steps *params, size_t i)
 {
@@ -341,6 +352,7 @@ typedef struct zds_step_ctx {
     const zds_stream *stream; /* NULL on the host */
 } zds_step_ctx; /* On a device scratch, sums and chunk_sums are in its memory, and calls may return
                    when their work is on `stream`; on the host all is done when a call returns. */
+#define ZDS_STEP_CTX_1_0 ZDS_SIZE_THROUGH(zds_step_ctx, stream)
 
 /* What the optimizer will work in; constant for an instance. */
 typedef struct zds_optim_env {
@@ -362,8 +374,9 @@ typedef struct zds_optim_env {
     /* 1: master weights are kept apart from the parameters, which are a tile's output: in 16 bits,
      * or in F32, where states rest in another memory (see ZDS_OPTIM_F32_OUTPUT). */
     int32_t has_output;
-    int32_t reserved2;
+    int32_t ordinal; /* of the device in `space` */
 } zds_optim_env;
+#define ZDS_OPTIM_ENV_1_0 ZDS_SIZE_THROUGH(zds_optim_env, ordinal)
 
 enum {
     /* The usual: gradients are averaged over ranks before `step`. */
@@ -451,8 +464,9 @@ enum {
 typedef struct zds_sched_value {
     size_t struct_size;
     uint64_t mask;
-    zds_hyper hyper;
+    zds_hyper hyper; /* stays the last, since it may grow */
 } zds_sched_value;
+#define ZDS_SCHED_VALUE_1_0 (offsetof(zds_sched_value, hyper) + ZDS_HYPER_1_0)
 
 typedef struct zds_sched_env {
     size_t struct_size;
@@ -469,6 +483,7 @@ typedef struct zds_sched_env {
     size_t declared_count;
     double default_lr; /* the optimizer's option lr, whatever its groups have; NaN: it says none */
 } zds_sched_env;
+#define ZDS_SCHED_ENV_1_0 ZDS_SIZE_THROUGH(zds_sched_env, default_lr)
 
 enum {
     /* Not a pure function of the step: `observe` changes what `at` returns. */
@@ -510,6 +525,7 @@ typedef struct zds_offload_env {
     const char *path;       /* nvme_path; NULL where the config names none */
     uint64_t capacity_hint; /* bytes that the engine is about to allocate; 0: unknown */
 } zds_offload_env;
+#define ZDS_OFFLOAD_ENV_1_0 ZDS_SIZE_THROUGH(zds_offload_env, capacity_hint)
 
 /* What an open tier says of itself. The host zeroes it; zero stands for what is not known. */
 typedef struct zds_offload_info {
@@ -523,6 +539,7 @@ typedef struct zds_offload_info {
     uint32_t request_depth;           /* and with so many of them in flight */
     uint32_t reaches; /* mask of ZDS_SPACE_BIT: where the other end of a copy may be */
 } zds_offload_info;
+#define ZDS_OFFLOAD_INFO_1_0 ZDS_SIZE_THROUGH(zds_offload_info, reaches)
 
 /* One allocation of a tier, or its view of memory that somebody else made. */
 typedef struct zds_block {
@@ -532,6 +549,7 @@ typedef struct zds_block {
     zds_device device;
     void *handle; /* the plugin's */
 } zds_block;
+#define ZDS_BLOCK_1_0 ZDS_SIZE_THROUGH(zds_block, handle)
 
 /* One end of a copy, or the operand of a pass: exactly one of block and pointer. A block is always
  * one of the tier that is called; other memory, its own or another's, comes as a pointer. Never
@@ -569,6 +587,7 @@ typedef struct zds_copy {
     size_t wait_count;
     const zds_stream *stream; /* NULL: the plugin's own order */
 } zds_copy;
+#define ZDS_COPY_1_0 ZDS_SIZE_THROUGH(zds_copy, stream)
 
 /* to[i] = value: `count` elements on the tier's device, any dtype; by way of fp32, and rounded to
  * nearest even from there, but for F64, I32 and I64. */
@@ -583,6 +602,7 @@ typedef struct zds_fill {
     size_t wait_count;
     const zds_stream *stream;
 } zds_fill;
+#define ZDS_FILL_1_0 ZDS_SIZE_THROUGH(zds_fill, stream)
 
 /* A pass over `count` elements, both ends on the tier's device; dtypes F32, BF16, F16, I8 and U8.
  * Everything is computed in fp32, product and sum each rounded, and then rounded to nearest even;
@@ -602,6 +622,7 @@ typedef struct zds_pass {
     size_t wait_count;
     const zds_stream *stream;
 } zds_pass;
+#define ZDS_PASS_1_0 ZDS_SIZE_THROUGH(zds_pass, stream)
 
 /* The statistics of zds_fused: for each segment (elements of `from`), for each chunk of 1024
  * elements counted from the segment's first, the sum of squares, in sixteen partial sums as it says
@@ -621,6 +642,7 @@ typedef struct zds_chunk_sums {
     size_t wait_count;
     const zds_stream *stream;
 } zds_chunk_sums;
+#define ZDS_CHUNK_SUMS_1_0 ZDS_SIZE_THROUGH(zds_chunk_sums, stream)
 
 enum {
     /* Code that computes in `space` uses a block's pointer as it is: no copies are made. Not with
@@ -756,6 +778,7 @@ typedef struct zds_segment {
     uint64_t first; /* element of dst */
     uint64_t count;
 } zds_segment;
+#define ZDS_SEGMENT_1_0 ZDS_SIZE_THROUGH(zds_segment, count)
 
 typedef struct zds_fused {
     size_t struct_size;

@@ -9,6 +9,15 @@
 
 ZDS_BEGIN_DECLS
 
+/* True if the struct at `p`, filled by the other side, is long enough to hold `field`. */
+#define ZDS_HAS(p, field)                                                                          \
+    ((p)->struct_size >= (size_t)((const char *)(&(p)->field + 1) - (const char *)(p)))
+
+/* Bytes of a struct up to the end of `field`. ZDS_..._1_0 are the sizes in ABI 1.0, by which a
+ * struct is refused that is too short for this major, 0 among them; sizeof grows with the header.
+ * What has neither a size nor a stride never grows. */
+#define ZDS_SIZE_THROUGH(type, field) (offsetof(type, field) + sizeof(((type *)0)->field))
+
 /* Element types. Values are stored in the machine's (little) endianness. */
 typedef int32_t zds_dtype;
 enum {
@@ -58,6 +67,7 @@ typedef struct zds_stream {
     zds_device device;
     void *native; /* cudaStream_t for ZDS_SPACE_CUDA */
 } zds_stream;
+#define ZDS_STREAM_1_0 ZDS_SIZE_THROUGH(zds_stream, native)
 
 /* The completion of one asynchronous call. The maker embeds this struct as the first member of its
  * own. The receiver owns it and releases it once; release of an event that is not done waits for it
@@ -88,6 +98,7 @@ typedef struct zds_event_ops {
      * in which zds must not be called. */
     zds_status (*on_done)(zds_event *event, void (*call)(void *arg, zds_status status), void *arg);
 } zds_event_ops;
+#define ZDS_EVENT_OPS_1_0 ZDS_SIZE_THROUGH(zds_event_ops, on_done)
 struct zds_event {
     const zds_event_ops *ops;
 };

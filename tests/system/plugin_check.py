@@ -50,6 +50,7 @@ FAULTS = [
     # the golden model has no empty parameter
     ("divides_by_numel", "describe", "without elements: crashed: Aborted", UNSEEN),
     ("changes_mind", "describe", "something else of block.weight when it is asked again", UNSEEN),
+    ("changes_version", "describe", "something else of block.weight when it is asked again", UNSEEN),
     # step
     ("fails_in_step", "a plain step", "three steps are one too many",
      "failed in step of step 3: three steps are one too many"),
@@ -124,6 +125,7 @@ OTHERS = [
     ("sched_no_mask", "values, masks and strides", "bit 0x1 of the mask is not set"),
     ("offload_dirty", "blocks keep what is written", "in a block that is fresh"),
     ("offload_offset", "blocks keep what is written", "after it was written and read"),
+    ("offload_event_size", "blocks keep what is written", "struct_size of its event's zds_event_ops is 0"),
     ("offload_short", "blocks keep what is written", "byte 0 of 1 is 0x00"),
     ("offload_long", "blocks keep what is written", "past the end of the memory of a copy"),
     ("offload_recycles", "blocks are zero when they are used again", "and should be zero"),

@@ -126,6 +126,24 @@ def same_bits(micro):
             check(f"same bits twice and with 3 threads, bf16 {bf16}", files[0] == files[1] == files[2])
 
 
+def versions(micro):
+    """States that are not plain values have a version, which a reader of the file sees."""
+    with tempfile.TemporaryDirectory() as inner:
+        make(inner, micro, 1)
+        config(inner, 1, 0.0, 1)
+        told = []
+        for optimizer in ({"type": "AdamW"}, {"type": "AdamW8bit", "params": {"min_8bit_size": 1000}}):
+            with open(f"{inner}/ds.json") as f:
+                ds = json.load(f)
+            with open(f"{inner}/ds.json", "w") as f:
+                json.dump({**ds, "optimizer": optimizer}, f)
+            q = run(inner, 1, micro)
+            told.append(golden.read_metadata(f"{inner}/out.safetensors") if q.returncode == 0 else q.stderr[-200:])
+        check("plain states have no version", told[0] == {}, str(told[0]))
+        coded = {f"version.{state}.{name}": "1" for state in ("state1", "state2") for name in ("a.weight", "e.long")}
+        check("states of 8 bits have one", told[1] == coded, str(told[1]))
+
+
 def bad_inputs(micro):
     with tempfile.TemporaryDirectory() as inner:
         make(inner, micro, 1)
@@ -162,5 +180,6 @@ def bad_inputs(micro):
 
 against_formula(8)
 same_bits(8)
+versions(2)
 bad_inputs(4)
 sys.exit(1 if failures else 0)

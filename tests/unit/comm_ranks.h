@@ -49,6 +49,11 @@ static void *host_alloc(const zds_host *host, size_t bytes, size_t align)
     return p ? memset(p, 0, size ? size : align) : NULL;
 }
 
+static void *host_alloc_in(const zds_host *host, zds_device device, size_t bytes, size_t align)
+{
+    return device.space == ZDS_SPACE_HOST ? host_alloc(host, bytes, align) : NULL;
+}
+
 static void host_free(const zds_host *host, void *pointer)
 {
     (void)host;
@@ -68,7 +73,8 @@ static const zds_host test_host = {.struct_size = sizeof(zds_host),
                                    .fail = host_fail,
                                    .alloc = host_alloc,
                                    .free = host_free,
-                                   .parallel_for = host_for};
+                                   .parallel_for = host_for,
+                                   .alloc_in = host_alloc_in};
 
 static inline const zds_comm_ops *open_plugin(const char *name)
 {

@@ -38,7 +38,8 @@ static zds_status describe(void *self, const zds_param *param, zds_param_needs *
 {
     (void)self, (void)param;
     needs->state_count = 3;
-    needs->states[0] = (zds_state_spec){.name = "low", .dtype = ZDS_I8, .initial = -3};
+    needs->states[0] =
+        (zds_state_spec){.name = "low", .dtype = ZDS_I8, .initial = -3, .version = 7};
     needs->states[1] = (zds_state_spec){.name = "high", .dtype = ZDS_U8, .initial = 200};
     needs->states[2] =
         (zds_state_spec){.name = "still", .kind = ZDS_STATE_CONSTANT, .initial = 0.25};
@@ -231,6 +232,10 @@ Test(engine_edges, states_of_one_byte)
     cr_assert_eq(value(e, 1, "high"), 200.0f);
     cr_assert_eq(value(e, 2, "still"), 0.25f);
     cr_assert_str_eq(zds_state_name(e, 2, 2), "still");
+    cr_expect_eq(zds_state_version(e, 2, 0), 7);
+    cr_expect_eq(zds_state_version(e, 2, 1), 0);
+    cr_expect_eq(zds_state_version(e, 2, 3), 0, "past the last");
+    cr_expect_eq(zds_state_version(e, MODULES, 0), 0, "no such parameter");
     close_engine(e);
 }
 

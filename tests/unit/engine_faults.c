@@ -199,7 +199,8 @@ Test(engine_faults, granularities_without_a_common_multiple)
         char json[128];
         fixture f;
         zds_error error = ZDS_ERROR_INIT;
-        const zds_engine_options o = {.optimizer = "Coarse", .plugins = linked};
+        const zds_engine_options o = {
+            .struct_size = sizeof o, .optimizer = "Coarse", .plugins = linked};
         snprintf(json, sizeof json,
                  "{\"train_micro_batch_size_per_gpu\": 1, \"zero_optimization\": {\"stage\": %d}}",
                  stage);

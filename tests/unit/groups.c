@@ -396,7 +396,7 @@ Test(groups, own_rates_in_a_schedule)
 {
     fixture f = open_engine(OWN ", " WARMUP("") LIST "{\"params\": \"*.bias\", \"lr\": 0.25}]}",
                             NULL, false);
-    zds_step_result r = {0};
+    zds_step_result r = {.struct_size = sizeof r};
     for (int k = 0; k < 4; k++)
         r = step(&f);
     expect_told(&f, B0, NULL, 0.25);

@@ -48,6 +48,72 @@ Test(island, a_view_is_of_its_own_memory_alone)
     world_end(&w);
 }
 
+/* What the host offers to whoever computes on the island. */
+Test(island, memory_of_the_device_by_the_host)
+{
+    world w = world_make();
+    tier *t = tier_make(&w, "island", ISLAND, NULL);
+    services s;
+    services_init(&s, "Keeps", 0, w.memory, w.threads);
+    const zds_host *host = &s.host;
+    const zds_device ours = t->info.device, plain = {.space = ZDS_SPACE_HOST};
+    const zds_device next = {.space = ours.space, .ordinal = ours.ordinal + 1};
+    const zds_device cuda = {.space = ZDS_SPACE_CUDA};
+    cr_expect_null(host->alloc_in(host, ours, 64, 0), "it computes on the host");
+    services_on(&s, t, ours);
+    cr_expect_null(host->alloc_in(host, next, 64, 0));
+    cr_expect_null(host->alloc_in(host, cuda, 64, 0));
+    cr_expect_null(host->alloc_in(host, ours, SIZE_MAX - 8, 0));
+    cr_expect_null(host->alloc_in(host, ours, (size_t)1 << 60, 0));
+
+    char *here = host->alloc_in(host, plain, 100, 0);
+    cr_assert_not_null(here);
+    cr_expect_eq(here[99], 0);
+    cr_expect_eq(counted(&w, "Keeps", "host"), 128);
+    char *there = host->alloc_in(host, ours, 100, 0),
+         *far = host->alloc_in(host, ours, 10, 1 << 16);
+    cr_assert(there && far);
+    cr_expect_eq((uintptr_t)there % 64, 0);
+    cr_expect_eq((uintptr_t)far % (1 << 16), 0);
+    cr_expect_eq(counted(&w, "Keeps", "island"), 128 + (1 << 16));
+
+    char got[100];
+    slab view;
+    memset(got, 1, sizeof got);
+    OK(tier_adopt(t, there, sizeof got, &view, error)); /* it is the island's, and zero */
+    OK(tier_copy(tier_at(got), tier_in(&view, 0), sizeof got, NULL, NULL, error));
+    tier_free(&view);
+    for (size_t i = 0; i < sizeof got; i++)
+        cr_expect_eq(got[i], 0);
+    host->free(host, here);
+    host->free(host, there);
+    cr_expect_eq(counted(&w, "Keeps", "host"), 0);
+    cr_expect_eq(counted(&w, "Keeps", "island"), 1 << 16);
+    services_destroy(&s); /* and what was not given back */
+    tier_close(t);
+    world_end(&w);
+}
+
+/* A plan counts as much, and has none. */
+Test(island, memory_of_the_device_in_a_plan)
+{
+    world w = world_make();
+    tier *t;
+    services s;
+    const zds_device device = {.space = ZDS_SPACE_TEST, .ordinal = 3};
+    OK(tier_plan("test", w.memory, w.threads, &t, error));
+    services_init(&s, "Keeps", 0, w.memory, w.threads);
+    services_on(&s, t, device);
+    char *planned = s.host.alloc_in(&s.host, device, 100, 0);
+    cr_assert_not_null(planned);
+    cr_expect_eq(counted(&w, "Keeps", "test"), 128);
+    s.host.free(&s.host, planned);
+    cr_expect_eq(counted(&w, "Keeps", "test"), 0);
+    services_destroy(&s);
+    tier_close(t);
+    world_end(&w);
+}
+
 /* === late, and in any legal order === */
 
 typedef struct gate {
@@ -237,9 +303,13 @@ static void run_open(run *r, world *w, const char *tier_file, const zds_plugin *
     const void *options = options_make(plugin, options_json);
     OK(tier_stream_create(r->t, &r->stream, error));
     services_init(&r->services, plugin->name, 0, w->memory, w->threads);
+    if (r->t->on_device)
+        services_on(&r->services, r->t, r->t->info.device);
+    const uint64_t in_host = counted(w, plugin->name, "host");
     memcpy(&r->ops, plugin->ops, sizeof r->ops);
     const zds_optim_env env = {.struct_size = sizeof env,
                                .space = r->t->info.device.space,
+                               .ordinal = r->t->info.device.ordinal,
                                .world_size = 1,
                                .trainable_params = 1,
                                .trainable_elements = COUNT};
@@ -282,6 +352,8 @@ static void run_open(run *r, world *w, const char *tier_file, const zds_plugin *
     const zds_param_steps params = {sizeof params, 1, sizeof all, &all};
     if (r->ops.prepare)
         cr_assert_eq(r->ops.prepare(r->self, &params), ZDS_OK);
+    if (r->t->on_device) /* all that it keeps is there */
+        cr_expect_eq(counted(w, plugin->name, "host"), in_host, "%s", plugin->name);
 }
 
 static void run_close(run *r)

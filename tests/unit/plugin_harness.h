@@ -66,6 +66,12 @@ HARNESS_FN void *harness_alloc(const zds_host *host, size_t bytes, size_t align)
     return p;
 }
 
+HARNESS_FN void *harness_alloc_in(const zds_host *host, zds_device device, size_t bytes,
+                                  size_t align)
+{
+    return device.space == ZDS_SPACE_HOST ? harness_alloc(host, bytes, align) : NULL;
+}
+
 HARNESS_FN void harness_free(const zds_host *host, void *pointer)
 {
     harness *h = host->context;
@@ -91,7 +97,8 @@ HARNESS_FN void harness_init(harness *h)
                             .fail = harness_fail,
                             .alloc = harness_alloc,
                             .free = harness_free,
-                            .parallel_for = harness_parallel_for}};
+                            .parallel_for = harness_parallel_for,
+                            .alloc_in = harness_alloc_in}};
 }
 
 /* === loading === */

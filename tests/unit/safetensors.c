@@ -83,11 +83,12 @@ Test(safetensors, round_trip)
                                          {"a", ZDS_F16, 1, {6}},
                                          {"c", ZDS_BF16, 3, {1, 6, 1}},
                                          {"scalar", ZDS_F32, 0, {0}}};
+    const safetensors_note notes[] = {{"format", "pt"}, {"version.a", "1"}, {NULL, NULL}};
     safetensors_writer *writer;
     safetensors *file;
     zds_error error = ZDS_ERROR_INIT;
     const char *path = in_folder("model.safetensors");
-    cr_assert_eq(safetensors_create(path, entries, 5, "pt", &writer, &error), ZDS_OK);
+    cr_assert_eq(safetensors_create(path, entries, 5, notes, &writer, &error), ZDS_OK);
     for (int i = 0; i < 3; i++) {
         cr_assert_eq(safetensors_write(writer, values, 2, &error), ZDS_OK);
         cr_assert_eq(safetensors_write(writer, values + 2, 4, &error), ZDS_OK);

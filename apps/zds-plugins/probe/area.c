@@ -72,7 +72,7 @@ area *area_make(size_t bytes, bool tight, const char *what, const char *owner)
     }
     if (!a || a->map == MAP_FAILED ||
         (inner && mprotect(inner_start(a), inner, PROT_READ | PROT_WRITE) != 0)) {
-        fprintf(stderr, "zds-plugin-probe: no memory for %zu bytes under check\n", bytes);
+        fprintf(stderr, "zds-plugin-check: no memory for %zu bytes under check\n", bytes);
         _exit(1);
     }
     snprintf(a->what, sizeof a->what, "%s%s%s", what, *owner ? " of " : "", owner);

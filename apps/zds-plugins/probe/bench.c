@@ -50,6 +50,11 @@ static void *host_alloc(const zds_host *host, size_t bytes, size_t align)
     return memset(memory, 0, bytes);
 }
 
+static void *host_alloc_in(const zds_host *host, zds_device device, size_t bytes, size_t align)
+{
+    return device.space == ZDS_SPACE_HOST ? host_alloc(host, bytes, align) : NULL;
+}
+
 static void host_free(const zds_host *host, void *pointer)
 {
     (void)host;
@@ -105,7 +110,8 @@ void bench_init(bench *b, const zds_plugin *plugin)
                          .fail = host_fail,
                          .alloc = host_alloc,
                          .free = host_free,
-                         .parallel_for = host_parallel_for};
+                         .parallel_for = host_parallel_for,
+                         .alloc_in = host_alloc_in};
 }
 
 void bench_clear(bench *b)
@@ -120,6 +126,17 @@ char *bench_failure(const bench *b, const char *function, zds_status status)
         return fault_format("%s returned \"%s\" without calling host->fail", function,
                             zds_status_name(status));
     return fault_format("%s returned \"%s\": %s", function, zds_status_name(status), b->error);
+}
+
+char *bench_event_fault(const zds_event *event)
+{
+    const size_t size = event->ops->struct_size;
+    return size < ZDS_EVENT_OPS_1_0
+               ? fault_format(
+                     "struct_size of its event's zds_event_ops is %zu, less than the %zu of "
+                     "ABI %d.0",
+                     size, ZDS_EVENT_OPS_1_0, ZDS_ABI_MAJOR)
+               : NULL;
 }
 
 char *bench_within(char *fault, const char *format, ...)

@@ -43,6 +43,8 @@ void bench_clear(bench *b); /* forgets the error text, so that the next call sta
 char *bench_failure(const bench *b, const char *function, zds_status status);
 
 /* Puts words before a fault, which is taken over. NULL stays NULL. */
+/* An event whose operations do not say how far they reach. */
+char *bench_event_fault(const zds_event *event);
 char *bench_within(char *fault, const char *format, ...) ZDS_PRINTF(2, 3);
 
 /* Where a check is at, for what has to be said if it dies there: in memory that the parent sees. */

@@ -178,8 +178,9 @@ static char *finish(const world *w, const char *what, zds_status status, zds_eve
     int32_t over = 0;
     if (status)
         return fail(w, what, status);
-    if (!done)
-        return NULL;
+    char *fault = done ? bench_event_fault(done) : NULL;
+    if (!done || fault)
+        return fault;
     if (w->ops.progress)
         w->ops.progress(w->self);
     status = done->ops->test(done, &over);

@@ -102,7 +102,7 @@ char *tier_failure(const tier *t, const char *function, zds_status status)
     return bench_failure(t->b, function, status);
 }
 
-char *tier_alloc(const tier *t, uint64_t bytes, zds_block *block)
+char *tier_take(const tier *t, uint64_t bytes, zds_block *block)
 {
     *block = (zds_block){.struct_size = sizeof *block};
     bench_clear(t->b);
@@ -121,7 +121,7 @@ static char *round_trip(const tier *t, const zds_block *block, uint64_t n, uint6
         fault = tier_expect(bytes, n, 0, 0, "in a block that is fresh and should be zero");
     for (uint64_t offset = 0; offset < n && !fault; offset += piece) {
         uint64_t count = piece < n - offset ? piece : n - offset;
-        tier_fill(bytes, count, seed, offset);
+        tier_pattern(bytes, count, seed, offset);
         fault = tier_put(t, block, offset, bytes, count);
     }
     memset(bytes, 0, (size_t)n);
@@ -209,7 +209,7 @@ static char *run_blocks(tier *t)
     size_t made = 0;
     char *fault = NULL;
     for (; made < BLOCKS && !fault; made++) {
-        fault = tier_alloc(t, sizes[made], &blocks[made]);
+        fault = tier_take(t, sizes[made], &blocks[made]);
         if (fault)
             break;
         fault = block_fault(t, &blocks[made], sizes[made]);
@@ -254,7 +254,7 @@ static char *run_again(tier *t)
     char *fault = NULL;
     for (uint64_t k = 0; k < TIMES && !fault; k++) {
         zds_block block = {.struct_size = sizeof block};
-        fault = tier_alloc(t, BYTES, &block);
+        fault = tier_take(t, BYTES, &block);
         if (fault)
             return fault;
         fault = round_trip(t, &block, BYTES, k + 1);
@@ -331,13 +331,13 @@ static char *run_adopt(tier *t)
 {
     enum { BYTES = 12288, FIRST = 5000, PART = 3001 };
     zds_block block, view = {.struct_size = sizeof view};
-    char *fault = tier_alloc(t, BYTES, &block);
+    char *fault = tier_take(t, BYTES, &block);
     if (fault)
         return fault;
     area *memory = tier_buffer(BYTES);
     unsigned char *bytes = tier_bytes(memory);
     char *start = (char *)block.pointer + FIRST;
-    tier_fill(bytes, BYTES, 1, 0);
+    tier_pattern(bytes, BYTES, 1, 0);
     fault = tier_put(t, &block, 0, bytes, BYTES);
     bench_clear(t->b);
     zds_status status = fault ? ZDS_OK : t->ops.adopt(t->self, start, PART, &view);
@@ -351,7 +351,7 @@ static char *run_adopt(tier *t)
         fault = tier_get(t, &view, 0, bytes, PART);
     if (!fault)
         fault = tier_expect(bytes, PART, 1, FIRST, "in memory that was adopted");
-    tier_fill(bytes, PART, 2, 0);
+    tier_pattern(bytes, PART, 2, 0);
     if (!fault)
         fault = tier_put(t, &view, 0, bytes, PART);
     if (!status)

@@ -20,10 +20,10 @@ char *tier_in(bench *b, char *(*body)(tier *t));
 /* As bench_failure. */
 char *tier_failure(const tier *t, const char *function, zds_status status);
 /* A block; a fault if it cannot be had. */
-char *tier_alloc(const tier *t, uint64_t bytes, zds_block *block);
+char *tier_take(const tier *t, uint64_t bytes, zds_block *block);
 
 /* Ends of copies and operands of passes. */
-zds_end tier_here(void *memory); /* the host's */
+zds_end tier_host(void *memory); /* the host's */
 zds_end tier_there(const zds_block *block, uint64_t offset);
 
 /* Waits for a call in the ways that an event has, and releases it. */
@@ -36,7 +36,7 @@ char *tier_get(const tier *t, const zds_block *block, uint64_t offset, void *mem
 area *tier_buffer(uint64_t bytes);
 unsigned char *tier_bytes(const area *a);
 /* Bytes that a seed and their offset make; seed 0: zeros. */
-void tier_fill(unsigned char *bytes, uint64_t n, uint64_t seed, uint64_t offset);
+void tier_pattern(unsigned char *bytes, uint64_t n, uint64_t seed, uint64_t offset);
 char *tier_expect(const unsigned char *got, uint64_t n, uint64_t seed, uint64_t offset,
                   const char *when);
 

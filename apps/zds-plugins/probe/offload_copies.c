@@ -20,7 +20,7 @@ unsigned char *tier_bytes(const area *a)
     return (unsigned char *)a->data;
 }
 
-void tier_fill(unsigned char *bytes, uint64_t n, uint64_t seed, uint64_t offset)
+void tier_pattern(unsigned char *bytes, uint64_t n, uint64_t seed, uint64_t offset)
 {
     for (uint64_t i = 0; i < n; i++)
         bytes[i] = (unsigned char)number_hash(seed ^ (offset + i));
@@ -41,7 +41,7 @@ char *tier_expect(const unsigned char *got, uint64_t n, uint64_t seed, uint64_t 
 
 /* === one copy === */
 
-zds_end tier_here(void *memory)
+zds_end tier_host(void *memory)
 {
     return (zds_end){.pointer = memory, .device = {.space = ZDS_SPACE_HOST}};
 }
@@ -55,8 +55,9 @@ char *tier_finish(const tier *t, const char *what, zds_status status, zds_event 
 {
     if (status)
         return tier_failure(t, what, status);
-    if (!done)
-        return NULL;
+    char *fault = done ? bench_event_fault(done) : NULL;
+    if (!done || fault)
+        return fault;
     int32_t over = 0;
     status = done->ops->test(done, &over);
     if (!status)
@@ -88,12 +89,12 @@ static char *move(const tier *t, zds_end from, zds_end to, uint64_t n)
 
 char *tier_put(const tier *t, const zds_block *block, uint64_t offset, void *memory, uint64_t n)
 {
-    return move(t, tier_here(memory), tier_there(block, offset), n);
+    return move(t, tier_host(memory), tier_there(block, offset), n);
 }
 
 char *tier_get(const tier *t, const zds_block *block, uint64_t offset, void *memory, uint64_t n)
 {
-    return move(t, tier_there(block, offset), tier_here(memory), n);
+    return move(t, tier_there(block, offset), tier_host(memory), n);
 }
 
 /* === what a copy waits for === */
@@ -142,7 +143,7 @@ enum { LATE_BYTES = 64 << 10, LATE_SEED = 99 };
 
 static void fill_late(void *memory)
 {
-    tier_fill(memory, LATE_BYTES, LATE_SEED, 0);
+    tier_pattern(memory, LATE_BYTES, LATE_SEED, 0);
 }
 
 static void clear_late(void *memory)
@@ -173,14 +174,14 @@ static char *copy_late(const tier *t, const char *what, zds_end from, zds_end to
 static char *run_waits(tier *t)
 {
     zds_block block;
-    char *fault = tier_alloc(t, LATE_BYTES, &block);
+    char *fault = tier_take(t, LATE_BYTES, &block);
     if (fault)
         return fault;
     area *memory = tier_buffer(LATE_BYTES);
     void *data = memory->data;
     memset(data, 0, LATE_BYTES);
     fault =
-        copy_late(t, "a copy to a block", tier_here(data), tier_there(&block, 0), fill_late, data);
+        copy_late(t, "a copy to a block", tier_host(data), tier_there(&block, 0), fill_late, data);
     memset(data, 0, LATE_BYTES);
     if (!fault)
         fault = tier_get(t, &block, 0, data, LATE_BYTES);
@@ -188,7 +189,7 @@ static char *run_waits(tier *t)
         fault = tier_expect(data, LATE_BYTES, LATE_SEED, 0,
                             "of a copy that had to wait for its source");
     if (!fault)
-        fault = copy_late(t, "a copy from a block", tier_there(&block, 0), tier_here(data),
+        fault = copy_late(t, "a copy from a block", tier_there(&block, 0), tier_host(data),
                           clear_late, data);
     if (!fault)
         fault = tier_expect(data, LATE_BYTES, LATE_SEED, 0,
@@ -207,13 +208,13 @@ static char *run_failures(tier *t)
     zds_event *const waits[] = {&late.base};
     zds_event *done = NULL;
     zds_block block;
-    char *fault = tier_alloc(t, BYTES, &block);
+    char *fault = tier_take(t, BYTES, &block);
     if (fault)
         return fault;
     area *memory = tier_buffer(BYTES);
-    tier_fill(tier_bytes(memory), BYTES, 1, 0);
+    tier_pattern(tier_bytes(memory), BYTES, 1, 0);
     const zds_copy copy = {.struct_size = sizeof copy,
-                           .from = tier_here(memory->data),
+                           .from = tier_host(memory->data),
                            .to = tier_there(&block, 0),
                            .bytes = BYTES,
                            .waits = waits,
@@ -245,18 +246,18 @@ static char *run_flights(tier *t)
     enum { FLIGHTS = 8 };
     const uint64_t piece = (20000 / t->info.alignment + 1) * t->info.alignment;
     zds_block block;
-    char *fault = tier_alloc(t, FLIGHTS * piece, &block);
+    char *fault = tier_take(t, FLIGHTS * piece, &block);
     if (fault)
         return fault;
     area *memory = tier_buffer(FLIGHTS * piece);
     zds_status status = ZDS_OK;
-    tier_fill(tier_bytes(memory), FLIGHTS * piece, 7, 0);
+    tier_pattern(tier_bytes(memory), FLIGHTS * piece, 7, 0);
     for (int way = 0; way < 2 && !fault; way++) {
         zds_event *done[FLIGHTS] = {0};
         int issued = 0;
         for (; issued < FLIGHTS && !status; issued++) {
             const uint64_t offset = (uint64_t)issued * piece;
-            zds_end here = tier_here(memory->data + offset), there = tier_there(&block, offset);
+            zds_end here = tier_host(memory->data + offset), there = tier_there(&block, offset);
             const zds_copy copy = {.struct_size = sizeof copy,
                                    .from = way ? there : here,
                                    .to = way ? here : there,

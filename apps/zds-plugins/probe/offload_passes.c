@@ -84,7 +84,7 @@ static char *run_fill(tier *t)
     static const double values[] = {0, 1, 7, 1.5, -2.25, 1.0 / 3};
     enum { WHOLE = 3 };
     zds_block block;
-    char *fault = tier_alloc(t, COUNT * LARGEST, &block);
+    char *fault = tier_take(t, COUNT * LARGEST, &block);
     if (fault)
         return fault;
     area *memory = tier_buffer(COUNT * LARGEST);
@@ -159,7 +159,7 @@ static char *each_pair(tier *t, char *(*body)(const tier *t, const zds_block *bl
 {
     const size_t count = sizeof passed / sizeof *passed;
     zds_block block;
-    char *fault = tier_alloc(t, 2 * ((COUNT * sizeof(float) + 63) / 64 * 64), &block);
+    char *fault = tier_take(t, 2 * ((COUNT * sizeof(float) + 63) / 64 * 64), &block);
     if (fault)
         return fault;
     area *memory = tier_buffer(COUNT * sizeof(float));
@@ -288,7 +288,7 @@ static char *run_sums(tier *t)
 {
     static const zds_dtype floats[] = {ZDS_F32, ZDS_BF16, ZDS_F16};
     zds_block block;
-    char *fault = tier_alloc(t, SUMS_AT + CHUNKS * sizeof(double) + sizeof(uint64_t), &block);
+    char *fault = tier_take(t, SUMS_AT + CHUNKS * sizeof(double) + sizeof(uint64_t), &block);
     if (fault)
         return fault;
     area *memory = tier_buffer(COUNT * sizeof(float));
@@ -327,7 +327,7 @@ static zds_status chain(const tier *t, const zds_stream *stream, const zds_block
 {
     const uint64_t bytes = count * sizeof(float);
     const zds_copy there = {.struct_size = sizeof there,
-                            .from = tier_here(memory),
+                            .from = tier_host(memory),
                             .to = tier_there(block, 0),
                             .bytes = bytes,
                             .stream = stream};
@@ -342,7 +342,7 @@ static zds_status chain(const tier *t, const zds_stream *stream, const zds_block
                             .stream = stream};
     const zds_copy back = {.struct_size = sizeof back,
                            .from = tier_there(block, 0),
-                           .to = tier_here(memory),
+                           .to = tier_host(memory),
                            .bytes = bytes,
                            .stream = stream};
     zds_status status = t->ops.copy(t->self, &there, NULL);
@@ -365,7 +365,7 @@ static char *run_streams(tier *t)
             memory[made][i] = (float)(made + i);
         fault = make_stream(t, &streams[made]);
         if (!fault)
-            fault = tier_alloc(t, sizeof memory[made], &blocks[made]);
+            fault = tier_take(t, sizeof memory[made], &blocks[made]);
         if (fault)
             return fault;
     }
@@ -471,7 +471,7 @@ static char *run_late_errors(tier *t)
     zds_block block;
     char *fault = make_stream(t, &stream);
     if (!fault)
-        fault = tier_alloc(t, 64, &block);
+        fault = tier_take(t, 64, &block);
     if (fault)
         return fault;
     fault = fail_on_stream(t, &stream, &block);

@@ -405,16 +405,16 @@ char *optim_follows_hyper(bench *b)
 
 enum { WORLD = 3, MODES = 8 };
 
-static char *compare_ranks(const rig *zero, const rig *other)
+static char *compare_ranks(const rig *base, const rig *other)
 {
     for (size_t i = 0; i < RIG_PARAMS; i++) {
-        const rig_param *p = &zero->params[i], *q = &other->params[i];
+        const rig_param *p = &base->params[i], *q = &other->params[i];
         if (!rig_same_needs(&p->needs, &q->needs) || !rig_same_hyper(&p->hyper, &q->hyper))
             return fault_format("describe says something else of %s on rank %d than on rank 0",
                                 p->param.name, other->setup.rank);
     }
-    for (int64_t step = 1; zero->ops.reduction_mode && step <= MODES; step++)
-        if (zero->ops.reduction_mode(zero->self, step) !=
+    for (int64_t step = 1; base->ops.reduction_mode && step <= MODES; step++)
+        if (base->ops.reduction_mode(base->self, step) !=
             other->ops.reduction_mode(other->self, step))
             return fault_format("reduction_mode says something else of step %lld on rank %d than "
                                 "on rank 0",

@@ -127,6 +127,7 @@ zds_optim_env rig_env(const rig_setup *s)
                            .master_dtype = s->master,
                            .grad_dtype = s->grad,
                            .output_dtype = s->output,
+                           .has_output = s->output != s->master,
                            .state_dtype = s->state,
                            .stochastic_rounding = s->stochastic,
                            .world_size = s->world ? s->world : 1,
@@ -173,20 +174,6 @@ bool rig_accepts(bench *b, const rig_setup *setup)
     return accepted;
 }
 
-static size_t state_bytes(const zds_state_spec *spec, uint64_t numel)
-{
-    switch (spec->kind) {
-    case ZDS_STATE_CONSTANT: /* nowhere: its pointer is NULL */
-        return 0;
-    case ZDS_STATE_ELEMENT:
-        return (size_t)numel * zds_dtype_size(spec->dtype);
-    case ZDS_STATE_BLOCK:
-        return (size_t)((numel + spec->block - 1) / spec->block * spec->bytes);
-    default:
-        return (size_t)spec->bytes;
-    }
-}
-
 /* The area of a GLOBAL state that an earlier parameter has described, or NULL. */
 static area *global_area(const rig *r, const rig_param *until, const char *name)
 {
@@ -204,7 +191,7 @@ static void place_state(rig *r, rig_param *p, uint32_t s)
     p->states[s] = spec->kind == ZDS_STATE_GLOBAL ? global_area(r, p, spec->name) : NULL;
     if (p->states[s])
         return;
-    const size_t bytes = state_bytes(spec, p->param.numel);
+    const size_t bytes = (size_t)hooked_state_bytes(spec, p->param.numel);
     /* What holds structs must stay aligned for them. */
     const bool tight = r->setup.tight && (spec->kind == ZDS_STATE_ELEMENT || bytes % 8 == 0);
     p->states[s] = area_make(bytes, tight, spec->name, p->param.name);
@@ -222,7 +209,6 @@ static void place_param(rig *r, rig_param *p)
     p->grad = area_make((size_t)n * zds_dtype_size(s->grad), s->tight, "gradient", name);
     const size_t output = s->output == s->master ? 0 : zds_dtype_size(s->output);
     p->output = area_make((size_t)n * output, s->tight, "output", name);
-    p->sums = area_make(p->needs.tensor_norms * sizeof(double), true, "sums", name);
     p->chunks =
         area_make(p->needs.tensor_norms * chunks * sizeof(double), true, "chunk_sums", name);
     for (uint64_t i = 0; i < n; i++)
@@ -253,9 +239,9 @@ static void fill_param(rig *r, uint32_t i)
 /* The plugin writes into structs that are gone afterwards. */
 static char *describe_param(rig *r, rig_param *p)
 {
-    rig_begin_inputs(r);
-    zds_param_needs *needs = rig_input(r, sizeof *needs);
-    zds_hyper *hyper = rig_input(r, sizeof *hyper);
+    rig_seat *seat = rig_begin_inputs(r, &r->seats[0]);
+    zds_param_needs *needs = rig_input(seat, sizeof *needs);
+    zds_hyper *hyper = rig_input(seat, sizeof *hyper);
     *hyper = p->hyper;
     *needs = (zds_param_needs){.struct_size = sizeof *needs, .hyper = hyper};
     zds_status status = r->ops.describe(r->self, rig_shown(r, p), needs);
@@ -278,6 +264,58 @@ const zds_param *rig_shown(const rig *r, const rig_param *p)
                                              (size_t)(p - r->params) * sizeof(rig_param));
 }
 
+static zds_status describe_model(rig *r)
+{
+    uint32_t at;
+    r->model = zds_model_create();
+    zds_status status = r->model ? zds_model_add_module(r->model, "model", &at) : ZDS_ERR_MEMORY;
+    for (uint32_t i = 0; i < RIG_PARAMS && !status; i++) {
+        rig_param *p = &r->params[i];
+        const zds_param_desc desc = {.struct_size = sizeof desc,
+                                     .name = p->param.name,
+                                     .shape = p->shape,
+                                     .ndim = p->param.ndim,
+                                     .role = p->param.role};
+        status = zds_model_add_param(r->model, 0, &desc, &at);
+        r->runs[i] =
+            (zero_param){.desc = p->param, .needs = p->needs, .hyper = i, .trainable = true};
+        memcpy(r->runs[i].state_names, p->names, sizeof p->names);
+    }
+    return status;
+}
+
+static char *open_engine(rig *r)
+{
+    const rig_setup *s = &r->setup;
+    hooked_arrays arrays[RIG_PARAMS];
+    zds_error error = ZDS_ERROR_INIT;
+    r->calls = rig_calls(&r->ops);
+    r->me = r;
+    hooked_setup setup = {.wish = {.param_dtype = s->output,
+                                   .master_dtype = s->master,
+                                   .accum_dtype = s->grad,
+                                   .comm_dtype = ZERO_AS_IS,
+                                   .seed = 42},
+                          .params = r->runs,
+                          .hypers = r->hypers,
+                          .optim = &r->calls,
+                          .optim_self = &r->me,
+                          .rank = s->port ? s->rank : 0,
+                          .world_size = s->port ? s->world : 1};
+    zds_status status = describe_model(r);
+    setup.model = r->model;
+    if (!status)
+        status = hooked_create(&setup, &r->engine, &error);
+    char *fault = status ? fault_format("the engine could not be made: %s",
+                                        error.text ? error.text : zds_status_name(status))
+                         : NULL;
+    zds_error_clear(&error);
+    if (fault)
+        return fault;
+    rig_arrays(r, arrays);
+    return rig_failure(r, hooked_prepare(r->engine, arrays));
+}
+
 char *rig_open(rig *r, bench *b, const rig_setup *setup)
 {
     *r = (rig){.b = b, .setup = *setup, .grad_scale = 1};
@@ -291,12 +329,14 @@ char *rig_open(rig *r, bench *b, const rig_setup *setup)
         fill_param(r, i);
     area_seal(r->shown, true);
     const size_t scratch = ((size_t)r->ops.scratch_bytes + 63) / 64 * 64;
-    for (int t = 0; t <= BENCH_THREADS; t++)
-        r->scratch[t] = area_make(scratch, true, "scratch", "");
-    rig_begin_inputs(r);
-    zds_optim_env *env = rig_input(r, sizeof *env);
+    for (int t = 0; t < RIG_SEATS; t++) { /* here, where there is one thread: areas are listed */
+        r->seats[t].scratch = area_make(scratch, true, "scratch", "");
+        rig_begin_inputs(r, &r->seats[t]);
+    }
+    rig_seat *seat = rig_begin_inputs(r, &r->seats[0]);
+    zds_optim_env *env = rig_input(seat, sizeof *env);
     *env = rig_env(setup);
-    rig_seal_inputs(r);
+    area_seal(seat->inputs, true);
     bench_clear(b);
     zds_status status = rig_create(b, r->options, env, &r->self);
     if (status)
@@ -308,7 +348,7 @@ char *rig_open(rig *r, bench *b, const rig_setup *setup)
         if (!fault)
             place_param(r, p);
     }
-    return fault;
+    return fault ? fault : open_engine(r);
 }
 
 void rig_copy_states(rig *to, const rig *from, bool weights)
@@ -326,13 +366,15 @@ void rig_copy_states(rig *to, const rig *from, bool weights)
 
 void rig_close(rig *r)
 {
+    hooked_destroy(r->engine);
+    zds_model_destroy(r->model);
     if (r->made)
         rig_destroy(r->b, r->self);
     if (r->comm)
         r->comm_ops.finalize(r->comm);
     for (size_t i = 0; i < RIG_PARAMS; i++) {
         rig_param *p = &r->params[i];
-        area *mine[] = {p->master, p->grad, p->output, p->sums, p->chunks};
+        area *mine[] = {p->master, p->grad, p->output, p->chunks};
         for (size_t k = 0; k < sizeof mine / sizeof *mine; k++)
             area_free(mine[k]);
         for (uint32_t s = 0; p->master && s < p->needs.state_count; s++)
@@ -345,9 +387,10 @@ void rig_close(rig *r)
             free(r->params[i].names[s]);
     for (size_t i = 0; i < r->retired_count; i++)
         area_free(r->retired[i]);
-    for (int t = 0; t <= BENCH_THREADS; t++)
-        area_free(r->scratch[t]);
-    area_free(r->inputs);
+    for (int t = 0; t < RIG_SEATS; t++) {
+        area_free(r->seats[t].scratch);
+        area_free(r->seats[t].inputs);
+    }
     area_free(r->shown);
     options_destroy(r->options);
 }
@@ -432,7 +475,8 @@ char *rig_steps(rig *r, int count, const rig_cut *cut)
 static bool same_spec(const zds_state_spec *a, const zds_state_spec *b)
 {
     return strcmp(a->name, b->name) == 0 && a->kind == b->kind && a->dtype == b->dtype &&
-           a->block == b->block && a->scope == b->scope && a->bytes == b->bytes;
+           a->block == b->block && a->scope == b->scope && a->bytes == b->bytes &&
+           a->version == b->version;
 }
 
 bool rig_same_kinds(const zds_param_needs *a, const zds_param_needs *b)
@@ -465,14 +509,14 @@ char *rig_guards(const rig *r)
     char *fault = NULL;
     for (size_t i = 0; i < RIG_PARAMS && !fault; i++) {
         const rig_param *p = &r->params[i];
-        const area *all[] = {p->master, p->grad, p->output, p->sums, p->chunks};
+        const area *all[] = {p->master, p->grad, p->output, p->chunks};
         for (size_t k = 0; k < sizeof all / sizeof *all && !fault; k++)
             fault = area_fault(all[k]);
         for (uint32_t s = 0; s < p->needs.state_count && !fault; s++)
             fault = area_fault(p->states[s]);
     }
-    for (int t = 0; t <= BENCH_THREADS && !fault; t++)
-        fault = area_fault(r->scratch[t]);
+    for (int t = 0; t < RIG_SEATS && !fault; t++)
+        fault = area_fault(r->seats[t].scratch);
     return fault;
 }
 

@@ -1,12 +1,15 @@
-/* An optimizer at work on a small model, as the engine would run it: its arrays between guards, its
- * tiles cut at will. */
+/* An optimizer at work on a small model, in steps that zero makes (zero/hooks.h): its arrays
+ * between guards, its tiles cut at will, and each of its calls looked at. */
 #ifndef ZDS_PLUGIN_PROBE_RIG_H
 #define ZDS_PLUGIN_PROBE_RIG_H
 
+#include <stdatomic.h>
+
 #include "area.h"
 #include "bench.h"
+#include "zero/hooks.h"
 
-enum { RIG_PARAMS = 5, RIG_CHUNK = 1024, RIG_RETIRED = 512 };
+enum { RIG_PARAMS = 5, RIG_CHUNK = 1024, RIG_RETIRED = 512, RIG_SEATS = BENCH_THREADS + 1 };
 /* A full tile of the engine's. */
 enum { RIG_TILE = 65536 };
 
@@ -42,23 +45,38 @@ typedef struct rig_param {
     zds_param_needs needs;
     char *names[ZDS_MAX_STATES]; /* of its states */
     area *master, *grad, *output, *states[ZDS_MAX_STATES];
-    area *sums;   /* double [tensor_norms] */
     area *chunks; /* double [tensor_norms][chunks of the parameter] */
 } rig_param;
+
+/* A thread that calls the plugin. */
+typedef struct rig_seat {
+    area *inputs; /* what the plugin may only read, until the call returns: tiles, hyperparameters,
+                     sums, ctx */
+    size_t inputs_used;
+    area *scratch;
+} rig_seat;
 
 typedef struct rig {
     bench *b;
     rig_setup setup;
     zds_optim_ops ops;
     void *options, *self;
-    bool made, prepared;
+    bool made;
     rig_param params[RIG_PARAMS];
-    area *shown;  /* rig_param [RIG_PARAMS]: the zds_param that the plugin may read and keep */
-    area *inputs; /* what it may only read, until the call returns: tiles, hyperparameters, ctx */
-    size_t inputs_used;
+    area *shown; /* rig_param [RIG_PARAMS]: the zds_param that the plugin may read and keep */
+    rig_seat seats[RIG_SEATS];
     area *retired[RIG_RETIRED];
     size_t retired_count;
-    area *scratch[BENCH_THREADS + 1];
+    /* What makes the steps, and gets `calls` and `me` as its optimizer. */
+    hooked *engine;
+    zds_model *model;
+    zero_param runs[RIG_PARAMS];
+    zds_hyper hypers[RIG_PARAMS];
+    zds_optim_ops calls;
+    void *me;
+    _Atomic(const char *) failed_in; /* the plugin's function that has failed, */
+    _Atomic(char *) fault;           /* or what is wrong with one that has not */
+    int32_t order;                   /* of parallel_for outside of tiles */
     int64_t step;
     double grad_scale;
     zds_comm_ops comm_ops; /* for step_collective */
@@ -93,11 +111,17 @@ char *rig_needs_fault(const rig *r, const rig_param *p);
 /* The parameter as the plugin sees it, where it may only read. */
 const zds_param *rig_shown(const rig *r, const rig_param *p);
 
-/* Memory for what the next call of the plugin reads, from here on; rig_seal_inputs before the call.
- */
-void rig_begin_inputs(rig *r);
-void *rig_input(rig *r, size_t bytes); /* zeroed */
-void rig_seal_inputs(rig *r);
+/* The optimizer as zero calls it, with a rig as its instance. */
+zds_optim_ops rig_calls(const zds_optim_ops *ops);
+/* Where the arrays are now. */
+void rig_arrays(const rig *r, hooked_arrays arrays[RIG_PARAMS]);
+/* Why a call of `engine` has failed, as a fault; NULL if it has not. */
+char *rig_failure(rig *r, zds_status status);
+
+/* Memory for what the next call of the plugin reads, from here on; its area is to be sealed before
+ * the call. Returns the seat. */
+rig_seat *rig_begin_inputs(rig *r, rig_seat *s);
+void *rig_input(rig_seat *s, size_t bytes); /* zeroed */
 
 /* Gradients of this step (its number alone decides): normal numbers of few bits. */
 void rig_fill(rig *r);

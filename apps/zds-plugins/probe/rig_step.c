@@ -1,9 +1,7 @@
-/* One step of the optimizer under check: tiles cut and handed out as the engine may do it. */
+/* One step of the optimizer under check, as zero makes it: between it and the plugin each call is
+ * looked at, and gets what the plugin may only read in pages of its own. */
 #include <dlfcn.h>
 #include <limits.h>
-#include <math.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -16,7 +14,7 @@
 #include "rig.h"
 
 /* Of a later host: what it knows more of is behind what this header has. */
-enum { INPUT_BYTES = 4 << 20 };
+enum { INPUT_BYTES = 1 << 18 };
 enum { TILE_STRIDE = sizeof(zds_tile) + 32, PARAM_STRIDE = sizeof(zds_param_step) + 16 };
 
 /* === what the plugin may only read === */
@@ -29,30 +27,31 @@ static void retire(rig *r, area *a)
     r->retired[r->retired_count++] = a;
 }
 
-void *rig_input(rig *r, size_t bytes)
+void *rig_input(rig_seat *s, size_t bytes)
 {
-    void *made = r->inputs->data + r->inputs_used;
-    r->inputs_used += (bytes + 63) / 64 * 64;
-    if (r->inputs_used > r->inputs->bytes)
-        abort(); /* INPUT_BYTES is too small for RIG_PARAMS: a fault of the rig's */
+    void *made = s->inputs->data + s->inputs_used;
+    s->inputs_used += (bytes + 63) / 64 * 64;
+    if (s->inputs_used > s->inputs->bytes)
+        abort(); /* INPUT_BYTES is too small for a window: a fault of the rig's */
     return memset(made, 0, bytes);
 }
 
-void rig_begin_inputs(rig *r)
+static void *input_copy(rig_seat *s, const void *from, size_t bytes)
 {
-    if (r->inputs && r->setup.moving) {
-        retire(r, r->inputs);
-        r->inputs = NULL;
-    }
-    if (!r->inputs)
-        r->inputs = area_make(INPUT_BYTES, false, "structs that describe the step", "");
-    area_seal(r->inputs, false);
-    r->inputs_used = 0;
+    return memcpy(rig_input(s, bytes), from, bytes);
 }
 
-void rig_seal_inputs(rig *r)
+rig_seat *rig_begin_inputs(rig *r, rig_seat *s)
 {
-    area_seal(r->inputs, true);
+    if (s->inputs && r->setup.moving) {
+        retire(r, s->inputs);
+        s->inputs = NULL;
+    }
+    if (!s->inputs)
+        s->inputs = area_make(INPUT_BYTES, false, "structs that describe the step", "");
+    area_seal(s->inputs, false);
+    s->inputs_used = 0;
+    return s;
 }
 
 /* The same bytes elsewhere. */
@@ -84,12 +83,23 @@ static void move_arrays(rig *r)
 {
     for (size_t i = 0; i < RIG_PARAMS; i++) {
         rig_param *p = &r->params[i];
-        area **const mine[] = {&p->master, &p->grad, &p->output, &p->sums, &p->chunks};
+        area **const mine[] = {&p->master, &p->grad, &p->output, &p->chunks};
         for (size_t k = 0; k < sizeof mine / sizeof *mine; k++)
             move_area(r, mine[k]);
         for (uint32_t s = 0; s < p->needs.state_count; s++)
             move_state(r, i, s);
     }
+}
+
+/* TENSOR and GLOBAL states, which tiles share: only calls over whole parameters may write them. */
+static void seal_shared(rig *r, bool sealed)
+{
+    for (size_t i = 0; i < RIG_PARAMS; i++)
+        for (uint32_t s = 0; s < r->params[i].needs.state_count; s++) {
+            int32_t kind = r->params[i].needs.states[s].kind;
+            if (kind == ZDS_STATE_TENSOR || kind == ZDS_STATE_GLOBAL)
+                area_seal(r->params[i].states[s], sealed);
+        }
 }
 
 /* Leaves a pattern where the plugin's next call has its variables. */
@@ -102,29 +112,234 @@ __attribute__((noinline)) static void smear_stack(const rig *r)
     __asm__ volatile("" : : "r"(room) : "memory"); /* it is used */
 }
 
-static zds_step_ctx *make_ctx(rig *r, int thread)
+/* === what zero hands over, as the plugin gets it === */
+
+static const zds_step_ctx *copy_ctx(const rig *r, rig_seat *s, const zds_step_ctx *given)
 {
-    zds_step_ctx *ctx = rig_input(r, sizeof *ctx);
-    area *scratch = r->scratch[thread];
-    if (scratch->data)
-        memset(scratch->data, r->setup.memory == RIG_ZEROS ? 0 : 0xff, scratch->bytes); /* NaN */
-    *ctx = (zds_step_ctx){.struct_size = sizeof *ctx,
-                          .step = r->step,
-                          .grad_scale = r->grad_scale,
-                          .seed = 42,
-                          .scratch = scratch->data,
-                          .scratch_bytes = (size_t)r->ops.scratch_bytes};
+    zds_step_ctx *ctx = input_copy(s, given, sizeof *given);
+    ctx->scratch = s->scratch->data;
+    if (ctx->scratch)
+        memset(ctx->scratch, r->setup.memory == RIG_ZEROS ? 0 : 0xff, s->scratch->bytes); /* NaN */
     return ctx;
 }
 
-static const zds_hyper *make_hyper(rig *r, const rig_param *p)
+static void *const *copy_states(rig_seat *s, const rig_param *p, void *const *states)
 {
-    zds_hyper *h = rig_input(r, sizeof *h);
-    *h = p->hyper;
-    return h;
+    void **copy = rig_input(s, (p->needs.state_count + 1) * sizeof *copy);
+    memcpy(copy, states, p->needs.state_count * sizeof *copy);
+    return copy;
 }
 
-/* === tiles === */
+static const double *copy_sums(rig_seat *s, const rig_param *p, const double *sums)
+{
+    return sums ? input_copy(s, sums, p->needs.tensor_norms * sizeof *sums) : NULL;
+}
+
+static zds_param_steps copy_params(rig *r, rig_seat *s, const zds_param_steps *given)
+{
+    char *list = rig_input(s, given->count * PARAM_STRIDE);
+    for (size_t i = 0; i < given->count; i++) {
+        zds_param_step *step = (zds_param_step *)(void *)(list + i * PARAM_STRIDE);
+        *step = *zds_param_step_at(given, i);
+        const rig_param *p = &r->params[step->param->index];
+        step->param = rig_shown(r, p);
+        step->hyper = input_copy(s, step->hyper, sizeof *step->hyper);
+        step->states = copy_states(s, p, step->states);
+        step->sums = copy_sums(s, p, step->sums);
+        step->grad = step->part_count && step->master ? p->grad->data : NULL;
+    }
+    const zds_param_step *first = (const zds_param_step *)(const void *)list;
+    return (zds_param_steps){sizeof(zds_param_steps), given->count, PARAM_STRIDE, first};
+}
+
+static size_t chunks_of(uint64_t elements)
+{
+    return (size_t)((elements + RIG_CHUNK - 1) / RIG_CHUNK);
+}
+
+static zds_tiles copy_tiles(rig *r, rig_seat *s, const zds_tiles *given)
+{
+    char *list = rig_input(s, given->count * TILE_STRIDE);
+    for (size_t i = 0; i < given->count; i++) {
+        zds_tile *tile = (zds_tile *)(void *)(list + i * TILE_STRIDE);
+        *tile = *zds_tile_at(given, i);
+        const rig_param *p = &r->params[tile->param->index];
+        tile->param = rig_shown(r, p);
+        tile->hyper = input_copy(s, tile->hyper, sizeof *tile->hyper);
+        tile->states = copy_states(s, p, tile->states);
+        tile->sums = p->needs.tensor_norms ? copy_sums(s, p, tile->sums) : NULL;
+        tile->chunk_sums = NULL;
+        tile->chunk_stride = p->needs.tensor_norms ? chunks_of(p->param.numel) : 0;
+        if (tile->chunk_stride)
+            tile->chunk_sums = (double *)(void *)p->chunks->data + tile->first / RIG_CHUNK;
+    }
+    const zds_tile *first = (const zds_tile *)(const void *)list;
+    return (zds_tiles){sizeof(zds_tiles), given->count, TILE_STRIDE, first};
+}
+
+/* === the calls === */
+
+/* After a call of the plugin. */
+static zds_status told(rig *r, const char *function, zds_status status)
+{
+    if (status)
+        atomic_store(&r->failed_in, function);
+    return status;
+}
+
+static zds_status call_prepare(void *self, const zds_param_steps *params)
+{
+    rig *r = self;
+    rig_seat *s = rig_begin_inputs(r, &r->seats[0]);
+    const zds_param_steps seen = copy_params(r, s, params);
+    area_seal(s->inputs, true);
+    return told(r, "prepare", r->ops.prepare(r->self, &seen));
+}
+
+typedef zds_status (*params_function)(void *self, const zds_param_steps *, const zds_step_ctx *);
+
+static zds_status call_params(rig *r, const char *name, params_function function,
+                              const zds_param_steps *params, const zds_step_ctx *ctx)
+{
+    rig_seat *s = rig_begin_inputs(r, ctx->scratch);
+    const zds_param_steps seen = copy_params(r, s, params);
+    ctx = copy_ctx(r, s, ctx);
+    area_seal(s->inputs, true);
+    seal_shared(r, false);
+    smear_stack(r);
+    zds_status status = told(r, name, function(r->self, &seen, ctx));
+    seal_shared(r, true);
+    return status;
+}
+
+static zds_status call_begin_step(void *self, const zds_param_steps *params,
+                                  const zds_step_ctx *ctx)
+{
+    rig *r = self;
+    return call_params(r, "begin_step", r->ops.begin_step, params, ctx);
+}
+
+static zds_status call_sums_ready(void *self, const zds_param_steps *params,
+                                  const zds_step_ctx *ctx)
+{
+    rig *r = self;
+    return call_params(r, "sums_ready", r->ops.sums_ready, params, ctx);
+}
+
+static zds_status call_end_step(void *self, const zds_step_ctx *ctx)
+{
+    rig *r = self;
+    rig_seat *s = rig_begin_inputs(r, ctx->scratch);
+    ctx = copy_ctx(r, s, ctx);
+    area_seal(s->inputs, true);
+    return told(r, "end_step", r->ops.end_step(r->self, ctx));
+}
+
+static zds_status call_collective(void *self, const zds_param_steps *params,
+                                  const zds_comm_ops *comm, void *comm_self,
+                                  const zds_step_ctx *ctx)
+{
+    rig *r = self;
+    rig_seat *s = rig_begin_inputs(r, ctx->scratch);
+    const zds_param_steps seen = copy_params(r, s, params);
+    ctx = copy_ctx(r, s, ctx);
+    area_seal(s->inputs, true);
+    seal_shared(r, false);
+    r->b->order = r->order;
+    smear_stack(r);
+    zds_status status =
+        told(r, "step_collective", r->ops.step_collective(r->self, &seen, comm, comm_self, ctx));
+    r->b->order = BENCH_FORWARD;
+    seal_shared(r, true);
+    return status;
+}
+
+typedef zds_status (*tile_function)(void *self, const zds_tiles *tiles, const zds_step_ctx *ctx);
+
+/* Several threads at once, but for tensors that are updated whole: all of them in one call on one
+ * thread, with the pool idle. */
+static zds_status call_tiles(rig *r, rig_seat *s, const char *name, tile_function function,
+                             const zds_tiles *tiles, const zds_step_ctx *ctx)
+{
+    const bool whole = r->params[tiles->first->param->index].needs.whole_tensor;
+    area_seal(s->inputs, true);
+    if (whole) {
+        seal_shared(r, false);
+        r->b->order = r->order;
+    }
+    smear_stack(r);
+    alloc_watch(!whole);
+    zds_status status = function(r->self, tiles, ctx);
+    alloc_watch(false);
+    if (whole) {
+        seal_shared(r, true);
+        r->b->order = BENCH_FORWARD;
+    }
+    return told(r, name, status);
+}
+
+static zds_status call_step(void *self, const zds_tiles *tiles, const zds_step_ctx *ctx)
+{
+    rig *r = self;
+    rig_seat *s = rig_begin_inputs(r, ctx->scratch);
+    const zds_tiles seen = copy_tiles(r, s, tiles);
+    return call_tiles(r, s, "step", r->ops.step, &seen, copy_ctx(r, s, ctx));
+}
+
+static const double unwritten = 0x1.5a5a5a5a5a5a5p-1000; /* no sum comes out like this */
+
+/* Hands the sums that the plugin has written on to zero. False: there is none for some chunk. */
+static bool take_sums(rig *r, const zds_tile *seen, const zds_tile *given)
+{
+    const rig_param *p = &r->params[seen->param->index];
+    for (uint32_t q = 0; q < p->needs.tensor_norms; q++)
+        for (size_t c = 0; c < chunks_of(seen->count); c++) {
+            const double sum = seen->chunk_sums[q * seen->chunk_stride + c];
+            given->chunk_sums[q * given->chunk_stride + c] = sum;
+            char *none = NULL, *fault;
+            if (sum != unwritten)
+                continue;
+            fault = fault_format("norms wrote no sum %u for chunk %zu of %s", q,
+                                 (size_t)(seen->first / RIG_CHUNK) + c, p->param.name);
+            if (!atomic_compare_exchange_strong(&r->fault, &none, fault))
+                fault_free(fault);
+            return false;
+        }
+    return true;
+}
+
+static zds_status call_norms(void *self, const zds_tiles *tiles, const zds_step_ctx *ctx)
+{
+    rig *r = self;
+    rig_seat *s = rig_begin_inputs(r, ctx->scratch);
+    const zds_tiles seen = copy_tiles(r, s, tiles);
+    for (size_t i = 0; i < seen.count; i++) {
+        const zds_tile *t = zds_tile_at(&seen, i);
+        for (uint32_t q = 0; q < r->params[t->param->index].needs.tensor_norms; q++)
+            for (size_t c = 0; c < chunks_of(t->count); c++)
+                t->chunk_sums[q * t->chunk_stride + c] = unwritten;
+    }
+    zds_status status = call_tiles(r, s, "norms", r->ops.norms, &seen, copy_ctx(r, s, ctx));
+    for (size_t i = 0; i < seen.count && !status; i++)
+        if (!take_sums(r, zds_tile_at(&seen, i), zds_tile_at(tiles, i)))
+            status = ZDS_ERR_PLUGIN;
+    return status;
+}
+
+zds_optim_ops rig_calls(const zds_optim_ops *ops)
+{
+    zds_optim_ops calls = *ops;
+    calls.prepare = ops->prepare ? call_prepare : NULL;
+    calls.begin_step = ops->begin_step ? call_begin_step : NULL;
+    calls.norms = ops->norms ? call_norms : NULL;
+    calls.sums_ready = ops->sums_ready ? call_sums_ready : NULL;
+    calls.step = call_step;
+    calls.step_collective = ops->step_collective ? call_collective : NULL;
+    calls.end_step = ops->end_step ? call_end_step : NULL;
+    return calls;
+}
+
+/* === how parameters are cut === */
 
 static uint64_t round_up(uint64_t elements, uint64_t unit)
 {
@@ -141,250 +356,41 @@ static uint64_t unit_of(const rig_param *p)
     return unit;
 }
 
-static char *at_element(const area *a, zds_dtype dtype, uint64_t first)
-{
-    return a->data ? a->data + first * zds_dtype_size(dtype) : NULL;
-}
-
-static char *state_at(const area *a, const zds_state_spec *spec, uint64_t first)
-{
-    if (spec->kind == ZDS_STATE_ELEMENT)
-        return at_element(a, spec->dtype, first);
-    return spec->kind == ZDS_STATE_BLOCK ? a->data + first / spec->block * spec->bytes : a->data;
-}
-
-static void fill_tile(rig *r, rig_param *p, zds_tile *tile, uint64_t first, uint64_t count)
-{
-    void **states = rig_input(r, (p->needs.state_count + 1) * sizeof *states);
-    for (uint32_t s = 0; s < p->needs.state_count; s++)
-        states[s] = state_at(p->states[s], &p->needs.states[s], first);
-    const size_t stride = (size_t)(p->param.numel + RIG_CHUNK - 1) / RIG_CHUNK;
-    double *chunks = (double *)(void *)p->chunks->data;
-    *tile = (zds_tile){.struct_size = sizeof *tile,
-                       .param = rig_shown(r, p),
-                       .hyper = make_hyper(r, p),
-                       .first = first,
-                       .count = count,
-                       .master_dtype = r->setup.master,
-                       .grad_dtype = r->setup.grad,
-                       .output_dtype = r->setup.output,
-                       .master = at_element(p->master, r->setup.master, first),
-                       .grad = at_element(p->grad, r->setup.grad, first),
-                       .output = at_element(p->output, r->setup.output, first),
-                       .states = states,
-                       .sums = (const double *)(const void *)p->sums->data,
-                       .chunk_sums = chunks ? chunks + first / RIG_CHUNK : NULL,
-                       .chunk_stride = chunks ? stride : 0};
-}
-
-/* The step's tiles: those for any thread first, then whole tensors. */
-typedef struct tiling {
-    char *tiles;
-    size_t shared, all;
-} tiling;
-
-static zds_tile *tile_of(const tiling *t, size_t i)
-{
-    return (zds_tile *)(void *)(t->tiles + i * TILE_STRIDE);
-}
-
-/* `only`: the second tile alone. */
-static void cut_param(rig *r, rig_param *p, const rig_cut *cut, bool only, tiling *t)
+/* Returns how many runs the parameter has. */
+static size_t cut_param(const rig_param *p, const rig_cut *cut, hooked_run *runs)
 {
     const uint64_t n = p->param.numel, unit = unit_of(p);
-    const bool whole = p->needs.whole_tensor;
-    const uint64_t tile = !whole && cut->tile ? round_up(cut->tile, unit) : n;
+    const bool whole = p->needs.whole_tensor || !cut->tile;
+    const uint64_t tile = whole ? n : round_up(cut->tile, unit);
     uint64_t count = !whole && cut->first ? round_up(cut->first, unit) : tile;
-    size_t ordinal = 0;
+    size_t made = 0, ordinal = 0;
     for (uint64_t first = 0; first < n; first += count, count = tile)
-        if (!only || ordinal++ == 1)
-            fill_tile(r, p, tile_of(t, t->all++), first, count < n - first ? count : n - first);
+        if (!cut->only_second || ordinal++ == 1)
+            runs[made++] =
+                (hooked_run){p->param.index, first, count < n - first ? count : n - first};
+    return made;
 }
 
-static tiling cut_all(rig *r, const rig_cut *cut, bool only)
+static hooked_run *cut_all(const rig *r, const rig_cut *cut, size_t *count)
 {
     size_t most = 0;
     for (size_t i = 0; i < RIG_PARAMS; i++)
-        most += (size_t)r->params[i].param.numel;
-    if (cut->tile)
-        most = most / cut->tile + 3 * RIG_PARAMS;
-    else
-        most = 2 * RIG_PARAMS;
-    tiling t = {.tiles = rig_input(r, most * TILE_STRIDE)};
-    for (int whole = 0; whole < 2; whole++) {
-        for (size_t i = 0; i < RIG_PARAMS; i++)
-            if ((r->params[i].needs.whole_tensor != 0) == whole)
-                cut_param(r, &r->params[i], cut, only, &t);
-        if (!whole)
-            t.shared = t.all;
-    }
-    return t;
-}
-
-/* === calls === */
-
-typedef zds_status (*tile_function)(void *self, const zds_tiles *tiles, const zds_step_ctx *ctx);
-
-typedef struct calls {
-    rig *r;
-    tile_function function;
-    const tiling *t;
-    size_t batch, count; /* tiles a call, calls */
-    int32_t order;
-    zds_step_ctx *ctx[BENCH_THREADS + 1];
-    atomic_size_t next, threads;
-    atomic_int status;
-} calls;
-
-static void run_call(calls *c, size_t i, size_t thread)
-{
-    const size_t first = i * c->batch;
-    zds_tiles tiles = {.struct_size = sizeof tiles,
-                       .count = first + c->batch < c->t->shared ? c->batch : c->t->shared - first,
-                       .stride = TILE_STRIDE,
-                       .first = tile_of(c->t, first)};
-    smear_stack(c->r);
-    alloc_watch(true);
-    zds_status status = c->function(c->r->self, &tiles, c->ctx[thread]);
-    alloc_watch(false);
-    if (status)
-        atomic_store(&c->status, status);
-}
-
-static void *run_calls(void *arg)
-{
-    calls *c = arg;
-    const size_t thread = atomic_fetch_add(&c->threads, 1);
-    for (size_t i; (i = atomic_fetch_add(&c->next, 1)) < c->count;)
-        run_call(c, c->order == BENCH_BACKWARD ? c->count - 1 - i : i, thread);
-    return NULL;
-}
-
-/* The shared tiles, on one thread or several. */
-static zds_status call_tiles(calls *c)
-{
-    pthread_t threads[BENCH_THREADS];
-    size_t started = 0;
-    c->next = c->threads = 0;
-    c->r->b->order = BENCH_FORWARD; /* inside a tile parallel_for runs inline */
-    while (c->order == BENCH_THREADED && started < BENCH_THREADS &&
-           pthread_create(&threads[started], NULL, run_calls, c) == 0)
-        started++;
-    run_calls(c);
-    for (size_t t = 0; t < started; t++)
-        pthread_join(threads[t], NULL);
-    c->r->b->order = c->order;
-    return c->status;
-}
-
-/* Whole tensors: all in one call, on one thread with the pool idle. */
-static zds_status call_whole(calls *c)
-{
-    const size_t count = c->t->all - c->t->shared;
-    zds_tiles tiles = {.struct_size = sizeof tiles,
-                       .count = count,
-                       .stride = TILE_STRIDE,
-                       .first = tile_of(c->t, c->t->shared)};
-    smear_stack(c->r);
-    return count ? c->function(c->r->self, &tiles, c->ctx[0]) : ZDS_OK;
-}
-
-/* TENSOR and GLOBAL states, which tiles share: only begin_step and whole tensors may write them. */
-static void seal_shared(rig *r, bool sealed)
-{
+        most += 2 + (size_t)(cut->tile ? r->params[i].param.numel / cut->tile : 0);
+    hooked_run *runs = calloc(most, sizeof *runs);
+    if (!runs)
+        abort(); /* no memory for a check */
+    *count = 0;
     for (size_t i = 0; i < RIG_PARAMS; i++)
-        for (uint32_t s = 0; s < r->params[i].needs.state_count; s++) {
-            int32_t kind = r->params[i].needs.states[s].kind;
-            if (kind == ZDS_STATE_TENSOR || kind == ZDS_STATE_GLOBAL)
-                area_seal(r->params[i].states[s], sealed);
-        }
-}
-
-static zds_status call_all(calls *c)
-{
-    c->count = (c->t->shared + c->batch - 1) / c->batch;
-    seal_shared(c->r, true);
-    zds_status status = call_tiles(c);
-    seal_shared(c->r, false);
-    return status || c->function == c->r->ops.norms ? status : call_whole(c);
-}
-
-/* === norms === */
-
-static const double unwritten = 0x1.5a5a5a5a5a5a5p-1000; /* no sum comes out like this */
-
-static double *doubles(const area *a)
-{
-    return (double *)(void *)a->data;
-}
-
-static void clear_chunks(rig *r)
-{
-    for (size_t i = 0; i < RIG_PARAMS; i++)
-        for (size_t k = 0; k < r->params[i].chunks->bytes / sizeof(double); k++)
-            doubles(r->params[i].chunks)[k] = unwritten;
-}
-
-/* In chunk order, as the engine adds. */
-static char *add_chunks(rig *r)
-{
-    for (size_t i = 0; i < RIG_PARAMS; i++) {
-        rig_param *p = &r->params[i];
-        const size_t chunks = (size_t)(p->param.numel + RIG_CHUNK - 1) / RIG_CHUNK;
-        area_seal(p->sums, false);
-        for (uint32_t q = 0; q < p->needs.tensor_norms; q++) {
-            double sum = 0;
-            for (size_t c = 0; c < chunks; c++) {
-                double part = doubles(p->chunks)[q * chunks + c];
-                if (part == unwritten)
-                    return fault_format("norms wrote no sum %u for chunk %zu of %s", q, c,
-                                        p->param.name);
-                sum += part;
-            }
-            doubles(p->sums)[q] = sum;
-        }
-        area_seal(p->sums, true);
+        *count += cut_param(&r->params[i], cut, runs + *count);
+    for (size_t i = 0; cut->order == BENCH_BACKWARD && i < *count / 2; i++) {
+        const hooked_run last = runs[*count - 1 - i];
+        runs[*count - 1 - i] = runs[i];
+        runs[i] = last;
     }
-    return NULL;
+    return runs;
 }
 
 /* === the whole of a step === */
-
-/* What each call over whole parameters sees of them. */
-enum { SEE_PREPARE, SEE_BEGIN, SEE_SUMS, SEE_ALL };
-
-static zds_param_steps make_params(rig *r, int what)
-{
-    const bool collective = what == SEE_ALL;
-    char *list = rig_input(r, RIG_PARAMS * PARAM_STRIDE);
-    for (size_t i = 0; i < RIG_PARAMS; i++) {
-        rig_param *p = &r->params[i];
-        zds_param_step *step = (zds_param_step *)(void *)(list + i * PARAM_STRIDE);
-        void **states = rig_input(r, (p->needs.state_count + 1) * sizeof *states);
-        for (uint32_t s = 0; s < p->needs.state_count; s++) {
-            const zds_state_spec *spec = &p->needs.states[s];
-            bool sharded = spec->scope == ZDS_SCOPE_SHARDED &&
-                           (spec->kind == ZDS_STATE_ELEMENT || spec->kind == ZDS_STATE_BLOCK);
-            states[s] = collective || !sharded ? p->states[s]->data : NULL;
-        }
-        *step =
-            (zds_param_step){.struct_size = sizeof *step,
-                             .param = rig_shown(r, p),
-                             .hyper = make_hyper(r, p),
-                             .states = states,
-                             .master = collective ? p->master->data : NULL,
-                             .grad = collective ? p->grad->data : NULL,
-                             .output = collective ? p->output->data : NULL,
-                             .master_dtype = r->setup.master,
-                             .grad_dtype = r->setup.grad,
-                             .output_dtype = r->setup.output,
-                             .has_grad = 1,
-                             .part_count = collective || what == SEE_PREPARE ? p->param.numel : 0,
-                             .sums = what == SEE_SUMS ? doubles(p->sums) : NULL};
-    }
-    const zds_param_step *first = (const zds_param_step *)(const void *)list;
-    return (zds_param_steps){sizeof(zds_param_steps), RIG_PARAMS, PARAM_STRIDE, first};
-}
 
 /* A world of one, or shared memory: what comes with zds, beside this program. */
 static char *open_comm(rig *r)
@@ -423,67 +429,6 @@ static char *open_comm(rig *r)
     return status ? bench_within(bench_failure(r->b, "init", status), "comm %s", name) : NULL;
 }
 
-static char *step_collective(rig *r, int32_t order)
-{
-    r->collectives++;
-    char *fault = open_comm(r);
-    if (fault)
-        return fault;
-    rig_begin_inputs(r);
-    zds_param_steps params = make_params(r, SEE_ALL);
-    const zds_step_ctx *ctx = make_ctx(r, 0);
-    rig_seal_inputs(r);
-    r->b->order = order;
-    smear_stack(r);
-    zds_status status = r->ops.step_collective(r->self, &params, &r->comm_ops, r->comm, ctx);
-    return status ? bench_failure(r->b, "step_collective", status) : NULL;
-}
-
-/* Between norms and step; the tiles of the step are made anew. */
-static char *sums_ready(rig *r)
-{
-    if (!r->ops.sums_ready)
-        return NULL;
-    rig_begin_inputs(r);
-    zds_param_steps params = make_params(r, SEE_SUMS);
-    const zds_step_ctx *ctx = make_ctx(r, 0);
-    rig_seal_inputs(r);
-    r->b->order = BENCH_FORWARD;
-    smear_stack(r);
-    zds_status status = r->ops.sums_ready(r->self, &params, ctx);
-    return status ? bench_failure(r->b, "sums_ready", status) : NULL;
-}
-
-/* norms or step over the tiles. */
-static zds_status pass(rig *r, const rig_cut *cut, bool only_second, tile_function function)
-{
-    rig_begin_inputs(r);
-    const tiling t = cut_all(r, cut, only_second);
-    calls c = {.r = r, .t = &t, .batch = cut->batch ? cut->batch : 1, .order = cut->order};
-    for (int i = 0; i <= BENCH_THREADS; i++)
-        c.ctx[i] = make_ctx(r, i);
-    rig_seal_inputs(r);
-    const long before = alloc_watched();
-    c.function = function;
-    zds_status status = call_all(&c);
-    r->allocated += alloc_watched() - before;
-    return status;
-}
-
-static char *step_tiles(rig *r, const rig_cut *cut)
-{
-    clear_chunks(r);
-    zds_status status = r->ops.norms ? pass(r, cut, false, r->ops.norms) : ZDS_OK;
-    if (status)
-        return bench_failure(r->b, "norms", status);
-    char *fault = add_chunks(r);
-    if (!fault)
-        fault = sums_ready(r);
-    if (!fault && (status = pass(r, cut, cut->only_second, r->ops.step)) != ZDS_OK)
-        fault = bench_failure(r->b, "step", status);
-    return fault;
-}
-
 /* Which of the two kinds of step comes. */
 static char *mode_of(rig *r, int32_t *mode)
 {
@@ -500,51 +445,70 @@ static char *mode_of(rig *r, int32_t *mode)
                : fault_format("reduction_mode says %d, which is neither MEAN nor LOCAL", *mode);
 }
 
-/* Before the first step. */
-static char *prepare(rig *r)
+void rig_arrays(const rig *r, hooked_arrays arrays[RIG_PARAMS])
 {
-    if (r->prepared || !r->ops.prepare)
-        return NULL;
-    r->prepared = true;
-    rig_begin_inputs(r);
-    zds_param_steps params = make_params(r, SEE_PREPARE);
-    rig_seal_inputs(r);
-    zds_status status = r->ops.prepare(r->self, &params);
-    return status ? bench_failure(r->b, "prepare", status) : NULL;
+    for (size_t i = 0; i < RIG_PARAMS; i++) {
+        const rig_param *p = &r->params[i];
+        arrays[i] = (hooked_arrays){
+            .master = p->master->data, .grad = p->grad->data, .output = p->output->data};
+        for (uint32_t s = 0; s < p->needs.state_count; s++)
+            arrays[i].states[s] = p->states[s]->data;
+    }
 }
 
-static char *run_step(rig *r, const rig_cut *cut)
+char *rig_failure(rig *r, zds_status status)
 {
-    int32_t mode;
-    r->step++;
-    bench_clear(r->b);
-    char *fault = prepare(r);
-    if (!fault)
-        fault = mode_of(r, &mode);
-    if (fault)
+    char *fault = atomic_exchange(&r->fault, NULL);
+    const char *function = atomic_load(&r->failed_in);
+    if (fault || !status)
         return fault;
-    rig_begin_inputs(r);
-    zds_param_steps params = make_params(r, SEE_BEGIN);
-    const zds_step_ctx *ctx = make_ctx(r, 0);
-    rig_seal_inputs(r);
+    return function ? bench_failure(r->b, function, status)
+                    : fault_format("the engine's step ended with \"%s\"", zds_status_name(status));
+}
+
+static char *run_step(rig *r, const rig_cut *cut, bool local)
+{
+    hooked_arrays arrays[RIG_PARAMS];
+    void *scratch[RIG_SEATS]; /* by which a call finds its thread's seat */
+    rig_arrays(r, arrays);
+    for (int t = 0; t < RIG_SEATS; t++)
+        scratch[t] = &r->seats[t];
+    for (size_t i = 0; i < RIG_PARAMS; i++)
+        r->hypers[i] = r->params[i].hyper;
+    hooked_step step = {.arrays = arrays,
+                        .tile = cut->tile ? cut->tile * (cut->batch ? cut->batch : 1) : UINT32_MAX,
+                        .threads = cut->order == BENCH_THREADED ? RIG_SEATS : 1,
+                        .scratch = scratch,
+                        .step = r->step,
+                        .grad_scale = r->grad_scale,
+                        .local = local,
+                        .comm = &r->comm_ops,
+                        .comm_self = r->comm};
+    hooked_run *runs = cut_all(r, cut, &step.run_count);
+    step.runs = runs;
+    r->order = cut->order;
     r->b->order = BENCH_FORWARD;
-    smear_stack(r);
-    zds_status status = r->ops.begin_step ? r->ops.begin_step(r->self, &params, ctx) : ZDS_OK;
-    if (status)
-        return bench_failure(r->b, "begin_step", status);
-    fault = mode == ZDS_REDUCE_LOCAL ? step_collective(r, cut->order) : step_tiles(r, cut);
-    if (fault || !r->ops.end_step)
-        return fault;
-    rig_begin_inputs(r);
-    ctx = make_ctx(r, 0);
-    rig_seal_inputs(r);
-    status = r->ops.end_step(r->self, ctx);
-    return status ? bench_failure(r->b, "end_step", status) : NULL;
+    const long before = alloc_watched();
+    seal_shared(r, true);
+    zds_status status = hooked_step_make(r->engine, &step);
+    seal_shared(r, false);
+    r->allocated += alloc_watched() - before;
+    free(runs);
+    return rig_failure(r, status);
 }
 
 char *rig_step(rig *r, const rig_cut *cut)
 {
-    char *fault = run_step(r, cut);
+    int32_t mode;
+    r->step++;
+    bench_clear(r->b);
+    char *fault = mode_of(r, &mode);
+    const bool local = mode == ZDS_REDUCE_LOCAL;
+    r->collectives += local;
+    if (!fault && local)
+        fault = open_comm(r);
+    if (!fault)
+        fault = run_step(r, cut, local);
     if (!fault && r->setup.moving)
         move_arrays(r);
     return fault;

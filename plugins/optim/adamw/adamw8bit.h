@@ -4,7 +4,10 @@
 
 #include "common/elementwise.h"
 
-enum { ADAMW8BIT_BLOCK = 256 }; /* elements that share an absolute maximum */
+enum {
+    ADAMW8BIT_BLOCK = 256, /* elements that share an absolute maximum */
+    ADAMW8BIT_VERSION = 1  /* of the states: another code or block is another version */
+};
 
 /* Computed in double once per step and group. */
 typedef struct adamw8bit_constants {

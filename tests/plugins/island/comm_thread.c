@@ -54,6 +54,11 @@ static void *host_alloc(const zds_host *host, size_t bytes, size_t align)
     return real->alloc(real, bytes, align);
 }
 
+static void *host_alloc_in(const zds_host *host, zds_device device, size_t bytes, size_t align)
+{
+    return device.space == ZDS_SPACE_HOST ? host_alloc(host, bytes, align) : NULL;
+}
+
 static void host_free(const zds_host *host, void *pointer)
 {
     const zds_host *real = job_of(host)->host;
@@ -78,7 +83,8 @@ zds_host island_inner_host(job *j)
                       .fail = host_fail,
                       .alloc = host_alloc,
                       .free = host_free,
-                      .parallel_for = host_parallel_for};
+                      .parallel_for = host_parallel_for,
+                      .alloc_in = host_alloc_in};
 }
 
 /* === the thread === */

@@ -22,6 +22,8 @@ void island_free(void *address);
 /* Where the island itself finds what is at the address; memory that is not the island's is where it
  * is. Thread-safe. */
 void *island_view(const void *address);
+/* The address of what the island finds at `view`. */
+void *island_address(const void *view);
 /* All of it lies in one allocation of the island. */
 bool island_owns(const void *address, uint64_t bytes);
 

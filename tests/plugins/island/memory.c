@@ -91,6 +91,18 @@ void *island_view(const void *address)
     return view;
 }
 
+void *island_address(const void *view)
+{
+    const char *at = view;
+    void *address = (void *)(uintptr_t)view;
+    pthread_mutex_lock(&lock);
+    for (const area *a = areas; a; a = a->next)
+        if (at >= a->view && at < a->view + a->mapped)
+            address = a->address + (at - a->view);
+    pthread_mutex_unlock(&lock);
+    return address;
+}
+
 bool island_owns(const void *address, uint64_t bytes)
 {
     const char *at = address;

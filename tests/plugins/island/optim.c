@@ -23,7 +23,8 @@ static size_t wrapper_count;
 typedef struct wrapped {
     const zds_optim_ops *inner;
     const zds_host *real;
-    zds_host host; /* for the inner one, whose calls come on the island's thread */
+    zds_host host;     /* for the inner one, whose calls come on the island's thread */
+    zds_device device; /* where it computes */
     void *self;
     uint32_t *states; /* [state_room]: how many a parameter has, by its index */
     size_t state_room;
@@ -67,14 +68,25 @@ static zds_status host_fail(const zds_host *host, zds_status status, const char 
     return real_of(host)->fail(real_of(host), status, "%s", text);
 }
 
+/* What the inner one keeps for its steps is the island's, and it gets the view. Work on the stream
+ * must not ask for memory; what it takes for itself then is the host's. */
 static void *host_alloc(const zds_host *host, size_t bytes, size_t align)
 {
-    return real_of(host)->alloc(real_of(host), bytes, align);
+    const wrapped *w = host->context;
+    if (late_text)
+        return w->real->alloc(w->real, bytes, align);
+    void *address = w->real->alloc_in(w->real, w->device, bytes, align);
+    return address ? island_view(address) : NULL;
+}
+
+static void *host_alloc_in(const zds_host *host, zds_device device, size_t bytes, size_t align)
+{
+    return device.space == ZDS_SPACE_HOST ? host_alloc(host, bytes, align) : NULL;
 }
 
 static void host_free(const zds_host *host, void *pointer)
 {
-    real_of(host)->free(real_of(host), pointer);
+    real_of(host)->free(real_of(host), island_address(pointer));
 }
 
 static void host_parallel_for(const zds_host *host, size_t n, void (*body)(void *arg, size_t i),
@@ -96,6 +108,7 @@ static zds_status create(const wrapper *wrap, const zds_host *host, const void *
         return host->fail(host, ZDS_ERR_MEMORY, "no memory for an optimizer");
     w->inner = &wrap->inner;
     w->real = host;
+    w->device = (zds_device){.space = env->space, .ordinal = env->ordinal};
     w->host = (zds_host){.struct_size = sizeof w->host,
                          .abi_minor = host->abi_minor,
                          .threads = 1,
@@ -104,7 +117,8 @@ static zds_status create(const wrapper *wrap, const zds_host *host, const void *
                          .fail = host_fail,
                          .alloc = host_alloc,
                          .free = host_free,
-                         .parallel_for = host_parallel_for};
+                         .parallel_for = host_parallel_for,
+                         .alloc_in = host_alloc_in};
     inner_env.space = ZDS_SPACE_HOST;
     zds_status status = ZDS_OK;
     if (w->inner->create)
