@@ -208,7 +208,7 @@ uint64_t kernel_chunk_sums(const void *from, zds_dtype dtype, const zds_segment 
 void kernel_fill(void *to, zds_dtype dtype, double value, uint64_t count)
 {
     const size_t size = zds_dtype_size(dtype);
-    unsigned char element[8];
+    unsigned char element[8] = {0};
     const float narrow = (float)value;
     const int64_t whole = dtype == ZDS_I32 || dtype == ZDS_I64 ? (int64_t)value : 0;
     const int32_t short_whole = (int32_t)whole;

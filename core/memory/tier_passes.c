@@ -41,6 +41,7 @@ static zds_status begin(tier *t, const char *what, const tier_end *const *ends, 
                         zds_end *shown, const tier_order *order, tier_waits *waits,
                         zds_error *error)
 {
+    waits->count = 0;
     for (size_t i = 0; i < count; i++)
         if (!t->on_device || !tier_shown(t, ends[i], &shown[i]) ||
             shown[i].device.space != t->info.device.space ||
