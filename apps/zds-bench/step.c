@@ -222,6 +222,8 @@ static int run(bench *b, const char *path, int64_t threads, bool json)
     if (config && (!status || status == ZDS_ERR_CONFIG)) /* the engine tells all problems */
         status = zds_engine_create(config, model, &options, &b->engine, &error);
     if (!status)
+        status = fail_unless_host(b->engine, "zds-bench step", &error);
+    if (!status)
         status = zds_set_values(b->engine, initial, NULL);
     if (!status &&
         !stream_arrays_open(&b->stream, STREAM_ELEMENTS / (size_t)zds_world_size(b->engine)))

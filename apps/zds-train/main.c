@@ -186,6 +186,8 @@ static zds_status create_engine(training *t, zds_error *error)
                                      .total_steps = t->steps,
                                      .warmup_steps = warmup_steps(t)};
         status = zds_engine_create(t->config, model, &wanted, &t->engine, error);
+        if (!status)
+            status = fail_unless_host(t->engine, "zds-train", error);
     }
     zds_model_destroy(model);
     free(optimizer);

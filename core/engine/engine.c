@@ -119,6 +119,11 @@ zds_dtype zds_param_dtype(const zds_engine *e)
     return e->set.param_dtype;
 }
 
+zds_device zds_param_device(const zds_engine *e)
+{
+    return e->device;
+}
+
 bool zds_is_boundary(const zds_engine *e)
 {
     return e->in_micro && e->boundary;

@@ -1,4 +1,5 @@
-"""zds-bench train: its figures, and what is left when it is ended: neither processes nor files.
+"""zds-bench train: its figures, and what is left when it is ended: neither processes nor files; programs that compute on
+the host refuse a device.
 
 usage: bench_train.py FOLDER     (of the programs)
 """
@@ -60,4 +61,13 @@ with tempfile.TemporaryDirectory() as folder:
     left = set(glob.glob("/tmp/zds-bench-*")) - before
     check("ended by a signal", process.returncode == 130 and not left and not trainers(),
           (process.returncode, err, left, trainers()))
+    # Memory of a device is not for programs that compute on the host.
+    with open(config, "w") as file:
+        file.write('{"train_micro_batch_size_per_gpu": 1, "optimizer": {"type": "AdamW"}, "zds": {"device": "test"}}')
+    island = os.environ | {"ZDS_PLUGIN_PATH": os.path.join(os.path.dirname(PROGRAMS), "tests", "island")}
+    step = [os.path.join(PROGRAMS, "zds-bench"), "step", "--config", config, "--params", "4096", "--tensors", "2", "--steps", "3"]
+    for what, line in (("zds-bench step", step), ("zds-train", command(config, 3))):
+        out = subprocess.run(line, capture_output=True, text=True, timeout=60, env=island)
+        check(f"{what} on a device is refused", out.returncode == 1 and f"{what} computes in the host's memory" in out.stderr,
+              (out.returncode, out.stderr[-500:]))
 sys.exit(failures > 0)

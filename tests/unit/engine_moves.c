@@ -62,8 +62,10 @@ static void backward(zds_engine *e, uint32_t module, float g)
 {
     zds_view v;
     NEED(!zds_acquire(e, module, ZDS_BACKWARD, NULL, &v), "%s", zds_engine_error(e));
-    for (uint64_t i = 0; i < v.slots[0].count; i++)
-        ((float *)v.slots[0].grad)[i] = g;
+    static float values[ELEMENTS];
+    for (uint64_t i = 0; i < ELEMENTS; i++)
+        values[i] = g;
+    NEED(!zds_copy_in(e, v.slots[0].grad, values, sizeof values), "%s", zds_engine_error(e));
     NEED(!zds_grad_ready(e, module, NULL), "%s", zds_engine_error(e));
 }
 
@@ -72,9 +74,11 @@ static void check(zds_engine *e, uint32_t module, float want)
 {
     zds_view v;
     NEED(!zds_acquire(e, module, ZDS_FORWARD, NULL, &v), "%s", zds_engine_error(e));
-    for (uint64_t i = 0; i < v.slots[0].count; i++)
-        NEED(fabsf(((const float *)v.slots[0].data)[i] - want) < 1e-5f, "module %u: %g, not %g",
-             module, (double)((const float *)v.slots[0].data)[i], (double)want);
+    static float values[ELEMENTS];
+    NEED(!zds_copy_out(e, values, v.slots[0].data, sizeof values), "%s", zds_engine_error(e));
+    for (uint64_t i = 0; i < ELEMENTS; i++)
+        NEED(fabsf(values[i] - want) < 1e-5f, "module %u: %g, not %g", module, (double)values[i],
+             (double)want);
     NEED(!zds_release(e, module, NULL), "%s", zds_engine_error(e));
 }
 
@@ -142,6 +146,15 @@ static void with_thread(int rank, int size)
 {
     train(rank, size, 2, "{\"progress_thread\": true}", 1, wait_outside);
     train(rank, size, 2, "{\"progress_thread\": true}", 2, compute);
+}
+
+/* On a device that moves things by itself: what rank 0 does next must not wait for them. */
+static void on_device(int rank, int size)
+{
+    setenv("ZDS_PLUGIN_PATH", TEST_BINARY_DIR "/lib/zds/plugins:" TEST_BINARY_DIR "/tests/island",
+           1);
+    for (int stage = 1; stage <= 2; stage++)
+        train(rank, size, stage, "{\"device\": \"test\"}", 1, wait_outside);
 }
 
 static void run_with_pipes(void (*body)(int rank, int size))
@@ -225,4 +238,9 @@ Test(engine_moves, between_bodies_of_the_pool, .timeout = 120)
 Test(engine_moves, by_a_thread, .timeout = 120)
 {
     run_with_pipes(with_thread);
+}
+
+Test(engine_moves, beside_a_device, .timeout = 120)
+{
+    run_with_pipes(on_device);
 }
