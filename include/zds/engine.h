@@ -287,7 +287,7 @@ int64_t zds_accumulation_steps(const zds_engine *engine);
 int64_t zds_micro_batch_size(const zds_engine *engine);
 zds_dtype zds_param_dtype(const zds_engine *engine);
 zds_device zds_param_device(const zds_engine *engine); /* where slots are */
-bool zds_is_boundary(const zds_engine *engine); /* of the micro step in progress */
+bool zds_is_boundary(const zds_engine *engine);        /* of the micro step in progress */
 
 /* Parameters with the same hyperparameters. */
 typedef struct zds_group_info {
