@@ -314,7 +314,8 @@ zds_status peers_gather(peers *p, const void *mine, size_t bytes, const void **a
                         const char *doing)
 {
     char *from = p->control.slab.block.pointer, *to = from + ROOM;
-    memcpy(from, mine, bytes);
+    if (bytes > 0) /* else `mine` may be NULL */
+        memcpy(from, mine, bytes);
     zds_coll coll = {.struct_size = sizeof coll,
                      .tag = 7,
                      .what = doing,
