@@ -9,6 +9,8 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+static volatile size_t looked; /* so that looking is not left out */
+
 static void look(const zds_config *config)
 {
     size_t seen = 0;
@@ -24,6 +26,7 @@ static void look(const zds_config *config)
         seen += zds_config_is_set(config, path);
         free(zds_config_value(config, path));
     }
+    looked = seen;
     free(text);
     free(zds_config_effective(config));
     free(zds_config_node(config, ""));
