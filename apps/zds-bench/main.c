@@ -22,6 +22,19 @@ static const measurement measurements[] = {
     {"config", bench_config, "reading, resolving and checking a ds_config"},
 };
 
+double bench_pss_mib(pid_t pid)
+{
+    char path[64], line[256];
+    long kib = 0;
+    snprintf(path, sizeof path, "/proc/%d/smaps_rollup", pid);
+    FILE *f = fopen(path, "r");
+    while (f && fgets(line, sizeof line, f) && sscanf(line, "Pss: %ld", &kib) != 1)
+        ;
+    if (f)
+        fclose(f);
+    return (double)kib / 1024;
+}
+
 int bench_cores(void)
 {
     cpu_set_t set;

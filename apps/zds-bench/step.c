@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "common/args.h"
 #include "common/fail.h"
@@ -177,19 +178,33 @@ static zds_status one_mix(bench *b, int64_t step)
     return status ? status : zds_sum_over_ranks(b->engine, &together, 1);
 }
 
+/* Of this rank in MiB, what the engine's own report says: pages that the ranks share are divided
+ * among them, as in PSS. */
+static double reported_mib(const zds_engine *engine)
+{
+    double bytes = 0;
+    zds_memory_row row;
+    for (size_t i = 0; zds_memory_report(engine, i, &row); i++)
+        bytes += (double)(row.bytes - row.shared) + (double)row.shared / zds_world_size(engine);
+    return bytes / (1 << 20);
+}
+
 static int report(bench *b, const zds_config *config, bool json)
 {
     int64_t n = b->steps - 2, stage = zds_config_int(config, "zero_optimization.stage");
     int32_t threads = zds_threads(b->engine), world = zds_world_size(b->engine);
     double mix_bytes = (double)BYTES_A_PARAMETER * (double)b->stream.elements;
-    double sums[3] = {median(b->ready + 2, n), median(b->step + 2, n), median(b->mix + 2, n)};
-    if (zds_sum_over_ranks(b->engine, sums, 3))
+    stream_arrays_close(&b->stream); /* its memory is not the engine's */
+    double sums[] = {median(b->ready + 2, n), median(b->step + 2, n), median(b->mix + 2, n),
+                     bench_pss_mib(getpid()), reported_mib(b->engine)};
+    if (zds_sum_over_ranks(b->engine, sums, sizeof sums / sizeof *sums))
         return output_error("%s", zds_engine_error(b->engine));
     if (zds_rank(b->engine) != 0)
         return EXIT_DONE;
     double bytes = BYTES_A_PARAMETER * (double)b->params / (stage ? world : 1);
     double gbs = mix_bytes / (sums[2] / world) * 1e-6, bound = bytes / gbs * 1e-6;
     double ready = sums[0] / world, step = sums[1] / world;
+    double pss = sums[3] / world, reported = sums[4] / world;
     if (json) {
         cJSON *tree = cJSON_CreateObject();
         cJSON_AddNumberToObject(tree, "params", (double)b->params);
@@ -200,13 +215,15 @@ static int report(bench *b, const zds_config *config, bool json)
         cJSON_AddNumberToObject(tree, "bytes", bytes);
         cJSON_AddNumberToObject(tree, "optimizer_gbs", gbs);
         cJSON_AddNumberToObject(tree, "bound_ms", bound);
+        cJSON_AddNumberToObject(tree, "pss_mib", pss);
+        cJSON_AddNumberToObject(tree, "reported_mib", reported);
         return output_json(tree);
     }
     printf("parameters %lld, %d rank(s) x %d thread(s)\nready %8.2f ms\nstep  %8.2f ms\nbound "
            "%8.2f ms (%.0f MB a rank at %.1f GB/s), step / "
-           "bound = %.2f\n",
+           "bound = %.2f\nmemory %7.0f MiB a rank (PSS; the engine reports %.0f)\n",
            (long long)b->params, world, threads, ready, step, bound, bytes * 1e-6, gbs,
-           step / bound);
+           step / bound, pss, reported);
     return output_end();
 }
 
@@ -284,13 +301,16 @@ int bench_step(int argc, char **argv)
         {.name = "json", .type = ARGS_FLAG, .value = &json, .doc = "print JSON"}};
     const args_program program = {
         .usage = "step --config DS [options]",
-        .doc = "An optimizer step: ready_ms is inside all calls that report gradients, step_ms "
-               "from the last of "
-               "them to published parameters; medians. bound_ms: the bytes that must move at "
-               "optimizer_gbs, "
-               "the bandwidth that plain loops over the same mix of streams got on the same "
-               "threads, after each "
-               "step, in the median. Under zds-run with several ranks: means over ranks.",
+        .doc =
+            "An optimizer step: ready_ms is inside all calls that report gradients, step_ms "
+            "from the last of "
+            "them to published parameters; medians. bound_ms: the bytes that must move at "
+            "optimizer_gbs, "
+            "the bandwidth that plain loops over the same mix of streams got on the same "
+            "threads, after each "
+            "step, in the median. pss_mib: the process's memory after the last step; reported_mib: "
+            "what the engine's memory report adds up to; pages that ranks share are divided among "
+            "them. Under zds-run with several ranks (of one node): means over ranks.",
         .options = options,
         .option_count = sizeof options / sizeof *options};
     int code = args_parse(&program, argc, argv, NULL);

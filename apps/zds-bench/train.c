@@ -77,22 +77,13 @@ static int write_inputs(const char *folder, const shape *s)
     return fclose(f) == 0;
 }
 
-/* The proportional memory of a process and of all below it, largest first; 0 if it is gone. */
+/* The largest proportional memory of a process and of all below it; 0 if they are gone. */
 static double largest_pss_mib(pid_t pid)
 {
-    char path[64], line[256];
-    double largest = 0;
-    snprintf(path, sizeof path, "/proc/%d/smaps_rollup", pid);
-    FILE *f = fopen(path, "r");
-    while (f && fgets(line, sizeof line, f)) {
-        long kib;
-        if (sscanf(line, "Pss: %ld", &kib) == 1)
-            largest = (double)kib / 1024;
-    }
-    if (f)
-        fclose(f);
+    char path[64];
+    double largest = bench_pss_mib(pid);
     snprintf(path, sizeof path, "/proc/%d/task/%d/children", pid, pid);
-    f = fopen(path, "r");
+    FILE *f = fopen(path, "r");
     int child;
     while (f && fscanf(f, "%d", &child) == 1) {
         double below = largest_pss_mib(child);
