@@ -57,14 +57,15 @@ static void count_one(layout *l, layout_span *span, uint32_t param, void *arg)
     span->param_count++;
 }
 
-static uint64_t gcd(uint64_t a, uint64_t b)
+uint64_t layout_multiple(uint64_t a, uint64_t b)
 {
-    while (b) {
-        uint64_t rest = a % b;
-        a = b;
-        b = rest;
+    uint64_t x = a, y = b;
+    while (y) {
+        uint64_t rest = x % y;
+        x = y;
+        y = rest;
     }
-    return a;
+    return a / x * b;
 }
 
 static void align_one(layout *l, layout_span *span, uint32_t param, void *arg)
@@ -73,7 +74,7 @@ static void align_one(layout *l, layout_span *span, uint32_t param, void *arg)
     filling *f = arg;
     uint64_t block = f->wish->granularity ? f->wish->granularity[param] : 1;
     if (block > 1 && !f->impossible)
-        f->align = f->align / gcd(f->align, block) * block;
+        f->align = layout_multiple(f->align, block);
     f->impossible |= f->align > MOST_ALIGN;
 }
 

@@ -106,6 +106,9 @@ static inline uint64_t layout_grad_at(const layout *l, uint32_t param)
     return l->spans[l->places[param].span].grad_first + l->places[param].first;
 }
 
+/* Least common multiple. */
+uint64_t layout_multiple(uint64_t a, uint64_t b);
+
 /* Elements of the largest shard of any rank. */
 uint64_t layout_largest_shard(const layout *l);
 

@@ -9,23 +9,13 @@
 
 typedef zds_status (*step_function)(void *, const zds_tiles *, const zds_step_ctx *);
 
-static uint64_t gcd(uint64_t a, uint64_t b)
-{
-    while (b) {
-        uint64_t rest = a % b;
-        a = b;
-        b = rest;
-    }
-    return a;
-}
-
 uint64_t stream_tile(const zero *z, uint32_t param)
 {
     const zds_param_needs *needs = &z->with.params[param].needs;
     if (needs->whole_tensor)
         return z->with.model->params[param].numel;
     uint64_t block = needs->granularity > 1 ? needs->granularity : 1;
-    uint64_t unit = LAYOUT_CHUNK / gcd(LAYOUT_CHUNK, block) * block;
+    uint64_t unit = layout_multiple(LAYOUT_CHUNK, block);
     return unit >= z->wish.tile ? unit : z->wish.tile / unit * unit;
 }
 

@@ -94,11 +94,8 @@ typedef struct zds_event_ops {
      * way. */
     zds_status (*stream_wait)(zds_event *event, const zds_stream *stream);
     void (*release)(zds_event *event);
-    /* Optional: calls `call(arg, status)` once when it is done, at once if it is; from any thread,
-     * in which zds must not be called. */
-    zds_status (*on_done)(zds_event *event, void (*call)(void *arg, zds_status status), void *arg);
 } zds_event_ops;
-#define ZDS_EVENT_OPS_1_0 ZDS_SIZE_THROUGH(zds_event_ops, on_done)
+#define ZDS_EVENT_OPS_1_0 ZDS_SIZE_THROUGH(zds_event_ops, release)
 struct zds_event {
     const zds_event_ops *ops;
 };
