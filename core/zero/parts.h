@@ -30,6 +30,7 @@ typedef struct params_part {
     pages pages;
     peer_slab trained, frozen; /* param_dtype */
     module_use *modules;       /* [modules] */
+    peer_slab staged;          /* the memory of */
     float *staging;            /* [STAGING_ELEMENTS]: values in and out, */
     void *raw;                 /* likewise, in the type of what is on a device; NULL: nothing is */
 } params_part;

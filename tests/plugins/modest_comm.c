@@ -1,6 +1,7 @@
-/* The shm backend with fewer abilities: it only sums, and no pages are shared. What the core does
- * for such backends can be tested with it. */
+/* The shm backend with fewer abilities: it only sums, no pages are shared, and operations take
+ * memory of mem_alloc alone. What the core does for such backends can be tested with it. */
 #include <dlfcn.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -9,10 +10,70 @@
 static zds_comm_ops ops = {.struct_size = sizeof ops};
 static const zds_comm_ops *lender;
 
+/* === memory that it knows === */
+
+enum { REGIONS = 4096 };
+static zds_region known[REGIONS];
+static size_t known_count;
+static const zds_host *hosts;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+static zds_status mem_alloc(void *self, uint64_t bytes, int32_t kind, zds_region *region)
+{
+    zds_status status = lender->mem_alloc(self, bytes, kind, region);
+    pthread_mutex_lock(&lock);
+    if (!status && region->base && known_count < REGIONS)
+        known[known_count++] = *region;
+    pthread_mutex_unlock(&lock);
+    return status;
+}
+
+static void mem_free(void *self, zds_region *region)
+{
+    pthread_mutex_lock(&lock);
+    for (size_t i = 0; i < known_count; i++)
+        if (known[i].base == region->base)
+            known[i--] = known[--known_count];
+    pthread_mutex_unlock(&lock);
+    lender->mem_free(self, region);
+}
+
+static zds_status check(const zds_coll *coll, const void *memory, zds_dtype dtype)
+{
+    uintptr_t first = (uintptr_t)memory, end = first + coll->count * zds_dtype_size(dtype);
+    bool good = !memory;
+    pthread_mutex_lock(&lock);
+    for (size_t i = 0; !good && i < known_count; i++)
+        good =
+            first >= (uintptr_t)known[i].base && end <= (uintptr_t)known[i].base + known[i].bytes;
+    pthread_mutex_unlock(&lock);
+    return good ? ZDS_OK
+                : hosts->fail(hosts, ZDS_ERR_INVALID, "%s: memory that is not of mem_alloc",
+                              coll->what ? coll->what : "an operation");
+}
+
+#define CHECKED(operation)                                                                         \
+    static zds_status operation(void *self, const zds_coll *coll, zds_event **done)                \
+    {                                                                                              \
+        zds_status status = check(coll, coll->src, coll->src_dtype);                               \
+        if (!status)                                                                               \
+            status = check(coll, coll->dst, coll->dst_dtype);                                      \
+        return status ? status : lender->operation(self, coll, done);                              \
+    }
+CHECKED(all_reduce)
+CHECKED(reduce)
+CHECKED(reduce_scatter)
+CHECKED(all_gather)
+CHECKED(broadcast)
+CHECKED(all_to_all)
+CHECKED(send)
+CHECKED(recv)
+
 static zds_status init(const zds_host *host, const void *options, const zds_comm_env *env,
                        void **self)
 {
     (void)options; /* which are not the lender's */
+    hosts = host;
     return lender->init(host, NULL, env, self);
 }
 
@@ -39,7 +100,17 @@ __attribute__((constructor)) static void borrow(void)
     lender = shm[0]->ops;
     memcpy(&ops, lender, sizeof ops);
     ops.init = init;
-    ops.flags &= ~(uint64_t)(ZDS_COMM_FUSED | ZDS_COMM_NODE_SHARED);
+    ops.mem_alloc = mem_alloc;
+    ops.mem_free = mem_free;
+    ops.all_reduce = all_reduce;
+    ops.reduce = reduce;
+    ops.reduce_scatter = reduce_scatter;
+    ops.all_gather = all_gather;
+    ops.broadcast = broadcast;
+    ops.all_to_all = all_to_all;
+    ops.send = send;
+    ops.recv = recv;
+    ops.flags &= ~(uint64_t)(ZDS_COMM_FUSED | ZDS_COMM_NODE_SHARED | ZDS_COMM_COPIES);
     ops.suits = never;
 }
 
