@@ -169,7 +169,7 @@ static zds_status plan_link(zds_engine *e, const zds_engine_options *o, comm_lin
     if (plugin) {
         plugin_ops(plugin, &l->ops, sizeof l->ops);
     } else {
-        l->ops.flags = ZDS_COMM_FUSED | ZDS_COMM_NODE_SHARED;
+        l->ops.flags = ZDS_COMM_FUSED | ZDS_COMM_NODE_SHARED | ZDS_COMM_COPIES;
         l->ops.reduce_dtypes =
             ZDS_DTYPE_BIT(ZDS_F32) | ZDS_DTYPE_BIT(ZDS_F16) | ZDS_DTYPE_BIT(ZDS_BF16);
     }

@@ -84,7 +84,7 @@ static zds_status take_memory(zero *z, zds_error *error)
     grads_part *g = &z->grads;
     peers *p = z->with.peers;
     size_t accum = zds_dtype_size(wish->accum_dtype);
-    uint64_t most = zero_is_here(z) ? l->shard : layout_largest_shard(l); /* as ranks know it */
+    uint64_t most = zero_any_memory(z) ? l->shard : layout_largest_shard(l); /* as ranks know it */
     decide(z, g);
     zds_status status =
         g->in_parts

@@ -12,11 +12,11 @@
  * values go from rank 0 to all, into a device's memory, or by a backend that must know of it. */
 static pages choose_pages(const zero *z)
 {
-    bool any = z->with.peers->ops->flags & ZDS_COMM_COPIES;
-    if (is_alone(z) || (z->wish.stage == 0 && zero_is_here(z) && any))
+    const peers *p = z->with.peers;
+    if (is_alone(z) || (z->wish.stage == 0 && zero_any_memory(z)))
         return PAGES_OWN;
-    return zero_is_here(z) && z->with.peers->ops->flags & ZDS_COMM_NODE_SHARED &&
-                   z->with.peers->one_node
+    return z->wish.stage > 0 && zero_is_here(z) && p->one_node &&
+                   p->ops->flags & ZDS_COMM_NODE_SHARED
                ? PAGES_NODE
                : PAGES_SYMMETRIC;
 }

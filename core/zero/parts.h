@@ -204,7 +204,7 @@ zds_status zero_no_memory(zds_error *error, const char *what, uint64_t bytes);
 /* Memory of this rank's own, zeroed. */
 zds_status zero_alloc(tier *t, slab *s, const char *purpose, uint64_t bytes, zds_error *error);
 
-/* Likewise, for operations of the ranks, which on a device must know of it. */
+/* Likewise, for operations of the ranks, which may have to know of it. */
 zds_status zero_alloc_known(zero *z, tier *t, peer_slab *s, const char *purpose, uint64_t bytes,
                             zds_error *error);
 
@@ -212,6 +212,12 @@ zds_status zero_alloc_known(zero *z, tier *t, peer_slab *s, const char *purpose,
 static inline bool zero_is_here(const zero *z)
 {
     return z->with.tier->planned || z->with.tier->in_host;
+}
+
+/* Operations of the ranks take memory that they do not know. */
+static inline bool zero_any_memory(const zero *z)
+{
+    return zero_is_here(z) && z->with.peers->ops->flags & ZDS_COMM_COPIES;
 }
 
 /* Masters and states rest where the optimizer cannot compute with them. */
