@@ -169,7 +169,6 @@ zds_status plugins_refuse_name(zds_engine *e, zds_status status, const char *typ
 zds_status plugins_open_optim(zds_engine *e, const zds_engine_options *options, zds_error *error);
 zds_status plugins_open_sched(zds_engine *e, const zds_engine_options *options, zds_error *error);
 /* groups.c: what the optimizer needs for each parameter, and groups of hyperparameters */
-global_state *global_find(const zds_engine *e, const char *name); /* NULL: there is none */
 zds_status groups_create(zds_engine *e, const zds_engine_options *options, zds_error *error);
 /* links.c: prepares the ranks' first exchange, and makes it where the launcher does not say who
  * shares a node */

@@ -14,7 +14,9 @@ static void decide(const zero *z, grads_part *g)
     if (!(ops->reduce_dtypes & ZDS_DTYPE_BIT(g->comm_dtype)))
         g->comm_dtype = ZDS_F32; /* what every plugin reduces */
     /* Whoever adds up in fp32 gains nothing from travelling as fp32. */
-    g->staged = g->comm_dtype != source && !(g->fused && g->comm_dtype == ZDS_F32);
+    bool adds_wide =
+        g->fused && g->comm_dtype == ZDS_F32 && ops->reduce_dtypes & ZDS_DTYPE_BIT(source);
+    g->staged = g->comm_dtype != source && !adds_wide;
 }
 
 /* Bytes of a rank that depend on whether it keeps its parts only: gradients, buffers, and padding

@@ -53,7 +53,6 @@ typedef struct publish_part {
      * all ranks together; `epoch` by each of them. */
     peer_counters counters;
     uint64_t epoch;
-    zds_event *all; /* or, without counters: all ranks have written all */
 } publish_part;
 
 /* === grads === */
@@ -93,12 +92,12 @@ typedef struct grads_part {
     uint32_t in_flight_count;
     int64_t travelling; /* span whose copy is in `travel`, or -1 */
     int64_t last;       /* span whose reduction was begun last, or -1 */
-    bool *written;      /* [params]: the buffer holds something of this micro step (buffered) or
-                           optimizer          step */
-    bool *present;      /* [params]: there is a gradient in this optimizer step */
-    double
-        *own_sums; /* of chunks of the largest parameter, where the optimizer may reduce itself */
-    slab sums;     /* of chunks, on a device */
+    /* [params]: the buffer holds something of this micro step (buffered) or optimizer step. */
+    bool *written;
+    bool *present; /* [params]: there is a gradient in this optimizer step */
+    /* Of chunks of the largest parameter, where the optimizer may reduce itself. */
+    double *own_sums;
+    slab sums; /* of chunks, on a device */
 } grads_part;
 
 /* === stream === */

@@ -65,6 +65,12 @@ static zds_status take_region(peers *p, peer_slab *s, int32_t kind, zds_error *e
 /* Elsewhere the tier gives the memory, and peers are told of it. */
 static zds_status register_own(peers *p, peer_slab *s, zds_error *error)
 {
+    bool copies = p->ops->flags & ZDS_COMM_COPIES;
+    if (!p->ops->mem_register && !copies)
+        return error_set(error, ZDS_ERR_UNSUPPORTED,
+                         "communication plugin %s neither registers a device's memory "
+                         "(mem_register) nor takes any (ZDS_COMM_COPIES)",
+                         p->services->name);
     zds_status status = tier_alloc(p->tier, NULL, s->bytes, &s->slab, error);
     if (status)
         return status;
@@ -75,7 +81,7 @@ static zds_status register_own(peers *p, peer_slab *s, zds_error *error)
                                   : ZDS_ERR_UNSUPPORTED;
     s->registered = !status;
     /* One that takes any memory copies it. */
-    if (status == ZDS_ERR_UNSUPPORTED && p->ops->flags & ZDS_COMM_COPIES)
+    if (status == ZDS_ERR_UNSUPPORTED && copies)
         status = ZDS_OK;
     if (status)
         told(p, s, status, error);
