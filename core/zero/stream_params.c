@@ -57,8 +57,9 @@ zds_status stream_sums_ready(zero *z, const zds_step_ctx *ctx)
     stream_part *t = &z->stream;
     if (!z->with.optim->sums_ready)
         return ZDS_OK;
+    bufref sums = bufref_of(&t->norms, 0, ZDS_F64); /* where the optimizer computes */
     for (size_t i = 0; i < t->listed.count; i++)
-        t->steps[i].sums = t->sums + t->sums_at[t->steps[i].param->index];
+        t->steps[i].sums = bufref_element(sums, t->sums_at[t->steps[i].param->index]);
     zds_status status = z->with.optim->sums_ready(*z->with.optim_self, &t->listed, ctx);
     return status ? stream_failed(z, status, "sums_ready", ctx->step) : ZDS_OK;
 }

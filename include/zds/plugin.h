@@ -435,8 +435,10 @@ typedef struct zds_optim_ops {
      * on every rank. */
     int32_t (*reduction_mode)(void *self, int64_t step);
     /* Required with reduction_mode. One thread, the same order on all ranks; `comm` and `comm_self`
-     * for its own collectives, in any memory: in ZDS_SPACE_HOST it is refused with a backend that
-     * lacks ZDS_COMM_COPIES. */
+     * for its own collectives: in ZDS_SPACE_HOST in any memory, for which it is refused with a
+     * backend that lacks ZDS_COMM_COPIES; on a device in memory of alloc_in which it has registered
+     * itself by comm->mem_register, and unregisters before `destroy` returns, until when `comm`
+     * may be called. */
     zds_status (*step_collective)(void *self, const zds_param_steps *params,
                                   const zds_comm_ops *comm, void *comm_self,
                                   const zds_step_ctx *ctx);

@@ -61,6 +61,16 @@ Test(engine_island, gives_the_bits_of_the_host)
                          trained(optimizers[o], more[i], NULL), "%s%s", optimizers[o], more[i]);
 }
 
+/* One that reads the sums of whole tensors before its steps, on the island. */
+Test(engine_island, tells_the_sums_of_tensors_in_its_memory)
+{
+    static const char *const more[] = {
+        "", ", \"bf16\": {\"enabled\": true}, \"zero_optimization\": {\"stage\": 1}"};
+    for (size_t i = 0; i < sizeof more / sizeof *more; i++)
+        cr_expect_eq(trained("OneBitLamb", more[i], SEED(2)), trained("OneBitLamb", more[i], NULL),
+                     "%s", more[i]);
+}
+
 /* Masters and states in the host's memory come and go by a ring of windows, of which this model's
  * parameters fill several. */
 Test(engine_island, streams_what_rests_in_the_hosts_memory)

@@ -48,6 +48,44 @@ Test(island, a_view_is_of_its_own_memory_alone)
     world_end(&w);
 }
 
+Test(island, sums_lie_in_its_memory)
+{
+    world w = world_make();
+    tier *t = tier_make(&w, "island", ISLAND, NULL);
+    slab s = slab_make(t, 4096);
+    static double host[4];
+    static float values[1024];
+    const zds_device here = {.space = ZDS_SPACE_HOST}, ours = t->info.device;
+    const zds_segment one = {0, 1024};
+    const zds_end there = {.block = &s.block, .device = ours},
+                  bad = {.pointer = host, .device = here},
+                  long_one = {.block = &s.block, .offset = 4096, .device = ours},
+                  from_host = {.pointer = values, .device = here};
+    zds_event *done;
+    zds_chunk_sums c = {.struct_size = sizeof c,
+                        .from = there,
+                        .dtype = ZDS_F32,
+                        .segments = &one,
+                        .segment_stride = sizeof one,
+                        .segment_count = 1,
+                        .sums = there,
+                        .non_finite = there};
+    for (int i = 0; i < 5; i++) {
+        zds_chunk_sums wrong = c;
+        wrong.from = i == 0 ? from_host : i == 1 ? long_one : c.from;
+        wrong.sums = i == 2 ? bad : i == 3 ? long_one : c.sums;
+        wrong.non_finite = i == 4 ? bad : c.non_finite;
+        services_clear(&t->services);
+        cr_expect_eq(t->ops.chunk_sums(t->self, &wrong, &done), ZDS_ERR_INVALID, "%d", i);
+        cr_expect(strstr(services_error(&t->services), "island"), "%d", i);
+    }
+    cr_expect_eq(t->ops.chunk_sums(t->self, &c, &done), ZDS_OK);
+    OK(tier_wait(t, &done, error));
+    tier_free(&s);
+    tier_close(t);
+    world_end(&w);
+}
+
 /* What the host offers to whoever computes on the island. */
 Test(island, memory_of_the_device_by_the_host)
 {
@@ -526,6 +564,39 @@ Test(island, optimizers_give_the_bits_of_the_host)
     compare(&w, "optim_muon", "Muon", "{}"); /* whole */
     world_end(&w);
 }
+
+/* A kernel that is given the host's memory, in any place, does not get to read it. */
+static void step_with_hosts(int which)
+{
+    world w = world_make();
+    run r;
+    run_open(&r, &w, ISLAND, plugin_of(ISLAND, ZDS_KIND_OPTIM, "AdamW"), "{}");
+    static float host[COUNT];
+    void *states[ZDS_MAX_STATES] = {state_at(&r, 0, 0), which == 2 ? host : state_at(&r, 1, 0)};
+    zds_tile tile = tile_at(&r, 0, COUNT, states, &r.hyper);
+    tile.master = which == 0 ? host : tile.master;
+    tile.grad = which == 1 ? host : tile.grad;
+    tile.sums = which == 3 ? (double *)(void *)host : tile.sums;
+    const zds_tiles list = {sizeof list, 1, sizeof tile, &tile};
+    const zds_step_ctx ctx = {.struct_size = sizeof ctx,
+                              .step = 1,
+                              .grad_scale = 1,
+                              .scratch = which == 4 ? host : at(&r.scratch, 0),
+                              .stream = r.stream};
+    signal(SIGABRT, SIG_DFL); /* sanitizers have a handler of their own */
+    r.ops.step(r.self, &list, &ctx);
+}
+
+#define WITH_HOSTS(name, which)                                                                    \
+    Test(island, an_optimizer_reads_no_host_##name, .signal = SIGABRT)                             \
+    {                                                                                              \
+        step_with_hosts(which);                                                                    \
+    }
+WITH_HOSTS(master, 0)
+WITH_HOSTS(gradient, 1)
+WITH_HOSTS(state, 2)
+WITH_HOSTS(sums, 3)
+WITH_HOSTS(scratch, 4)
 
 Test(island, an_optimizer_needs_a_stream)
 {

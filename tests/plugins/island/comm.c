@@ -307,10 +307,9 @@ static bool is_registered(job *j, const char *at, uint64_t bytes)
     return r != NULL;
 }
 
-/* Only an optimizer's own step may come with the host's memory. */
 static zds_status check(job *j, const char *name, const void *at, uint64_t bytes)
 {
-    if (!at || bytes == 0 || island_inside || is_registered(j, at, bytes))
+    if (!at || bytes == 0 || is_registered(j, at, bytes))
         return ZDS_OK;
     return j->host->fail(j->host, ZDS_ERR_INVALID,
                          "%s: %llu bytes at %p are not memory of an island that was registered",

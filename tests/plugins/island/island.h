@@ -22,6 +22,9 @@ void island_free(void *address);
 /* Where the island itself finds what is at the address; memory that is not the island's is where it
  * is. Thread-safe. */
 void *island_view(const void *address);
+/* Of an address that work on the island gets as `field`: NULL, or the island's, as no device reads
+ * the host's memory; another aborts, with the field's name. */
+void *island_view_of_ours(const void *address, const char *field);
 /* The address of what the island finds at `view`. */
 void *island_address(const void *view);
 /* All of it lies in one allocation of the island. */
@@ -86,8 +89,19 @@ bool island_comm_init(void);
 /* The wrapper of an optimizer, or NULL if there is no room for one. */
 const zds_plugin *island_wrap(const zds_plugin *optim);
 
-/* True while this thread runs an optimizer's collective step, which has views, not addresses. */
-extern _Thread_local bool island_inside;
+/* What an optimizer's collective step gets on the island, optim_comm.c: operations for its own
+ * memory, of which it has views. All ranks call them alike, and they are over when they return. */
+typedef struct island_own_comm {
+    zds_comm_ops ops; /* what is seen of it, */
+    const zds_comm_ops *real;
+    void *real_self;
+    zds_device device;
+    uint64_t ranks;
+    const zds_host *host;
+} island_own_comm;
+
+/* `ops` of `own` then go with `own` itself. */
+void island_own_comm_init(island_own_comm *own, const zds_comm_ops *real, void *real_self);
 
 #pragma GCC visibility pop
 #endif

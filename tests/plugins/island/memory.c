@@ -1,4 +1,5 @@
 /* Memory with two addresses: one to be given out, without rights, and the island's own view. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -91,6 +92,16 @@ void *island_view(const void *address)
     return view;
 }
 
+void *island_view_of_ours(const void *address, const char *field)
+{
+    /* What is empty may lie behind the last byte. */
+    if (address && !island_owns(address, 0) && !island_owns((const char *)address - 1, 1)) {
+        fprintf(stderr, "island: %s at %p is not in the island's memory\n", field, address);
+        abort();
+    }
+    return island_view(address);
+}
+
 void *island_address(const void *view)
 {
     const char *at = view;
@@ -108,7 +119,8 @@ bool island_owns(const void *address, uint64_t bytes)
     const char *at = address;
     pthread_mutex_lock(&lock);
     const area *a = find(at);
-    bool owns = a && bytes <= a->bytes - (uint64_t)(at - a->address);
+    const uint64_t before = a ? (uint64_t)(at - a->address) : 0;
+    bool owns = a && before <= a->bytes && bytes <= a->bytes - before;
     pthread_mutex_unlock(&lock);
     return owns;
 }

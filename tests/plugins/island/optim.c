@@ -9,8 +9,6 @@
 
 enum { MOST = 64 };
 
-_Thread_local bool island_inside;
-
 typedef struct wrapper {
     zds_plugin plugin;
     zds_optim_ops ops, inner; /* inner: as far as the plugin's reaches */
@@ -25,6 +23,7 @@ typedef struct wrapped {
     const zds_host *real;
     zds_host host;     /* for the inner one, whose calls come on the island's thread */
     zds_device device; /* where it computes */
+    uint64_t ranks;
     void *self;
     uint32_t *states; /* [state_room]: how many a parameter has, by its index */
     size_t state_room;
@@ -109,6 +108,7 @@ static zds_status create(const wrapper *wrap, const zds_host *host, const void *
     w->inner = &wrap->inner;
     w->real = host;
     w->device = (zds_device){.space = env->space, .ordinal = env->ordinal};
+    w->ranks = (uint64_t)env->world_size;
     w->host = (zds_host){.struct_size = sizeof w->host,
                          .abi_minor = host->abi_minor,
                          .threads = 1,
@@ -222,7 +222,7 @@ static call *call_make(const wrapped *w, const zds_step_ctx *ctx, size_t room)
     memcpy(&c->ctx, ctx, ctx->struct_size < sizeof c->ctx ? ctx->struct_size : sizeof c->ctx);
     c->ctx.struct_size = sizeof c->ctx;
     c->ctx.stream = NULL;
-    c->ctx.scratch = island_view(ctx->scratch);
+    c->ctx.scratch = island_view_of_ours(ctx->scratch, "ctx->scratch");
     c->room = (char *)(c + 1);
     return c;
 }
@@ -248,7 +248,7 @@ static void *const *keep_states(call *c, void *const *states, const zds_param *p
     const uint32_t count = param->index < c->w->state_room ? c->w->states[param->index] : 0;
     void **kept = take(c, ZDS_MAX_STATES * sizeof *kept);
     for (uint32_t i = 0; states && i < count; i++)
-        kept[i] = island_view(states[i]);
+        kept[i] = island_view_of_ours(states[i], "a state");
     return kept;
 }
 
@@ -261,11 +261,11 @@ static void keep_tile(call *c, zds_tile *kept, const zds_tile *tile)
     kept->struct_size = bytes;
     kept->hyper = keep_hyper(c, tile->hyper);
     kept->states = keep_states(c, tile->states, tile->param);
-    kept->master = island_view(kept->master);
-    kept->grad = island_view(kept->grad);
-    kept->output = island_view(kept->output);
-    kept->sums = island_view(kept->sums);
-    kept->chunk_sums = island_view(kept->chunk_sums);
+    kept->master = island_view_of_ours(kept->master, "master");
+    kept->grad = island_view_of_ours(kept->grad, "grad");
+    kept->output = island_view_of_ours(kept->output, "output");
+    kept->sums = island_view_of_ours(kept->sums, "sums");
+    kept->chunk_sums = island_view_of_ours(kept->chunk_sums, "chunk_sums");
 }
 
 static void keep_param(call *c, zds_param_step *kept, const zds_param_step *p)
@@ -275,10 +275,10 @@ static void keep_param(call *c, zds_param_step *kept, const zds_param_step *p)
     kept->struct_size = bytes;
     kept->hyper = keep_hyper(c, p->hyper);
     kept->states = keep_states(c, p->states, p->param);
-    kept->master = island_view(kept->master);
-    kept->grad = island_view(kept->grad);
-    kept->output = island_view(kept->output);
-    kept->sums = island_view(kept->sums);
+    kept->master = island_view_of_ours(kept->master, "master");
+    kept->grad = island_view_of_ours(kept->grad, "grad");
+    kept->output = island_view_of_ours(kept->output, "output");
+    kept->sums = island_view_of_ours(kept->sums, "sums");
 }
 
 static zds_status run(void *arg, char *text)
@@ -395,9 +395,9 @@ static zds_status step_collective(void *self, const zds_param_steps *params,
     call *c = params_call(w, params, ctx);
     if (!c)
         return no_memory(w);
-    island_inside = true;
-    status = w->inner->step_collective(w->self, &c->params, comm, comm_self, &c->ctx);
-    island_inside = false;
+    island_own_comm own = {.device = w->device, .ranks = w->ranks, .host = w->real};
+    island_own_comm_init(&own, comm, comm_self);
+    status = w->inner->step_collective(w->self, &c->params, &own.ops, &own, &c->ctx);
     free(c);
     return status;
 }

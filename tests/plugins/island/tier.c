@@ -152,11 +152,13 @@ static zds_status check(const tier *t, const zds_end *end, uint64_t bytes)
     return ZDS_OK;
 }
 
-static zds_status check_all(const tier *t, const zds_end *a, uint64_t a_bytes, const zds_end *b,
-                            uint64_t b_bytes)
+/* What work that computes has its ends on the island alone. */
+static zds_status check_ours(const tier *t, const zds_end *end, uint64_t bytes)
 {
-    zds_status status = check(t, a, a_bytes);
-    return status ? status : check(t, b, b_bytes);
+    if (end->device.space != ZDS_SPACE_TEST)
+        return t->host->fail(t->host, ZDS_ERR_INVALID, "an end of space %d is not on the island",
+                             end->device.space);
+    return check(t, end, bytes);
 }
 
 #define PUT(t, call, work, o, done)                                                                \
@@ -174,7 +176,9 @@ static zds_status do_copy(void *arg, char *text)
 static zds_status copy(void *self, const zds_copy *c, zds_event **done)
 {
     const tier *t = self;
-    zds_status status = check_all(t, &c->from, c->bytes, &c->to, c->bytes);
+    zds_status status = check(t, &c->from, c->bytes);
+    if (!status)
+        status = check(t, &c->to, c->bytes);
     if (!status && c->from.device.space != ZDS_SPACE_TEST && c->to.device.space != ZDS_SPACE_TEST)
         status = t->host->fail(t->host, ZDS_ERR_INVALID, "no end of the copy is on the island");
     if (status)
@@ -197,7 +201,7 @@ static zds_status do_fill(void *arg, char *text)
 static zds_status fill(void *self, const zds_fill *f, zds_event **done)
 {
     const tier *t = self;
-    zds_status status = check(t, &f->to, f->count * zds_dtype_size(f->dtype));
+    zds_status status = check_ours(t, &f->to, f->count * zds_dtype_size(f->dtype));
     if (status)
         return status;
     operation *o = make(NULL, &f->to, 0);
@@ -227,8 +231,9 @@ static zds_status do_accumulate(void *arg, char *text)
 
 static zds_status pass(const tier *t, const zds_pass *p, island_work work, zds_event **done)
 {
-    zds_status status = check_all(t, &p->from, p->count * zds_dtype_size(p->from_dtype), &p->to,
-                                  p->count * zds_dtype_size(p->to_dtype));
+    zds_status status = check_ours(t, &p->from, p->count * zds_dtype_size(p->from_dtype));
+    if (!status)
+        status = check_ours(t, &p->to, p->count * zds_dtype_size(p->to_dtype));
     if (status)
         return status;
     operation *o = make(&p->from, &p->to, 0);
@@ -261,10 +266,29 @@ static zds_status do_sums(void *arg, char *text)
     return ZDS_OK;
 }
 
+static const zds_segment *segment_at(const zds_chunk_sums *c, size_t i)
+{
+    return (const void *)((const char *)c->segments + i * c->segment_stride);
+}
+
+static zds_status check_sums(const tier *t, const zds_chunk_sums *c)
+{
+    enum { CHUNK = 1024 };
+    uint64_t elements = 0, chunks = 0;
+    for (size_t i = 0; i < c->segment_count; i++) {
+        elements = segment_at(c, i)->first + segment_at(c, i)->count; /* they ascend */
+        chunks += (segment_at(c, i)->count + CHUNK - 1) / CHUNK;
+    }
+    zds_status status = check_ours(t, &c->from, elements * zds_dtype_size(c->dtype));
+    if (!status)
+        status = check_ours(t, &c->sums, chunks * sizeof(double));
+    return status ? status : check_ours(t, &c->non_finite, sizeof(uint64_t));
+}
+
 static zds_status chunk_sums(void *self, const zds_chunk_sums *c, zds_event **done)
 {
     const tier *t = self;
-    zds_status status = check_all(t, &c->sums, 0, &c->non_finite, sizeof(uint64_t));
+    zds_status status = check_sums(t, c);
     if (status)
         return status;
     operation *o = make(&c->from, &c->non_finite, c->segment_count);
@@ -273,8 +297,7 @@ static zds_status chunk_sums(void *self, const zds_chunk_sums *c, zds_event **do
     o->sums = island_view(zds_end_address(&c->sums));
     o->from_dtype = c->dtype;
     for (size_t i = 0; i < c->segment_count; i++)
-        o->segments[i] =
-            *(const zds_segment *)(const void *)((const char *)c->segments + i * c->segment_stride);
+        o->segments[i] = *segment_at(c, i);
     return PUT(t, c, do_sums, o, done);
 }
 
