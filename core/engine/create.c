@@ -96,6 +96,7 @@ static zds_status create_zero(zds_engine *e, zds_error *error)
         return error_set(error, ZDS_ERR_MEMORY, "no memory for a plan");
     e->accum_dtype = set->accum_dtype;
     e->accumulation = set->accumulation;
+    e->scale = set->scale;
     return zero_create(&wishes, &means, &e->zero, error);
 }
 

@@ -86,7 +86,7 @@ zds_status zds_barrier(zds_engine *e)
 
 double zds_loss_scale(const zds_engine *e)
 {
-    return 1.0 / (double)e->accumulation;
+    return e->scale.value / (double)e->accumulation;
 }
 
 int32_t zds_rank(const zds_engine *e)

@@ -5,6 +5,7 @@
 #include <sys/types.h>
 
 #include "config/config.h"
+#include "engine/scale.h"
 #include "host/launch.h"
 #include "memory/services.h"
 #include "plugin/options.h"
@@ -35,6 +36,7 @@ typedef struct settings {
     bool breakdown;
     bool progress_thread; /* for what moves between ranks */
     uint64_t bucket;
+    loss_scale scale;      /* as it is at first */
     bool states_offloaded; /* offload_optimizer moves masters and states to the cpu's memory */
 } settings;
 
@@ -111,6 +113,7 @@ struct zds_engine {
     uint32_t cursor;       /* backward: modules at and above it are reported */
     int32_t acquired;      /* module acquired for BACKWARD, or -1 */
     int64_t steps, skips, sched_moves;
+    loss_scale scale;
     double pending_loss, mean_loss;
     uint64_t seed;
     zds_step_times now, times; /* of this optimizer step; since zds_take_times */

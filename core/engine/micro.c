@@ -261,7 +261,7 @@ zds_status zds_step(zds_engine *e, zds_step_result *result)
                            .steps = e->steps,
                            .skips = e->skips,
                            .grad_norm = NAN,
-                           .loss_scale = 1,
+                           .loss_scale = e->scale.value,
                            .loss = NAN};
     now.lr = now.next_lr = first_rate(e);
     e->micro++;

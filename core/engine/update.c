@@ -35,8 +35,8 @@ static zds_status apply(zds_engine *e, const zero_norm_result *n, zds_step_resul
 {
     double clip =
         e->set.clip > 0 && n->norm + 1e-6 > e->set.clip ? e->set.clip / (n->norm + 1e-6) : 1;
-    zds_status status =
-        zero_update(e->zero, e->steps + 1, e->local ? clip * e->set.sum_factor : clip);
+    zds_status status = zero_update(e->zero, e->steps + 1,
+                                    (e->local ? clip * e->set.sum_factor : clip) / e->scale.value);
     if (status)
         return status;
     e->steps++;
@@ -44,6 +44,17 @@ static zds_status apply(zds_engine *e, const zero_norm_result *n, zds_step_resul
     status = update_hypers(e, ++e->sched_moves);
     /* The parameters are updated, but there is no rate to go on with. */
     return status ? engine_give_up(e, status) : ZDS_OK;
+}
+
+static zds_status follow_overflow(zds_engine *e, bool overflow)
+{
+    if (loss_scale_update(&e->scale, overflow))
+        return ZDS_OK;
+    return engine_fail(e, ZDS_ERR_OVERFLOW,
+                       "a gradient is not finite at loss scale %g, and fp16.min_loss_scale lets it "
+                       "fall no further: the training diverges, or fp16's range (65504) is too "
+                       "small for it; bf16 has the range of fp32",
+                       e->scale.value);
 }
 
 zds_status update_boundary(zds_engine *e, zds_step_result *r)
@@ -64,6 +75,7 @@ zds_status update_boundary(zds_engine *e, zds_step_result *r)
                            "it, or set the key to true",
                            e->model->params[n.unused].name);
     }
+    n.norm /= e->scale.value;
     bool finite = n.non_finite == 0;
     r->grad_norm = finite && !e->set.compute_norm ? NAN : n.norm;
     e->mean_loss = n.loss;
@@ -74,6 +86,8 @@ zds_status update_boundary(zds_engine *e, zds_step_result *r)
         return status;
     }
     reset(e);
+    status = follow_overflow(e, !finite);
+    r->loss_scale = e->scale.value;
     r->steps = e->steps;
     r->skips = e->skips;
     r->next_lr = first_rate(e);

@@ -97,7 +97,8 @@ def disagreement(folder):
 def bad_configs(folder):
     cases = [({"zero_optimization": {"stage": 2, "overlap_com": True}}, "overlap_comm"),
              ({"zero_optimization": {"stage": 3}}, "zero_optimization.stage"),
-             ({"fp16": {"enabled": True}}, "fp16"),
+             ({"fp16": {"enabled": True, "initial_scale_power": 128}}, "initial_scale_power"),
+             ({"fp16": {"enabled": True, "loss_scale": 1e39}}, "loss_scale"),
              ({"optimizer": {"type": "AdamX"}}, "AdamX"),
              ({"optimizer": {"type": "AdamW", "params": {"lr": -1}}}, "lr"),
              ({"optimizer": {"type": "AdamW", "params": {"learning_rate": 1}}}, "learning_rate"),

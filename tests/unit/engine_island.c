@@ -50,10 +50,13 @@ Test(engine_island, gives_the_bits_of_the_host)
     static const char *const optimizers[] = {"AdamW", "Lamb",    "Muon",      "SGD",
                                              "Lion",  "Adagrad", "Adafactor", "AdamW8bit"};
     static const char *const more[] = {
-        "", ", \"zero_optimization\": {\"stage\": 1}",
+        "",
+        ", \"zero_optimization\": {\"stage\": 1}",
         ", \"gradient_accumulation_steps\": 2, \"zero_optimization\": {\"stage\": 2}",
         ", \"bf16\": {\"enabled\": true}, \"zero_optimization\": {\"stage\": 2}",
-        ", \"bf16\": {\"enabled\": true}, \"gradient_accumulation_steps\": 2"};
+        ", \"bf16\": {\"enabled\": true}, \"gradient_accumulation_steps\": 2",
+        ", \"fp16\": {\"enabled\": true}, \"zero_optimization\": {\"stage\": 1}",
+        ", \"fp16\": {\"enabled\": true}, \"gradient_accumulation_steps\": 2"};
     static const char *const zds[] = {SEED(1), SEED(2), SEED(3)};
     for (size_t o = 0; o < sizeof optimizers / sizeof *optimizers; o++)
         for (size_t i = 0; i < sizeof more / sizeof *more; i++)
@@ -70,6 +73,8 @@ Test(engine_island, streams_what_rests_in_the_hosts_memory)
     static const char *const more[] = {
         ", \"zero_optimization\": {\"stage\": 1, \"offload_optimizer\": {\"device\": \"cpu\"}}",
         ", \"bf16\": {\"enabled\": true}, \"zero_optimization\": {\"stage\": 2, "
+        "\"offload_optimizer\": {\"device\": \"cpu\"}}",
+        ", \"fp16\": {\"enabled\": true}, \"zero_optimization\": {\"stage\": 2, "
         "\"offload_optimizer\": {\"device\": \"cpu\"}}"};
     static const char *const zds[] = {SEED(1), SEED(2), SEED(3)};
     small_width = 160;
