@@ -172,10 +172,7 @@ zds_status zds_engine_create(const zds_config *config, const zds_model *model,
         return error_set(error, ZDS_ERR_MEMORY, "no memory for an engine");
     status = build(e, model, &o, error);
     if (status) {
-        if (e->comm.self && e->launch.world_size > 1)
-            e->comm.ops.abort(e->comm.self, error && error->text
-                                                ? error->text
-                                                : "the engine could not be created");
+        links_abort(e, error && error->text ? error->text : "the engine could not be created");
         zds_engine_destroy(e);
         return status;
     }

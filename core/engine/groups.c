@@ -140,7 +140,7 @@ static zds_status check_needs(const zds_engine *e, const char *name, const zds_p
     return ZDS_OK;
 }
 
-global_state *global_find(const zds_engine *e, const char *name)
+static global_state *find_global(const zds_engine *e, const char *name)
 {
     for (uint32_t i = 0; i < e->global_count; i++)
         if (strcmp(e->globals[i].name, name) == 0)
@@ -168,7 +168,7 @@ static zds_status list_globals(zds_engine *e, uint32_t i, zds_error *error)
         const char *name = param->state_names[s];
         if (spec->kind != ZDS_STATE_GLOBAL)
             continue;
-        const global_state *known = global_find(e, name);
+        const global_state *known = find_global(e, name);
         if (!known)
             status = add_global(e, &(global_state){name, spec->bytes, i}, error);
         else if (known->bytes != spec->bytes)

@@ -108,6 +108,7 @@ struct zds_engine {
     bool local;            /* the optimizer reduces this step's gradients itself */
     double phase_start;    /* of the forward or the backward in progress */
     int64_t micro;         /* steps since the last boundary, */
+    int64_t unsynced;      /* besides those under zds_no_sync, */
     int64_t accumulation;  /* of so many up to the next */
     zds_dtype accum_dtype; /* in which micro steps are added up, from now on */
     uint32_t cursor;       /* backward: modules at and above it are reported */
@@ -131,6 +132,11 @@ zds_status engine_give_up(zds_engine *e, zds_status status);
 zds_status engine_usable(zds_engine *e);
 
 double engine_now_ms(void);
+/* Between the micro steps of one optimizer step, or in one of them. */
+static inline bool engine_in_step(const zds_engine *e)
+{
+    return e->in_micro || e->micro || e->unsynced;
+}
 
 /* refuse.c: what the config, at a path, or the program asks for and an engine refuses. All of it is
  * noted before it is told. */
@@ -166,7 +172,6 @@ zds_status plugins_refuse_name(zds_engine *e, zds_status status, const char *typ
 zds_status plugins_open_optim(zds_engine *e, const zds_engine_options *options, zds_error *error);
 zds_status plugins_open_sched(zds_engine *e, const zds_engine_options *options, zds_error *error);
 /* groups.c: what the optimizer needs for each parameter, and groups of hyperparameters */
-global_state *global_find(const zds_engine *e, const char *name); /* NULL: there is none */
 zds_status groups_create(zds_engine *e, const zds_engine_options *options, zds_error *error);
 /* links.c: prepares the ranks' first exchange, and makes it where the launcher does not say who
  * shares a node */
@@ -174,6 +179,8 @@ zds_status links_meet(zds_engine *e, zds_error *error);
 /* connects the ranks; in a plan it only finds out how it would */
 zds_status links_open(zds_engine *e, const zds_engine_options *options, zds_error *error);
 void links_close(zds_engine *e);
+/* Tells the other ranks that this one gives up. */
+void links_abort(zds_engine *e, const char *why);
 /* Whether what the config names is there and takes its options. *key: where that stands. */
 zds_status links_check(zds_engine *e, const zds_engine_options *options, const char **key,
                        zds_error *error);

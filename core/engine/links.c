@@ -169,7 +169,7 @@ static zds_status plan_link(zds_engine *e, const zds_engine_options *o, comm_lin
     if (plugin) {
         plugin_ops(plugin, &l->ops, sizeof l->ops);
     } else {
-        l->ops.flags = ZDS_COMM_FUSED | ZDS_COMM_NODE_SHARED;
+        l->ops.flags = ZDS_COMM_FUSED | ZDS_COMM_NODE_SHARED | ZDS_COMM_COPIES;
         l->ops.reduce_dtypes =
             ZDS_DTYPE_BIT(ZDS_F32) | ZDS_DTYPE_BIT(ZDS_F16) | ZDS_DTYPE_BIT(ZDS_BF16);
     }
@@ -230,11 +230,21 @@ zds_status links_open(zds_engine *e, const zds_engine_options *o, zds_error *err
     if (two) {
         fill_peers(e, &e->host_comm, e->host_tier);
         e->control = &e->host_comm.peers;
+        e->control->other = &e->comm.peers;
+        e->comm.peers.other = e->control;
     }
     status = let_move(e, &e->comm, error);
     if (!status)
         status = let_move(e, &e->host_comm, error);
     return status ? status : peers_open(e->control, error);
+}
+
+void links_abort(zds_engine *e, const char *why)
+{
+    const comm_link *links[] = {&e->comm, &e->host_comm};
+    for (int i = 0; i < 2; i++)
+        if (links[i]->self && e->launch.world_size > 1)
+            links[i]->ops.abort(links[i]->self, why);
 }
 
 static void close_link(comm_link *l)

@@ -43,10 +43,22 @@ static zds_status foresee_accumulation(zds_engine *e)
                            "which optimizer %s does not take; set data_types.grad_accum_dtype to "
                            "what it takes",
                            e->optim_plugin->name);
-    zds_status status = zero_accumulate_in(e->zero, ZDS_F32);
+    /* What all ranks do: those that do not are told why. */
+    zds_status status =
+        peers_agree(e->control, ZDS_OK, "the first micro step of several (zds_micro_begin)");
+    if (!status)
+        status = zero_accumulate_in(e->zero, ZDS_F32);
     if (!status)
         e->accum_dtype = ZDS_F32;
     return status;
+}
+
+/* What zds_step does elsewhere. */
+static zds_status end_unsynced(zds_engine *e)
+{
+    e->in_micro = false;
+    e->unsynced++;
+    return pass_over(e, 0);
 }
 
 zds_status zds_micro_begin(zds_engine *e, int32_t boundary)
@@ -74,15 +86,16 @@ zds_status zds_micro_begin(zds_engine *e, int32_t boundary)
             e, ZDS_ERR_INVALID,
             "zds_micro_begin while module %s is acquired for backward: report it by zds_grad_ready",
             e->model->modules[e->acquired].name);
-    if (e->in_micro && (status = pass_over(e, 0)) != ZDS_OK) /* under no_sync this ends the last */
+    if (e->in_micro && (status = end_unsynced(e)) != ZDS_OK)
         return status;
-    if (!e->micro && (status = ask_reduction(e)) != ZDS_OK)
+    bool first = !engine_in_step(e);
+    if (first && (status = ask_reduction(e)) != ZDS_OK)
         return status;
     e->boundary = boundary == ZDS_BOUNDARY_YES ||
                   (boundary == ZDS_BOUNDARY_AUTO && e->micro + 1 >= e->accumulation);
     if (e->no_sync)
         e->boundary = false;
-    if (!e->micro && (status = foresee_accumulation(e)) != ZDS_OK)
+    if (first && (status = foresee_accumulation(e)) != ZDS_OK)
         return status;
     e->in_micro = true;
     e->phase_start = engine_now_ms();
@@ -287,10 +300,8 @@ zds_status zds_no_sync(zds_engine *e, bool on)
             e->set.stage);
     if (e->acquired >= 0 || (e->in_micro && !e->no_sync))
         return engine_fail(e, ZDS_ERR_INVALID, "zds_no_sync within a micro step");
-    if (!on && e->no_sync && e->in_micro) {
-        status = pass_over(e, 0);
-        e->in_micro = false;
-    }
+    if (!on && e->in_micro)
+        status = end_unsynced(e);
     e->no_sync = on;
     return status;
 }
@@ -301,7 +312,7 @@ zds_status zds_set_train_batch_size(zds_engine *e, int64_t size)
     if (status)
         return status;
     int64_t unit = e->set.micro_batch * e->launch.world_size;
-    if (e->in_micro || e->micro)
+    if (engine_in_step(e))
         return engine_fail(e, ZDS_ERR_INVALID,
                            "zds_set_train_batch_size between micro steps of one optimizer step: "
                            "call it after a boundary");

@@ -82,6 +82,14 @@ static zds_status check_optim(zds_engine *e, const char *file, zds_error *error)
                              "optimizer %s reduces gradients by itself, for which each rank must "
                              "hold its own whole gradient, which stage %d deals out; write 0%s",
                              name, e->set.stage, diverges ? "" : " or 1");
+    if (e->optim.reduction_mode && e->comm.self && e->device.space == ZDS_SPACE_HOST &&
+        !(e->comm.ops.flags & ZDS_COMM_COPIES))
+        return engine_refuse(
+            e, ZDS_ERR_UNSUPPORTED, "optimizer.type", error,
+            "optimizer %s reduces gradients by itself, in memory of its own, which "
+            "communication plugin %s does not take; leave zds.comm out, or name "
+            "another optimizer",
+            name, e->comm.services.name);
     if (diverges && e->set.stage >= 1)
         return engine_refuse(
             e, ZDS_ERR_UNSUPPORTED, stage, error,

@@ -27,7 +27,7 @@ static void print_step(zds_engine *e, const zds_step_result *r)
 static void reset(zds_engine *e)
 {
     zero_reset(e->zero);
-    e->micro = 0;
+    e->micro = e->unsynced = 0;
     e->boundary = false;
 }
 
@@ -63,7 +63,7 @@ zds_status update_boundary(zds_engine *e, zds_step_result *r)
     zero_norm_result n;
     zds_status status = zero_reduce(e->zero);
     if (!status)
-        status = zero_norm(e->zero, e->pending_loss, e->micro, e->accumulation, &n);
+        status = zero_norm(e->zero, e->pending_loss, e->micro + e->unsynced, e->accumulation, &n);
     double reduced = engine_now_ms();
     if (status)
         return status;
@@ -118,7 +118,7 @@ zds_status zds_train_batch(zds_engine *e, const zds_model_ops *ops, void *user,
     if (!ops || !ops->forward || !ops->backward)
         return engine_fail(e, ZDS_ERR_INVALID,
                            "zds_train_batch: forward and backward must be given");
-    if (e->micro || e->in_micro)
+    if (engine_in_step(e))
         return engine_fail(e, ZDS_ERR_INVALID,
                            "zds_train_batch in the middle of an optimizer step");
     zds_step_result step = {.struct_size = sizeof step};

@@ -10,13 +10,14 @@ zds_status zds_set_values(zds_engine *e, zds_read_fn read, void *user)
         return status;
     if (!read)
         return engine_fail(e, ZDS_ERR_INVALID, "zds_set_values needs a function to read from");
-    if (e->in_micro || e->micro)
+    if (engine_in_step(e))
         return engine_fail(e, ZDS_ERR_INVALID, "zds_set_values in the middle of an optimizer step");
     if (e->steps)
         return engine_fail(e, ZDS_ERR_INVALID,
                            "zds_set_values after %lld steps: optimizer states belong to the values "
                            "that they come from; create a new engine",
                            (long long)e->steps);
+    e->values_set = false; /* till all of them are there */
     /* Nobody reads shared pages any more. */
     status = peers_agree(e->control, ZDS_OK, "zds_set_values");
     if (!status)

@@ -115,7 +115,7 @@ void *ledger_alloc_in(ledger *m, const char *purpose, const char *tier, size_t b
     align = align < 64 ? 64 : align;
     size_t size = bytes ? (bytes + align - 1) & ~(align - 1) : align;
     block *b = calloc(1, sizeof *b);
-    if (size < bytes || !b) {
+    if (size < bytes || size > SIZE_MAX / 2 || !b) {
         free(b);
         return NULL;
     }

@@ -174,11 +174,16 @@ void services_destroy(services *s)
 
 const char *services_error(services *s)
 {
-    return s->error ? s->error : "it gave no reason";
+    pthread_mutex_lock(&s->lock); /* a plugin may have threads that fail */
+    const char *text = s->error;
+    pthread_mutex_unlock(&s->lock);
+    return text ? text : "it gave no reason";
 }
 
 void services_clear(services *s)
 {
+    pthread_mutex_lock(&s->lock);
     free(s->error);
     s->error = NULL;
+    pthread_mutex_unlock(&s->lock);
 }

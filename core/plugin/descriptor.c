@@ -278,6 +278,9 @@ static char *ability_fault(const zds_plugin *plugin)
         const zds_comm_ops *ops = plugin->ops;
         if (!ops->spaces)
             return fault_format("spaces of its zds_comm_ops is 0: it could never be used");
+        if (!(ops->reduce_dtypes & ZDS_DTYPE_BIT(ZDS_F32)))
+            return fault_format("reduce_dtypes of its zds_comm_ops lacks ZDS_F32, which every "
+                                "backend reduces");
         if (ops->least_ranks < 1 || (ops->most_ranks && ops->most_ranks < ops->least_ranks))
             return fault_format("least_ranks and most_ranks of its zds_comm_ops are %d and %d: from"
                                 " 1 on, and 0 for any number",

@@ -389,7 +389,7 @@ zds_status zero_module_done(zero *z, uint32_t module)
         k++;
     for (;; k--) {
         span_run *run = &z->grads.spans[k];
-        bool done = layout_is_trained(&z->lay->spans[k]) && (!run->waiting || !--run->waiting);
+        bool done = layout_is_trained(&z->lay->spans[k]) && !--run->waiting;
         zds_status status = done ? span_done(z, k) : ZDS_OK;
         if (status || k == first)
             return status;

@@ -14,7 +14,9 @@ static void decide(const zero *z, grads_part *g)
     if (!(ops->reduce_dtypes & ZDS_DTYPE_BIT(g->comm_dtype)))
         g->comm_dtype = ZDS_F32; /* what every plugin reduces */
     /* Whoever adds up in fp32 gains nothing from travelling as fp32. */
-    g->staged = g->comm_dtype != source && !(g->fused && g->comm_dtype == ZDS_F32);
+    bool adds_wide =
+        g->fused && g->comm_dtype == ZDS_F32 && ops->reduce_dtypes & ZDS_DTYPE_BIT(source);
+    g->staged = g->comm_dtype != source && !adds_wide;
 }
 
 /* Bytes of a rank that depend on whether it keeps its parts only: gradients, buffers, and padding
@@ -84,7 +86,7 @@ static zds_status take_memory(zero *z, zds_error *error)
     grads_part *g = &z->grads;
     peers *p = z->with.peers;
     size_t accum = zds_dtype_size(wish->accum_dtype);
-    uint64_t most = zero_is_here(z) ? l->shard : layout_largest_shard(l); /* as ranks know it */
+    uint64_t most = zero_any_memory(z) ? l->shard : layout_largest_shard(l); /* as ranks know it */
     decide(z, g);
     zds_status status =
         g->in_parts

@@ -52,6 +52,7 @@ static zds_status create_zero(hooked *h, zds_error *error)
                        .rank = s->rank,
                        .world_size = s->world_size,
                        .one_node = true};
+    peers_init(&h->peers);
     return zero_create(&s->wish, &means, &h->zero, error);
 }
 
@@ -86,6 +87,7 @@ void hooked_destroy(hooked *h)
     if (!h)
         return;
     zero_destroy(h->zero);
+    peers_destroy(&h->peers);
     tier_close(h->tier);
     services_destroy(&h->services);
     pool_destroy(h->threads);

@@ -39,7 +39,7 @@ static norm_row own_row(const zero *z)
         trained += z->with.params[i].trainable;
         present += z->grads.present[i];
     }
-    row.present = present == trained ? ALL : present ? SOME : NONE;
+    row.present = !present ? NONE : present == trained ? ALL : SOME;
     return row;
 }
 

@@ -8,14 +8,15 @@
 #include "zero/parts.h"
 
 /* At stage 0, or alone, no peer reads a rank's parameters: its own memory may be of huge pages,
- * which shared memory seldom is, and matrix products walk over many rows at a time. A device's is
- * the same for both, and initial values go from rank 0 to all. */
+ * which shared memory seldom is, and matrix products walk over many rows at a time. But initial
+ * values go from rank 0 to all, into a device's memory, or by a backend that must know of it. */
 static pages choose_pages(const zero *z)
 {
-    if (is_alone(z) || (z->wish.stage == 0 && zero_is_here(z)))
+    const peers *p = z->with.peers;
+    if (is_alone(z) || (z->wish.stage == 0 && zero_any_memory(z)))
         return PAGES_OWN;
-    return zero_is_here(z) && z->with.peers->ops->flags & ZDS_COMM_NODE_SHARED &&
-                   z->with.peers->one_node
+    return z->wish.stage > 0 && zero_is_here(z) && p->one_node &&
+                   p->ops->flags & ZDS_COMM_NODE_SHARED
                ? PAGES_NODE
                : PAGES_SYMMETRIC;
 }
@@ -112,10 +113,11 @@ zds_status params_open(zero *z, zds_error *error)
         status = take_memory(z, &z->params.frozen, z->lay->frozen, error);
     if (status)
         return status;
-    z->params.staging =
-        ledger_alloc(z->with.ledger, "staging", STAGING_ELEMENTS * sizeof(float), 0);
-    if (!z->params.staging)
-        return zero_no_memory(error, "staging", STAGING_ELEMENTS * sizeof(float));
+    status = peers_alloc(z->with.control, &z->params.staged, "staging",
+                         STAGING_ELEMENTS * sizeof(float), ZDS_MEM_SYMMETRIC, error);
+    if (status)
+        return status;
+    z->params.staging = z->params.staged.slab.block.pointer;
     if (!zero_is_here(z)) {
         z->params.raw =
             ledger_alloc(z->with.ledger, "staging", STAGING_ELEMENTS * sizeof(double), 0);
@@ -140,7 +142,7 @@ void params_close(zero *z)
         free(p->modules[m].none);
     }
     free(p->modules);
-    ledger_free(z->with.ledger, p->staging);
+    peers_free(z->with.control, &p->staged);
     ledger_free(z->with.ledger, p->raw);
     params_seal_all(z, false); /* whoever gives memory back may write into it */
     peers_free(z->with.peers, &p->trained);

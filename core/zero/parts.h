@@ -30,6 +30,7 @@ typedef struct params_part {
     pages pages;
     peer_slab trained, frozen; /* param_dtype */
     module_use *modules;       /* [modules] */
+    peer_slab staged;          /* the memory of */
     float *staging;            /* [STAGING_ELEMENTS]: values in and out, */
     void *raw;                 /* likewise, in the type of what is on a device; NULL: nothing is */
 } params_part;
@@ -52,7 +53,6 @@ typedef struct publish_part {
      * all ranks together; `epoch` by each of them. */
     peer_counters counters;
     uint64_t epoch;
-    zds_event *all; /* or, without counters: all ranks have written all */
 } publish_part;
 
 /* === grads === */
@@ -92,12 +92,12 @@ typedef struct grads_part {
     uint32_t in_flight_count;
     int64_t travelling; /* span whose copy is in `travel`, or -1 */
     int64_t last;       /* span whose reduction was begun last, or -1 */
-    bool *written;      /* [params]: the buffer holds something of this micro step (buffered) or
-                           optimizer          step */
-    bool *present;      /* [params]: there is a gradient in this optimizer step */
-    double
-        *own_sums; /* of chunks of the largest parameter, where the optimizer may reduce itself */
-    slab sums;     /* of chunks, on a device */
+    /* [params]: the buffer holds something of this micro step (buffered) or optimizer step. */
+    bool *written;
+    bool *present; /* [params]: there is a gradient in this optimizer step */
+    /* Of chunks of the largest parameter, where the optimizer may reduce itself. */
+    double *own_sums;
+    slab sums; /* of chunks, on a device */
 } grads_part;
 
 /* === stream === */
@@ -203,7 +203,7 @@ zds_status zero_no_memory(zds_error *error, const char *what, uint64_t bytes);
 /* Memory of this rank's own, zeroed. */
 zds_status zero_alloc(tier *t, slab *s, const char *purpose, uint64_t bytes, zds_error *error);
 
-/* Likewise, for operations of the ranks, which on a device must know of it. */
+/* Likewise, for operations of the ranks, which may have to know of it. */
 zds_status zero_alloc_known(zero *z, tier *t, peer_slab *s, const char *purpose, uint64_t bytes,
                             zds_error *error);
 
@@ -211,6 +211,12 @@ zds_status zero_alloc_known(zero *z, tier *t, peer_slab *s, const char *purpose,
 static inline bool zero_is_here(const zero *z)
 {
     return z->with.tier->planned || z->with.tier->in_host;
+}
+
+/* Operations of the ranks take memory that they do not know. */
+static inline bool zero_any_memory(const zero *z)
+{
+    return zero_is_here(z) && z->with.peers->ops->flags & ZDS_COMM_COPIES;
 }
 
 /* Masters and states rest where the optimizer cannot compute with them. */

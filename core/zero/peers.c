@@ -39,7 +39,8 @@ void peers_close(peers *p)
 
 static zds_status told(const peers *p, const peer_slab *s, zds_status status, zds_error *error)
 {
-    return error_set(error, status, "no memory for %s (%llu bytes): %s", s->purpose,
+    return error_set(error, status, "%s %s (%llu bytes): %s",
+                     status == ZDS_ERR_MEMORY ? "no memory for" : "taking memory for", s->purpose,
                      (unsigned long long)s->bytes, services_error(p->services));
 }
 
@@ -64,6 +65,12 @@ static zds_status take_region(peers *p, peer_slab *s, int32_t kind, zds_error *e
 /* Elsewhere the tier gives the memory, and peers are told of it. */
 static zds_status register_own(peers *p, peer_slab *s, zds_error *error)
 {
+    bool copies = p->ops->flags & ZDS_COMM_COPIES;
+    if (!p->ops->mem_register && !copies)
+        return error_set(error, ZDS_ERR_UNSUPPORTED,
+                         "communication plugin %s neither registers a device's memory "
+                         "(mem_register) nor takes any (ZDS_COMM_COPIES)",
+                         p->services->name);
     zds_status status = tier_alloc(p->tier, NULL, s->bytes, &s->slab, error);
     if (status)
         return status;
@@ -74,7 +81,7 @@ static zds_status register_own(peers *p, peer_slab *s, zds_error *error)
                                   : ZDS_ERR_UNSUPPORTED;
     s->registered = !status;
     /* One that takes any memory copies it. */
-    if (status == ZDS_ERR_UNSUPPORTED && p->ops->flags & ZDS_COMM_COPIES)
+    if (status == ZDS_ERR_UNSUPPORTED && copies)
         status = ZDS_OK;
     if (status)
         told(p, s, status, error);
@@ -174,27 +181,46 @@ void peers_counters_close(peers *p, peer_counters *c)
 
 /* === operations === */
 
+static void tell(const peers *p, const char *why)
+{
+    if (p && p->world_size > 1 && p->self)
+        p->ops->abort(p->self, why);
+}
+
+zds_status peers_give_up(peers *p, zds_status status)
+{
+    const char *why = p->failure->text ? p->failure->text : "";
+    if (!p->failure->broken) {
+        tell(p, why);
+        tell(p->other, why);
+    }
+    p->failure->broken = true;
+    return status;
+}
+
+/* Of an operation, with what was said of it. */
+static zds_status failed(peers *p, zds_status status, const char *doing, const char *why)
+{
+    failure_set(p->failure, status, "rank %d, %s: %s", p->rank, doing, why);
+    return peers_give_up(p, status);
+}
+
 zds_status peers_enter(peers *p, const char *doing)
 {
     pthread_mutex_lock(&p->lock);
     services_clear(p->services);
     if (!p->late)
         return ZDS_OK;
-    zds_status status = p->late;
-    p->failure->broken = true;
-    failure_set(p->failure, status, "rank %d, %s: %s", p->rank, doing,
-                p->late_text ? p->late_text : zds_status_name(status));
+    zds_status status =
+        failed(p, p->late, doing, p->late_text ? p->late_text : zds_status_name(p->late));
     pthread_mutex_unlock(&p->lock);
     return status;
 }
 
 zds_status peers_leave(peers *p, zds_status status, const char *doing)
 {
-    if (status) {
-        p->failure->broken = true;
-        failure_set(p->failure, status, "rank %d, %s: %s", p->rank, doing,
-                    services_error(p->services));
-    }
+    if (status)
+        failed(p, status, doing, services_error(p->services));
     pthread_mutex_unlock(&p->lock);
     return status;
 }
@@ -301,14 +327,6 @@ zds_status peers_progress(peers *p)
 }
 
 /* === all together === */
-
-zds_status peers_give_up(peers *p, zds_status status)
-{
-    if (!p->failure->broken && p->world_size > 1 && p->self)
-        p->ops->abort(p->self, p->failure->text ? p->failure->text : "");
-    p->failure->broken = true;
-    return status;
-}
 
 zds_status peers_gather(peers *p, const void *mine, size_t bytes, const void **all,
                         const char *doing)

@@ -33,8 +33,9 @@ typedef struct peers {
     failure *failure; /* gets the texts */
     tier *tier;       /* where operations find their buffers */
     int32_t rank, world_size;
-    bool one_node;     /* all ranks are on this one */
-    peer_slab control; /* of peers_gather */
+    bool one_node;       /* all ranks are on this one */
+    struct peers *other; /* the same ranks, connected for another memory; NULL: there is none */
+    peer_slab control;   /* of peers_gather */
     pthread_mutex_t lock;
     atomic_uint in_flight; /* operations that were issued and not waited for */
     /* With the lock: what progress said while nobody asked, for the next call. */
@@ -122,7 +123,8 @@ int64_t peers_now_ns(void);
 
 /* === all together === */
 
-/* Tells the others that this rank cannot go on, with its failure's text. Returns status. */
+/* After a failure with its text set: the others are told that this rank cannot go on, on whichever
+ * connection they wait. An operation that fails does so by itself. Returns status. */
 zds_status peers_give_up(peers *p, zds_status status);
 
 /* Every rank's `bytes`, at most PEERS_DOUBLES doubles: *all is [world_size][bytes] until the next

@@ -39,9 +39,7 @@ zds_status publish_create(zero *z, zds_error *error)
         b->spans[k].event_count = room;
     }
     peers *p = z->with.peers;
-    return !is_gathered(z) && p->ops->counter_add && p->ops->counter_wait && spans
-               ? peers_counters_open(p, &b->counters, spans, error)
-               : ZDS_OK;
+    return !is_gathered(z) && spans ? peers_counters_open(p, &b->counters, spans, error) : ZDS_OK;
 }
 
 void publish_destroy(zero *z)
@@ -53,7 +51,6 @@ void publish_destroy(zero *z)
             peers_drop(p, &b->spans[k].events[i]);
         free(b->spans[k].events);
     }
-    peers_drop(p, &b->all);
     peers_counters_close(p, &b->counters);
     free(b->spans);
 }
@@ -144,28 +141,21 @@ static zds_status gather(zero *z)
         status = span->parts ? gather_owners(z, k, coll)
                              : peers_issue(p, p->ops->all_gather, &coll, publishing,
                                            &z->publish.spans[k].events[0]);
-        /* Whoever computes without calling zds would keep the others waiting. */
-        if (!status && !peers_move_alone(p))
-            status = publish_await(z, k);
     }
-    return status;
+    /* Whoever computes without calling zds would keep the others waiting. */
+    return status || peers_move_alone(p) ? status : publish_await_all(z);
 }
 
 zds_status publish_all(zero *z)
 {
-    publish_part *b = &z->publish;
-    peers *p = z->with.peers;
     zds_status status = ZDS_OK;
     if (!is_needed(z))
         return ZDS_OK;
     if (is_gathered(z))
         return gather(z);
-    for (uint32_t k = 0; b->counters.there && !status && k < z->lay->span_count; k++)
+    for (uint32_t k = 0; !status && k < z->lay->span_count; k++)
         status = count(z, k);
-    zds_coll coll = {.struct_size = sizeof coll, .tag = 3, .what = publishing};
-    return status || b->counters.there
-               ? status
-               : peers_issue(p, p->ops->barrier, &coll, publishing, &b->all);
+    return status;
 }
 
 /* === by the user === */
@@ -177,7 +167,7 @@ zds_status publish_await(zero *z, uint32_t k)
     peers *p = z->with.peers;
     if (!s->pending)
         return ZDS_OK;
-    zds_status status = peers_wait(p, &b->all, publishing);
+    zds_status status = ZDS_OK;
     for (size_t i = 0; !status && i < s->event_count; i++)
         status = peers_wait(p, &s->events[i], publishing);
     if (!status && b->counters.there)

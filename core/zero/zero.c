@@ -29,7 +29,7 @@ zds_status zero_alloc(tier *t, slab *s, const char *purpose, uint64_t bytes, zds
 zds_status zero_alloc_known(zero *z, tier *t, peer_slab *s, const char *purpose, uint64_t bytes,
                             zds_error *error)
 {
-    if (zero_is_here(z) || is_alone(z))
+    if (zero_any_memory(z) || is_alone(z))
         return zero_alloc(t, &s->slab, purpose, bytes, error);
     return peers_alloc(z->with.peers, s, purpose, bytes, ZDS_MEM_SYMMETRIC, error);
 }

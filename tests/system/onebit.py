@@ -192,6 +192,10 @@ def refusals(folder, grads, cases):
         optimizer = {"type": kind, "params": {**by_kind[kind]["ds_config"]["optimizer"]["params"], **params}}
         code, _, _, err = replay(folder, grads, {**by_kind[kind], "world_size": 1}, {**keys, "optimizer": optimizer})
         check(f"{kind} {json.dumps({**keys, **params})} is refused", None if code == 1 and word in err else err[-300:])
+    plugin = os.path.join(BIN, "..", "tests", "plugins", "known_comm.so")
+    two = next(c for c in cases if c["world_size"] == 2 and c["ds_config"]["optimizer"]["type"] == "OneBitAdam")
+    code, _, _, err = replay(folder, grads, two, {"zds": {"comm": plugin}})
+    check("a backend for memory of its own alone is refused", None if code == 1 and "in memory of its own" in err else err[-300:])
 
 
 with open(os.path.join(ONEBIT, "cases.json")) as file:

@@ -32,6 +32,7 @@ FAULTS = [
     ("null_step", "descriptor", "step of its zds_optim_ops is NULL", "is NULL"),
     ("no_destroy", "descriptor", "destroy of its zds_optim_ops is NULL", "is NULL"),
     ("no_dtypes", "descriptor", "grad_dtypes", "grad_dtypes"),
+    ("comm_reduces_none", "descriptor", "lacks ZDS_F32", UNSEEN),
     ("offset_outside", "descriptor", "outside the options struct", "outside the options struct"),
     ("crash", "open", "crashed: ", "crashed"),
     ("quits", "open", "ended its process with exit code 0", "ended its process"),

@@ -115,11 +115,13 @@ def one(folder, ranks, gas, zero, want, **more):
 for ranks in (1, 2, 3):
     with tempfile.TemporaryDirectory() as inner:
         init, grads = make(inner, ranks)
-        half, modest = {"bf16": {"enabled": True}}, {"zds": {"comm": f"{PLUGINS}/modest_comm.so"}}
+        half = {"bf16": {"enabled": True}}
+        # backends for memory of their own alone, one with fewer abilities, one for fp32 alone
+        modest, known, wide = ({"zds": {"comm": f"{PLUGINS}/{name}_comm.so"}} for name in ("modest", "known", "wide"))
         for gas in (1, 2):
             want = formula(init, grads, ranks, gas)
             for stage in (0, 1, 2):
-                for more in ({}, half) + ((modest, {**half, **modest}) if ranks > 1 else ()):
+                for more in ({}, half) + ((modest, {**half, **modest}, known, {**half, **known}, {**half, **wide}) if ranks > 1 else ()):
                     one(inner, ranks, gas, {"stage": stage}, want, **more)
             one(inner, ranks, gas, {"stage": 1, "reduce_scatter": False}, want)
             one(inner, ranks, gas, {"stage": 2, "reduce_bucket_size": 64, "overlap_comm": True}, want)

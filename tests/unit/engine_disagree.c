@@ -1,5 +1,5 @@
-/* Two ranks of an engine, each a process, that disagree, have nothing to do, or have two engines.
- */
+/* Two ranks of an engine, each a process, that disagree, have nothing to do, fail alone, or have
+ * two engines. */
 #include <criterion/criterion.h>
 #include <stdlib.h>
 #include <sys/wait.h>
@@ -51,7 +51,8 @@ static int run_ranks(const char *json, void (*body)(const char *json, int32_t ra
     pid_t pid[RANKS];
     int bad = 0;
     port = 1 + (getpid() * 32 + runs++) % 60000;
-    setenv("ZDS_PLUGIN_PATH", TEST_BINARY_DIR "/lib/zds/plugins", 1);
+    setenv("ZDS_PLUGIN_PATH", TEST_BINARY_DIR "/lib/zds/plugins:" TEST_BINARY_DIR "/tests/island",
+           1);
     setenv("ZDS_TIMEOUT", "10", 1);
     fflush(NULL);
     for (int32_t r = 0; r < RANKS; r++)
@@ -104,9 +105,13 @@ static void another_boundary(const char *json, int32_t rank)
     until_diverged(open_engine(json, rank), rank, rank ? later : at_once, 3);
 }
 
+/* In bf16 the first micro step that is no boundary takes other memory, with all ranks. */
+static const char bf16[] = ", \"bf16\": {\"enabled\": true}";
+
 Test(engine_disagree, ranks_with_another_boundary_are_told)
 {
     at_each_stage("", another_boundary);
+    at_each_stage(bf16, another_boundary);
 }
 
 static void another_batch_size(const char *json, int32_t rank)
@@ -122,6 +127,7 @@ static void another_batch_size(const char *json, int32_t rank)
 Test(engine_disagree, ranks_with_another_batch_size_are_told)
 {
     at_each_stage("", another_batch_size);
+    at_each_stage(bf16, another_batch_size);
 }
 
 /* As many micro steps, so that all is the same but what a gradient counts for. */
@@ -137,6 +143,105 @@ static void another_scale(const char *json, int32_t rank)
 Test(engine_disagree, ranks_with_another_batch_size_and_the_same_boundary_are_told)
 {
     at_each_stage("", another_scale);
+    at_each_stage(bf16, another_scale);
+}
+
+static void unlike_without_sync(const char *json, int32_t rank)
+{
+    static const int32_t boundary[] = {ZDS_BOUNDARY_YES};
+    zds_engine *e = open_engine(json, rank);
+    NEED(!zds_no_sync(e, true), "%s", zds_engine_error(e));
+    for (uint64_t i = 0; i < (rank ? 3 : 1); i++) {
+        NEED(!zds_micro_begin(e, ZDS_BOUNDARY_AUTO), "%s", zds_engine_error(e));
+        NEED(!small_passes(e, i, 1), "%s", zds_engine_error(e));
+    }
+    NEED(!zds_no_sync(e, false), "%s", zds_engine_error(e));
+    until_diverged(e, rank, boundary, 1);
+}
+
+Test(engine_disagree, ranks_with_unlike_steps_without_sync_are_told)
+{
+    cr_expect_eq(run_ranks("{\"train_micro_batch_size_per_gpu\": 1}", unlike_without_sync), 0);
+    cr_expect_eq(run_ranks("{\"train_micro_batch_size_per_gpu\": 1, \"zero_optimization\": "
+                           "{\"stage\": 1}}",
+                           unlike_without_sync),
+                 0);
+}
+
+/* === a rank that fails alone === */
+
+static int told[2]; /* a pipe: rank 0 has heard of it */
+
+/* Rank 1 stays, and its engine too, until rank 0 has heard. */
+static void stay(void)
+{
+    char byte;
+    close(told[1]);
+    NEED(read(told[0], &byte, 1) == 1, "rank 0 has ended otherwise");
+}
+
+static void expect_told(zds_engine *e, zds_status status, const char *cause)
+{
+    NEED(status == ZDS_ERR_PEER && strstr(zds_engine_error(e), cause), "%s: %s",
+         zds_status_name(status), zds_engine_error(e));
+    NEED(write(told[1], "", 1) == 1, "pipe");
+}
+
+static void fails_in_an_operation(const char *json, int32_t rank)
+{
+    zds_engine *e = open_engine(json, rank);
+    zds_status status = ZDS_OK;
+    for (uint64_t i = 0; i < 9 && !status; i++)
+        status = small_micro(e, ZDS_BOUNDARY_AUTO, i, NULL);
+    if (rank == 0) {
+        expect_told(e, status, "no memory for an operation");
+    } else {
+        NEED(status == ZDS_ERR_MEMORY, "%s", zds_status_name(status));
+        stay();
+    }
+    zds_engine_destroy(e);
+}
+
+Test(engine_disagree, an_operation_that_fails_on_one_rank_is_told_to_the_others)
+{
+    cr_assert_eq(pipe(told), 0);
+    setenv("ZDS_TEST_COMM", TEST_BINARY_DIR "/lib/zds/plugins/comm_shm.so", 1);
+    at_each_stage(", \"zds\": {\"comm\": \"" TEST_BINARY_DIR "/tests/plugins/comm_fails_here.so\"}",
+                  fails_in_an_operation);
+}
+
+static zds_status no_forward(void *user, zds_engine *e, int64_t micro, double *loss)
+{
+    (void)user, (void)e, (void)micro, (void)loss;
+    return ZDS_ERR_IO;
+}
+
+static zds_status no_backward(void *user, zds_engine *e, int64_t micro, double scale)
+{
+    (void)user, (void)e, (void)micro, (void)scale;
+    return ZDS_ERR_IO;
+}
+
+static void fails_in_a_callback(const char *json, int32_t rank)
+{
+    const zds_model_ops ops = {
+        .struct_size = sizeof ops, .forward = no_forward, .backward = no_backward};
+    zds_engine *e = open_engine(json, rank);
+    if (rank == 0) {
+        expect_told(e, zds_barrier(e), "forward or backward failed");
+    } else {
+        NEED(zds_train_batch(e, &ops, NULL, NULL) == ZDS_ERR_IO, "%s", zds_engine_error(e));
+        stay();
+    }
+    zds_engine_destroy(e);
+}
+
+/* On a device ranks are connected twice. */
+Test(engine_disagree, a_callback_that_fails_on_one_rank_is_told_to_the_others)
+{
+    cr_assert_eq(pipe(told), 0);
+    at_each_stage("", fails_in_a_callback);
+    at_each_stage(", \"zds\": {\"device\": \"test\"}", fails_in_a_callback);
 }
 
 /* === steps without gradients === */

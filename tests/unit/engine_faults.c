@@ -132,6 +132,43 @@ Test(engine_faults, a_forked_child_is_told)
     close_engine(&f);
 }
 
+/* Values that could not be read are nowhere: no pass may see half of them. */
+static zds_status half_of_them(void *user, uint32_t param, uint64_t first, uint64_t count,
+                               float *out)
+{
+    return param == 3 ? ZDS_ERR_IO : small_values(user, param, first, count, out);
+}
+
+Test(engine_faults, values_that_are_read_again_and_fail)
+{
+    fixture f = open_engine(plain);
+    zds_view view;
+    cr_expect_eq(zds_set_values(f.engine, half_of_them, NULL), ZDS_ERR_IO);
+    expect_status(f.engine, zds_acquire(f.engine, 0, ZDS_FORWARD, NULL, &view), ZDS_ERR_INVALID,
+                  "zds_set_values");
+    expect_status(f.engine, zds_micro_begin(f.engine, ZDS_BOUNDARY_AUTO), ZDS_ERR_INVALID,
+                  "zds_set_values");
+    cr_expect_eq(zds_set_values(f.engine, small_values, NULL), ZDS_OK);
+    cr_expect_eq(small_micro(f.engine, ZDS_BOUNDARY_AUTO, 0, NULL), ZDS_OK);
+    close_engine(&f);
+}
+
+/* Micro steps under no_sync are steps of an optimizer step, too. */
+Test(engine_faults, calls_after_steps_without_sync)
+{
+    fixture f = open_engine(plain);
+    cr_assert_eq(zds_no_sync(f.engine, true), ZDS_OK);
+    cr_assert_eq(zds_micro_begin(f.engine, ZDS_BOUNDARY_AUTO), ZDS_OK);
+    cr_assert_eq(small_passes(f.engine, 0, 1), ZDS_OK);
+    cr_assert_eq(zds_no_sync(f.engine, false), ZDS_OK);
+    expect_status(f.engine, zds_set_train_batch_size(f.engine, 2), ZDS_ERR_INVALID, "boundary");
+    expect_status(f.engine, zds_set_values(f.engine, small_values, NULL), ZDS_ERR_INVALID,
+                  "middle");
+    cr_assert_eq(small_micro(f.engine, ZDS_BOUNDARY_AUTO, 1, NULL), ZDS_OK);
+    cr_expect_eq(zds_set_train_batch_size(f.engine, 2), ZDS_OK);
+    close_engine(&f);
+}
+
 /* === models === */
 
 #define expect_model(m, call, wanted, word)                                                        \
@@ -212,6 +249,33 @@ Test(engine_faults, granularities_without_a_common_multiple)
 }
 
 /* === steps === */
+
+/* Nothing is trained: the schedule has nothing to move for. */
+Test(engine_faults, a_model_of_frozen_parameters_is_not_stepped)
+{
+    zds_error error = ZDS_ERROR_INIT;
+    zds_config *config = NULL;
+    zds_engine *e = NULL;
+    zds_model *model = zds_model_create();
+    const int64_t shape[] = {40};
+    const zds_param_desc desc = {
+        .struct_size = sizeof desc, .name = "w", .shape = shape, .ndim = 1, .frozen = true};
+    const zds_engine_options o = {
+        .struct_size = sizeof o, .world_size = 1, .threads = 1, .optimizer = "AdamW"};
+    zds_step_result r = {.struct_size = sizeof r};
+    setenv("ZDS_PLUGIN_PATH", TEST_BINARY_DIR "/lib/zds/plugins", 1);
+    cr_assert_eq(zds_model_add_module(model, "m", NULL), ZDS_OK);
+    cr_assert_eq(zds_model_add_param(model, 0, &desc, NULL), ZDS_OK);
+    cr_assert_eq(zds_config_load(plain, NULL, &config, &error), ZDS_OK);
+    cr_assert_eq(zds_engine_create(config, model, &o, &e, &error), ZDS_OK, "%s", error.text);
+    cr_assert_eq(zds_set_values(e, small_values, NULL), ZDS_OK);
+    cr_assert_eq(zds_micro_begin(e, ZDS_BOUNDARY_AUTO), ZDS_OK);
+    cr_assert_eq(zds_step(e, &r), ZDS_OK, "%s", zds_engine_error(e));
+    cr_expect(!r.applied && !r.skipped && r.steps == 0);
+    zds_model_destroy(model);
+    zds_engine_destroy(e);
+    zds_config_destroy(config);
+}
 
 Test(engine_faults, a_step_without_a_gradient_is_none)
 {

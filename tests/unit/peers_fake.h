@@ -13,10 +13,11 @@ typedef struct fake {
     services services;
     failure failure;
     peers peers;
-    long calls;       /* of progress */
-    long left;        /* calls that the last operation still takes */
-    long needed;      /* and every one at first */
-    long fails_at;    /* the call of progress that fails; 0: none */
+    long calls;    /* of progress */
+    long left;     /* calls that the last operation still takes */
+    long needed;   /* and every one at first */
+    long fails_at; /* the call of progress that fails; 0: none */
+    long aborts;
     size_t shared[8]; /* written by parallel_for of progress */
 } fake;
 
@@ -68,11 +69,19 @@ static zds_status fake_barrier(void *self, const zds_coll *coll, zds_event **don
     return ZDS_OK;
 }
 
+static void fake_abort(void *self, const char *reason)
+{
+    fake *f = self;
+    f->aborts += *reason != 0;
+}
+
 static void fake_open(fake *f, ledger *memory, pool *threads)
 {
     *f = (fake){.needed = 3};
-    f->ops = (zds_comm_ops){
-        .struct_size = sizeof f->ops, .barrier = fake_barrier, .progress = fake_progress};
+    f->ops = (zds_comm_ops){.struct_size = sizeof f->ops,
+                            .barrier = fake_barrier,
+                            .progress = fake_progress,
+                            .abort = fake_abort};
     services_init(&f->services, "fake", 0, memory, threads);
     f->peers = (peers){.ops = &f->ops,
                        .self = f,

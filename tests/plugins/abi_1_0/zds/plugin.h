@@ -435,7 +435,8 @@ typedef struct zds_optim_ops {
      * on every rank. */
     int32_t (*reduction_mode)(void *self, int64_t step);
     /* Required with reduction_mode. One thread, the same order on all ranks; `comm` and `comm_self`
-     * for its own collectives. */
+     * for its own collectives, in any memory: in ZDS_SPACE_HOST it is refused with a backend that
+     * lacks ZDS_COMM_COPIES. */
     zds_status (*step_collective)(void *self, const zds_param_steps *params,
                                   const zds_comm_ops *comm, void *comm_self,
                                   const zds_step_ctx *ctx);
@@ -527,7 +528,8 @@ typedef struct zds_offload_env {
 } zds_offload_env;
 #define ZDS_OFFLOAD_ENV_1_0 ZDS_SIZE_THROUGH(zds_offload_env, capacity_hint)
 
-/* What an open tier says of itself. The host zeroes it; zero stands for what is not known. */
+/* What an open tier says of itself. The host zeroes it; zero stands for what is not known, but for
+ * `alignment` and `reaches`, which must be said. */
 typedef struct zds_offload_info {
     size_t struct_size;
     zds_device device; /* of its blocks; `space` is the one of its zds_offload_ops */
@@ -805,7 +807,7 @@ typedef struct zds_coll {
     const char *what;
     const void *src;
     void *dst;
-    uint64_t count;                 /* elements, see each operation */
+    uint64_t count;                 /* elements, see each operation; may be 0 */
     zds_dtype src_dtype, dst_dtype; /* may differ only in a fused operation */
     int32_t op;                     /* ZDS_SUM, ZDS_AVG, ZDS_MAX */
     int32_t peer;            /* root of broadcast and reduce; the other side of send and recv */
@@ -813,12 +815,14 @@ typedef struct zds_coll {
                                 not used; all ranks give one, without segments where dst is NULL */
     zds_event *const *waits; /* [wait_count]: start after these */
     size_t wait_count;
+    /* On a device: the operation comes after what is on it, and what is put on it later comes after
+     * the operation. NULL on the host. */
     const zds_stream *stream;
 } zds_coll;
 #define ZDS_COLL_1_0 ZDS_SIZE_THROUGH(zds_coll, stream)
 
 /* One thread at a time issues operations of a communicator and waits for them, the same order on
- * every rank; `progress` may come from another thread between such calls. All collectives are
+ * every rank; `progress` and `counter_add` may come from another thread between such calls. All collectives are
  * asynchronous: `coll`'s pointers (not the struct) stay valid until the event is done.
  *
  * An operation is done when its result is ready and the peers have finished reading this rank's
@@ -830,7 +834,9 @@ struct zds_comm_ops {
     size_t struct_size;
     uint64_t flags;         /* ZDS_COMM_... */
     uint32_t spaces;        /* masks: where buffers may be */
-    uint32_t reduce_dtypes; /* dtypes that are reduced natively */
+    /* Of sources of all_reduce, reduce and reduce_scatter: ZDS_F32 at least. What only moves may be
+     * of any. A FUSED operation's result may be F32, F16 or BF16, whatever its source. */
+    uint32_t reduce_dtypes;
     /* How many ranks it can connect. The host reads these, `spaces` and ONE_NODE before it loads
      * the plugin for a run, and loads none that cannot serve. */
     int32_t least_ranks; /* at least 1 */
