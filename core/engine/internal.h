@@ -115,6 +115,9 @@ struct zds_engine {
     int32_t acquired;      /* module acquired for BACKWARD, or -1 */
     int64_t steps, skips, sched_moves;
     loss_scale scale;
+    bool finished;         /* gradients are reduced, and their norm is known: */
+    zero_norm_result norm; /* of this optimizer step, unscaled */
+    bool spoilt;           /* this rank abandoned a backward of it */
     double pending_loss, mean_loss;
     uint64_t seed;
     zds_step_times now, times; /* of this optimizer step; since zds_take_times */
@@ -189,8 +192,9 @@ zds_status tiers_open(zds_engine *e, const zds_engine_options *options, zds_erro
 void tiers_close(zds_engine *e);
 /* agree.c: all ranks have the same config, model and options, or none starts */
 zds_status agree_on_start(zds_engine *e, const zds_engine_options *options, zds_error *error);
-/* update.c: norm, clip, optimizer, publish, schedule */
-zds_status update_boundary(zds_engine *e, zds_step_result *result);
+/* micro.c: modules from the last reported one down to `module` have no gradients of this rank in
+ * this micro step */
+zds_status engine_pass_over(zds_engine *e, uint32_t module);
 /* hypers.c: the hyperparameters of a step */
 zds_status update_hypers(zds_engine *e, int64_t moves);
 double first_rate(const zds_engine *e); /* of the first parameter that is trained */
