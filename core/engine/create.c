@@ -42,6 +42,8 @@ zds_status engine_options(const zds_engine_options *given, zds_engine_options *o
 static zds_status find_launch(launch *l, const zds_engine_options *o, zds_error *error)
 {
     zds_status status = launch_read(l, error);
+    if (o->timeout_ms > 0)
+        l->timeout_ms = o->timeout_ms;
     if (status || o->world_size == 0)
         return status;
     l->world_size = o->world_size;

@@ -128,6 +128,11 @@ typedef struct zds_engine_options {
     /* Where parameters, gradients and states are; HOST (0): as "zds": {"device": ..} of the config
      * says, else the host. ordinal -1: of this rank's local_rank. */
     zds_device device;
+    /* After how long a rank that lives and does nothing is an error (ZDS_ERR_PEER) for those who
+     * wait for it; 0: ZDS_TIMEOUT seconds of the environment, else 30 minutes. Meanwhile a warning
+     * a minute says who waits for what. A rank that dies is noticed within 2 seconds, and one that
+     * does not come at all within a minute, whatever this is. */
+    int32_t timeout_ms;
 } zds_engine_options;
 
 /* Collective. Opens the plugins that the config names and lays out all memory. `config` must stay
