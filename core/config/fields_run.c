@@ -194,12 +194,14 @@ static const field rows[] = {
      "without hardware, of zds's own tests.",
      .choices = "host|cuda|hip|sycl|test"},
     {"zds.tiers", FIELD_OBJECT, FIELD_DONE, NULL,
-     "Plugins behind the names of memory tiers: host, cpu (of offload_optimizer), and those of "
-     "zds.device.",
+     "Plugins behind the names of memory tiers: host, cpu (of offload_optimizer), that of "
+     "zds.device, "
+     "and those that an offload section's device names.",
      .flags = FIELD_MAP | FIELD_NULLABLE},
     {"zds.tiers.*", FIELD_OBJECT, FIELD_DONE, NULL, "One tier.", .flags = 0},
     {"zds.tiers.*.type", FIELD_STRING, FIELD_DONE, NULL,
-     "Name of a memory tier plugin (zds-plugins --list), or path of a .so; null: zds's own.",
+     "Name of a memory tier plugin (zds-plugins --list), or path of a .so; null: zds's own for "
+     "host and cpu, whichever holds its memory for a device, else the plugin of the tier's name.",
      .flags = FIELD_NULLABLE},
     {"zds.tiers.*.params", FIELD_OBJECT, FIELD_DONE, NULL,
      "Its options: zds-plugins --info NAME lists them.", .flags = FIELD_OPEN | FIELD_NULLABLE},

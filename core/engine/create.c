@@ -131,6 +131,8 @@ static zds_status build(zds_engine *e, const zds_model *model, const zds_engine_
     if (!status)
         status = groups_create(e, o, error);
     if (!status)
+        status = tiers_open_states(e, error);
+    if (!status)
         status = plugins_open_sched(e, o, error);
     if (!status)
         status = check_rates(e, error);

@@ -36,8 +36,8 @@ typedef struct settings {
     bool breakdown;
     bool progress_thread; /* for what moves between ranks */
     uint64_t bucket;
-    loss_scale scale;      /* as it is at first */
-    bool states_offloaded; /* offload_optimizer moves masters and states to the cpu's memory */
+    loss_scale scale;        /* as it is at first */
+    const char *states_tier; /* offload_optimizer's, for masters and states; NULL: none */
 } settings;
 
 /* A GLOBAL state: one, whichever parameters describe it. */
@@ -73,11 +73,15 @@ struct zds_engine {
     pool *threads;
     registry *plugins;
     zds_model *model;
-    zds_device device;     /* where parameters are computed */
-    tier *tier;            /* of it */
-    tier *host_tier;       /* NULL: the same */
-    tier *states_tier;     /* of masters and states; NULL: the same */
-    void *tier_options[3]; /* of these */
+    zds_device device; /* where parameters are computed */
+    tier *tier;        /* of it */
+    tier *host_tier;   /* NULL: the same */
+    tier *states_tier; /* of masters and states; NULL: the same */
+    bool states_rest;  /* they are not where the optimizer computes, and are streamed */
+    struct tier_plugin {
+        const zds_plugin *plugin; /* NULL: not used */
+        void *options;
+    } tier_plugins[3]; /* of these */
     struct bootstrap *bootstrap;
     comm_link comm;      /* of buffers in the device's memory, */
     comm_link host_comm; /* and of the host's, where that is another */
@@ -187,8 +191,11 @@ void links_abort(zds_engine *e, const char *why);
 /* Whether what the config names is there and takes its options. *key: where that stands. */
 zds_status links_check(zds_engine *e, const zds_engine_options *options, const char **key,
                        zds_error *error);
-/* tiers.c */
+/* tiers.c: finds the plugins of all tiers, of which a sample tells all that is refused, and opens
+ * those of parameters; */
 zds_status tiers_open(zds_engine *e, const zds_engine_options *options, zds_error *error);
+/* that of masters and states, once it is known what there will be of them */
+zds_status tiers_open_states(zds_engine *e, zds_error *error);
 void tiers_close(zds_engine *e);
 /* agree.c: all ranks have the same config, model and options, or none starts */
 zds_status agree_on_start(zds_engine *e, const zds_engine_options *options, zds_error *error);

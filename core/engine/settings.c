@@ -57,10 +57,11 @@ static zds_status check_world(const zds_config *c, int32_t world_size, zds_error
 }
 
 /* As in DeepSpeed it means nothing at stage 0. */
-static bool are_states_offloaded(const zds_config *c, int32_t stage)
+static const char *states_tier(const zds_config *c, int32_t stage)
 {
     const char *device = zds_config_string(c, "zero_optimization.offload_optimizer.device");
-    return stage > 0 && device && strcmp(device, "cpu") == 0;
+    bool there = stage > 0 && device && (strcmp(device, "cpu") == 0 || config_tier(c, device));
+    return there ? device : NULL;
 }
 
 static void read_scales(settings *set, const zds_config *c, int32_t world_size)
@@ -161,7 +162,7 @@ settings settings_of(const zds_config *c, int32_t world_size, problems *found)
         /* zds overlaps unless it is told not to: a bucket more is all it costs. */
         .overlap = !zds_config_is_set(c, "zero_optimization.overlap_comm") ||
                    zds_config_bool(c, "zero_optimization.overlap_comm"),
-        .states_offloaded = are_states_offloaded(c, stage),
+        .states_tier = states_tier(c, stage),
         .bucket = (uint64_t)zds_config_int(c, "zero_optimization.reduce_bucket_size"),
         .print_every = every > 0 ? every : 0};
     read_precision(&set, c, found);

@@ -381,7 +381,7 @@ typedef struct zds_memory_row {
     size_t struct_size;  /* written by the library, as of config.h's structs */
     const char *purpose; /* "parameters", "gradients", "master weights", "optimizer states", "reduce
                             buffers", ... */
-    const char *tier;    /* "host", "cuda", "file"; "cpu": host memory of offload_optimizer */
+    const char *tier;    /* "host", "cuda"; what offload_optimizer's device names: "cpu" */
     uint64_t bytes;      /* this rank's */
     uint64_t shared; /* of these, bytes of pages that ranks of the node share: counted whole here,
                         held once a node */
