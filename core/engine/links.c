@@ -169,10 +169,10 @@ static zds_status open_link(zds_engine *e, const zds_engine_options *o, zds_devi
 
 /* What zds_engine_plan takes for a connection: what the plugin says of itself, or one of many
  * abilities where none suits. */
-static zds_status plan_link(zds_engine *e, const zds_engine_options *o, comm_link *l,
-                            zds_error *error)
+static zds_status plan_link(zds_engine *e, const zds_engine_options *o, zds_device device,
+                            comm_link *l, zds_error *error)
 {
-    zds_comm_env env = comm_env(&e->launch, e->device);
+    zds_comm_env env = comm_env(&e->launch, device);
     const zds_plugin *plugin;
     const char *section;
     zds_status status = choose_comm(e, o, &env, &plugin, &section, error);
@@ -223,16 +223,13 @@ zds_status links_open(zds_engine *e, const zds_engine_options *o, zds_error *err
 {
     const zds_device host = {.space = ZDS_SPACE_HOST};
     bool two = e->device.space != ZDS_SPACE_HOST;
-    if (e->planned) {
-        zds_status status = plan_link(e, o, &e->comm, error);
-        fill_peers(e, &e->comm, e->tier);
-        e->control = &e->comm.peers;
-        return status ? status : peers_open(e->control, error);
-    }
-    zds_status status = open_link(e, o, e->device, &e->comm, error);
+    zds_status (*open)(zds_engine *, const zds_engine_options *, zds_device, comm_link *,
+                       zds_error *) = e->planned ? plan_link : open_link;
+    zds_status status = open(e, o, e->device, &e->comm, error);
     if (!status && two)
-        status = open_link(e, o, host, &e->host_comm, error);
-    bootstrap_finish(e->bootstrap);
+        status = open(e, o, host, &e->host_comm, error);
+    if (!e->planned)
+        bootstrap_finish(e->bootstrap);
     if (status)
         return status;
     fill_peers(e, &e->comm, e->tier);

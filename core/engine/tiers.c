@@ -229,15 +229,19 @@ static zds_status find_all(zds_engine *e, zds_error *error)
 static zds_status open_one(zds_engine *e, const char *name, size_t slot, zds_offload_env env,
                            tier **out, zds_error *error)
 {
-    if (e->planned)
-        return tier_plan(name, e->ledger, e->threads, out, error);
-    zds_offload_ops ops;
+    zds_offload_ops ops = {.space = ZDS_SPACE_HOST};
     const struct tier_plugin *p = &e->tier_plugins[slot];
-    plugin_ops(p->plugin, &ops, sizeof ops);
+    if (p->plugin) /* a sample goes on without */
+        plugin_ops(p->plugin, &ops, sizeof ops);
+    zds_device device = {.space = ops.space};
+    if (space_is_device(ops.space))
+        device.ordinal = e->device.ordinal;
+    if (e->planned)
+        return tier_plan(name, device, e->ledger, e->threads, out, error);
     env.struct_size = sizeof env;
     env.rank = e->launch.rank;
     env.local_rank = e->launch.local_rank;
-    env.device = space_is_device(ops.space) ? e->device.ordinal : -1;
+    env.device = space_is_device(ops.space) ? device.ordinal : -1;
     return tier_open(name, p->plugin, p->options, &env, e->ledger, e->threads, out, error);
 }
 
@@ -308,12 +312,12 @@ zds_status tiers_open_states(zds_engine *e, zds_error *error)
         .path = path,
         .capacity_hint = bytes_needed(e)};
     zds_status status = open_one(e, e->set.states_tier, 2, env, &e->states_tier, error);
-    if (status || e->planned)
+    if (status)
         return status;
     /* Pinned or not, the host computes with it in place. */
     if (e->device.space == ZDS_SPACE_HOST)
         e->states_tier->info.device = e->device;
-    return check_states(e, error);
+    return e->planned ? ZDS_OK : check_states(e, error);
 }
 
 void tiers_close(zds_engine *e)
