@@ -63,14 +63,22 @@ static zds_status comm_of_config(zds_engine *e, const zds_engine_options *o, con
     return ZDS_OK;
 }
 
-/* What its facts say of these ranks. */
+/* What its facts say of the engine's device, */
+static zds_status check_device(const zds_plugin *plugin, zds_device device, zds_error *error)
+{
+    zds_comm_ops ops;
+    plugin_ops(plugin, &ops, sizeof ops);
+    return ops.spaces & ZDS_SPACE_BIT(device.space)
+               ? ZDS_OK
+               : error_set(error, ZDS_ERR_UNSUPPORTED, "%s does not move memory of this device",
+                           plugin->name);
+}
+
+/* and of these ranks. */
 static zds_status check_ranks(const zds_plugin *plugin, const zds_comm_env *env, zds_error *error)
 {
     zds_comm_ops ops;
     plugin_ops(plugin, &ops, sizeof ops);
-    if (!(ops.spaces & ZDS_SPACE_BIT(env->device.space)))
-        return error_set(error, ZDS_ERR_UNSUPPORTED, "%s does not move memory of this device",
-                         plugin->name);
     if (env->world_size < ops.least_ranks || (ops.most_ranks && env->world_size > ops.most_ranks))
         return error_set(error, ZDS_ERR_UNSUPPORTED, "%s connects %d to %d ranks, and there are %d",
                          plugin->name, ops.least_ranks,
@@ -101,6 +109,8 @@ static zds_status choose_comm(zds_engine *e, const zds_engine_options *o, const 
     if (name) {
         zds_status status =
             registry_find(e->plugins, ZDS_KIND_COMM, name, NULL, plugin, &file, &found);
+        if (!status)
+            status = check_device(*plugin, env->device, &found);
         if (!status)
             status = check_ranks(*plugin, env, &found);
         if (status && !o->comm)
@@ -279,6 +289,8 @@ zds_status links_check(zds_engine *e, const zds_engine_options *o, const char **
     if (status || !name)
         return status;
     status = registry_find(e->plugins, ZDS_KIND_COMM, name, NULL, &plugin, &file, error);
+    if (!status)
+        status = check_device(plugin, e->device, error);
     if (!status)
         status = plugins_read_options(e, plugin, section, NULL, &options, error);
     options_destroy(options);

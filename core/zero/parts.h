@@ -243,6 +243,9 @@ zds_status zero_send(zero *z, bufref to, const void *from, uint64_t bytes);
 zds_status zero_sync(zero *z);
 /* What is put on one of two streams from now on comes after what is on the other. */
 zds_status zero_follow(zero *z, const zds_stream *later, const zds_stream *earlier);
+/* Likewise; *event: what was waited for, which the caller releases. */
+zds_status zero_follow_event(zero *z, const zds_stream *later, const zds_stream *earlier,
+                             zds_event **event);
 /* Releases an event once it is done. */
 void zero_hold(zero *z, zds_event *event);
 /* What a tier said of an operation; frees its text. */
