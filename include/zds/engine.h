@@ -229,8 +229,10 @@ typedef struct zds_view {
 } zds_view;
 
 /* From and to what a slot points to, `bytes` of the program's own memory, whatever space the slot
- * is in; over when they return. Between zds_acquire and the module's release or zds_grad_ready. In
- * the host's memory a program needs none of them. */
+ * is in; over when they return. Between zds_acquire and the module's release or zds_grad_ready;
+ * they come after what zds_acquire makes its stream wait for, but not after the program's own work
+ * there. Pointers that the device does not know are ZDS_ERR_INVALID, and change nothing. In the
+ * host's memory a program needs none of them. */
 zds_status zds_copy_in(zds_engine *engine, void *to, const void *from, uint64_t bytes);
 zds_status zds_copy_out(zds_engine *engine, void *to, const void *from, uint64_t bytes);
 
@@ -245,8 +247,8 @@ enum {
  * not set. */
 zds_status zds_micro_begin(zds_engine *engine, int32_t boundary);
 /* Parameters (and with BACKWARD, gradient buffers) of a module. Pointers are the same in every step
- * at stages 0 to 2, but those of gradients at stage 2 change. BACKWARD must come in descending
- * order of modules. */
+ * at stages 0 to 2, but those of gradients change at stage 2, and where micro steps are added up
+ * that the config did not foresee. BACKWARD must come in descending order of modules. */
 zds_status zds_acquire(zds_engine *engine, uint32_t module, int32_t pass, const zds_stream *stream,
                        zds_view *view);
 /* The end of a FORWARD use. */
