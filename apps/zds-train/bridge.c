@@ -22,9 +22,6 @@ zds_status bridge_create(zds_engine *engine, const gpt2_config *config, const pa
     b->length = (int64_t)data->block;
     b->width = config->n_embd;
     zds_dtype dtype = zds_param_dtype(engine);
-    if (dtype != ZDS_F32 && dtype != ZDS_BF16)
-        return fail(error, ZDS_ERR_UNSUPPORTED,
-                    "zds-train computes with fp32 and bf16 parameters; turn fp16 off");
     workers crew = {run, engine, (size_t)zds_threads(engine)};
     zds_status status =
         gpt2_create(config, (size_t)b->batch, (size_t)b->length, crew, b->k, &b->model, error);
@@ -56,6 +53,7 @@ void bridge_destroy(bridge *b)
 
 typedef struct conversion {
     const kernels *k;
+    zds_dtype dtype;
     const uint16_t *from;
     float *to;
     size_t count;
@@ -65,7 +63,7 @@ static void convert_piece(void *arg, size_t i)
 {
     conversion *c = arg;
     size_t at = i * CONVERT, n = c->count - at < CONVERT ? c->count - at : CONVERT;
-    c->k->from_bf16(n, c->from + at, c->to + at);
+    c->k->from_half(c->dtype, n, c->from + at, c->to + at);
 }
 
 /* `slot` in fp32: its own data, or converted into `buffer`. */
@@ -73,7 +71,7 @@ static const float *floats_of(const bridge *b, const zds_slot *slot, float *buff
 {
     if (slot->dtype == ZDS_F32)
         return slot->data;
-    conversion c = {b->k, slot->data, buffer, slot->count};
+    conversion c = {b->k, slot->dtype, slot->data, buffer, slot->count};
     zds_parallel_for(b->engine, (c.count + CONVERT - 1) / CONVERT, convert_piece, &c);
     return buffer;
 }

@@ -189,8 +189,8 @@ void gradient_store(const gpt2 *g, const gradient *d, size_t at, size_t n, const
 {
     if (!d->data)
         return;
-    if (d->dtype == ZDS_BF16)
-        g->k->to_bf16(n, values, d->accumulate, (uint16_t *)d->data + at);
+    if (d->dtype != ZDS_F32)
+        g->k->to_half(d->dtype, n, values, d->accumulate, (uint16_t *)d->data + at);
     else if (d->accumulate)
         g->k->add(n, values, (float *)d->data + at);
     else
@@ -224,7 +224,7 @@ const float *table_rows(const gpt2 *g, table t, size_t first, size_t count, floa
 {
     if (t.dtype == ZDS_F32)
         return (const float *)t.data + first * g->d;
-    g->k->from_bf16(count * g->d, (const uint16_t *)t.data + first * g->d, buffer);
+    g->k->from_half(t.dtype, count * g->d, (const uint16_t *)t.data + first * g->d, buffer);
     return buffer;
 }
 

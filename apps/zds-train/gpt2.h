@@ -45,13 +45,13 @@ enum block_param {
 /* A table of rows that are converted when used: wte (V, D), wpe (positions, D). */
 typedef struct table {
     const void *data;
-    zds_dtype dtype; /* ZDS_F32 or ZDS_BF16 */
+    zds_dtype dtype; /* ZDS_F32, ZDS_BF16 or ZDS_F16 */
 } table;
 
 /* Where a gradient goes. NULL data: it is not wanted. */
 typedef struct gradient {
     void *data;
-    zds_dtype dtype; /* ZDS_F32 or ZDS_BF16 */
+    zds_dtype dtype; /* ZDS_F32, ZDS_BF16 or ZDS_F16 */
     bool accumulate; /* add to what is there */
 } gradient;
 

@@ -9,6 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "zds/types.h"
+
 typedef enum activation {
     ACTIVATION_GELU_NEW, /* x sigmoid(2 sqrt(2/pi) (x + 0.044715 x^3)), the tanh form */
     ACTIVATION_GELU,     /* x Phi(x) */
@@ -70,9 +72,10 @@ typedef struct kernels {
     void (*transpose)(size_t rows, size_t n, const float *x, size_t ld, float *y, size_t ld_y);
     /* y += x */
     void (*add)(size_t n, const float *x, float *y);
-    void (*from_bf16)(size_t n, const uint16_t *x, float *y);
-    /* y = bf16(x), or bf16(y + x); to nearest even */
-    void (*to_bf16)(size_t n, const float *x, bool accumulate, uint16_t *y);
+    /* `dtype` is ZDS_BF16 or ZDS_F16 */
+    void (*from_half)(zds_dtype dtype, size_t n, const uint16_t *x, float *y);
+    /* y = half(x), or half(y + x); to nearest even */
+    void (*to_half)(zds_dtype dtype, size_t n, const float *x, bool accumulate, uint16_t *y);
     /* mask[i] = 0 with probability rate, else 1 / (1 - rate), for elements first to first + n */
     void (*dropout_mask)(const random_stream *stream, uint64_t first, size_t n, double rate,
                          float *mask);

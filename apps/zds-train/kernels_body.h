@@ -377,6 +377,61 @@ static void to_bf16(size_t n, const float *x, bool accumulate, uint16_t *y)
             y[i] = bf16_from_float(x[i]);
 }
 
+/* LANES at a time where the processor converts them; no bits depend on that. */
+static void from_f16(size_t n, const uint16_t *x, float *y)
+{
+    size_t i = 0;
+#if LANES == 16
+    for (; i + LANES <= n; i += LANES)
+        _mm512_storeu_ps(y + i, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i_u *)(x + i))));
+#elif LANES == 8
+    for (; i + LANES <= n; i += LANES)
+        _mm256_storeu_ps(y + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i_u *)(x + i))));
+#endif
+    for (; i < n; i++)
+        y[i] = float_from_f16(x[i]);
+}
+
+static void to_f16(size_t n, const float *x, bool accumulate, uint16_t *y)
+{
+    size_t i = 0;
+#if LANES == 16
+    for (; i + LANES <= n; i += LANES) {
+        __m256i_u *to = (__m256i_u *)(y + i);
+        __m512 v = _mm512_loadu_ps(x + i);
+        if (accumulate)
+            v = _mm512_add_ps(v, _mm512_cvtph_ps(_mm256_loadu_si256(to)));
+        _mm256_storeu_si256(to, _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+    }
+#elif LANES == 8
+    for (; i + LANES <= n; i += LANES) {
+        __m128i_u *to = (__m128i_u *)(y + i);
+        __m256 v = _mm256_loadu_ps(x + i);
+        if (accumulate)
+            v = _mm256_add_ps(v, _mm256_cvtph_ps(_mm_loadu_si128(to)));
+        _mm_storeu_si128(to, _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+    }
+#endif
+    for (; i < n; i++)
+        y[i] = f16_from_float(accumulate ? float_from_f16(y[i]) + x[i] : x[i]);
+}
+
+static void from_half(zds_dtype dtype, size_t n, const uint16_t *x, float *y)
+{
+    if (dtype == ZDS_BF16)
+        from_bf16(n, x, y);
+    else
+        from_f16(n, x, y);
+}
+
+static void to_half(zds_dtype dtype, size_t n, const float *x, bool accumulate, uint16_t *y)
+{
+    if (dtype == ZDS_BF16)
+        to_bf16(n, x, accumulate, y);
+    else
+        to_f16(n, x, accumulate, y);
+}
+
 typedef uint32_t uvec __attribute__((vector_size(LANES * 4)));
 
 /* Both halves of the 64-bit products of a's lanes and m. */
@@ -555,7 +610,7 @@ const kernels KERNELS = {.name = KERNELS_NAME,
                          .column_sums = column_sums,
                          .transpose = transpose,
                          .add = add,
-                         .from_bf16 = from_bf16,
-                         .to_bf16 = to_bf16,
+                         .from_half = from_half,
+                         .to_half = to_half,
                          .dropout_mask = dropout_mask,
                          .normals = normals};

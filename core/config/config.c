@@ -253,6 +253,12 @@ const cJSON *config_node(const zds_config *c, const char *path)
     return tree_find(c->resolved, path);
 }
 
+const cJSON *config_tier(const zds_config *c, const char *name)
+{
+    const cJSON *tiers = tree_find(c->resolved, "zds.tiers");
+    return strcmp(name, "none") == 0 ? NULL : cJSON_GetObjectItemCaseSensitive(tiers, name);
+}
+
 char *zds_config_node(const zds_config *config, const char *path)
 {
     return tree_text(config_node(config, path));

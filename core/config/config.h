@@ -8,6 +8,8 @@
 
 /* The resolved tree below a path ("" is all of it), or NULL. Belongs to the config. */
 const cJSON *config_node(const zds_config *c, const char *path);
+/* The section of zds.tiers with this name, or NULL; "none" names none. */
+const cJSON *config_tier(const zds_config *c, const char *name);
 /* How many ranks it was loaded for. */
 int32_t config_ranks(const zds_config *c);
 /* The folders of zds.plugin_path, joined by ':', or NULL. The caller frees it. */

@@ -162,7 +162,8 @@ static void read_key(zds_config *c, const cJSON *node, int row, const char *path
     }
     value read = {.node = node};
     const char *wrong = value_read(f, node, &read);
-    if (wrong) {
+    if (wrong &&
+        !(f->flags & FIELD_OR_TIER && cJSON_IsString(node) && config_tier(c, node->valuestring))) {
         v->bad = true;
         wrong_value(c, f, path, node, wrong);
         return;

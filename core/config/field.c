@@ -85,7 +85,8 @@ void field_expects(const field *f, char *text, size_t size)
         for (const char *p = f->choices; *p && n < size; p++)
             n += (size_t)snprintf(text + n, size - n, *p == '|' ? ", " : "%c", *p);
         if (n < size)
-            snprintf(text + n, size - n, "%s", also);
+            snprintf(text + n, size - n, "%s%s",
+                     f->flags & FIELD_OR_TIER ? " or a name that stands in zds.tiers" : "", also);
         break;
     }
     }

@@ -46,7 +46,8 @@ enum {
     FIELD_OR_AUTO = 1 << 10,   /* "auto" is a value of its own, which nothing fills */
     FIELD_OR_STRING = 1 << 11, /* one string stands for an array of one */
     FIELD_BELOW = 1 << 12,     /* value < max */
-    FIELD_OR_TYPE = 1 << 13    /* a string stands for a section with that `type` */
+    FIELD_OR_TYPE = 1 << 13,   /* a string stands for a section with that `type` */
+    FIELD_OR_TIER = 1 << 14    /* beside the choices, a name that stands in zds.tiers */
 };
 
 enum { STAGE_1_2 = 1 << 1 | 1 << 2, STAGE_2 = 1 << 2, STAGE_3 = 1 << 3 };

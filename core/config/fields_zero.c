@@ -120,19 +120,21 @@ static const field rows[] = {
      .flags = FIELD_TYPED | FIELD_NULLABLE},
     {Z "offload_optimizer.device", FIELD_ENUM, FIELD_DONE, "none",
      "none: beside the parameters; cpu: host memory, which for parameters that live there changes "
-     "only the row of the memory report; nvme: files (stage 3; as cpu below it).",
-     .choices = "none|cpu|nvme", .flags = FIELD_TYPED, .auto_from = "none (accelerate's default)",
-     .planned = "nvme"},
+     "only the row of the memory report; nvme: files (stage 3; as cpu below it); else the tier of "
+     "that name in zds.tiers, which DeepSpeed does not know.",
+     .choices = "none|cpu|nvme", .flags = FIELD_TYPED | FIELD_OR_TIER,
+     .auto_from = "none (accelerate's default)", .planned = "nvme"},
     {Z "offload_optimizer.nvme_path", FIELD_STRING, FIELD_DONE, NULL,
-     "Folder for the files of nvme; no effect with cpu.", .flags = FIELD_TYPED | FIELD_NULLABLE,
-     .auto_from = "none (accelerate's default)"},
+     "Folder for files, of which the tier is told; no effect with cpu.",
+     .flags = FIELD_TYPED | FIELD_NULLABLE, .auto_from = "none (accelerate's default)"},
     {Z "offload_optimizer.buffer_count", FIELD_INT, FIELD_DONE, "4",
      "Buffers between file and memory, at least one for each state and the parameter; no effect "
      "with cpu.",
      .flags = FIELD_TYPED | FIELD_MIN},
     {Z "offload_optimizer.pin_memory", FIELD_BOOL, FIELD_DONE, "true",
-     "Page-locked host memory, which devices read without a copy; no effect where parameters live "
-     "on the host.",
+     "Asks the tier for page-locked memory, which devices read without a copy. zds's own cpu "
+     "cannot "
+     "give any: only a device's runtime locks pages for it.",
      .flags = FIELD_TYPED},
     {Z "offload_optimizer.pipeline_read", FIELD_BOOL, FIELD_DONE, "false",
      "nvme: read the next tile while this one is computed; no effect with cpu.",
@@ -157,8 +159,10 @@ static const field rows[] = {
      "Where parameters rest at stage 3; no effect below it.", .flags = FIELD_TYPED | FIELD_NULLABLE,
      .stages = STAGE_3},
     {Z "offload_param.device", FIELD_ENUM, FIELD_PLANNED, "none",
-     "none: where they are computed; cpu: host memory; nvme: files.", .choices = "none|cpu|nvme",
-     .flags = FIELD_TYPED, .auto_from = "none (accelerate's default)", .stages = STAGE_3},
+     "none: where they are computed; cpu: host memory; nvme: files; else the tier of that name in "
+     "zds.tiers, which DeepSpeed does not know.",
+     .choices = "none|cpu|nvme", .flags = FIELD_TYPED | FIELD_OR_TIER,
+     .auto_from = "none (accelerate's default)", .stages = STAGE_3},
     {Z "offload_param.nvme_path", FIELD_STRING, FIELD_PLANNED, NULL,
      "Folder for the files of nvme.", .flags = FIELD_TYPED | FIELD_NULLABLE,
      .auto_from = "none (accelerate's default)", .stages = STAGE_3},

@@ -30,10 +30,10 @@ static bool is_idle(const field *f, int64_t stage)
     return f->stages && !(f->stages & 1u << stage);
 }
 
-static bool is_planned(const field *f, const value *v)
+static bool is_planned(const zds_config *c, const field *f, const value *v)
 {
     char text[32];
-    if (!f->planned || v->null)
+    if (!f->planned || v->null || (f->flags & FIELD_OR_TIER && config_tier(c, v->string)))
         return false;
     snprintf(text, sizeof text, "%lld", (long long)v->integer);
     return field_has_choice(f->planned, f->type == FIELD_INT ? text : v->string, true);
@@ -51,7 +51,7 @@ void config_require_implemented(const zds_config *c, problems *all)
             continue;
         bool refused = f->support == FIELD_REFUSED;
         bool planned =
-            f->support == FIELD_PLANNED || (f->support == FIELD_DONE && is_planned(f, v));
+            f->support == FIELD_PLANNED || (f->support == FIELD_DONE && is_planned(c, f, v));
         if ((!refused && !planned) || value_is_default(f, v) || is_idle(f, stage) ||
             switched_off(c, (int)i))
             continue;

@@ -222,7 +222,7 @@ static void offload(zds_config *c)
     for (size_t i = 0; i < 2; i++)
         if (!value_of(c, sections[i])->null &&
             strcmp(value_of(c, devices[i])->string, "nvme") == 0 && value_of(c, paths[i])->null &&
-            stage == 3)
+            stage == 3 && !config_tier(c, "nvme"))
             INSIST(devices[i], "nvme needs a folder; write nvme_path");
 }
 

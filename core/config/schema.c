@@ -128,6 +128,8 @@ static cJSON *forms(const field *f)
         break;
     case FIELD_ENUM:
         schema_add_choices(any, f->choices, f->flags & FIELD_NO_CASE);
+        if (f->flags & FIELD_OR_TIER)
+            cJSON_AddItemToArray(any, schema_typed("string"));
         break;
     case FIELD_STRINGS:
     case FIELD_INTS:
@@ -219,6 +221,35 @@ static cJSON *section_schema(const char *path, const field *f)
     return schema;
 }
 
+static cJSON *object_in(cJSON *object, const char *name)
+{
+    cJSON *item = cJSON_GetObjectItemCaseSensitive(object, name);
+    return item ? item : cJSON_AddObjectToObject(object, name);
+}
+
+/* Where nothing stands in zds.tiers, no tier has a name but the choices. */
+static void add_tier_names(cJSON *schema)
+{
+    cJSON_AddItemToObject(schema, "if",
+                          cJSON_Parse("{\"required\": [\"zds\"], \"properties\": {\"zds\": "
+                                      "{\"required\": [\"tiers\"]}}}"));
+    cJSON *without = cJSON_AddObjectToObject(schema, "else");
+    for (size_t i = 0; i < field_count(); i++) {
+        field f = *field_at(i);
+        if (!(f.flags & FIELD_OR_TIER))
+            continue;
+        f.flags &= ~(uint32_t)FIELD_OR_TIER;
+        cJSON *at = without;
+        for (const char *p = f.path, *end; p; p = *end ? end + 1 : NULL) {
+            char name[64];
+            end = strchrnul(p, '.');
+            snprintf(name, sizeof name, "%.*s", (int)(end - p), p);
+            at = object_in(object_in(at, "properties"), name);
+        }
+        cJSON_AddItemToObject(at, "anyOf", forms(&f));
+    }
+}
+
 zds_status zds_config_schema(const char *plugin_path, char **json, zds_error *error)
 {
     if (!json)
@@ -228,6 +259,7 @@ zds_status zds_config_schema(const char *plugin_path, char **json, zds_error *er
     cJSON_AddStringToObject(schema, "title", "ds_config");
     cJSON_AddStringToObject(schema, "description",
                             "The config of a training run, as DeepSpeed and zds read it.");
+    add_tier_names(schema);
     zds_status status = schema_add_plugins(schema, plugin_path, error);
     char *printed = status ? NULL : cJSON_Print(schema); /* for people and editors */
     *json = printed ? strdup(printed) : NULL;

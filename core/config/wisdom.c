@@ -188,7 +188,7 @@ static void offload(zds_config *c)
             continue;
         if (stage_of(c) < tiers[i].lowest)
             ADVISE(tiers[i].section, "%s", tiers[i].idle);
-        else if (stage_of(c) < 3 && strcmp(device, "nvme") == 0)
+        else if (stage_of(c) < 3 && strcmp(device, "nvme") == 0 && !config_tier(c, device))
             ADVISE(tiers[i].device, "below stage 3 nvme is taken as cpu; write cpu, or stage 3");
         if (is_written(c, tiers[i].pin, false))
             ADVISE(tiers[i].pin,

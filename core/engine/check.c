@@ -41,7 +41,11 @@ static zds_status check_plugins(zds_engine *e, const zds_engine_options *o, zds_
 {
     const char *comm;
     size_t before = error_count(e);
-    zds_status status = links_check(e, o, &comm, error);
+    zds_status status = settle(e, before, tiers_open(e, o, error), "zds.tiers", error);
+    if (status)
+        return status;
+    before = error_count(e);
+    status = links_check(e, o, &comm, error);
     status = settle(e, before, status, comm, error);
     if (status)
         return status;

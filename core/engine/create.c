@@ -42,6 +42,8 @@ zds_status engine_options(const zds_engine_options *given, zds_engine_options *o
 static zds_status find_launch(launch *l, const zds_engine_options *o, zds_error *error)
 {
     zds_status status = launch_read(l, error);
+    if (o->timeout_ms > 0)
+        l->timeout_ms = o->timeout_ms;
     if (status || o->world_size == 0)
         return status;
     l->world_size = o->world_size;
@@ -96,6 +98,7 @@ static zds_status create_zero(zds_engine *e, zds_error *error)
         return error_set(error, ZDS_ERR_MEMORY, "no memory for a plan");
     e->accum_dtype = set->accum_dtype;
     e->accumulation = set->accumulation;
+    e->scale = set->scale;
     return zero_create(&wishes, &means, &e->zero, error);
 }
 
@@ -127,6 +130,8 @@ static zds_status build(zds_engine *e, const zds_model *model, const zds_engine_
         status = plugins_open_optim(e, o, error);
     if (!status)
         status = groups_create(e, o, error);
+    if (!status)
+        status = tiers_open_states(e, error);
     if (!status)
         status = plugins_open_sched(e, o, error);
     if (!status)

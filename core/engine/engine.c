@@ -84,9 +84,37 @@ zds_status zds_barrier(zds_engine *e)
     return zds_sum_over_ranks(e, &nothing, 1);
 }
 
+zds_status zds_broadcast(zds_engine *e, void *data, uint64_t bytes, int32_t root)
+{
+    zds_status status = engine_usable(e);
+    if (status)
+        return status;
+    if (root < 0 || root >= e->launch.world_size)
+        return engine_fail(e, ZDS_ERR_INVALID,
+                           "zds_broadcast: there is no rank %d, only %d of them", root,
+                           e->launch.world_size);
+    if (bytes && !data)
+        return engine_fail(e, ZDS_ERR_INVALID, "zds_broadcast: data is NULL");
+    return zero_broadcast(e->zero, data, bytes, root);
+}
+
+zds_status zds_fail(zds_engine *e, zds_status status, const char *format, ...)
+{
+    zds_status usable = engine_usable(e);
+    if (usable)
+        return status ? status : usable;
+    va_list args;
+    va_start(args, format);
+    char *text = text_formatv(format, args);
+    va_end(args);
+    engine_fail(e, status, "%s", text ? text : format);
+    free(text);
+    return engine_give_up(e, status ? status : ZDS_ERR_INVALID);
+}
+
 double zds_loss_scale(const zds_engine *e)
 {
-    return 1.0 / (double)e->accumulation;
+    return e->scale.value / (double)e->accumulation;
 }
 
 int32_t zds_rank(const zds_engine *e)

@@ -139,6 +139,30 @@ zds_status check_rates(zds_engine *e, zds_error *error)
                          e->declared_count);
 }
 
+zds_status zds_set_lr(zds_engine *e, size_t group, double lr)
+{
+    zds_status status = engine_usable(e);
+    if (status)
+        return status;
+    if (e->has_sched)
+        return engine_fail(e, ZDS_ERR_INVALID,
+                           "zds_set_lr: schedule %s sets the rates; leave it out (scheduler of the "
+                           "config, options.scheduler)",
+                           e->sched_services.name);
+    if (e->finished)
+        return engine_fail(e, ZDS_ERR_INVALID,
+                           "zds_set_lr between zds_finish and zds_step or zds_discard");
+    if (group != ZDS_ALL_GROUPS && group >= e->hyper_count)
+        return engine_fail(e, ZDS_ERR_NOT_FOUND, "zds_set_lr: group %zu: there are %u", group,
+                           e->hyper_count);
+    if (!isfinite(lr) || lr < 0)
+        return engine_fail(e, ZDS_ERR_INVALID, "zds_set_lr: %g is no rate", lr);
+    for (size_t g = 0; g < e->hyper_count; g++)
+        if (group == ZDS_ALL_GROUPS || g == group)
+            e->base_hypers[g].lr = e->hypers[g].lr = lr;
+    return ZDS_OK;
+}
+
 /* === metrics === */
 
 bool zds_observes(const zds_engine *e)

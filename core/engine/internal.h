@@ -5,6 +5,7 @@
 #include <sys/types.h>
 
 #include "config/config.h"
+#include "engine/scale.h"
 #include "host/launch.h"
 #include "memory/services.h"
 #include "plugin/options.h"
@@ -35,7 +36,8 @@ typedef struct settings {
     bool breakdown;
     bool progress_thread; /* for what moves between ranks */
     uint64_t bucket;
-    bool states_offloaded; /* offload_optimizer moves masters and states to the cpu's memory */
+    loss_scale scale;        /* as it is at first */
+    const char *states_tier; /* offload_optimizer's, for masters and states; NULL: none */
 } settings;
 
 /* A GLOBAL state: one, whichever parameters describe it. */
@@ -71,11 +73,15 @@ struct zds_engine {
     pool *threads;
     registry *plugins;
     zds_model *model;
-    zds_device device;     /* where parameters are computed */
-    tier *tier;            /* of it */
-    tier *host_tier;       /* NULL: the same */
-    tier *states_tier;     /* of masters and states; NULL: the same */
-    void *tier_options[3]; /* of these */
+    zds_device device; /* where parameters are computed */
+    tier *tier;        /* of it */
+    tier *host_tier;   /* NULL: the same */
+    tier *states_tier; /* of masters and states; NULL: the same */
+    bool states_rest;  /* they are not where the optimizer computes, and are streamed */
+    struct tier_plugin {
+        const zds_plugin *plugin; /* NULL: not used */
+        void *options;
+    } tier_plugins[3]; /* of these */
     struct bootstrap *bootstrap;
     comm_link comm;      /* of buffers in the device's memory, */
     comm_link host_comm; /* and of the host's, where that is another */
@@ -112,6 +118,10 @@ struct zds_engine {
     uint32_t cursor;       /* backward: modules at and above it are reported */
     int32_t acquired;      /* module acquired for BACKWARD, or -1 */
     int64_t steps, skips, sched_moves;
+    loss_scale scale;
+    bool finished;         /* gradients are reduced, and their norm is known: */
+    zero_norm_result norm; /* of this optimizer step, unscaled */
+    bool spoilt;           /* this rank abandoned a backward of it */
     double pending_loss, mean_loss;
     uint64_t seed;
     zds_step_times now, times; /* of this optimizer step; since zds_take_times */
@@ -181,13 +191,17 @@ void links_abort(zds_engine *e, const char *why);
 /* Whether what the config names is there and takes its options. *key: where that stands. */
 zds_status links_check(zds_engine *e, const zds_engine_options *options, const char **key,
                        zds_error *error);
-/* tiers.c */
+/* tiers.c: finds the plugins of all tiers, of which a sample tells all that is refused, and opens
+ * those of parameters; */
 zds_status tiers_open(zds_engine *e, const zds_engine_options *options, zds_error *error);
+/* that of masters and states, once it is known what there will be of them */
+zds_status tiers_open_states(zds_engine *e, zds_error *error);
 void tiers_close(zds_engine *e);
 /* agree.c: all ranks have the same config, model and options, or none starts */
 zds_status agree_on_start(zds_engine *e, const zds_engine_options *options, zds_error *error);
-/* update.c: norm, clip, optimizer, publish, schedule */
-zds_status update_boundary(zds_engine *e, zds_step_result *result);
+/* micro.c: modules from the last reported one down to `module` have no gradients of this rank in
+ * this micro step */
+zds_status engine_pass_over(zds_engine *e, uint32_t module);
 /* hypers.c: the hyperparameters of a step */
 zds_status update_hypers(zds_engine *e, int64_t moves);
 double first_rate(const zds_engine *e); /* of the first parameter that is trained */

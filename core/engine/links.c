@@ -63,14 +63,22 @@ static zds_status comm_of_config(zds_engine *e, const zds_engine_options *o, con
     return ZDS_OK;
 }
 
-/* What its facts say of these ranks. */
+/* What its facts say of the engine's device, */
+static zds_status check_device(const zds_plugin *plugin, zds_device device, zds_error *error)
+{
+    zds_comm_ops ops;
+    plugin_ops(plugin, &ops, sizeof ops);
+    return ops.spaces & ZDS_SPACE_BIT(device.space)
+               ? ZDS_OK
+               : error_set(error, ZDS_ERR_UNSUPPORTED, "%s does not move memory of this device",
+                           plugin->name);
+}
+
+/* and of these ranks. */
 static zds_status check_ranks(const zds_plugin *plugin, const zds_comm_env *env, zds_error *error)
 {
     zds_comm_ops ops;
     plugin_ops(plugin, &ops, sizeof ops);
-    if (!(ops.spaces & ZDS_SPACE_BIT(env->device.space)))
-        return error_set(error, ZDS_ERR_UNSUPPORTED, "%s does not move memory of this device",
-                         plugin->name);
     if (env->world_size < ops.least_ranks || (ops.most_ranks && env->world_size > ops.most_ranks))
         return error_set(error, ZDS_ERR_UNSUPPORTED, "%s connects %d to %d ranks, and there are %d",
                          plugin->name, ops.least_ranks,
@@ -101,6 +109,8 @@ static zds_status choose_comm(zds_engine *e, const zds_engine_options *o, const 
     if (name) {
         zds_status status =
             registry_find(e->plugins, ZDS_KIND_COMM, name, NULL, plugin, &file, &found);
+        if (!status)
+            status = check_device(*plugin, env->device, &found);
         if (!status)
             status = check_ranks(*plugin, env, &found);
         if (status && !o->comm)
@@ -159,10 +169,10 @@ static zds_status open_link(zds_engine *e, const zds_engine_options *o, zds_devi
 
 /* What zds_engine_plan takes for a connection: what the plugin says of itself, or one of many
  * abilities where none suits. */
-static zds_status plan_link(zds_engine *e, const zds_engine_options *o, comm_link *l,
-                            zds_error *error)
+static zds_status plan_link(zds_engine *e, const zds_engine_options *o, zds_device device,
+                            comm_link *l, zds_error *error)
 {
-    zds_comm_env env = comm_env(&e->launch, e->device);
+    zds_comm_env env = comm_env(&e->launch, device);
     const zds_plugin *plugin;
     const char *section;
     zds_status status = choose_comm(e, o, &env, &plugin, &section, error);
@@ -213,16 +223,13 @@ zds_status links_open(zds_engine *e, const zds_engine_options *o, zds_error *err
 {
     const zds_device host = {.space = ZDS_SPACE_HOST};
     bool two = e->device.space != ZDS_SPACE_HOST;
-    if (e->planned) {
-        zds_status status = plan_link(e, o, &e->comm, error);
-        fill_peers(e, &e->comm, e->tier);
-        e->control = &e->comm.peers;
-        return status ? status : peers_open(e->control, error);
-    }
-    zds_status status = open_link(e, o, e->device, &e->comm, error);
+    zds_status (*open)(zds_engine *, const zds_engine_options *, zds_device, comm_link *,
+                       zds_error *) = e->planned ? plan_link : open_link;
+    zds_status status = open(e, o, e->device, &e->comm, error);
     if (!status && two)
-        status = open_link(e, o, host, &e->host_comm, error);
-    bootstrap_finish(e->bootstrap);
+        status = open(e, o, host, &e->host_comm, error);
+    if (!e->planned)
+        bootstrap_finish(e->bootstrap);
     if (status)
         return status;
     fill_peers(e, &e->comm, e->tier);
@@ -279,6 +286,8 @@ zds_status links_check(zds_engine *e, const zds_engine_options *o, const char **
     if (status || !name)
         return status;
     status = registry_find(e->plugins, ZDS_KIND_COMM, name, NULL, &plugin, &file, error);
+    if (!status)
+        status = check_device(plugin, e->device, error);
     if (!status)
         status = plugins_read_options(e, plugin, section, NULL, &options, error);
     options_destroy(options);

@@ -6,7 +6,7 @@
 #include "host/sized.h"
 
 /* Modules above `module` that this rank did not report have no gradients in this micro step. */
-static zds_status pass_over(zds_engine *e, uint32_t module)
+zds_status engine_pass_over(zds_engine *e, uint32_t module)
 {
     while (e->cursor > module) {
         e->cursor--;
@@ -58,7 +58,7 @@ static zds_status end_unsynced(zds_engine *e)
 {
     e->in_micro = false;
     e->unsynced++;
-    return pass_over(e, 0);
+    return engine_pass_over(e, 0);
 }
 
 zds_status zds_micro_begin(zds_engine *e, int32_t boundary)
@@ -139,7 +139,7 @@ static zds_status acquire_backward(zds_engine *e, uint32_t module, const zds_str
         e->phase_start = now;
         e->in_backward = true;
     }
-    zds_status status = pass_over(e, module + 1);
+    zds_status status = engine_pass_over(e, module + 1);
     if (!status)
         status = zero_acquire(e->zero, module, ZDS_BACKWARD, stream);
     if (!status)
@@ -246,45 +246,27 @@ zds_status zds_grad_ready(zds_engine *e, uint32_t module, const zds_stream *stre
     return status;
 }
 
-zds_status zds_step(zds_engine *e, zds_step_result *result)
+zds_status zds_micro_abandon(zds_engine *e)
 {
-    double start = engine_now_ms();
     zds_status status = engine_usable(e);
     if (status)
         return status;
-    if (result && !sized_is_set(result))
-        return engine_fail(e, ZDS_ERR_INVALID, "zds_step: " SIZED_NOT_SET, "zds_step_result",
-                           result->struct_size);
-    if (!e->in_micro)
-        return engine_fail(e, ZDS_ERR_INVALID,
-                           "zds_step outside a micro step: call zds_micro_begin first");
-    if (e->no_sync)
-        return engine_fail(e, ZDS_ERR_INVALID, "zds_step between zds_no_sync(true) and (false)");
-    if (e->acquired >= 0)
-        return engine_fail(
-            e, ZDS_ERR_INVALID,
-            "zds_step while module %s is acquired for backward: report it by zds_grad_ready",
-            e->model->modules[e->acquired].name);
-    if (e->in_backward)
-        e->now.backward_ms += start - e->phase_start;
-    status = pass_over(e, 0);
-    if (status)
-        return status;
-    zds_step_result now = {.struct_size = sizeof now,
-                           .steps = e->steps,
-                           .skips = e->skips,
-                           .grad_norm = NAN,
-                           .loss_scale = 1,
-                           .loss = NAN};
-    now.lr = now.next_lr = first_rate(e);
-    e->micro++;
-    e->in_micro = false;
-    if (e->boundary)
-        status = update_boundary(e, &now);
-    e->times.step_ms += engine_now_ms() - start;
-    if (result)
-        sized_fill(result, result->struct_size, &now, sizeof now);
-    return status;
+    if (!e->in_micro || e->no_sync || e->finished)
+        return engine_fail(e, ZDS_ERR_INVALID, "zds_micro_abandon %s",
+                           !e->in_micro ? "outside a micro step"
+                           : e->no_sync ? "between zds_no_sync(true) and (false)"
+                                        : "after zds_finish: call zds_discard");
+    e->spoilt |= e->acquired >= 0 || e->cursor < e->model->module_count;
+    if (e->acquired >= 0) {
+        uint32_t module = (uint32_t)e->acquired;
+        size_t count;
+        zero_slots(e->zero, module, &count);
+        for (uint32_t slot = 0; slot < count; slot++)
+            zero_grad_none(e->zero, module, slot);
+        zero_grads_written(e->zero, module);
+        e->acquired = -1;
+    }
+    return engine_pass_over(e, 0);
 }
 
 zds_status zds_no_sync(zds_engine *e, bool on)

@@ -163,9 +163,7 @@ zds_status plugins_open_optim(zds_engine *e, const zds_engine_options *o, zds_er
                          .rank = e->launch.rank,
                          .seed = e->seed,
                          .sharded = e->set.stage >= 1 && e->launch.world_size > 1,
-                         .has_output =
-                             e->set.master_dtype != e->set.param_dtype ||
-                             (e->set.states_offloaded && e->device.space != ZDS_SPACE_HOST),
+                         .has_output = e->set.master_dtype != e->set.param_dtype || e->states_rest,
                          .ordinal = e->device.ordinal};
     for (uint32_t i = 0; i < e->model->param_count; i++)
         if (!e->model->params[i].frozen) {

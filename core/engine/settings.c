@@ -1,4 +1,6 @@
 /* What the config says, in the engine's words; read once. */
+#include <float.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -55,10 +57,11 @@ static zds_status check_world(const zds_config *c, int32_t world_size, zds_error
 }
 
 /* As in DeepSpeed it means nothing at stage 0. */
-static bool are_states_offloaded(const zds_config *c, int32_t stage)
+static const char *states_tier(const zds_config *c, int32_t stage)
 {
     const char *device = zds_config_string(c, "zero_optimization.offload_optimizer.device");
-    return stage > 0 && device && strcmp(device, "cpu") == 0;
+    bool there = stage > 0 && device && (strcmp(device, "cpu") == 0 || config_tier(c, device));
+    return there ? device : NULL;
 }
 
 static void read_scales(settings *set, const zds_config *c, int32_t world_size)
@@ -82,10 +85,13 @@ static void read_scales(settings *set, const zds_config *c, int32_t world_size)
 static void read_precision(settings *set, const zds_config *c, problems *found)
 {
     bool bf16 = zds_config_bool(c, "bf16.enabled");
-    set->param_dtype = bf16 ? ZDS_BF16 : ZDS_F32;
+    bool fp16 = zds_config_bool(c, "fp16.enabled");
+    set->param_dtype = fp16 ? ZDS_F16 : bf16 ? ZDS_BF16 : ZDS_F32;
     set->master_dtype = set->state_dtype = ZDS_F32;
     if (bf16 && zds_config_bool(c, "bf16.bf16_master_weights_and_grads"))
         set->master_dtype = ZDS_BF16;
+    if (fp16 && zds_config_bool(c, "fp16.fp16_master_weights_and_grads"))
+        set->master_dtype = ZDS_F16;
     if (bf16 && zds_config_bool(c, "bf16.bf16_optimizer_states"))
         set->state_dtype = ZDS_BF16;
     set->stochastic_rounding = zds_config_bool(c, "zds.stochastic_rounding");
@@ -101,6 +107,33 @@ static void read_precision(settings *set, const zds_config *c, problems *found)
         read_dtype(c, "data_types.grad_accum_dtype", adds ? ZDS_F32 : set->param_dtype, found);
     set->comm_dtype = read_dtype(c, "communication_data_type",
                                  set->stage >= 2 ? set->param_dtype : set->accum_dtype, found);
+}
+
+static void read_loss_scale(settings *set, const zds_config *c, problems *found)
+{
+    double fixed = zds_config_float(c, "fp16.loss_scale");
+    int64_t hysteresis = zds_config_int(c, "fp16.hysteresis"),
+            power = zds_config_int(c, "fp16.initial_scale_power");
+    set->scale = (loss_scale){.value = 1, .last_overflow = -1};
+    if (set->param_dtype != ZDS_F16)
+        return;
+    set->scale.value = fixed;
+    if (fixed > FLT_MAX)
+        config_note(c, found, ZDS_PROBLEM_ERROR, "fp16.loss_scale",
+                    "fp32 cannot hold this loss scale; write 0, so that it is found by itself");
+    if (fixed != 0)
+        return;
+    if (power < FLT_MIN_EXP || power >= FLT_MAX_EXP) {
+        config_note(c, found, ZDS_PROBLEM_ERROR, "fp16.initial_scale_power",
+                    "2 to this power is no loss scale that fp32 can hold; write 16");
+        return;
+    }
+    set->scale.value = ldexp(1, (int)power);
+    set->scale.dynamic = true;
+    set->scale.refills = zds_config_bool(c, "fp16.consecutive_hysteresis");
+    set->scale.window = zds_config_int(c, "fp16.loss_scale_window");
+    set->scale.least = (double)zds_config_int(c, "fp16.min_loss_scale");
+    set->scale.hysteresis = set->scale.patience = hysteresis;
 }
 
 settings settings_of(const zds_config *c, int32_t world_size, problems *found)
@@ -129,11 +162,12 @@ settings settings_of(const zds_config *c, int32_t world_size, problems *found)
         /* zds overlaps unless it is told not to: a bucket more is all it costs. */
         .overlap = !zds_config_is_set(c, "zero_optimization.overlap_comm") ||
                    zds_config_bool(c, "zero_optimization.overlap_comm"),
-        .states_offloaded = are_states_offloaded(c, stage),
+        .states_tier = states_tier(c, stage),
         .bucket = (uint64_t)zds_config_int(c, "zero_optimization.reduce_bucket_size"),
         .print_every = every > 0 ? every : 0};
     read_precision(&set, c, found);
     read_scales(&set, c, world_size);
+    read_loss_scale(&set, c, found);
     return set;
 }
 

@@ -101,6 +101,71 @@ zds_status zds_get_values(zds_engine *e, uint32_t param, const char *state, zds_
     return common;
 }
 
+/* Nothing else may be in a CONSTANT state. */
+static zds_status read_constant(uint64_t numel, double value, uint32_t param, zds_read_fn read,
+                                void *user)
+{
+    enum { SOME = 1024 };
+    float some[SOME];
+    zds_status status = ZDS_OK;
+    for (uint64_t first = 0; !status && first < numel; first += SOME) {
+        uint64_t n = numel - first < SOME ? numel - first : SOME;
+        status = read(user, param, first, n, some);
+        for (uint64_t i = 0; !status && i < n; i++)
+            status = some[i] == (float)value ? ZDS_OK : ZDS_ERR_INVALID;
+    }
+    return status;
+}
+
+zds_status zds_set_state(zds_engine *e, uint32_t param, const char *state, zds_read_fn read,
+                         void *user)
+{
+    zds_status status = engine_usable(e), read_status = ZDS_OK;
+    if (status)
+        return status;
+    if (!e->values_set || engine_in_step(e) || !read)
+        return engine_fail(e, ZDS_ERR_INVALID, "zds_set_state %s",
+                           !read           ? "needs a function to read from"
+                           : e->values_set ? "in the middle of an optimizer step"
+                                           : "before zds_set_values");
+    if (param >= e->model->param_count)
+        return engine_fail(e, ZDS_ERR_NOT_FOUND, "parameter %u: the model has %u", param,
+                           e->model->param_count);
+    int32_t index = state ? state_index(e, param, state) : -1;
+    const zero_param *known = &e->params[param];
+    const char *name = e->model->params[param].name;
+    if (!known->trainable || (state && index < 0))
+        return engine_fail(e, ZDS_ERR_NOT_FOUND, "parameter %s %s%s", name,
+                           known->trainable ? "has no state " : "is frozen",
+                           known->trainable ? state : "");
+    const zds_state_spec *spec = index < 0 ? NULL : &known->needs.states[index];
+    if (spec && spec->scope == ZDS_SCOPE_RANK_LOCAL)
+        return engine_fail(e, ZDS_ERR_UNSUPPORTED,
+                           "state %s of parameter %s is another one on each rank", state, name);
+    status = peers_agree(e->control, ZDS_OK, "zds_set_state"); /* nobody reads shared pages */
+    bool constant = spec && spec->kind == ZDS_STATE_CONSTANT;
+    if (!status && constant && e->launch.rank == 0)
+        read_status =
+            read_constant(e->model->params[param].numel, spec->initial, param, read, user);
+    else if (!status && !constant)
+        status = zero_read_state(e->zero, param, index, read, user, &read_status);
+    if (status)
+        return status;
+    zds_status common = peers_agree(e->control, read_status, "zds_set_state");
+    if (!common || e->failure.broken)
+        return common;
+    if (constant)
+        return engine_fail(e, common, "state %s of parameter %s is %g everywhere, and stays so",
+                           state, name, spec->initial);
+    engine_fail(
+        e, common,
+        "values of %s could not be read on rank 0 (%s), and half of them are replaced: create "
+        "a new engine",
+        name, zds_status_name(common));
+    e->failure.broken = true;
+    return common;
+}
+
 static zds_status check_copy(zds_engine *e, const char *call, const void *to, const void *from,
                              uint64_t bytes)
 {

@@ -14,7 +14,11 @@
 #include "host/sized.h"
 #include "zds/zds.h"
 
-enum { LONGEST_TEXT = 1024, PATIENCE_MS = 2000 };
+enum {
+    LONGEST_TEXT = 1024,
+    PATIENCE_MS = 2000,
+    JOIN_MS = 60000 /* for all ranks to come, at most */
+};
 
 struct bootstrap {
     zds_bootstrap offered;
@@ -301,7 +305,7 @@ bootstrap *bootstrap_open(const zds_comm_env *env)
     m->rank = env->rank;
     m->size = env->world_size;
     m->one_node = env->local_world_size == env->world_size;
-    m->timeout_ms = env->timeout_ms > 0 ? env->timeout_ms : 60000;
+    m->timeout_ms = env->timeout_ms > 0 && env->timeout_ms < JOIN_MS ? env->timeout_ms : JOIN_MS;
     m->port = env->master_port;
     snprintf(m->addr, sizeof m->addr, "%s", env->master_addr ? env->master_addr : "127.0.0.1");
     read_job(m->job, sizeof m->job);

@@ -140,9 +140,9 @@ zds_status launch_read(launch *out, zds_error *error)
         out->master_addr = "127.0.0.1";
     s = number("MASTER_PORT", 1, 65535, out->world_size > 1 ? LAUNCH_PORT : 0, &out->master_port,
                error);
-    int32_t seconds = 60;
+    int32_t seconds = LAUNCH_SILENCE;
     if (!s)
-        s = number("ZDS_TIMEOUT", 1, 2000000, 60, &seconds, error);
+        s = number("ZDS_TIMEOUT", 1, 2000000, LAUNCH_SILENCE, &seconds, error);
     out->timeout_ms = seconds * 1000;
     return s;
 }

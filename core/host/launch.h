@@ -6,6 +6,7 @@
 
 enum {
     LAUNCH_PORT = 29500,   /* where no port is named */
+    LAUNCH_SILENCE = 1800, /* seconds that a rank may be silent, where nothing else is said */
     LAUNCH_MOST = 1 << 20, /* ranks */
     LAUNCH_HOST = 128      /* bytes of a host's identity, its end included */
 };

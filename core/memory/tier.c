@@ -67,13 +67,17 @@ zds_status tier_open(const char *name, const zds_plugin *plugin, const void *opt
     return ZDS_OK;
 }
 
-zds_status tier_plan(const char *name, ledger *memory, pool *threads, tier **out, zds_error *error)
+zds_status tier_plan(const char *name, zds_device device, ledger *memory, pool *threads, tier **out,
+                     zds_error *error)
 {
     tier *t = *out = calloc(1, sizeof *t);
     if (!t)
         return error_set(error, ZDS_ERR_MEMORY, "there is no memory to plan memory tier %s", name);
     t->name = name;
     t->planned = true;
+    t->in_host = device.space == ZDS_SPACE_HOST;
+    t->info.device = device;
+    t->info.alignment = 64;
     services_init(&t->services, name, 0, memory, threads);
     return ZDS_OK;
 }

@@ -24,7 +24,8 @@ zds_status tier_open(const char *name, const zds_plugin *plugin, const void *opt
                      const zds_offload_env *env, ledger *memory, pool *threads, tier **out,
                      zds_error *error);
 /* A tier without a plugin, whose blocks are counted and have no pointer: for a plan. */
-zds_status tier_plan(const char *name, ledger *memory, pool *threads, tier **out, zds_error *error);
+zds_status tier_plan(const char *name, zds_device device, ledger *memory, pool *threads, tier **out,
+                     zds_error *error);
 /* After all slabs were freed, events released and streams destroyed. NULL is allowed. */
 void tier_close(tier *t);
 

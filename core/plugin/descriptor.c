@@ -153,6 +153,11 @@ static bool registers(const void *ops)
     return has(ops, offsetof(zds_comm_ops, mem_register));
 }
 
+static bool unregisters(const void *ops)
+{
+    return has(ops, offsetof(zds_comm_ops, mem_unregister));
+}
+
 static bool shares_node(const void *ops)
 {
     return ((const zds_comm_ops *)ops)->flags & ZDS_COMM_NODE_SHARED;
@@ -173,9 +178,19 @@ static bool groups(const void *ops)
     return has(ops, offsetof(zds_comm_ops, group_begin));
 }
 
+static bool ends_groups(const void *ops)
+{
+    return has(ops, offsetof(zds_comm_ops, group_end));
+}
+
 static bool needs_pushing(const void *ops)
 {
     return !(((const zds_comm_ops *)ops)->flags & ZDS_COMM_AUTO_PROGRESS);
+}
+
+static bool observes(const void *ops)
+{
+    return ((const zds_sched_ops *)ops)->flags & ZDS_SCHED_OBSERVES;
 }
 
 static const operation optim_operations[] = {
@@ -188,7 +203,7 @@ static const operation optim_operations[] = {
 static const operation sched_operations[] = {
     OPERATION(zds_sched_ops, create, NULL),      OPERATION(zds_sched_ops, destroy, NULL),
     OPERATION(zds_sched_ops, at, NULL),          OPERATION(zds_sched_ops, save, keeps_state),
-    OPERATION(zds_sched_ops, load, keeps_state),
+    OPERATION(zds_sched_ops, load, keeps_state), OPERATION(zds_sched_ops, observe, observes),
 };
 static const operation offload_operations[] = {
     OPERATION(zds_offload_ops, open, NULL),
@@ -214,6 +229,7 @@ static const operation comm_operations[] = {
     OPERATION(zds_comm_ops, split, NULL),
     OPERATION(zds_comm_ops, mem_alloc, NULL),
     OPERATION(zds_comm_ops, mem_free, NULL),
+    OPERATION(zds_comm_ops, mem_register, unregisters),
     OPERATION(zds_comm_ops, mem_unregister, registers),
     OPERATION(zds_comm_ops, counter_add, shares_node),
     OPERATION(zds_comm_ops, counter_wait, shares_node),
@@ -226,6 +242,7 @@ static const operation comm_operations[] = {
     OPERATION(zds_comm_ops, send, receives),
     OPERATION(zds_comm_ops, recv, sends),
     OPERATION(zds_comm_ops, barrier, NULL),
+    OPERATION(zds_comm_ops, group_begin, ends_groups),
     OPERATION(zds_comm_ops, group_end, groups),
     OPERATION(zds_comm_ops, progress, needs_pushing),
     OPERATION(zds_comm_ops, abort, NULL),

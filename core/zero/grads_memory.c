@@ -114,9 +114,12 @@ static void free_memory(zero *z)
 zds_status zero_accumulate_in(zero *z, zds_dtype dtype)
 {
     zds_error error = ZDS_ERROR_INIT;
+    zds_status status = z->queue ? zero_sync(z) : ZDS_OK; /* a step may still read them */
+    if (status)
+        return status;
     free_memory(z);
     z->wish.accum_dtype = dtype;
-    zds_status status = take_memory(z, &error);
+    status = take_memory(z, &error);
     if (status) { /* there is nowhere to go back to */
         failure_set(z->with.failure, status, "%s", error.text ? error.text : "");
         zds_error_clear(&error);

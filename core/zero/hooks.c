@@ -71,7 +71,8 @@ zds_status hooked_create(const hooked_setup *setup, hooked **out, zds_error *err
     if (!status) {
         ledger_count_only(h->ledger);
         services_init(&h->services, "hooked", setup->rank, h->ledger, h->threads);
-        status = tier_plan("hooked", h->ledger, h->threads, &h->tier, error);
+        status = tier_plan("hooked", (zds_device){.space = ZDS_SPACE_HOST}, h->ledger, h->threads,
+                           &h->tier, error);
     }
     if (!status)
         status = create_zero(h, error);

@@ -15,8 +15,9 @@ typedef struct norm_row {
     uint64_t non_finite;
     double loss;
     int64_t micro, accumulation;
+    uint64_t rates;
     int32_t present; /* NONE, SOME or ALL of the trained parameters have a gradient here */
-    int32_t reserved;
+    int32_t spoilt;
 } norm_row;
 enum { NONE = 0, SOME = 1, ALL = 2 };
 
@@ -74,34 +75,42 @@ static zds_status share_presence(zero *z)
     return status;
 }
 
-static zds_status diverged(zero *z, int32_t rank, const norm_row *row, int64_t micro,
-                           int64_t accumulation)
+/* A rank that is not as this one; false if it is. */
+static bool differs(zero *z, int32_t rank, const norm_row *row, const zero_norm_own *own)
 {
-    int32_t own = z->with.peers->rank;
-    if (row->accumulation != accumulation)
-        failure_set(z->with.failure, ZDS_ERR_DIVERGED,
+    failure *f = z->with.failure;
+    int32_t me = z->with.peers->rank;
+    if (row->accumulation != own->accumulation)
+        failure_set(f, ZDS_ERR_DIVERGED,
                     "rank %d accumulates %lld micro steps, rank %d %lld: all ranks must have the "
                     "same batch size (zds_set_train_batch_size)",
-                    rank, (long long)row->accumulation, own, (long long)accumulation);
+                    rank, (long long)row->accumulation, me, (long long)own->accumulation);
+    else if (row->micro != own->micro)
+        failure_set(f, ZDS_ERR_DIVERGED,
+                    "rank %d ends an optimizer step after %lld micro steps, rank %d after %lld: "
+                    "all ranks must name the same micro step as the boundary (zds_micro_begin)",
+                    rank, (long long)row->micro, me, (long long)own->micro);
+    else if (row->rates != own->rates)
+        failure_set(f, ZDS_ERR_DIVERGED,
+                    "rank %d has other hyperparameters for this step than rank %d: all ranks must "
+                    "set the same rates (zds_set_lr)",
+                    rank, me);
     else
-        failure_set(
-            z->with.failure, ZDS_ERR_DIVERGED,
-            "rank %d ends an optimizer step after %lld micro steps, rank %d after %lld: all "
-            "ranks must name the same micro step as the boundary (zds_micro_begin)",
-            rank, (long long)row->micro, own, (long long)micro);
-    return peers_give_up(z->with.peers, ZDS_ERR_DIVERGED);
+        return false;
+    return true;
 }
 
-zds_status zero_norm(zero *z, double loss, int64_t micro, int64_t accumulation,
-                     zero_norm_result *result)
+zds_status zero_norm(zero *z, const zero_norm_own *own, zero_norm_result *result)
 {
     const peers *p = z->with.peers;
     double squares = 0, norms = 0;
     bool all = true, some = false;
     norm_row row = own_row(z);
-    row.loss = loss;
-    row.micro = micro;
-    row.accumulation = accumulation;
+    row.loss = own->loss;
+    row.micro = own->micro;
+    row.accumulation = own->accumulation;
+    row.rates = own->rates;
+    row.spoilt = own->spoilt;
     const void *rows;
     zds_status status =
         peers_gather(z->with.control, &row, sizeof row, &rows, "exchanging norms of gradients");
@@ -110,12 +119,13 @@ zds_status zero_norm(zero *z, double loss, int64_t micro, int64_t accumulation,
     *result = (zero_norm_result){.unused = -1};
     for (int32_t r = 0; r < p->world_size; r++) {
         memcpy(&row, (const char *)rows + (size_t)r * sizeof row, sizeof row);
-        if (row.micro != micro || row.accumulation != accumulation)
-            return diverged(z, r, &row, micro, accumulation);
+        if (differs(z, r, &row, own))
+            return peers_give_up(z->with.peers, ZDS_ERR_DIVERGED);
         squares += row.sum_squares;
         norms += sqrt(row.sum_squares);
         result->non_finite += row.non_finite;
         result->loss += row.loss;
+        result->spoilt |= row.spoilt != 0;
         all &= row.present == ALL;
         some |= row.present != NONE;
     }

@@ -210,7 +210,7 @@ zds_status zero_alloc_known(zero *z, tier *t, peer_slab *s, const char *purpose,
 /* The host's code may point into what parameters, gradients and states are in. */
 static inline bool zero_is_here(const zero *z)
 {
-    return z->with.tier->planned || z->with.tier->in_host;
+    return z->with.tier->in_host;
 }
 
 /* Operations of the ranks take memory that they do not know. */
@@ -223,7 +223,7 @@ static inline bool zero_any_memory(const zero *z)
 static inline bool zero_rests(const zero *z)
 {
     zds_device a = z->with.tier->info.device, b = z->with.states_tier->info.device;
-    return !z->with.tier->planned && (a.space != b.space || a.ordinal != b.ordinal);
+    return a.space != b.space || a.ordinal != b.ordinal;
 }
 
 /* Masters are kept apart from the parameters. */
@@ -243,6 +243,9 @@ zds_status zero_send(zero *z, bufref to, const void *from, uint64_t bytes);
 zds_status zero_sync(zero *z);
 /* What is put on one of two streams from now on comes after what is on the other. */
 zds_status zero_follow(zero *z, const zds_stream *later, const zds_stream *earlier);
+/* Likewise; *event: what was waited for, which the caller releases. */
+zds_status zero_follow_event(zero *z, const zds_stream *later, const zds_stream *earlier,
+                             zds_event **event);
 /* Releases an event once it is done. */
 void zero_hold(zero *z, zds_event *event);
 /* What a tier said of an operation; frees its text. */

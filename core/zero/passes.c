@@ -88,16 +88,23 @@ void zero_hold(zero *z, zds_event *event)
     z->held_count = kept;
 }
 
-zds_status zero_follow(zero *z, const zds_stream *later, const zds_stream *earlier)
+zds_status zero_follow_event(zero *z, const zds_stream *later, const zds_stream *earlier,
+                             zds_event **event)
 {
     zds_error error = ZDS_ERROR_INIT;
-    zds_event *event = NULL;
-    zds_status status = tier_record(z->with.tier, earlier, &event, &error);
-    if (!status && event)
-        status = event->ops->stream_wait ? event->ops->stream_wait(event, later)
-                                         : event->ops->wait(event);
-    zero_hold(z, event);
+    zds_status status = tier_record(z->with.tier, earlier, event, &error);
+    if (!status && *event)
+        status = (*event)->ops->stream_wait ? (*event)->ops->stream_wait(*event, later)
+                                            : (*event)->ops->wait(*event);
     return zero_checked(z, status, &error);
+}
+
+zds_status zero_follow(zero *z, const zds_stream *later, const zds_stream *earlier)
+{
+    zds_event *event = NULL;
+    zds_status status = zero_follow_event(z, later, earlier, &event);
+    zero_hold(z, event);
+    return status;
 }
 
 static zds_status copy(zero *z, tier_end to, tier_end from, uint64_t bytes)
@@ -145,18 +152,27 @@ zds_status grads_sums(zero *z, bufref part, const zds_segment *segments, size_t 
     return status ? status : zero_fetch(z, non_finite, bad, sizeof *non_finite);
 }
 
-/* By a view of the memory, which may be any part of a slab. */
+/* By a view of the memory, which may be any part of a slab; after all that the queue was given. */
 static zds_status copy_by_view(zero *z, void *there, void *here, uint64_t bytes, bool in)
 {
     zds_error error = ZDS_ERROR_INIT;
+    tier_order order = order_of(z);
     slab view;
     zds_status status = tier_adopt(z->with.tier, there, bytes, &view, &error);
-    if (!status) {
-        tier_end far = tier_in(&view, 0), near = tier_at(here);
-        status = tier_copy(in ? far : near, in ? near : far, bytes, NULL, NULL, &error);
-        tier_free(&view);
+    if (status == ZDS_ERR_INVALID) { /* the caller's mistake, which changes nothing */
+        failure_set(z->with.failure, status, "%s", error.text ? error.text : "");
+        zds_error_clear(&error);
+        return status;
     }
-    return zero_checked(z, status, &error);
+    if (status)
+        return zero_checked(z, status, &error);
+    tier_end far = tier_in(&view, 0), near = tier_at(here);
+    status = zero_checked(
+        z, tier_copy(in ? far : near, in ? near : far, bytes, &order, NULL, &error), &error);
+    if (!status)
+        status = zero_sync(z);
+    tier_free(&view);
+    return status;
 }
 
 zds_status zero_copy_in(zero *z, void *to, const void *from, uint64_t bytes)

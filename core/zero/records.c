@@ -27,13 +27,24 @@ static uint64_t record_bytes(const zero *z, const piece *p, uint64_t count)
     return round_up(place_in(z, p, count, ZDS_MAX_STATES), z->stream.ring.alignment);
 }
 
+/* Of one block of each state that is kept in blocks. */
+static uint64_t block_bytes(const zero *z, const piece *p)
+{
+    const zds_param_needs *needs = &z->with.params[p->param].needs;
+    uint64_t bytes = 0;
+    for (uint32_t s = 0; s < needs->state_count; s++)
+        if (needs->states[s].kind == ZDS_STATE_BLOCK && needs->states[s].scope == ZDS_SCOPE_SHARDED)
+            bytes += needs->states[s].bytes;
+    return bytes;
+}
+
 /* === memory === */
 
 zds_status records_create(zero *z, zds_error *error)
 {
     stream_part *t = &z->stream;
     record_ring *r = &t->ring;
-    uint64_t total = 0, densest = 0, largest = 0;
+    uint64_t total = 0, densest = 0, largest = 0, short_of = 0;
     const zds_offload_info *info = &z->with.states_tier->info;
     r->alignment = info->alignment > 64 ? info->alignment : 64;
     for (uint32_t k = 0; k < t->piece_count; k++) {
@@ -46,12 +57,16 @@ zds_status records_create(zero *z, zds_error *error)
         p->record = total;
         total += whole * full + (p->count > whole * tile ? last : 0);
         largest = full > largest ? full : largest;
+        uint64_t blocks = block_bytes(z, p);
+        short_of = blocks > short_of ? blocks : short_of;
         densest = full / tile + 1 > densest ? full / tile + 1 : densest;
     }
     if (!total)
         return ZDS_OK;
-    /* Small tiles share a window up to a tile's size, each with a padding of its own. */
-    uint64_t padding = (uint64_t)WINDOW_TILES * ((ZDS_MAX_STATES + 1) * 64 + r->alignment);
+    /* Small tiles share a window up to a tile's size, each with a padding of its own, and with a
+     * last block that may be short in elements, but not in bytes. */
+    uint64_t padding =
+        (uint64_t)WINDOW_TILES * ((ZDS_MAX_STATES + 1) * 64 + r->alignment + short_of);
     r->bytes = densest * z->wish.tile + padding;
     r->bytes = round_up(r->bytes > largest ? r->bytes : largest, r->alignment);
     zds_status status =
@@ -124,16 +139,6 @@ static void bind_buffer(zero *z, window *w, size_t i, const moving *m)
             w->states[i][s] = bufref_at(at, place_in(z, p, w->tiles[i].count, s));
 }
 
-/* An event for what is on `from` so far, for which `to` waits from now on. */
-static zds_status follow(zero *z, const zds_stream *from, const zds_stream *to, zds_event **event)
-{
-    zds_error error = ZDS_ERROR_INIT;
-    zds_status status = tier_record(z->with.tier, from, event, &error);
-    if (!status && *event)
-        status = (*event)->ops->stream_wait(*event, to);
-    return zero_checked(z, status, &error);
-}
-
 /* The slot's last reading is over, and with it the waiting for what was written before. */
 static zds_status free_slot(zero *z, size_t slot)
 {
@@ -150,7 +155,7 @@ zds_status records_begin(zero *z)
 {
     record_ring *r = &z->stream.ring;
     zds_event *written = NULL;
-    zds_status status = follow(z, r->writes, r->reads, &written);
+    zds_status status = zero_follow_event(z, r->reads, r->writes, &written);
     zero_hold(z, written);
     return status;
 }
@@ -176,7 +181,7 @@ zds_status records_read(zero *z, window *w, bool fresh)
                               &order, NULL, &error);
     }
     status = zero_checked(z, status, &error);
-    return status ? status : follow(z, r->reads, z->queue, &r->read[slot]);
+    return status ? status : zero_follow_event(z, z->queue, r->reads, &r->read[slot]);
 }
 
 zds_status records_write(zero *z, const window *w)
@@ -187,7 +192,7 @@ zds_status records_write(zero *z, const window *w)
     zds_error error = ZDS_ERROR_INIT;
     zds_event *stepped = NULL;
     const tier_order order = {.stream = r->writes};
-    zds_status status = follow(z, z->queue, r->writes, &stepped);
+    zds_status status = zero_follow_event(z, r->writes, z->queue, &stepped);
     for (size_t i = 0; !status && i < w->count; i++) {
         if (!w->pieces[i]->rests)
             continue;

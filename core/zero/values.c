@@ -72,6 +72,46 @@ zds_status zero_read_values(zero *z, zds_read_fn read, void *user, zds_status *r
     return status ? status : params_seal_all(z, true);
 }
 
+/* Rank 0's staged elements go to all. */
+static zds_status share_staged(zero *z, uint64_t count)
+{
+    static const char doing[] = "distributing values";
+    peers *p = z->with.control;
+    const zds_coll coll = {.struct_size = sizeof coll,
+                           .tag = 12,
+                           .what = doing,
+                           .src = z->params.staging,
+                           .dst = z->params.staging,
+                           .count = count};
+    return is_alone(z) ? ZDS_OK : peers_call(p, p->ops->broadcast, &coll, doing);
+}
+
+zds_status zero_broadcast(zero *z, void *data, uint64_t bytes, int32_t root)
+{
+    static const char doing[] = "zds_broadcast";
+    peers *p = z->with.control;
+    const uint64_t room = STAGING_ELEMENTS * sizeof *z->params.staging;
+    zds_status status = ZDS_OK;
+    for (uint64_t at = 0; !status && !is_alone(z) && at < bytes; at += room) {
+        uint64_t n = at_most(bytes - at, room);
+        if (p->rank == root)
+            memcpy(z->params.staging, (char *)data + at, n);
+        const zds_coll coll = {.struct_size = sizeof coll,
+                               .tag = 8,
+                               .what = doing,
+                               .src = z->params.staging,
+                               .dst = z->params.staging,
+                               .count = n,
+                               .src_dtype = ZDS_U8,
+                               .dst_dtype = ZDS_U8,
+                               .peer = root};
+        status = peers_call(p, p->ops->broadcast, &coll, doing);
+        if (!status && p->rank != root)
+            memcpy((char *)data + at, z->params.staging, n);
+    }
+    return status;
+}
+
 /* === out === */
 
 /* Where elements of a parameter's master weight or state lie on this rank, from `first`; *count: at
@@ -212,4 +252,77 @@ zds_status zero_write_values(zero *z, uint32_t param, int32_t state, zds_write_f
             status = move(z, param, state, r, own.param_first, own.count, &to);
     }
     return status;
+}
+
+/* === in, of what an optimizer step has left === */
+
+/* Staged elements, from the staging's element `at` on. */
+static zds_status unstage(zero *z, bufref to, uint64_t at, uint64_t count)
+{
+    bool here = zero_is_here(z);
+    kernel_convert(here ? bufref_at(to, 0) : z->params.raw, to.dtype, z->params.staging + at,
+                   ZDS_F32, count);
+    return here ? ZDS_OK : zero_send(z, to, z->params.raw, count * zds_dtype_size(to.dtype));
+}
+
+/* What this rank keeps of the staged elements [first, first + count) of a state, or of the master.
+ */
+static zds_status keep_own(zero *z, uint32_t param, int32_t state, uint64_t first, uint64_t count)
+{
+    const piece *p = z->stream.piece_of[param];
+    zds_status status = ZDS_OK;
+    if (!p)
+        return ZDS_OK;
+    uint64_t end = at_most(first + count, p->first + p->count);
+    for (uint64_t i = p->first > first ? p->first : first; !status && i < end;) {
+        uint64_t n = end - i;
+        bufref to = source(z, param, state, i, &n);
+        status = unstage(z, to, i - first, n);
+        i += n;
+    }
+    return status;
+}
+
+/* The parameter as all see it: each rank's own, or the owner's part of the node's. */
+static zds_status keep_param(zero *z, uint32_t param, uint64_t first, uint64_t count)
+{
+    const piece *p = z->stream.piece_of[param];
+    uint64_t begin = first, end = first + count;
+    if (z->params.pages == PAGES_NODE) {
+        begin = p && p->first > begin ? p->first : begin;
+        end = p ? at_most(end, p->first + p->count) : begin;
+    }
+    return begin < end ? unstage(z, params_at(z, param, begin), begin - first, end - begin)
+                       : ZDS_OK;
+}
+
+static zds_status read_state(zero *z, uint32_t param, int32_t state, zds_read_fn read, void *user,
+                             zds_status *read_status)
+{
+    uint64_t numel = z->with.model->params[param].numel;
+    zds_status status = ZDS_OK;
+    for (uint64_t k = 0; !status && k < numel; k += STAGING_ELEMENTS) {
+        uint64_t n = at_most(numel - k, STAGING_ELEMENTS);
+        if (z->with.peers->rank == 0 && !*read_status)
+            *read_status = read(user, param, k, n, z->params.staging);
+        status = share_staged(z, n);
+        if (!status)
+            status = keep_own(z, param, state, k, n);
+        if (!status && state < 0)
+            status = keep_param(z, param, k, n);
+    }
+    return status;
+}
+
+zds_status zero_read_state(zero *z, uint32_t param, int32_t state, zds_read_fn read, void *user,
+                           zds_status *read_status)
+{
+    zds_status status = publish_await_all(z);
+    if (!status && zero_rests(z))
+        status = records_settle(z);
+    if (!status)
+        status = params_seal(z, false);
+    if (!status)
+        status = read_state(z, param, state, read, user, read_status);
+    return status ? status : params_seal(z, true);
 }

@@ -77,6 +77,14 @@ zds_status zero_start(zero *z);
 zds_status zero_write_values(zero *z, uint32_t param, int32_t state, zds_write_fn write, void *user,
                              zds_status *written);
 
+/* Replaces what a parameter's trained value is (state -1), or such a state, by what rank 0 reads;
+ * *read_status as in zero_read_values. Nobody may read parameters meanwhile. */
+zds_status zero_read_state(zero *z, uint32_t param, int32_t state, zds_read_fn read, void *user,
+                           zds_status *read_status);
+
+/* Bytes of the program's, from rank `root` to all. */
+zds_status zero_broadcast(zero *z, void *data, uint64_t bytes, int32_t root);
+
 /* Between memory of the device, such as slots point to, and the host's. */
 zds_status zero_copy_in(zero *z, void *to, const void *from, uint64_t bytes);
 zds_status zero_copy_out(zero *z, void *to, const void *from, uint64_t bytes);
@@ -105,17 +113,26 @@ zds_status zero_module_done(zero *z, uint32_t module);
 /* All gradients reduced. */
 zds_status zero_reduce(zero *z);
 
+/* What ranks tell each other with the norm. Where they differ in one of the first three,
+ * ZDS_ERR_DIVERGED. */
+typedef struct zero_norm_own {
+    int64_t micro;        /* steps of this rank since the last boundary */
+    int64_t accumulation; /* by how many the loss is divided */
+    uint64_t rates;       /* a hash of this step's hyperparameters */
+    double loss;
+    bool spoilt; /* this rank's gradients are none */
+} zero_norm_own;
+
 typedef struct zero_norm_result {
     double norm;         /* over all parameters and ranks, before clipping */
     uint64_t non_finite; /* gradients, over all ranks */
     double loss;         /* mean over ranks */
     bool any;            /* some parameter has a gradient somewhere */
+    bool spoilt;         /* some rank's are none */
     int64_t unused;      /* the first trainable parameter without one on any rank, or -1 */
 } zero_norm_result;
-/* `micro`: steps of this rank since the last boundary, `accumulation`: how many the loss is divided
- * by; where ranks differ, ZDS_ERR_DIVERGED. Collective. */
-zds_status zero_norm(zero *z, double loss, int64_t micro, int64_t accumulation,
-                     zero_norm_result *result);
+/* Collective. */
+zds_status zero_norm(zero *z, const zero_norm_own *own, zero_norm_result *result);
 /* The optimizer's pass, and publishing. `step`: from 1. A failure ends the run. */
 zds_status zero_update(zero *z, int64_t step, double grad_scale);
 /* The gradients of this optimizer step are used up, or dropped. */

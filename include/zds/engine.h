@@ -128,6 +128,11 @@ typedef struct zds_engine_options {
     /* Where parameters, gradients and states are; HOST (0): as "zds": {"device": ..} of the config
      * says, else the host. ordinal -1: of this rank's local_rank. */
     zds_device device;
+    /* After how long a rank that lives and does nothing is an error (ZDS_ERR_PEER) for those who
+     * wait for it; 0: ZDS_TIMEOUT seconds of the environment, else 30 minutes. Meanwhile a warning
+     * a minute says who waits for what. A rank that dies is noticed within 2 seconds, and one that
+     * does not come at all within a minute, whatever this is. */
+    int32_t timeout_ms;
 } zds_engine_options;
 
 /* Collective. Opens the plugins that the config names and lays out all memory. `config` must stay
@@ -168,6 +173,37 @@ const char *zds_state_name(const zds_engine *engine, uint32_t param, uint32_t i)
  * name, and past the last. States of one name and different versions do not replace each other. */
 uint32_t zds_state_version(const zds_engine *engine, uint32_t param, uint32_t i);
 
+/* Collective, between optimizer steps, after zds_set_values. The other way: replaces the parameter
+ * as trained (`state` NULL: the master weight, and what acquire gives, rounded) or a state that
+ * zds_state_name tells by what `read` gives on rank 0. ZDS_ERR_NOT_FOUND: no such parameter or
+ * state, or a frozen one; ZDS_ERR_INVALID: a CONSTANT state is given another value;
+ * ZDS_ERR_UNSUPPORTED: one that is each rank's own. `read`'s own error becomes the result on all
+ * ranks; what is half there cannot be used, and zds_set_values must come again. */
+zds_status zds_set_state(zds_engine *engine, uint32_t param, const char *state, zds_read_fn read,
+                         void *user);
+
+/* Where a run stands, besides parameters and states. */
+typedef struct zds_progress {
+    size_t struct_size;
+    int64_t steps, skips;   /* of zds_step_result; the schedule has moved `steps` times */
+    double loss_scale;      /* of fp16; else 1. Where it is dynamic, what moves it: */
+    int64_t scale_steps;    /* boundaries that it has seen, */
+    int64_t scale_overflow; /* which of them overflowed last, from 0; -1: none; */
+    int64_t scale_patience; /* and from which further overflow on it halves */
+} zds_progress;
+/* On each rank by itself. */
+zds_status zds_get_progress(zds_engine *engine, zds_progress *progress);
+/* Collective, between optimizer steps, after zds_set_values: the next step is number steps + 1, for
+ * the optimizer and the schedule. ZDS_ERR_INVALID: numbers that no run has; ZDS_ERR_DIVERGED: ranks
+ * set different ones. */
+zds_status zds_set_progress(zds_engine *engine, const zds_progress *progress);
+/* What a schedule that follows a metric remembers, the same on every rank; 0 bytes for one that
+ * remembers nothing. Setting is for the same schedule with the same options, on every rank; other
+ * sizes are ZDS_ERR_INVALID. */
+uint64_t zds_schedule_state_bytes(const zds_engine *engine);
+zds_status zds_get_schedule_state(zds_engine *engine, void *state);
+zds_status zds_set_schedule_state(zds_engine *engine, const void *state, uint64_t bytes);
+
 /* === step === */
 
 enum { ZDS_FORWARD = 0, ZDS_BACKWARD = 1 };
@@ -193,8 +229,10 @@ typedef struct zds_view {
 } zds_view;
 
 /* From and to what a slot points to, `bytes` of the program's own memory, whatever space the slot
- * is in; over when they return. Between zds_acquire and the module's release or zds_grad_ready. In
- * the host's memory a program needs none of them. */
+ * is in; over when they return. Between zds_acquire and the module's release or zds_grad_ready;
+ * they come after what zds_acquire makes its stream wait for, but not after the program's own work
+ * there. Pointers that the device does not know are ZDS_ERR_INVALID, and change nothing. In the
+ * host's memory a program needs none of them. */
 zds_status zds_copy_in(zds_engine *engine, void *to, const void *from, uint64_t bytes);
 zds_status zds_copy_out(zds_engine *engine, void *to, const void *from, uint64_t bytes);
 
@@ -209,8 +247,8 @@ enum {
  * not set. */
 zds_status zds_micro_begin(zds_engine *engine, int32_t boundary);
 /* Parameters (and with BACKWARD, gradient buffers) of a module. Pointers are the same in every step
- * at stages 0 to 2, but those of gradients at stage 2 change. BACKWARD must come in descending
- * order of modules. */
+ * at stages 0 to 2, but those of gradients change at stage 2, and where micro steps are added up
+ * that the config did not foresee. BACKWARD must come in descending order of modules. */
 zds_status zds_acquire(zds_engine *engine, uint32_t module, int32_t pass, const zds_stream *stream,
                        zds_view *view);
 /* The end of a FORWARD use. */
@@ -243,6 +281,32 @@ typedef struct zds_step_result {
  * the scheduler. Collective at the boundary. `result` may be NULL. ZDS_ERR_OVERFLOW: fp16 overflow
  * at the minimal loss scale. */
 zds_status zds_step(zds_engine *engine, zds_step_result *result);
+
+/* Instead of zds_step at a boundary, in two halves. Collective: finishes reductions and computes
+ * the norm; changes nothing. `result` (may be NULL) has grad_norm, and in `skipped` whether
+ * zds_step would skip; the rest is as it was. Parameters may be acquired for FORWARD. Then zds_step
+ * applies, or zds_discard drops the gradients: steps and schedule hold, `skips` is one more, and
+ * the loss scale stays, unless the gradients overflowed. All ranks call the same one, else
+ * ZDS_ERR_DIVERGED. ZDS_ERR_INVALID: no boundary, or zds_discard without zds_finish. */
+zds_status zds_finish(zds_engine *engine, zds_step_result *result);
+zds_status zds_discard(zds_engine *engine, zds_step_result *result);
+
+/* This rank gives up the micro step in progress, whose zds_step is next; what it holds is released.
+ * Where it had acquired nothing for BACKWARD, it counts as zeros; else its gradients are spoilt,
+ * and the boundary discards the optimizer step on all ranks (`skipped`, the loss scale untouched).
+ */
+zds_status zds_micro_abandon(zds_engine *engine);
+
+/* This rank cannot go on: the other ranks get ZDS_ERR_PEER with the text wherever they wait for it;
+ * returns `status`. Only zds_engine_destroy may follow. May be called in a callback, too. */
+zds_status zds_fail(zds_engine *engine, zds_status status, const char *format, ...)
+    ZDS_PRINTF(3, 4);
+
+/* Sets the rate of group `group` (of zds_group), or of all groups, from the next zds_step on; on
+ * every rank the same, which the step checks (ZDS_ERR_DIVERGED). ZDS_ERR_INVALID: a schedule sets
+ * the rates, no finite rate, or after zds_finish; ZDS_ERR_NOT_FOUND: no such group. */
+#define ZDS_ALL_GROUPS SIZE_MAX
+zds_status zds_set_lr(zds_engine *engine, size_t group, double lr);
 
 /* Stages 0 and 1: micro steps between (true) and (false) accumulate without being a boundary,
  * whatever the count says, and end with zds_step not being called. Stage >= 2: ZDS_ERR_UNSUPPORTED,
@@ -311,13 +375,15 @@ void zds_parallel_for(zds_engine *engine, size_t n, void (*body)(void *arg, size
  * most 64. */
 zds_status zds_sum_over_ranks(zds_engine *engine, double *values, size_t count);
 zds_status zds_barrier(zds_engine *engine);
+/* Collective. The program's own bytes, from rank `root` to all; over when it returns. */
+zds_status zds_broadcast(zds_engine *engine, void *data, uint64_t bytes, int32_t root);
 
 /* Every allocation of the engine and its plugins by purpose. */
 typedef struct zds_memory_row {
     size_t struct_size;  /* written by the library, as of config.h's structs */
     const char *purpose; /* "parameters", "gradients", "master weights", "optimizer states", "reduce
                             buffers", ... */
-    const char *tier;    /* "host", "cuda", "file"; "cpu": host memory of offload_optimizer */
+    const char *tier;    /* "host", "cuda"; what offload_optimizer's device names: "cpu" */
     uint64_t bytes;      /* this rank's */
     uint64_t shared; /* of these, bytes of pages that ranks of the node share: counted whole here,
                         held once a node */

@@ -45,7 +45,7 @@ def check(case, programs, folder):
         return f"exit {code}: {err[-500:]}"
     with open(os.path.join(out, "metrics.jsonl")) as file:
         metrics = [json.loads(line) for line in file]
-    fault = check_steps(case["steps"], metrics, 2e-3 if "bf16" in case["ds_config"] else 2e-4)
+    fault = check_steps(case["steps"], metrics, 2e-3 if {"bf16", "fp16"} & case["ds_config"].keys() else 2e-4)
     if fault:
         return fault
     if not os.path.exists(os.path.join(out, "config.json")):

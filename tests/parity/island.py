@@ -7,7 +7,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import golden
 
 REPLAY = os.path.join(golden.DATA, "replay")
-IMPLEMENTED = "^(?!.*(_z3|fp16))"
+IMPLEMENTED = "^(?!.*_z3)"
 
 
 def outcome(case, programs, folder, zds):

@@ -44,12 +44,22 @@ static void mem_free(void *self, zds_region *region)
     host->free(host, region->base);
 }
 
-static zds_status move(void *self, const zds_coll *coll, zds_event **done)
+static zds_status barrier(void *self, const zds_coll *coll, zds_event **done)
 {
+    zds_status status = ZDS_OK;
     (void)self;
     *done = NULL;
+    for (size_t i = 0; i < coll->wait_count && !status; i++)
+        if (coll->waits[i])
+            status = coll->waits[i]->ops->wait(coll->waits[i]);
+    return status;
+}
+
+static zds_status move(void *self, const zds_coll *coll, zds_event **done)
+{
+    zds_status status = barrier(self, coll, done);
     memmove(coll->dst, coll->src, coll->count * zds_dtype_size(coll->src_dtype));
-    return ZDS_OK;
+    return status;
 }
 
 static zds_status cut(void *self, const zds_coll *coll, zds_event **done)
@@ -57,13 +67,6 @@ static zds_status cut(void *self, const zds_coll *coll, zds_event **done)
     zds_coll less = *coll;
     less.count--;
     return move(self, &less, done);
-}
-
-static zds_status barrier(void *self, const zds_coll *coll, zds_event **done)
-{
-    (void)self, (void)coll;
-    *done = NULL;
-    return ZDS_OK;
 }
 
 static void give_up(void *self, const char *reason)

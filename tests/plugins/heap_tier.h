@@ -19,6 +19,8 @@ static inline zds_status heap_open(const zds_host *host, const void *options,
                                    const zds_offload_env *env, void **self)
 {
     (void)options;
+    if (env->device != -1)
+        return host->fail(host, ZDS_ERR_INVALID, "device %d, where there is none", env->device);
     if (!env->path || access(env->path, W_OK) != 0 ||
         strlen(env->path) >= sizeof((heap *)0)->folder)
         return host->fail(host, ZDS_ERR_IO, "a folder is needed");

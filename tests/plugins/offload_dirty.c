@@ -20,9 +20,10 @@ static void close_tier(void *self)
 static zds_status alloc_block(void *self, uint64_t bytes, zds_block *block)
 {
     const zds_host *host = self;
-    if (bytes > 1u << 30 || posix_memalign(&block->pointer, 64, bytes + 64) != 0)
+    if (bytes > 1u << 30 || (bytes && posix_memalign(&block->pointer, 64, bytes) != 0))
         return host->fail(host, ZDS_ERR_MEMORY, "no memory");
-    memset(block->pointer, 0x55, bytes);
+    if (bytes)
+        memset(block->pointer, 0x55, bytes);
     block->bytes = bytes;
     block->handle = block->pointer;
     block->device = (zds_device){.space = ZDS_SPACE_HOST};

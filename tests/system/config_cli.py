@@ -56,14 +56,13 @@ def check_reports_all_at_once():
                  "write an integer > 0",
                  "@:5:57: error: optimizer.params.beta:", "did you mean betas?",
                  "@:6:28: error: gradient_allreduce_op: \"max\"", "write one of mean, sum",
-                 "@:6:55: error: fp16.enabled: true is known, but not implemented yet",
                  "@:6:82: error: bf16.enabled: fp16.enabled and bf16.enabled are both true",
                  "@:7:3: error: elasticity: elastic training was removed"):
         expect(line in out, f"check says {line!r}", out)
     places = [tuple(map(int, p)) for p in re.findall(r"^@:(\d+):(\d+):", out, re.M)]
     expect(places == sorted(places), "check: in the order of the file", places)
     code, out, _ = run("check", "@", "--json", text=BROKEN)
-    expect(code == 1 and len(json.loads(out)["errors"]) == 7, "check --json: seven errors", out)
+    expect(code == 1 and len(json.loads(out)["errors"]) == 6, "check --json: six errors", out)
 
 
 FLOW = """{
@@ -303,6 +302,9 @@ def check_refuses_what_an_engine_does():
     masters = ('{"train_batch_size": 8, "zero_optimization": {"stage": 1}, "bf16": {"enabled": true, '
                '"bf16_master_weights_and_grads": true},\n%s\n"optimizer": {"type": "%s", "params": '
                '{}}}')
+    tiers = '{"train_batch_size": 8,\n"zds": {"tiers": {%s}}}'
+    offload = ('{"train_batch_size": 8, "zero_optimization": {"stage": 1,\n"offload_optimizer": '
+               '{"device": "%s"}},\n"zds": {"tiers": {%s}}}')
     cases = [
         ('{"train_batch_size": 8,\n"memory_breakdown": true}', "@:2:21: error: memory_breakdown: true "
          "is known, but not implemented yet"),
@@ -339,6 +341,16 @@ def check_refuses_what_an_engine_does():
          "every group the same rate"),
         (masters % ("", "OneBitAdam"), "@:3:23: error: optimizer.type: optimizer \"OneBitAdam\" is "
          "there, but not for this run"),
+        (tiers % '"hots": {"type": "/nowhere/x.so"}', "@:2:27: error: zds.tiers.hots: nothing reads "
+         "it; here may stand host, cpu and what"),
+        (tiers % '"host": {"type": "/nowhere/x.so"}', "@:2:36: error: zds.tiers.host.type: "),
+        (tiers % '"host": {"params": {"pages": 1}}', "@:2:48: error: zds.tiers.host.params.pages: "),
+        (offload % ("cpu", '"cpu": {"params": {"x": 1}}'), "@:3:43: error: zds.tiers.cpu.params.x: "),
+        (offload % ("slow", '"slow": {}'), "@:3:27: error: zds.tiers.slow.type: "),
+        ('{"train_batch_size": 8,\n"zds": {"device": "cuda"}}', "@:2:19: error: zds.device: there is "
+         "no memory tier for cuda"),
+        ('{"train_batch_size": 8, "zds": {"device": "cuda",\n"tiers": {"cuda": {"type": "cpu"}}}}',
+         "@:2:28: error: zds.tiers.cuda.type: cpu is not memory of cuda"),
     ]
     for text, wanted in cases:
         code, out, err = run("check", "@", text=text)
@@ -364,6 +376,10 @@ def check_refuses_what_an_engine_does():
                  optimizer % (2, "AdamW8bit", '"lr": 1')):
         code, out, err = run("check", "@", "--world-size", "4", text=text)
         expect((code, out, err) == (0, "", ""), f"check: nothing wrong with {text[:90]!r}", out + err)
+    _, out, _ = run("check", "@", text=tiers % '"hots": {}, "host": {"params": {"a": 1, "b": 2}}, "c": {}')
+    expect([line.split(": ")[2] for line in out.splitlines()] ==
+           ["zds.tiers.hots", "zds.tiers.host.params.a", "zds.tiers.host.params.b", "zds.tiers.c"],
+           "check: all that is wrong with tiers", out)
     both = ('{"train_batch_size": 8, "gradient_cliping": 1, "memory_breakdown": true,'
             '"optimizer": {"type": "SGD", "params": {"lr": 1, "nesterov": true, "momentm": 1}}}')
     _, out, _ = run("check", "@", text=both)

@@ -67,6 +67,16 @@ def golden_configs():
     expect(not other, f"agrees with check on {len(cases)} golden configs", other[:3])
 
 
+def names_of_tiers():
+    """A name that stands in zds.tiers is a device; no other is."""
+    for tiers, right in (({}, False), ({"tiers": {"slow": {"type": "cpu"}}}, True)):
+        for section in ("offload_optimizer", "offload_param"):
+            found = faults_of({"train_batch_size": 8, "zds": tiers,
+                               "zero_optimization": {"stage": 1, section: {"device": "slow"}}})
+            expect((not found[0], not found[1]) == (right, right),
+                   f"{section}: a name that stands in {tiers}", found)
+
+
 def right_value(option):
     """One that the option takes: its default, else one in its range."""
     if option["default"] is not None:
@@ -180,7 +190,7 @@ def names_its_schema():
     expect((ours, theirs) == ([], []), "$schema is a key", (ours, theirs))
 
 
-for test in (golden_configs, what_an_editor_offers, names_its_schema):
+for test in (golden_configs, names_of_tiers, what_an_editor_offers, names_its_schema):
     test()
 options_of_plugins("optimizer", "optim")
 options_of_plugins("scheduler", "sched")

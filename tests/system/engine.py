@@ -49,6 +49,25 @@ def every_stage(folder):
                 check(f"stage {stage} bf16 {bf16} {ranks} ranks", good and abs(bytes_ - want) < 1, f"exit {p.returncode} {p.stderr[-300:]}")
 
 
+def stopped_rank(folder):
+    """It lives and does nothing: a warning, then an error."""
+    ds = config(folder, zero_optimization={"stage": 2})
+    port = free_port()
+    ps = [start(r, 2, port, bench(ds, "1Mi", "1000000"), timeout="4") for r in range(2)]
+    joined = lambda p: p.poll() is not None or "zds-shm" in open(f"/proc/{p.pid}/maps").read()
+    while not all(joined(p) for p in ps):
+        time.sleep(0.02)
+    time.sleep(0.5)
+    ps[1].send_signal(signal.SIGSTOP)
+    try:
+        err = ps[0].communicate(timeout=60)[1]
+    finally:
+        for p in ps:
+            p.kill()
+    check("a stopped rank: a warning", "rank(s) 1 silent for 2 s while rank 0 waits for" in err, err[-400:])
+    check("a stopped rank: an error", ps[0].returncode == 1 and "silent for 4000 ms (ZDS_TIMEOUT)" in err, err[-400:])
+
+
 def killed_rank(folder):
     ds = config(folder, zero_optimization={"stage": 2})
     port = free_port()
@@ -97,7 +116,8 @@ def disagreement(folder):
 def bad_configs(folder):
     cases = [({"zero_optimization": {"stage": 2, "overlap_com": True}}, "overlap_comm"),
              ({"zero_optimization": {"stage": 3}}, "zero_optimization.stage"),
-             ({"fp16": {"enabled": True}}, "fp16"),
+             ({"fp16": {"enabled": True, "initial_scale_power": 128}}, "initial_scale_power"),
+             ({"fp16": {"enabled": True, "loss_scale": 1e39}}, "loss_scale"),
              ({"optimizer": {"type": "AdamX"}}, "AdamX"),
              ({"optimizer": {"type": "AdamW", "params": {"lr": -1}}}, "lr"),
              ({"optimizer": {"type": "AdamW", "params": {"learning_rate": 1}}}, "learning_rate"),
@@ -112,6 +132,7 @@ def bad_configs(folder):
 
 with tempfile.TemporaryDirectory() as folder:
     every_stage(folder)
+    stopped_rank(folder)
     killed_rank(folder)
     missing_peer(folder)
     disagreement(folder)

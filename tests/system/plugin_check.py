@@ -14,6 +14,7 @@ import golden
 PROGRAMS = os.path.abspath(sys.argv[1])
 BUILD = os.path.dirname(PROGRAMS)
 SAMPLES = os.path.join(BUILD, "tests", "plugins")
+ISLAND = os.path.join(BUILD, "tests", "island", "island.so")
 REPLAY = os.path.join(golden.DATA, "replay")
 failures = 0
 
@@ -160,6 +161,14 @@ OTHERS = [
     ("offload_grants", "too much memory is refused", "alloc grants 2^62 bytes"),
     ("offload_litter", "open and close the tier", "leaves files behind"),
     ("offload_forgets", "no leaks", "pieces of memory"),
+    ("offload_hasty_sums", "device calls wait for their events", "chunk_sums does not wait"),
+    ("offload_hasty_stream", "device calls wait for their events", "copy on a stream does not wait"),
+    ("offload_lets_pass", "streams wait for each other", "comes before it"),
+    ("offload_gives_nothing", "blocks keep what is written", "a block of 0 bytes"),
+    ("offload_long_block", "blocks keep what is written", "alloc writes beyond the struct_size"),
+    ("offload_long_view", "views of other memory", "adopt writes beyond the struct_size"),
+    ("offload_long_stream", "streams", "stream_create writes beyond the struct_size"),
+    ("offload_never_opens", "open and close the tier", 'open returned "internal error": broken'),
     ("comm_mourns", "a peer that dies", "all_reduce when a peer has died: did not come to an end"),
     ("comm_patient", "a peer that is silent", "when a peer is silent: did not come to an end"),
     ("comm_wrong_sum", "reductions of several ranks",
@@ -178,6 +187,13 @@ OTHERS = [
     ("comm_unordered", "split of several ranks", "in reverse order member 0 of color 0 is"),
     ("comm_carries_on", "a peer that dies", "reduce_scatter comes to its end although rank 1"),
     ("comm_no_abort", "a peer that aborts", "ends no wait here before the timeout"),
+    ("comm_hasty", "moves between ranks", "does not wait for the event in its waits"),
+    ("comm_hasty_barrier", "moves between ranks", "barrier does not wait for the event in its waits"),
+    ("comm_long_region", "memory", "mem_alloc writes beyond the struct_size"),
+    ("comm_needs_pushing", "progress by itself", "while the others do nothing"),
+    ("comm_ungrouped", "descriptor", "group_begin of its zds_comm_ops is NULL"),
+    ("comm_unregisters", "descriptor", "mem_register of its zds_comm_ops is NULL"),
+    ("sched_no_observe", "descriptor", "observe of its zds_sched_ops is NULL"),
     ("comm_cuts", "reductions of its types", "all_reduce of f32 in a world of one does not give"),
 ]
 # good as far as can be told, but worth a remark
@@ -189,7 +205,7 @@ NOTES = [
     ("chatty", "prints nothing", '"{"plugins": 1}" in "open"; give it to host->log'),
 ]
 GOOD = ["sample", "momentum", "newer", "old_abi_1_0", "reduces", "whole", "no_create", "offload_good",
-        "offload_device", "offload_sectors", "comm_own_memory"]
+        "offload_device", "offload_sectors", "comm_own_memory", "comm_pairs"]
 
 
 def expect(condition, what):
@@ -205,7 +221,8 @@ def run(*command, timeout=600):
     ranks_hang = any(name in path for name in ("comm_mourns.so", "comm_patient.so",
                                                "reduces_then_sleeps.so"))
     environment = dict(os.environ, ZDS_PLUGIN_TIMEOUT="1" if hangs else "8" if ranks_hang else "60",
-                       ZDS_TEST_COMM=os.path.join(BUILD, "lib", "zds", "plugins", "comm_shm.so"))
+                       ZDS_TEST_COMM=os.path.join(BUILD, "lib", "zds", "plugins", "comm_shm.so"),
+                       ZDS_TEST_ISLAND=ISLAND, TMPDIR=LEFT)
     return subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, text=True,
                           errors="replace", capture_output=True, timeout=timeout)
 
@@ -241,7 +258,7 @@ def check_plugins(folder):
     own = {name[:-len(".so")] for name in os.listdir(plugins) if name.endswith(".so")}
     paths = [os.path.join(plugins, name + ".so") for name in sorted(own)]
     paths += [os.path.join(folder, n + ".so") for n in (*expected, *notes, *GOOD)]
-    paths.append(os.path.join(BUILD, "tests", "island", "island.so"))
+    paths.append(ISLAND)
     for name, code, results in check_all(paths):
         if name in own:
             passed = sum(r["status"] in ("ok", "note") for r in results)
@@ -256,6 +273,7 @@ def check_plugins(folder):
         expect(right, f"{name}: {what}: ...{part}..." if what else f"{name} has no fault")
         if not right:
             print("      but:", code, told(results, "failed") | told(results, "note"))
+    expect(not os.listdir(LEFT), f"nothing is left in TMPDIR: {os.listdir(LEFT)}")
 
 
 def check_rates(folder):
@@ -318,6 +336,8 @@ if not os.path.isdir(SAMPLES):
     sys.exit(77)
 with tempfile.TemporaryDirectory() as temporary:
     FOLDER = os.path.realpath(temporary)
+    LEFT = os.path.join(FOLDER, "left")
+    os.mkdir(LEFT)
     os.chmod(FOLDER, 0o755)
     for sample in os.listdir(SAMPLES):
         shutil.copyfile(os.path.join(SAMPLES, sample), os.path.join(FOLDER, sample))

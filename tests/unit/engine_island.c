@@ -50,10 +50,13 @@ Test(engine_island, gives_the_bits_of_the_host)
     static const char *const optimizers[] = {"AdamW", "Lamb",    "Muon",      "SGD",
                                              "Lion",  "Adagrad", "Adafactor", "AdamW8bit"};
     static const char *const more[] = {
-        "", ", \"zero_optimization\": {\"stage\": 1}",
+        "",
+        ", \"zero_optimization\": {\"stage\": 1}",
         ", \"gradient_accumulation_steps\": 2, \"zero_optimization\": {\"stage\": 2}",
         ", \"bf16\": {\"enabled\": true}, \"zero_optimization\": {\"stage\": 2}",
-        ", \"bf16\": {\"enabled\": true}, \"gradient_accumulation_steps\": 2"};
+        ", \"bf16\": {\"enabled\": true}, \"gradient_accumulation_steps\": 2",
+        ", \"fp16\": {\"enabled\": true}, \"zero_optimization\": {\"stage\": 1}",
+        ", \"fp16\": {\"enabled\": true}, \"gradient_accumulation_steps\": 2"};
     static const char *const zds[] = {SEED(1), SEED(2), SEED(3)};
     for (size_t o = 0; o < sizeof optimizers / sizeof *optimizers; o++)
         for (size_t i = 0; i < sizeof more / sizeof *more; i++)
@@ -80,6 +83,8 @@ Test(engine_island, streams_what_rests_in_the_hosts_memory)
     static const char *const more[] = {
         ", \"zero_optimization\": {\"stage\": 1, \"offload_optimizer\": {\"device\": \"cpu\"}}",
         ", \"bf16\": {\"enabled\": true}, \"zero_optimization\": {\"stage\": 2, "
+        "\"offload_optimizer\": {\"device\": \"cpu\"}}",
+        ", \"fp16\": {\"enabled\": true}, \"zero_optimization\": {\"stage\": 2, "
         "\"offload_optimizer\": {\"device\": \"cpu\"}}"};
     static const char *const zds[] = {SEED(1), SEED(2), SEED(3)};
     small_width = 160;
@@ -87,6 +92,77 @@ Test(engine_island, streams_what_rests_in_the_hosts_memory)
         for (size_t i = 0; i < sizeof more / sizeof *more; i++)
             cr_expect_eq(trained(optimizers[o], more[i], zds[(o + i) % 3]),
                          trained(optimizers[o], more[i], NULL), "%s%s", optimizers[o], more[i]);
+}
+
+/* Small parameters whose states are large blocks share a window. */
+static uint64_t trained_in_blocks(const char *optimizer, const char *more)
+{
+    enum { SMALL = 63, LARGE = 2 };
+    char json[400], name[16];
+    zds_config_context context = {.struct_size = sizeof context, .world_size = 1};
+    const zds_engine_options o = {.struct_size = sizeof o, .threads = 1};
+    zds_error error = ZDS_ERROR_INIT;
+    zds_config *config = NULL;
+    zds_engine *e = NULL;
+    zds_model *m = zds_model_create();
+    small_sum sum = {.finite = true};
+    cr_assert_eq(zds_model_add_module(m, "m", NULL), ZDS_OK);
+    for (int i = 0; i < SMALL + LARGE; i++) {
+        const int64_t shape[] = {i < SMALL ? 1026 : 65536};
+        snprintf(name, sizeof name, "p%d", i);
+        const zds_param_desc desc = {
+            .struct_size = sizeof desc, .name = name, .shape = shape, .ndim = 1};
+        cr_assert_eq(zds_model_add_param(m, 0, &desc, NULL), ZDS_OK);
+    }
+    snprintf(json, sizeof json,
+             "{\"train_micro_batch_size_per_gpu\": 1, \"optimizer\": {\"type\": \"%s\"}%s}",
+             optimizer, more);
+    cr_assert_eq(zds_config_load(json, &context, &config, &error), ZDS_OK, "%s", error.text);
+    cr_assert_eq(zds_engine_create(config, m, &o, &e, &error), ZDS_OK, "%s: %s", json, error.text);
+    cr_assert_eq(zds_set_values(e, small_values, NULL), ZDS_OK, "%s", zds_engine_error(e));
+    for (uint64_t k = 0; k < 4; k++) {
+        zds_view view;
+        cr_assert_eq(zds_micro_begin(e, ZDS_BOUNDARY_AUTO), ZDS_OK);
+        cr_assert_eq(zds_acquire(e, 0, ZDS_BACKWARD, NULL, &view), ZDS_OK);
+        for (size_t i = 0; i < view.count; i++)
+            cr_assert_eq(small_gradient(e, &view.slots[i], k, 1), ZDS_OK);
+        cr_assert_eq(zds_grad_ready(e, 0, NULL), ZDS_OK);
+        cr_assert_eq(zds_step(e, NULL), ZDS_OK, "%s", zds_engine_error(e));
+    }
+    for (uint32_t i = 0; i < SMALL + LARGE; i++)
+        cr_assert_eq(zds_get_values(e, i, NULL, small_add, &sum), ZDS_OK);
+    cr_assert(sum.finite);
+    zds_engine_destroy(e);
+    zds_model_destroy(m);
+    return sum.hash; /* the config stays as long as the process */
+}
+
+Test(engine_island, streams_states_that_are_large_blocks)
+{
+    const char *blocky = TEST_BINARY_DIR "/tests/plugins/blocky.so";
+    setenv("ZDS_TEST_OPTIM", blocky, 1);
+    setenv("ZDS_PLUGIN_PATH", TEST_BINARY_DIR "/lib/zds/plugins:" TEST_BINARY_DIR "/tests/island",
+           1);
+    uint64_t host = trained_in_blocks(blocky, "");
+    cr_expect_eq(trained_in_blocks("Momentum", ", \"zds\": {\"device\": \"test\"}"), host);
+    cr_expect_eq(trained_in_blocks("Momentum",
+                                   ", \"zds\": {\"device\": \"test\"}, \"zero_optimization\": "
+                                   "{\"stage\": 1, \"offload_optimizer\": {\"device\": \"cpu\"}}"),
+                 host);
+}
+
+/* The gradients' memory is taken anew while the device is still stepping with them. */
+Test(engine_island, a_late_step_keeps_its_gradients)
+{
+    zds_engine *e = create("AdamW", ", \"bf16\": {\"enabled\": true}",
+                           "{\"device\": \"test\", \"tiers\": {\"test\": {\"params\": "
+                           "{\"delay_us\": 20000}}}}");
+    cr_assert_eq(small_micro(e, ZDS_BOUNDARY_YES, 0, NULL), ZDS_OK, "%s", zds_engine_error(e));
+    cr_assert_eq(zds_micro_begin(e, ZDS_BOUNDARY_NO), ZDS_OK, "%s", zds_engine_error(e));
+    cr_assert_eq(small_passes(e, 1, 1), ZDS_OK);
+    cr_assert_eq(zds_step(e, NULL), ZDS_OK, "%s", zds_engine_error(e));
+    cr_assert_eq(small_micro(e, ZDS_BOUNDARY_YES, 2, NULL), ZDS_OK, "%s", zds_engine_error(e));
+    zds_engine_destroy(e);
 }
 
 Test(engine_island, what_cannot_be_streamed_is_refused)
@@ -152,6 +228,41 @@ static uint64_t trained_by_stream(tier *t, const zds_stream *stream)
     cr_assert_eq(small_hash(e, &sum), ZDS_OK);
     zds_engine_destroy(e);
     return sum.hash;
+}
+
+/* What is copied out is what the engine has put there last, whoever waits for the stream. */
+Test(engine_island, copies_come_after_the_step)
+{
+    world w = world_make();
+    tier *t = tier_make(&w, "island", ISLAND, "{\"delay_us\": 300, \"seed\": 9}");
+    zds_stream *stream;
+    zds_error error = ZDS_ERROR_INIT;
+    cr_assert_eq(tier_stream_create(t, &stream, &error), ZDS_OK, "%s", error.text);
+    zds_engine *e = create("SGD", ", \"gradient_clipping\": 0",
+                           "{\"device\": \"test\", \"tiers\": {\"test\": {\"params\": "
+                           "{\"delay_us\": 20000, \"seed\": 3}}}}");
+    zds_view view;
+    float before, after, settled;
+    cr_assert_eq(zds_acquire(e, 2, ZDS_FORWARD, NULL, &view), ZDS_OK);
+    cr_assert_eq(zds_copy_out(e, &before, view.slots[0].data, sizeof before), ZDS_OK);
+    cr_assert_eq(zds_release(e, 2, NULL), ZDS_OK);
+    cr_assert_eq(small_micro(e, ZDS_BOUNDARY_AUTO, 0, NULL), ZDS_OK, "%s", zds_engine_error(e));
+    cr_assert_eq(zds_acquire(e, 2, ZDS_FORWARD, stream, &view), ZDS_OK, "%s", zds_engine_error(e));
+    cr_assert_eq(zds_copy_out(e, &after, view.slots[0].data, sizeof after), ZDS_OK);
+    cr_assert_eq(zds_release(e, 2, stream), ZDS_OK);
+    cr_assert_eq(zds_acquire(e, 2, ZDS_FORWARD, NULL, &view), ZDS_OK);
+    cr_assert_eq(zds_copy_out(e, &settled, view.slots[0].data, sizeof settled), ZDS_OK);
+    cr_expect_neq(before, settled);
+    cr_expect_eq(after, settled);
+    /* Ends that are exchanged are a mistake that changes nothing. */
+    cr_expect_eq(zds_copy_out(e, (void *)(uintptr_t)view.slots[0].data, &after, sizeof after),
+                 ZDS_ERR_INVALID);
+    cr_expect_eq(zds_copy_out(e, &after, view.slots[0].data, sizeof after), ZDS_OK, "%s",
+                 zds_engine_error(e));
+    zds_engine_destroy(e);
+    tier_stream_destroy(t, stream);
+    tier_close(t);
+    world_end(&w);
 }
 
 Test(engine_island, waits_for_a_callers_stream)

@@ -298,11 +298,11 @@ Test(gpt2, same_bits_on_any_number_of_threads)
     net_destroy(&b);
 }
 
-/* Gradients in bf16 are the fp32 ones, rounded; wte's is the sum of two that are. */
-Test(gpt2, gradients_in_bf16)
+/* Gradients in 16 bits are the fp32 ones, rounded; wte's is the sum of two that are. */
+static void check_half(zds_dtype dtype, float (*from)(uint16_t), uint16_t (*to)(float), float worst)
 {
     net a = net_create(&wide, 2, 70, serial, ZDS_F32);
-    net b = net_create(&wide, 2, 70, serial, ZDS_BF16);
+    net b = net_create(&wide, 2, 70, serial, dtype);
     net_fill(&a, 13);
     net_fill(&b, 13);
     net_forward(&a);
@@ -314,14 +314,19 @@ Test(gpt2, gradients_in_bf16)
         const uint16_t *got = b.grads[i];
         size_t off = 0;
         for (size_t k = 0; k < param_elements(&a.params.list[i]); k++) {
-            float value = float_from_bf16(got[k]);
-            off += i == WTE ? !(fabsf(value - want[k]) <= 8e-3f * fabsf(want[k]) + 1e-3f)
-                            : got[k] != bf16_from_float(want[k]);
+            off += i == WTE ? !(fabsf(from(got[k]) - want[k]) <= worst * fabsf(want[k]) + 1e-3f)
+                            : got[k] != to(want[k]);
         }
         cr_expect_eq(off, 0, "%s: %zu elements are off", a.params.list[i].name, off);
     }
     net_destroy(&a);
     net_destroy(&b);
+}
+
+Test(gpt2, gradients_in_16_bits)
+{
+    check_half(ZDS_BF16, float_from_bf16, bf16_from_float, 8e-3f);
+    check_half(ZDS_F16, float_from_f16, f16_from_float, 1e-3f);
 }
 
 /* === kernels === */
@@ -354,6 +359,41 @@ Test(kernels, philox)
                  0x243f6a88, out);
     cr_expect(out[0] == 0xd16cfe09 && out[1] == 0x94fdcceb && out[2] == 0x5001e420 &&
               out[3] == 0x24126ea1);
+}
+
+/* Every half, at every length of a row. */
+Test(kernels, halves)
+{
+    enum { N = 1 << 16 };
+    const kernels *k[3];
+    size_t count = variants(k);
+    static uint16_t all[N], sums[N];
+    static float wide_[N], extra[N];
+    for (size_t i = 0; i < N; i++) {
+        all[i] = (uint16_t)i;
+        extra[i] = ldexpf((float)(i * 2654435761u % 4001) - 2000, (int)(i % 37) - 24);
+    }
+    for (size_t v = 0; v < count; v++)
+        for (int kind = 0; kind < 2; kind++) {
+            zds_dtype dtype = kind ? ZDS_F16 : ZDS_BF16;
+            float (*from)(uint16_t) = kind ? float_from_f16 : float_from_bf16;
+            uint16_t (*to)(float) = kind ? f16_from_float : bf16_from_float;
+            for (size_t at = 0, n = 1; at < N; at += n, n = n % 67 + 1) {
+                n = at + n > N ? N - at : n;
+                k[v]->from_half(dtype, n, all + at, wide_ + at);
+                memcpy(sums + at, all + at, n * sizeof *all);
+                k[v]->to_half(dtype, n, extra + at, true, sums + at);
+            }
+            for (size_t i = 0; i < N; i++) {
+                float want = from(all[i]), sum = from(to(want + extra[i])), is = from(sums[i]);
+                cr_assert(wide_[i] == want || (isnan(want) && isnan(wide_[i])), "%s: %zx",
+                          k[v]->name, i);
+                cr_assert(is == sum || (isnan(sum) && isnan(is)), "%s: %zx", k[v]->name, i);
+            }
+            k[v]->to_half(dtype, N, extra, false, sums);
+            for (size_t i = 0; i < N; i++)
+                cr_assert_eq(sums[i], to(extra[i]), "%s: %g", k[v]->name, (double)extra[i]);
+        }
 }
 
 /* Any cut and any variant gives the same random numbers; their moments are right. */

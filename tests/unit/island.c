@@ -139,7 +139,7 @@ Test(island, memory_of_the_device_in_a_plan)
     tier *t;
     services s;
     const zds_device device = {.space = ZDS_SPACE_TEST, .ordinal = 3};
-    OK(tier_plan("test", w.memory, w.threads, &t, error));
+    OK(tier_plan("test", (zds_device){.space = ZDS_SPACE_TEST}, w.memory, w.threads, &t, error));
     services_init(&s, "Keeps", 0, w.memory, w.threads);
     services_on(&s, t, device);
     char *planned = s.host.alloc_in(&s.host, device, 100, 0);

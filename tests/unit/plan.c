@@ -32,7 +32,7 @@ static zds_model *make_model(int64_t width)
 
 typedef struct rows {
     zds_memory_row row[MOST_ROWS];
-    char purpose[MOST_ROWS][32];
+    char purpose[MOST_ROWS][32], tier[MOST_ROWS][16];
     size_t count;
 } rows;
 
@@ -41,6 +41,7 @@ static void keep(void *user, const zds_memory_row *row)
     rows *r = user;
     cr_assert_lt(r->count, MOST_ROWS);
     r->row[r->count] = *row;
+    snprintf(r->tier[r->count], sizeof r->tier[0], "%s", row->tier);
     snprintf(r->purpose[r->count++], sizeof r->purpose[0], "%s", row->purpose);
 }
 
@@ -73,40 +74,70 @@ static const zds_engine_options alone = {.struct_size = sizeof alone,
                                          .optimizer = "AdamW",
                                          .total_steps = -1};
 
+/* Bytes of a purpose in one tier. */
+static uint64_t bytes_in(const rows *r, const char *purpose, const char *tier)
+{
+    for (size_t i = 0; i < r->count; i++)
+        if (strcmp(r->purpose[i], purpose) == 0 && strcmp(r->tier[i], tier) == 0)
+            return r->row[i].bytes;
+    return 0;
+}
+
+/* Own bytes of a plugin that a plan does not open. */
+static bool is_plugin(const char *purpose)
+{
+    static const char *const names[] = {"self", "cpu", "test", "island"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(purpose, names[i]) == 0)
+            return true;
+    return false;
+}
+
+static void compare(const zds_model *model, const char *json)
+{
+    zds_config *config = load(json, 1);
+    zds_error error = ZDS_ERROR_INIT;
+    zds_engine *engine = NULL;
+    rows planned = {0};
+    cr_assert_eq(zds_engine_plan(config, model, &alone, keep, &planned, &error), ZDS_OK, "%s: %s",
+                 json, error.text);
+    cr_assert_eq(zds_engine_create(config, model, &alone, &engine, &error), ZDS_OK, "%s: %s", json,
+                 error.text);
+    zds_memory_row row;
+    size_t same = 0;
+    for (size_t i = 0; zds_memory_report(engine, i, &row); i++) {
+        if (is_plugin(row.purpose))
+            continue;
+        uint64_t said = bytes_in(&planned, row.purpose, row.tier);
+        same++;
+        cr_expect_eq(row.bytes, said, "%s: %s in %s: planned %llu, are %llu", json, row.purpose,
+                     row.tier, (unsigned long long)said, (unsigned long long)row.bytes);
+    }
+    cr_expect_eq(same, planned.count, "%s", json);
+    zds_engine_destroy(engine);
+    zds_config_destroy(config);
+}
+
 Test(plan, says_what_an_engine_allocates)
 {
+    static const char *const offload = ", \"offload_optimizer\": {\"device\": \"cpu\"}",
+                             *const on_device = ", \"zds\": {\"device\": \"test\"}";
     zds_model *model = make_model(300);
+    setenv("ZDS_PLUGIN_PATH", TEST_BINARY_DIR "/lib/zds/plugins:" TEST_BINARY_DIR "/tests/island",
+           1);
     for (int stage = 0; stage < 3; stage++)
         for (int bf16 = 0; bf16 < 2; bf16++)
-            for (int steps = 1; steps < 3; steps++) {
-                char json[200];
-                snprintf(json, sizeof json,
-                         "{\"train_micro_batch_size_per_gpu\":1,\"gradient_accumulation_steps\":%d,"
-                         "\"bf16\":{\"enabled\":%s},\"zero_optimization\":{\"stage\":%d}}",
-                         steps, bf16 ? "true" : "false", stage);
-                zds_config *config = load(json, 1);
-                zds_error error = ZDS_ERROR_INIT;
-                zds_engine *engine = NULL;
-                rows planned = {0};
-                cr_assert_eq(zds_engine_plan(config, model, &alone, keep, &planned, &error), ZDS_OK,
-                             "%s", error.text);
-                cr_assert_eq(zds_engine_create(config, model, &alone, &engine, &error), ZDS_OK,
-                             "%s", error.text);
-                zds_memory_row row;
-                size_t same = 0;
-                for (size_t i = 0; zds_memory_report(engine, i, &row); i++) {
-                    if (strcmp(row.purpose, "self") == 0 || strcmp(row.purpose, "cpu") == 0)
-                        continue; /* own few bytes of plugins that a plan does not open */
-                    same++;
-                    cr_expect_eq(row.bytes, bytes(&planned, row.purpose), "%s: %s: %llu, not %llu",
-                                 json, row.purpose,
-                                 (unsigned long long)bytes(&planned, row.purpose),
-                                 (unsigned long long)row.bytes);
+            for (int steps = 1; steps < 3; steps++)
+                for (int where = 0; where < 4; where++) {
+                    char json[400];
+                    snprintf(json, sizeof json,
+                             "{\"train_micro_batch_size_per_gpu\":1,"
+                             "\"gradient_accumulation_steps\":%d,\"bf16\":{\"enabled\":%s},"
+                             "\"zero_optimization\":{\"stage\":%d%s}%s}",
+                             steps, bf16 ? "true" : "false", stage, where & 1 ? offload : "",
+                             where & 2 ? on_device : "");
+                    compare(model, json);
                 }
-                cr_expect_eq(same, planned.count);
-                zds_engine_destroy(engine);
-                zds_config_destroy(config);
-            }
     zds_model_destroy(model);
 }
 

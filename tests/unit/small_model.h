@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "../../apps/common/floats.h"
 #include "zds/zds.h"
 
 enum { SMALL_PARAMS = 7, SMALL_MODULES = 4, SMALL_FROZEN = 5 };
@@ -69,13 +70,6 @@ static inline zds_status small_values(void *user, uint32_t param, uint64_t first
     return ZDS_OK;
 }
 
-static inline uint16_t small_bf16(float x)
-{
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
 /* The gradient of one use in one module, for this rank and micro step, wherever the slot is. */
 static inline zds_status small_gradient(zds_engine *e, const zds_slot *slot, uint64_t seed,
                                         float scale)
@@ -91,13 +85,13 @@ static inline zds_status small_gradient(zds_engine *e, const zds_slot *slot, uin
         if (slot->accumulate)
             status = zds_copy_out(e, whole, to, n * size);
         for (uint64_t i = 0; i < n; i++) {
-            float g = scale * small_number(seed + slot->param, first + i), before;
-            uint32_t bits = slot->dtype == ZDS_F32 ? 0 : (uint32_t)half[i] << 16;
-            memcpy(&before, &bits, sizeof before);
+            float g = scale * small_number(seed + slot->param, first + i);
             if (slot->dtype == ZDS_F32)
                 whole[i] = slot->accumulate ? whole[i] + g : g;
+            else if (slot->dtype == ZDS_BF16)
+                half[i] = bf16_from_float(slot->accumulate ? float_from_bf16(half[i]) + g : g);
             else
-                half[i] = small_bf16(slot->accumulate ? before + g : g);
+                half[i] = f16_from_float(slot->accumulate ? float_from_f16(half[i]) + g : g);
         }
         if (!status)
             status = zds_copy_in(e, to, whole, n * size);

@@ -114,6 +114,25 @@ void bench_init(bench *b, const zds_plugin *plugin)
                          .alloc_in = host_alloc_in};
 }
 
+enum { GUARD = 0x5c };
+
+void *bench_fill(bench_room *room, size_t size)
+{
+    memset(room, GUARD, sizeof *room);
+    memset(room, 0, size);
+    return memcpy(room, &size, sizeof size);
+}
+
+char *bench_filled(const bench_room *room, size_t size, void *to, const char *what)
+{
+    const unsigned char *bytes = (const unsigned char *)room;
+    memcpy(to, bytes, size);
+    for (size_t i = size; i < sizeof *room; i++)
+        if (bytes[i] != GUARD)
+            return fault_format("%s writes beyond the struct_size of what it fills", what);
+    return NULL;
+}
+
 void bench_clear(bench *b)
 {
     free(b->error);

@@ -42,9 +42,18 @@ void bench_clear(bench *b); /* forgets the error text, so that the next call sta
 /* Why a call failed that returned `status`: "step returned \"invalid\": TEXT", as a fault. */
 char *bench_failure(const bench *b, const char *function, zds_status status);
 
-/* Puts words before a fault, which is taken over. NULL stays NULL. */
 /* An event whose operations do not say how far they reach. */
 char *bench_event_fault(const zds_event *event);
+/* For a struct of `size` bytes that the plugin is to fill: zeros with their struct_size, and behind
+ * them bytes that are not the plugin's to write. */
+enum { BENCH_ROOM = 256 };
+typedef struct bench_room {
+    max_align_t bytes[BENCH_ROOM / sizeof(max_align_t)];
+} bench_room;
+void *bench_fill(bench_room *room, size_t size);
+/* Takes the struct out; a fault if the plugin has written behind it. */
+char *bench_filled(const bench_room *room, size_t size, void *to, const char *what);
+/* Puts words before a fault, which is taken over. NULL stays NULL. */
 char *bench_within(char *fault, const char *format, ...) ZDS_PRINTF(2, 3);
 
 /* Where a check is at, for what has to be said if it dies there: in memory that the parent sees. */

@@ -20,6 +20,7 @@
 
 #include "area.h"
 #include "bench.h"
+#include "folder.h"
 #include "host/error.h"
 #include "plugin/child.h"
 #include "plugin/descriptor.h"
@@ -187,6 +188,7 @@ static cJSON *in_child(const subject *s, void (*work)(const subject *s, int fd),
     cJSON *answer = NULL;
     pid_t pid = -1;
     *bench_where = '\0';
+    folder_make();
     if (pipe2(ends, O_CLOEXEC) == 0) {
         pid = fork();
         if (pid == 0) {
@@ -205,6 +207,7 @@ static cJSON *in_child(const subject *s, void (*work)(const subject *s, int fd),
             close(ends[0]);
     }
     if (pid < 0) {
+        folder_remove();
         answer = cJSON_CreateObject();
         add_result(answer, "failed", "no process could be made for it");
         return answer;
@@ -214,6 +217,7 @@ static cJSON *in_child(const subject *s, void (*work)(const subject *s, int fd),
     char *ended = child_finish(pid, !answer && in_time, limit_ms);
     close(ends[0]);
     strays_end();
+    folder_remove();
     printed_show(s->check ? s->check->name : "open");
     if (answer && strcmp(text_of(answer, "status"), "died") == 0) {
         cJSON *told = answer;

@@ -7,6 +7,7 @@
 #include "area.h"
 #include "bench.h"
 #include "host/bootstrap.h"
+#include "late.h"
 #include "numbers.h"
 #include "plugin/descriptor.h"
 #include "plugin/fault.h"
@@ -73,11 +74,9 @@ static void close_world(world *w)
 static char *in_world(bench *b, char *(*body)(world *w))
 {
     world w;
-    plugin_ops(b->plugin, &w.ops, sizeof w.ops);
-    if (w.ops.suits(&env) <= 0) {
-        b->skipped = fault_format("suits says that it is not for a world of one rank");
+    b->skipped = ranks_refused(b, 1);
+    if (b->skipped)
         return NULL;
-    }
     char *fault = open_world(&w, b);
     if (!fault)
         fault = body(&w);
@@ -103,13 +102,19 @@ static char *init_check(bench *b)
     plugin_ops(b->plugin, &ops, sizeof ops);
     if (ops.suits(&env) != ops.suits(&env))
         return fault_format("suits says something else when it is asked again");
-    if (!(ops.spaces & ZDS_SPACE_BIT(ZDS_SPACE_HOST)))
+    if (!(ops.spaces & ZDS_SPACE_BIT(ZDS_SPACE_HOST))) {
         b->skipped = fault_format("it moves device memory; this check has only the host");
-    else if (ops.suits(&env) > 0)
-        return in_world(b, nothing);
-    else
-        b->skipped = ranks_refused(b, 2);
-    return b->skipped ? NULL : ranks_run(b, 2, RANKS_TIMEOUT_MS, nothing_more);
+        return NULL;
+    }
+    int32_t size = 1;
+    b->skipped = ranks_refused(b, size);
+    while (b->skipped && size < RANKS_MOST) {
+        fault_free(b->skipped);
+        b->skipped = ranks_refused(b, ++size);
+    }
+    if (b->skipped)
+        return NULL;
+    return size == 1 ? in_world(b, nothing) : ranks_run(b, size, RANKS_TIMEOUT_MS, nothing_more);
 }
 
 /* === memory === */
@@ -137,10 +142,13 @@ static char *alloc_both(world *w, uint64_t bytes)
 {
     zds_region *const both[] = {&w->src, &w->dst};
     for (int i = 0; i < 2; i++) {
-        *both[i] = (zds_region){.struct_size = sizeof(zds_region)};
+        bench_room room;
         bench_clear(w->b);
-        zds_status status = w->ops.mem_alloc(w->self, bytes, ZDS_MEM_SYMMETRIC, both[i]);
-        char *fault = status ? fail(w, "mem_alloc", status) : region_fault(w, both[i], bytes);
+        zds_status status =
+            w->ops.mem_alloc(w->self, bytes, ZDS_MEM_SYMMETRIC, bench_fill(&room, sizeof *both[i]));
+        char *fault = bench_filled(&room, sizeof *both[i], both[i], "mem_alloc");
+        if (!fault)
+            fault = status ? fail(w, "mem_alloc", status) : region_fault(w, both[i], bytes);
         if (fault)
             return fault;
     }
@@ -181,7 +189,7 @@ static char *finish(const world *w, const char *what, zds_status status, zds_eve
     char *fault = done ? bench_event_fault(done) : NULL;
     if (!done || fault)
         return fault;
-    if (w->ops.progress)
+    if (w->ops.progress && !(w->ops.flags & ZDS_COMM_AUTO_PROGRESS))
         w->ops.progress(w->self);
     status = done->ops->test(done, &over);
     if (!status)
@@ -203,9 +211,25 @@ static char *expect_copy(const world *w, const char *what, zds_dtype dtype)
     return NULL;
 }
 
+typedef struct source {
+    void *base;
+    zds_dtype dtype;
+} source;
+
+static void write_source(void *arg)
+{
+    const source *s = arg;
+    for (uint64_t i = 0; i < COUNT; i++)
+        number_write(s->base, s->dtype, i, fabs(number_random(5, i)) * 20);
+}
+
+/* The source is written when the operation waits for it. */
 static char *run_one(world *w, const char *what, collective function, zds_dtype dtype, int32_t op)
 {
-    zds_event *done = NULL;
+    late_event late;
+    source from = {w->src.base, dtype};
+    zds_event *done = NULL, *const waits[] = {&late.base, NULL};
+    late_init(&late, write_source, &from);
     const zds_coll coll = {.struct_size = sizeof coll,
                            .tag = 1,
                            .src = w->src.base,
@@ -213,13 +237,16 @@ static char *run_one(world *w, const char *what, collective function, zds_dtype 
                            .count = COUNT,
                            .src_dtype = dtype,
                            .dst_dtype = dtype,
-                           .op = op};
-    for (uint64_t i = 0; i < COUNT; i++)
-        number_write(w->src.base, dtype, i, fabs(number_random(5, i)) * 20);
+                           .op = op,
+                           .waits = waits,
+                           .wait_count = 2};
+    memset(w->src.base, 0, (size_t)w->src.bytes);
     memset(w->dst.base, 0, (size_t)w->dst.bytes);
     bench_clear(w->b);
     zds_status status = function(w->self, &coll, &done);
     char *fault = finish(w, what, status, done);
+    if (!fault && !late.done)
+        fault = fault_format("%s does not wait for the event in its waits", what);
     return fault ? fault : expect_copy(w, what, dtype);
 }
 
@@ -248,11 +275,14 @@ static char *moves(world *w)
         if (!fault)
             fault = run_one(w, "all_to_all", w->ops.all_to_all, d, ZDS_SUM);
     }
-    zds_event *done = NULL;
-    const zds_coll coll = {.struct_size = sizeof coll, .tag = 2};
+    late_event late;
+    zds_event *done = NULL, *const waits[] = {&late.base, NULL};
+    late_init(&late, NULL, NULL);
+    const zds_coll coll = {.struct_size = sizeof coll, .tag = 2, .waits = waits, .wait_count = 2};
     if (!fault)
         fault = finish(w, "barrier", w->ops.barrier(w->self, &coll, &done), done);
-    return fault;
+    return fault || late.done ? fault
+                              : fault_format("barrier does not wait for the event in its waits");
 }
 
 static char *reductions_check(bench *b)
@@ -395,6 +425,7 @@ const check checks_comm[] = {{"init and finalize", init_check, true},
                              {"reductions of several ranks", ranks_reductions, false},
                              {"moves between ranks", ranks_moves, false},
                              {"fused reduction of several ranks", ranks_fused, false},
+                             {"progress by itself", ranks_unpushed, false},
                              {"memory that ranks share", ranks_memory, false},
                              {"counters of several ranks", ranks_counters, false},
                              {"split of several ranks", ranks_split, false},

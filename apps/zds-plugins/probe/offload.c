@@ -3,13 +3,12 @@
 #include "offload.h"
 
 #include <cjson/cJSON.h>
-#include <dirent.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
+#include "folder.h"
 #include "numbers.h"
 #include "plugin/descriptor.h"
 #include "plugin/fault.h"
@@ -18,25 +17,14 @@
 
 enum { MIB = 1 << 20 };
 
-/* The size that zds_offload_info has, and no byte more, is the host's to be written. */
 static char *query(tier *t)
 {
-    struct {
-        zds_offload_info info;
-        unsigned char guard[64];
-    } room;
-    memset(&room, 0, sizeof room);
-    memset(room.guard, 0x5c, sizeof room.guard);
-    room.info.struct_size = sizeof room.info;
+    bench_room room;
+    zds_offload_info *info = bench_fill(&room, sizeof *info);
     bench_clear(t->b);
-    zds_status status = t->ops.query(t->self, &room.info);
-    if (status)
-        return bench_failure(t->b, "query", status);
-    for (size_t i = 0; i < sizeof room.guard; i++)
-        if (room.guard[i] != 0x5c)
-            return fault_format("query writes beyond the struct_size of its zds_offload_info");
-    t->info = room.info;
-    return NULL;
+    zds_status status = t->ops.query(t->self, info);
+    return status ? bench_failure(t->b, "query", status)
+                  : bench_filled(&room, sizeof *info, &t->info, "query");
 }
 
 static char *open_at(tier *t, bench *b, const char *path)
@@ -49,10 +37,13 @@ static char *open_at(tier *t, bench *b, const char *path)
     cJSON_Delete(values);
     if (fault)
         return fault;
-    const zds_offload_env env = {.struct_size = sizeof env, .path = path};
+    const zds_offload_env env = {
+        .struct_size = sizeof env, .device = space_is_device(t->ops.space) ? 0 : -1, .path = path};
     bench_clear(b);
     zds_status status = t->ops.open(&b->host, t->options, &env, &t->self);
     t->opened = status == ZDS_OK;
+    t->needs_more = b->error && (status == ZDS_ERR_CONFIG || status == ZDS_ERR_IO ||
+                                 status == ZDS_ERR_NOT_FOUND);
     return status ? bench_failure(b, "open", status) : query(t);
 }
 
@@ -65,35 +56,24 @@ static void close_at(tier *t)
 
 static char *open_tier(tier *t, bench *b)
 {
-    char folder[] = "/tmp/zds-check-XXXXXX";
-    if (!mkdtemp(folder)) {
+    char *folder = folder_within();
+    if (!folder) {
         *t = (tier){.b = b};
-        return fault_format("no folder could be made in /tmp");
+        return fault_format("no folder could be made for it in TMPDIR or /tmp");
     }
     char *fault = open_at(t, b, folder);
-    memcpy(t->folder, folder, sizeof folder);
+    t->folder = folder;
     return fault;
-}
-
-static void empty_folder(const char *folder)
-{
-    DIR *dir = opendir(folder);
-    const struct dirent *entry;
-    while (dir && (entry = readdir(dir)) != NULL)
-        unlinkat(dirfd(dir), entry->d_name, 0);
-    if (dir)
-        closedir(dir);
 }
 
 /* What the tier has left in its folder, as a fault. */
 static char *close_tier(tier *t)
 {
     close_at(t);
-    if (rmdir(t->folder) == 0)
-        return NULL;
-    char *fault = fault_format("close leaves files behind: %s", strerror(errno));
-    empty_folder(t->folder);
-    rmdir(t->folder);
+    char *fault = t->folder && rmdir(t->folder) != 0
+                      ? fault_format("close leaves files behind: %s", strerror(errno))
+                      : NULL;
+    free(t->folder);
     return fault;
 }
 
@@ -104,10 +84,11 @@ char *tier_failure(const tier *t, const char *function, zds_status status)
 
 char *tier_take(const tier *t, uint64_t bytes, zds_block *block)
 {
-    *block = (zds_block){.struct_size = sizeof *block};
+    bench_room room;
     bench_clear(t->b);
-    zds_status status = t->ops.alloc(t->self, bytes, block);
-    return status ? tier_failure(t, "alloc", status) : NULL;
+    zds_status status = t->ops.alloc(t->self, bytes, bench_fill(&room, sizeof *block));
+    char *fault = bench_filled(&room, sizeof *block, block, "alloc");
+    return status && !fault ? tier_failure(t, "alloc", status) : fault;
 }
 
 /* Zero at first; then, written in pieces, all as it was written. */
@@ -151,9 +132,9 @@ static char *block_fault(const tier *t, const zds_block *block, uint64_t bytes)
         return fault_format("alloc gives a block on %s %d, but query says %s %d",
                             shown_space(block->device.space), block->device.ordinal,
                             shown_space(t->info.device.space), t->info.device.ordinal);
-    if ((t->ops.space == ZDS_SPACE_FILE) != (block->pointer == NULL))
-        return fault_format("alloc gives a block in space %s with the pointer %p",
-                            shown_space(t->ops.space), block->pointer);
+    if ((!bytes || t->ops.space == ZDS_SPACE_FILE) != (block->pointer == NULL))
+        return fault_format("alloc gives a block of %llu bytes in space %s with the pointer %p",
+                            (unsigned long long)bytes, shown_space(t->ops.space), block->pointer);
     const uint64_t alignment = t->info.alignment < 64 ? 64 : t->info.alignment;
     if ((uintptr_t)block->pointer % alignment)
         return fault_format("alloc gives the pointer %p, which is not aligned to %llu bytes%s",
@@ -188,7 +169,7 @@ static char *open_and_close(bench *b)
 {
     tier t;
     char *fault = open_tier(&t, b);
-    const bool needs_more = !t.opened && b->error;
+    const bool needs_more = t.needs_more;
     if (!fault)
         fault = info_fault(&t);
     char *left = close_tier(&t);
@@ -203,8 +184,8 @@ static char *open_and_close(bench *b)
 
 static char *run_blocks(tier *t)
 {
-    enum { BLOCKS = 6 };
-    static const uint64_t sizes[BLOCKS] = {1, 511, 4096, MIB + 3, 3 * MIB, 64};
+    enum { BLOCKS = 7 };
+    static const uint64_t sizes[BLOCKS] = {0, 1, 511, 4096, MIB + 3, 3 * MIB, 64};
     zds_block blocks[BLOCKS];
     size_t made = 0;
     char *fault = NULL;
@@ -213,11 +194,11 @@ static char *run_blocks(tier *t)
         if (fault)
             break;
         fault = block_fault(t, &blocks[made], sizes[made]);
-        if (!fault)
+        if (!fault && sizes[made])
             fault = round_trip(t, &blocks[made], sizes[made], made + 1);
     }
     /* All are there still: none lies over another. */
-    for (size_t i = 0; i < made && !fault; i++) {
+    for (size_t i = 1; i < made && !fault; i++) {
         area *memory = tier_buffer(sizes[i]);
         fault = tier_get(t, &blocks[i], 0, memory->data, sizes[i]);
         if (!fault)
@@ -228,6 +209,17 @@ static char *run_blocks(tier *t)
     for (size_t i = 0; i < made; i++)
         t->ops.free(t->self, &blocks[i]);
     return fault;
+}
+
+char *tier_on_device(bench *b, char *(*body)(tier *t))
+{
+    zds_offload_ops ops;
+    plugin_ops(b->plugin, &ops, sizeof ops);
+    if (space_is_device(ops.space))
+        return tier_in(b, body);
+    b->skipped = fault_format("its blocks are in space %s, where the host itself does that",
+                              space_name(ops.space));
+    return NULL;
 }
 
 char *tier_in(bench *b, char *(*body)(tier *t))
@@ -312,9 +304,9 @@ static char *folder_check(bench *b)
         tier t;
         bench_at("with the path %s", paths[i] ? paths[i] : "NULL");
         char *fault = open_at(&t, b, paths[i]);
-        const bool opened = t.opened, told = b->error != NULL;
+        const bool opened = t.opened;
         close_at(&t);
-        if (!opened && told) {
+        if (t.needs_more) {
             fault_free(fault);
             continue;
         }
@@ -330,7 +322,8 @@ static char *folder_check(bench *b)
 static char *run_adopt(tier *t)
 {
     enum { BYTES = 12288, FIRST = 5000, PART = 3001 };
-    zds_block block, view = {.struct_size = sizeof view};
+    bench_room room;
+    zds_block block, view;
     char *fault = tier_take(t, BYTES, &block);
     if (fault)
         return fault;
@@ -340,7 +333,11 @@ static char *run_adopt(tier *t)
     tier_pattern(bytes, BYTES, 1, 0);
     fault = tier_put(t, &block, 0, bytes, BYTES);
     bench_clear(t->b);
-    zds_status status = fault ? ZDS_OK : t->ops.adopt(t->self, start, PART, &view);
+    void *made = bench_fill(&room, sizeof view);
+    zds_status status = fault ? ZDS_OK : t->ops.adopt(t->self, start, PART, made);
+    char *wrote = bench_filled(&room, sizeof view, &view, "adopt");
+    if (wrote)
+        return wrote;
     if (status)
         fault = tier_failure(t, "adopt", status);
     else if (!fault && (view.pointer != start || view.bytes != PART))
@@ -414,6 +411,8 @@ const check checks_offload[] = {{"open and close the tier", open_and_close, true
                                 {"accumulate", offload_accumulate, false},
                                 {"sums of chunks", offload_sums, false},
                                 {"streams", offload_streams, false},
+                                {"streams wait for each other", offload_order, false},
+                                {"device calls wait for their events", offload_device_waits, false},
                                 {"errors on a stream", offload_late_errors, false},
                                 {"too much memory is refused", too_much_check, false},
                                 {"no leaks", leaks, false},

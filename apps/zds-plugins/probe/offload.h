@@ -12,11 +12,14 @@ typedef struct tier {
     zds_offload_info info;
     void *options, *self;
     bool opened;
-    char folder[32];
+    bool needs_more; /* not opened, for want of a folder or a device, as it says */
+    char *folder;
 } tier;
 
 /* Runs `body` with a tier that is open, and closes it. */
 char *tier_in(bench *b, char *(*body)(tier *t));
+/* The same with one in a device's space; b->skipped for others. */
+char *tier_on_device(bench *b, char *(*body)(tier *t));
 /* As bench_failure. */
 char *tier_failure(const tier *t, const char *function, zds_status status);
 /* A block; a fault if it cannot be had. */
@@ -48,7 +51,10 @@ char *offload_fill(bench *b);
 char *offload_convert(bench *b);
 char *offload_accumulate(bench *b);
 char *offload_sums(bench *b);
+
 char *offload_streams(bench *b);
+char *offload_order(bench *b);
+char *offload_device_waits(bench *b);
 char *offload_late_errors(bench *b);
 
 #endif

@@ -1,8 +1,8 @@
 /* What a tier's copies and their events promise: bytes to and from the host, after what they wait
  * for, several at a time. */
-#include <pthread.h>
 #include <string.h>
 
+#include "late.h"
 #include "numbers.h"
 #include "offload.h"
 #include "plugin/fault.h"
@@ -99,45 +99,6 @@ char *tier_get(const tier *t, const zds_block *block, uint64_t offset, void *mem
 
 /* === what a copy waits for === */
 
-/* An event that is done once it was waited for, and then has changed what it is in the way of; of
- * any thread. */
-typedef struct late_event {
-    zds_event base;
-    void (*work)(void *arg);
-    void *arg;
-    pthread_mutex_t lock;
-    zds_status status; /* its own end */
-    bool done;
-} late_event;
-
-static zds_status late_wait(zds_event *event)
-{
-    late_event *e = (late_event *)(void *)event;
-    pthread_mutex_lock(&e->lock);
-    if (!e->done && e->work)
-        e->work(e->arg);
-    e->done = true;
-    pthread_mutex_unlock(&e->lock);
-    return e->status;
-}
-
-static zds_status late_test(zds_event *event, int32_t *done)
-{
-    *done = 1; /* testing moves the work forward, all the way */
-    return late_wait(event);
-}
-
-static void late_release(zds_event *event)
-{
-    (void)event;
-}
-
-static const zds_event_ops late_ops = {.struct_size = sizeof late_ops,
-                                       .flags = ZDS_EVENT_ANY_THREAD,
-                                       .test = late_test,
-                                       .wait = late_wait,
-                                       .release = late_release};
-
 /* Its source being filled, or the last user of its destination. */
 enum { LATE_BYTES = 64 << 10, LATE_SEED = 99 };
 
@@ -154,8 +115,8 @@ static void clear_late(void *memory)
 static char *copy_late(const tier *t, const char *what, zds_end from, zds_end to,
                        void (*work)(void *arg), void *memory)
 {
-    late_event late = {
-        .base = {&late_ops}, .work = work, .arg = memory, .lock = PTHREAD_MUTEX_INITIALIZER};
+    late_event late;
+    late_init(&late, work, memory);
     zds_event *const waits[] = {&late.base, NULL}; /* one that is done already is NULL */
     zds_event *done = NULL;
     const zds_copy copy = {.struct_size = sizeof copy,
@@ -203,8 +164,9 @@ static char *run_waits(tier *t)
 static char *run_failures(tier *t)
 {
     enum { BYTES = 4096 };
-    late_event late = {
-        .base = {&late_ops}, .lock = PTHREAD_MUTEX_INITIALIZER, .status = ZDS_ERR_PEER};
+    late_event late;
+    late_init(&late, NULL, NULL);
+    late.status = ZDS_ERR_PEER;
     zds_event *const waits[] = {&late.base};
     zds_event *done = NULL;
     zds_block block;

@@ -1,5 +1,4 @@
-/* What a device's tier does to bytes for the host: fill, convert, accumulate, sums of chunks; and
- * the order and the errors of its streams. */
+/* What a device's tier does to bytes for the host: fill, convert, accumulate, sums of chunks. */
 #include <math.h>
 #include <string.h>
 
@@ -14,17 +13,6 @@ enum { COUNT = 3001, CHUNK = 1024, LARGEST = 8 };
 static const zds_dtype all[] = {ZDS_F32, ZDS_F16, ZDS_BF16, ZDS_F64,
                                 ZDS_I8,  ZDS_U8,  ZDS_I32,  ZDS_I64};
 static const zds_dtype passed[] = {ZDS_F32, ZDS_F16, ZDS_BF16, ZDS_I8, ZDS_U8};
-
-static char *on_device(bench *b, char *(*body)(tier *t))
-{
-    zds_offload_ops ops;
-    plugin_ops(b->plugin, &ops, sizeof ops);
-    if (space_is_device(ops.space))
-        return tier_in(b, body);
-    b->skipped = fault_format("its blocks are in space %s, where the host itself does that",
-                              space_name(ops.space));
-    return NULL;
-}
 
 /* The number as an element of the dtype keeps it, rounded as zds_pass says. */
 static double kept(double value, zds_dtype dtype)
@@ -299,213 +287,22 @@ static char *run_sums(tier *t)
     return fault;
 }
 
-/* === streams === */
-
-static char *make_stream(const tier *t, zds_stream *stream)
-{
-    *stream = (zds_stream){.struct_size = sizeof *stream};
-    bench_clear(t->b);
-    zds_status status = t->ops.stream_create(t->self, stream);
-    if (status)
-        return tier_failure(t, "stream_create", status);
-    if (stream->device.space != t->info.device.space ||
-        stream->device.ordinal != t->info.device.ordinal)
-        return fault_format("stream_create gives a stream of another device than query says");
-    return NULL;
-}
-
-static char *synchronise(const tier *t, const zds_stream *stream)
-{
-    bench_clear(t->b);
-    zds_status status = t->ops.stream_sync(t->self, stream);
-    return status ? tier_failure(t, "stream_sync", status) : NULL;
-}
-
-/* There, twice as much, and back: each needs the one before, and nobody waits in between. */
-static zds_status chain(const tier *t, const zds_stream *stream, const zds_block *block,
-                        float *memory, uint64_t count)
-{
-    const uint64_t bytes = count * sizeof(float);
-    const zds_copy there = {.struct_size = sizeof there,
-                            .from = tier_host(memory),
-                            .to = tier_there(block, 0),
-                            .bytes = bytes,
-                            .stream = stream};
-    const zds_pass twice = {.struct_size = sizeof twice,
-                            .from = tier_there(block, 0),
-                            .to = tier_there(block, 0),
-                            .from_dtype = ZDS_F32,
-                            .to_dtype = ZDS_F32,
-                            .count = count,
-                            .scale = 1,
-                            .add = 1,
-                            .stream = stream};
-    const zds_copy back = {.struct_size = sizeof back,
-                           .from = tier_there(block, 0),
-                           .to = tier_host(memory),
-                           .bytes = bytes,
-                           .stream = stream};
-    zds_status status = t->ops.copy(t->self, &there, NULL);
-    if (!status)
-        status = t->ops.accumulate(t->self, &twice, NULL);
-    return status ? status : t->ops.copy(t->self, &back, NULL);
-}
-
-enum { LINK = 1000, ROUNDS = 5 };
-
-static char *run_streams(tier *t)
-{
-    zds_stream streams[2];
-    zds_block blocks[2];
-    float memory[2][LINK];
-    int made = 0;
-    char *fault = NULL;
-    for (; made < 2 && !fault; made++) {
-        for (int i = 0; i < LINK; i++)
-            memory[made][i] = (float)(made + i);
-        fault = make_stream(t, &streams[made]);
-        if (!fault)
-            fault = tier_take(t, sizeof memory[made], &blocks[made]);
-        if (fault)
-            return fault;
-    }
-    for (int k = 0; k < ROUNDS && !fault; k++)
-        for (int s = 0; s < 2 && !fault; s++) {
-            bench_clear(t->b);
-            zds_status put = chain(t, &streams[s], &blocks[s], memory[s], LINK);
-            fault = put ? tier_failure(t, "a call on a stream", put) : NULL;
-        }
-    zds_event *done = NULL;
-    bench_clear(t->b);
-    zds_status status = fault ? ZDS_OK : t->ops.stream_record(t->self, &streams[0], &done);
-    if (!fault)
-        fault = tier_finish(t, "stream_record", status, done);
-    if (!fault)
-        fault = synchronise(t, &streams[1]);
-    for (int s = 0; s < 2; s++)
-        for (int i = 0; i < LINK && !fault; i++)
-            if (memory[s][i] != (float)((s + i) << ROUNDS))
-                fault = fault_format("doubled on a stream %d times, %d is %g %s", ROUNDS, s + i,
-                                     (double)memory[s][i],
-                                     s ? "after stream_sync" : "after stream_record's event");
-    for (int s = 0; s < 2; s++) {
-        fault_free(synchronise(t, &streams[s]));
-        t->ops.stream_destroy(t->self, &streams[s]);
-        t->ops.free(t->self, &blocks[s]);
-    }
-    return fault;
-}
-
-static zds_status failed_wait(zds_event *event)
-{
-    (void)event;
-    return ZDS_ERR_PEER;
-}
-
-static zds_status failed_test(zds_event *event, int32_t *done)
-{
-    *done = 1;
-    return failed_wait(event);
-}
-
-static void failed_release(zds_event *event)
-{
-    (void)event;
-}
-
-/* What cannot be carried out is told by stream_sync, once, and what came after it did nothing. */
-static char *fail_on_stream(const tier *t, const zds_stream *stream, const zds_block *block)
-{
-    static const zds_event_ops failed_ops = {.struct_size = sizeof failed_ops,
-                                             .flags = ZDS_EVENT_ANY_THREAD,
-                                             .test = failed_test,
-                                             .wait = failed_wait,
-                                             .release = failed_release};
-    zds_event failed = {&failed_ops};
-    zds_event *const waits[] = {&failed};
-    zds_fill fill = {.struct_size = sizeof fill,
-                     .to = tier_there(block, 0),
-                     .dtype = ZDS_U8,
-                     .value = 1,
-                     .count = block->bytes,
-                     .waits = waits,
-                     .wait_count = 1,
-                     .stream = stream};
-    zds_status first = t->ops.fill(t->self, &fill, NULL);
-    fill.wait_count = 0;
-    zds_status second = t->ops.fill(t->self, &fill, NULL);
-    bench_clear(t->b);
-    zds_status synced = t->ops.stream_sync(t->self, stream);
-    for (int i = 0; i < 2; i++)
-        if ((i ? second : first) != ZDS_OK && (i ? second : first) != ZDS_ERR_PEER)
-            return tier_failure(t, "a fill that cannot begin", i ? second : first);
-    if (synced != ZDS_ERR_PEER)
-        return fault_format("something on a stream has failed with \"%s\", and stream_sync returns "
-                            "\"%s\"",
-                            zds_status_name(ZDS_ERR_PEER), zds_status_name(synced));
-    if (!t->b->error)
-        return tier_failure(t, "stream_sync", synced);
-    unsigned char bytes[64];
-    char *fault = tier_get(t, block, 0, bytes, sizeof bytes);
-    if (!fault)
-        fault = tier_expect(bytes, sizeof bytes, 0, 0, "after what has failed on its stream");
-    if (!fault)
-        fault = bench_within(synchronise(t, stream), "stream_sync once more");
-    bench_clear(t->b);
-    zds_status third = fault ? ZDS_OK : t->ops.fill(t->self, &fill, NULL);
-    if (third)
-        fault = tier_failure(t, "fill after stream_sync", third);
-    if (!fault)
-        fault = synchronise(t, stream);
-    if (!fault)
-        fault = tier_get(t, block, 0, bytes, sizeof bytes);
-    for (size_t i = 0; i < sizeof bytes && !fault; i++)
-        if (bytes[i] != 1)
-            fault = fault_format("a fill after stream_sync has told of an error does nothing");
-    return fault;
-}
-
-static char *run_late_errors(tier *t)
-{
-    zds_stream stream;
-    zds_block block;
-    char *fault = make_stream(t, &stream);
-    if (!fault)
-        fault = tier_take(t, 64, &block);
-    if (fault)
-        return fault;
-    fault = fail_on_stream(t, &stream, &block);
-    t->ops.stream_destroy(t->self, &stream);
-    t->ops.free(t->self, &block);
-    return fault;
-}
-
 char *offload_fill(bench *b)
 {
-    return on_device(b, run_fill);
+    return tier_on_device(b, run_fill);
 }
 
 char *offload_convert(bench *b)
 {
-    return on_device(b, run_convert);
+    return tier_on_device(b, run_convert);
 }
 
 char *offload_accumulate(bench *b)
 {
-    return on_device(b, run_accumulate);
+    return tier_on_device(b, run_accumulate);
 }
 
 char *offload_sums(bench *b)
 {
-    return on_device(b, run_sums);
-}
-
-char *offload_streams(bench *b)
-{
-    return on_device(b, run_streams);
-}
-
-char *offload_late_errors(bench *b)
-{
-    return on_device(b, run_late_errors);
+    return tier_on_device(b, run_sums);
 }

@@ -43,10 +43,13 @@ typedef char *(*peer_body)(peer *p);
 char *ranks_run(bench *b, int32_t size, int32_t timeout_ms, peer_body body);
 /* Rank 0 alone of `size`, without init and finalize. */
 char *ranks_first(bench *b, int32_t size, int32_t timeout_ms, peer_body body);
-/* ranks_run for 2 ranks and for 3; sets b->skipped where the plugin is not for them. */
+/* ranks_run for 2 ranks and for 3, as far as the plugin is for them; sets b->skipped where it is
+ * for neither. */
 char *ranks_worlds(bench *b, peer_body body);
-/* A port that nobody has now. */
+/* For a new world: a port that nobody has now, at ranks_address(). */
 int32_t ranks_port(void);
+/* One of this machine's own, which no other check that runs now has. */
+const char *ranks_address(void);
 /* Why such a world cannot be made, as a fault for b->skipped; NULL if it can. */
 char *ranks_refused(bench *b, int32_t size);
 
@@ -56,6 +59,8 @@ void peer_meet(peer *p);
 void peer_leaves(peer *p);
 
 zds_status peer_init(peer *p);
+/* Moves operations forward, where the plugin needs that. */
+zds_status peer_push(peer *p);
 /* An operation to its end. `dtype` is that of src and dst. The status is what failed of issuing and
  * waiting; the text is in p->b->error. */
 zds_status peer_call(peer *p, collective function, const zds_coll *coll);
@@ -67,6 +72,7 @@ zds_coll peer_coll(peer *p, const void *src, void *dst, uint64_t count, zds_dtyp
 char *ranks_reductions(bench *b);
 char *ranks_moves(bench *b);
 char *ranks_fused(bench *b);
+char *ranks_unpushed(bench *b);
 char *ranks_memory(bench *b);
 char *ranks_counters(bench *b);
 char *ranks_split(bench *b);

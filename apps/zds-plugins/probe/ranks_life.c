@@ -56,7 +56,7 @@ static char *shared_memory(peer *p)
 static char *registered(peer *p)
 {
     enum { BYTES = 4096 * 8, FIRST = 128 };
-    zds_region region = {.struct_size = sizeof region};
+    zds_region region;
     const int file = memfd_create("zds-check", MFD_CLOEXEC);
     char *mapped = file >= 0 && ftruncate(file, BYTES) == 0
                        ? mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0)
@@ -66,9 +66,14 @@ static char *registered(peer *p)
     int32_t *own = (int32_t *)(void *)(mapped + FIRST);
     for (int32_t i = 0; i < COUNT; i++)
         own[i] = i + p->rank;
+    bench_room made;
     bench_clear(p->b);
-    zds_status status = p->ops.mem_register(p->self, own, BYTES - FIRST,
-                                            (zds_device){.space = ZDS_SPACE_HOST}, &region);
+    zds_status status =
+        p->ops.mem_register(p->self, own, BYTES - FIRST, (zds_device){.space = ZDS_SPACE_HOST},
+                            bench_fill(&made, sizeof region));
+    char *wrote = bench_filled(&made, sizeof region, &region, "mem_register");
+    if (wrote)
+        return wrote;
     if (status && (status != ZDS_ERR_UNSUPPORTED || !(p->ops.flags & ZDS_COMM_COPIES)))
         return bench_failure(p->b, "mem_register", status);
     zds_coll coll = peer_coll(p, own, own, COUNT, ZDS_I32);
@@ -355,13 +360,18 @@ static char *given_up(peer *p)
 static char *try_operations(bench *b, int32_t timeout_ms, int first, int last, peer_body body)
 {
     char *fault = NULL;
-    b->skipped = ranks_refused(b, RANKS_MOST);
+    int32_t size = RANKS_MOST;
+    b->skipped = ranks_refused(b, size);
+    if (b->skipped) {
+        fault_free(b->skipped);
+        b->skipped = ranks_refused(b, --size);
+    }
     zds_comm_ops ops;
     plugin_ops(b->plugin, &ops, sizeof ops);
     for (tried = first; tried <= last && !fault && !b->skipped; tried++)
         if ((tried != RECEIVES || ops.recv) &&
             (tried != COUNTS || ops.flags & ZDS_COMM_NODE_SHARED))
-            fault = ranks_run(b, RANKS_MOST, timeout_ms, body);
+            fault = ranks_run(b, size, timeout_ms, body);
     return fault;
 }
 
@@ -373,7 +383,10 @@ char *ranks_death(bench *b)
 char *ranks_silence(bench *b)
 {
     char *fault = try_operations(b, SHORT_MS, 0, 0, ignored);
-    return fault || b->skipped ? fault : ranks_first(b, LOST + 1, SHORT_MS, alone);
+    if (fault || b->skipped)
+        return fault;
+    b->skipped = ranks_refused(b, LOST + 1);
+    return b->skipped ? NULL : ranks_first(b, LOST + 1, SHORT_MS, alone);
 }
 
 char *ranks_abort(bench *b)

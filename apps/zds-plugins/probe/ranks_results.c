@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "late.h"
 #include "numbers.h"
 #include "plugin/descriptor.h"
 #include "plugin/fault.h"
@@ -12,7 +13,8 @@
 
 enum { MOST = 4099, ELEMENT = 8, GUARD = 64, UNTOUCHED = 0x5c };
 
-static const uint64_t counts[] = {0, 1, 2, 1023, MOST};
+enum { LATE = 1023 }; /* of so many elements the source is written when an operation waits for it */
+static const uint64_t counts[] = {0, 1, 2, LATE, MOST};
 enum { COUNTS = sizeof counts / sizeof *counts };
 
 enum { ALL_REDUCE, REDUCE, REDUCE_SCATTER, ALL_GATHER, BROADCAST, ALL_TO_ALL };
@@ -180,6 +182,24 @@ static char *neighbour_fault(const peer *p, const trial *t, const char *src, con
     return NULL;
 }
 
+typedef struct written {
+    const peer *p;
+    const trial *t;
+    char *src;
+} written;
+
+static void write_source(void *arg)
+{
+    const written *w = arg;
+    for (uint64_t i = 0; i < source_count(w->p, w->t); i++)
+        number_write(w->src, w->t->dtype, i, source(w->t->dtype, w->p->rank, i));
+}
+
+static char *hasty(const char *what)
+{
+    return fault_format("%s does not wait for the event in its waits", what);
+}
+
 static char *try(peer *p, const trial *t)
 {
     const collective functions[] = {p->ops.all_reduce, p->ops.reduce,    p->ops.reduce_scatter,
@@ -189,14 +209,22 @@ static char *try(peer *p, const trial *t)
     place(p, t, &src, &dst);
     memset(t->src, UNTOUCHED, room);
     memset(t->dst, UNTOUCHED, room);
-    for (uint64_t i = 0; i < source_count(p, t); i++)
-        number_write(src, t->dtype, i, source(t->dtype, p->rank, i));
+    written w = {p, t, src};
+    late_event late;
+    zds_event *const waits[] = {&late.base, NULL};
+    late_init(&late, write_source, &w);
+    if (t->count != LATE)
+        write_source(&w);
     zds_coll coll = peer_coll(p, src, dst, t->count, t->dtype);
+    coll.waits = waits;
+    coll.wait_count = t->count == LATE ? 2 : 0;
     coll.op = t->op;
     coll.peer = t->root;
     bench_at("%d ranks: %s of %llu of %s%s", (int)p->size, names[t->kind],
              (unsigned long long)t->count, dtype_name(t->dtype), t->in_place ? ", in place" : "");
     char *fault = peer_do(p, "it", functions[t->kind], &coll);
+    if (!fault && t->count == LATE && !late.done)
+        fault = hasty("it");
     if (!fault)
         fault = result_fault(p, t, dst);
     if (!fault)
@@ -309,10 +337,16 @@ static char *messages(peer *p, const buffers *m, zds_dtype dtype, uint64_t count
     const int32_t next = (p->rank + 1) % p->size, last = (p->rank + p->size - 1) % p->size;
     char *src = m->regions[0].base, *dst = m->regions[1].base;
     memset(dst, UNTOUCHED, m->regions[1].bytes);
-    for (uint64_t i = 0; i < count; i++)
-        number_write(src, dtype, i, source(dtype, p->rank, i));
+    const trial t = {.kind = BROADCAST, .dtype = dtype, .count = count};
+    written w = {p, &t, src};
+    late_event late[2];
+    zds_event *const sends[] = {&late[0].base}, *const receives[] = {&late[1].base};
+    late_init(&late[0], write_source, &w);
+    late_init(&late[1], NULL, NULL);
     zds_coll coll = peer_coll(p, src, NULL, count, dtype);
     coll.peer = next;
+    coll.waits = sends;
+    coll.wait_count = 1;
     bench_clear(p->b);
     bench_at("%d ranks: send and recv of %llu of %s", (int)p->size, (unsigned long long)count,
              dtype_name(dtype));
@@ -324,12 +358,16 @@ static char *messages(peer *p, const buffers *m, zds_dtype dtype, uint64_t count
     coll.src = NULL;
     coll.dst = dst;
     coll.peer = last;
+    coll.waits = receives;
     char *fault = peer_do(p, "recv", p->ops.recv, &coll);
     status = !fault && sent ? sent->ops->wait(sent) : ZDS_OK;
     if (sent)
         sent->ops->release(sent);
     if (status)
         fault = bench_failure(p->b, "send", status);
+    for (int i = 0; i < 2 && !fault; i++)
+        if (!late[i].done)
+            fault = hasty(i ? "recv" : "send");
     for (uint64_t i = 0; i < count && !fault; i++)
         if (!number_same(number_read(dst, dtype, i), source(dtype, last, i)))
             fault = fault_format("recv of %llu of %s gives another element %llu than rank %d sent",
@@ -343,14 +381,19 @@ static char *messages(peer *p, const buffers *m, zds_dtype dtype, uint64_t count
 static char *barriers(peer *p)
 {
     for (int k = 1; k <= 20; k++) {
-        const zds_coll coll = peer_coll(p, NULL, NULL, 0, ZDS_F32);
+        late_event late;
+        zds_event *const waits[] = {&late.base};
+        late_init(&late, NULL, NULL);
+        zds_coll coll = peer_coll(p, NULL, NULL, 0, ZDS_F32);
+        coll.waits = waits;
+        coll.wait_count = 1;
         if (k % p->size == p->rank) /* who comes late is another each time */
             for (volatile int i = 0; i < 100000; i++)
                 ;
         atomic_fetch_add(&p->board->count, 1);
         char *fault = peer_do(p, "barrier", p->ops.barrier, &coll);
-        if (fault)
-            return fault;
+        if (fault || !late.done)
+            return fault ? fault : hasty("barrier");
         if (atomic_load(&p->board->count) < k * p->size)
             return fault_format("barrier %d is done before all ranks have issued it", k);
         peer_meet(p);
@@ -378,8 +421,7 @@ static char *in_flight(peer *p, const buffers *m)
     for (int k = 0; k < FLIGHTS && !status; k++) {
         int32_t over = done[k] == NULL;
         while (!over && !status) {
-            if (p->ops.progress)
-                p->ops.progress(p->self);
+            peer_push(p);
             status = done[k]->ops->test(done[k], &over);
         }
         if (done[k])
@@ -394,6 +436,60 @@ static char *in_flight(peer *p, const buffers *m)
             return fault_format("of several operations in flight element %d is %d, not %d", k,
                                 dst[k], want);
     }
+    return NULL;
+}
+
+/* One rank waits; the others have issued the operation, and do nothing more until it is done. */
+static char *unpushed_once(peer *p, const buffers *m, int kind, int32_t waiting)
+{
+    const collective functions[] = {p->ops.all_reduce, p->ops.reduce,    p->ops.reduce_scatter,
+                                    p->ops.all_gather, p->ops.broadcast, p->ops.all_to_all,
+                                    p->ops.barrier};
+    zds_event *done = NULL;
+    zds_coll coll = peer_coll(p, m->regions[0].base, m->regions[1].base, MOST, ZDS_F32);
+    coll.peer = waiting;
+    if (kind == REDUCE && p->rank != waiting)
+        coll.dst = NULL;
+    bench_clear(p->b);
+    bench_at("%d ranks: operation %d that nobody moves forward", (int)p->size, kind);
+    if (p->rank == waiting)
+        peer_meet(p);
+    zds_status status = functions[kind](p->self, &coll, &done);
+    if (p->rank != waiting)
+        peer_meet(p);
+    else if (!status && done)
+        status = done->ops->wait(done);
+    if (status)
+        return bench_within(
+            bench_failure(p->b, kind <= ALL_TO_ALL ? names[kind] : "barrier", status),
+            "while the others do nothing (its flags say ZDS_COMM_AUTO_PROGRESS)");
+    peer_meet(p);
+    if (p->rank != waiting && done)
+        status = done->ops->wait(done);
+    if (done)
+        done->ops->release(done);
+    return status ? bench_failure(p->b, "an operation that others have ended", status) : NULL;
+}
+
+static char *unpushed(peer *p)
+{
+    buffers m;
+    char *fault = open_buffers(p, &m);
+    for (int kind = ALL_REDUCE; kind <= ALL_TO_ALL + 1; kind++)
+        for (int32_t r = 0; r < p->size && !fault; r++)
+            fault = unpushed_once(p, &m, kind, r);
+    if (!fault)
+        close_buffers(p, &m);
+    return fault;
+}
+
+char *ranks_unpushed(bench *b)
+{
+    zds_comm_ops ops;
+    plugin_ops(b->plugin, &ops, sizeof ops);
+    if (ops.flags & ZDS_COMM_AUTO_PROGRESS)
+        return ranks_worlds(b, unpushed);
+    b->skipped = fault_format("its flags do not say ZDS_COMM_AUTO_PROGRESS");
     return NULL;
 }
 

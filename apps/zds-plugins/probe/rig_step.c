@@ -11,6 +11,7 @@
 #include "plugin/child.h"
 #include "plugin/fault.h"
 #include "plugin/registry.h"
+#include "ranks.h"
 #include "rig.h"
 
 /* Of a later host: what it knows more of is behind what this header has. */
@@ -417,7 +418,7 @@ static char *open_comm(rig *r)
                         .local_rank = s->port ? s->rank : 0,
                         .world_size = s->port ? s->world : 1,
                         .local_world_size = s->port ? s->world : 1,
-                        .master_addr = "127.0.0.1",
+                        .master_addr = ranks_address(),
                         .master_port = s->port,
                         .timeout_ms = child_limit_ms() / 3};
     bootstrap *meeting = bootstrap_open(&env);

@@ -93,11 +93,9 @@ static void look_after(count_event *e)
                   "all other ranks closed the communicator while rank %d waits for"
                   " %s",
                   (int)c->job->rank, e->what);
-    } else if (now - e->last_advance > c->job->timeout_ms) {
+    } else {
         list_behind(e, text, sizeof text);
-        comm_fail(c, ZDS_ERR_PEER,
-                  "rank(s) %s silent for %d ms (ZDS_TIMEOUT) while rank %d waits for %s", text,
-                  (int)c->job->timeout_ms, (int)c->job->rank, e->what);
+        health_bear(c, now - e->last_advance, text, e->what);
     }
 }
 

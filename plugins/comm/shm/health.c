@@ -158,6 +158,27 @@ bool health_has_left(const comm *c, int32_t r)
            (atomic_load(&c->slots[r].left) || atomic_load(&c->job->header->gone[c->world_rank[r]]));
 }
 
+void health_bear(comm *c, int64_t silent, const char *ranks, const char *what)
+{
+    const job *j = c->job;
+    const zds_host *host = j->host;
+    if (silent > j->timeout_ms) {
+        comm_fail(c, ZDS_ERR_PEER,
+                  "rank(s) %s silent for %d ms (ZDS_TIMEOUT) while rank %d waits for %s", ranks,
+                  (int)j->timeout_ms, (int)j->rank, what);
+        return;
+    }
+    if (silent < c->warned) /* there was news in between */
+        c->warned = 0;
+    if (silent - c->warned < j->warn_ms)
+        return;
+    c->warned = silent;
+    host->log(host, ZDS_LOG_WARNING,
+              "rank(s) %s silent for %lld s while rank %d waits for %s; an error after %d s "
+              "(ZDS_TIMEOUT)",
+              ranks, (long long)silent / 1000, (int)j->rank, what, (int)(j->timeout_ms / 1000));
+}
+
 static void check_silence(comm *c, const op *o, int64_t now)
 {
     char list[128] = "", text[160];
@@ -184,10 +205,8 @@ static void check_silence(comm *c, const op *o, int64_t now)
             used += (size_t)snprintf(list + used, sizeof list - used, "%s%d", used ? ", " : "",
                                      (int)world);
     }
-    if (first >= 0 && now - c->last_advance > c->job->timeout_ms)
-        comm_fail(c, ZDS_ERR_PEER,
-                  "rank(s) %s silent for %d ms (ZDS_TIMEOUT) while rank %d waits for %s", list,
-                  (int)c->job->timeout_ms, (int)c->job->rank, op_text(o, text, sizeof text));
+    if (first >= 0)
+        health_bear(c, now - c->last_advance, list, op_text(o, text, sizeof text));
 }
 
 void health_check(comm *c, const op *waiting)

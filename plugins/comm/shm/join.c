@@ -199,7 +199,7 @@ static zds_status gather(gathering *g)
 {
     job *j = g->j;
     const zds_host *host = j->host;
-    int64_t until = now_ms() + j->timeout_ms;
+    int64_t until = now_ms() + j->join_ms;
     struct pollfd *fds = host->alloc(host, sizeof *fds * (size_t)(j->size + STRANGERS), 0);
     if (!fds)
         return host->fail(host, ZDS_ERR_MEMORY, "no memory to wait for %d ranks", (int)j->size);
@@ -218,7 +218,7 @@ static zds_status gather(gathering *g)
             list_missing(j, missing, sizeof missing);
             status =
                 host->fail(host, ZDS_ERR_PEER, "rank(s) %s did not come within %d ms (ZDS_TIMEOUT)",
-                           missing, (int)j->timeout_ms);
+                           missing, (int)j->join_ms);
             break;
         }
         if (poll(fds, n, left < 1000 ? (int)left : 1000) < 0 && errno != EINTR)
@@ -363,7 +363,7 @@ static zds_status adopt(job *j, int fd, const welcome *w, ssize_t n)
 static zds_status follow(job *j, const zds_comm_env *env)
 {
     const zds_host *host = j->host;
-    int64_t until = now_ms() + j->timeout_ms;
+    int64_t until = now_ms() + j->join_ms;
     int fd = -1;
     zds_status status = reach(j, env, &fd);
     if (status)
@@ -386,7 +386,7 @@ static zds_status follow(job *j, const zds_comm_env *env)
         while (ready < 0 && errno == EINTR);
         if (ready == 0)
             return host->fail(host, ZDS_ERR_PEER, "rank 0 did not answer within %d ms",
-                              (int)j->timeout_ms + 2000);
+                              (int)j->join_ms + 2000);
         n = receive(fd, &w, &passed);
     }
     w.text[sizeof w.text - 1] = 0;

@@ -28,7 +28,12 @@ static zds_status check_env(const zds_host *host, const zds_comm_env *env)
     return simd_level(host, &level);
 }
 
-enum { SPINS = 12, MOST_SPINS = 1000000 };
+enum {
+    SPINS = 12,
+    MOST_SPINS = 1000000,
+    JOIN_MS = 60000, /* for all ranks to come, at most */
+    WARN_MS = 60000  /* of silence, from one warning to the next */
+};
 
 static const zds_option option_table[] = {
     {.name = "spins",
@@ -66,7 +71,9 @@ static zds_status open_job(const zds_host *host, const shm_options *options,
                : sysconf(_SC_NPROCESSORS_ONLN) >= j->size ? SPINS
                                                           : 0;
     j->huge_pages = !options || options->huge_pages;
-    j->timeout_ms = env->timeout_ms > 0 ? env->timeout_ms : 60000;
+    j->timeout_ms = env->timeout_ms > 0 ? env->timeout_ms : JOIN_MS;
+    j->join_ms = j->timeout_ms < JOIN_MS ? j->timeout_ms : JOIN_MS;
+    j->warn_ms = j->timeout_ms / 2 < WARN_MS ? j->timeout_ms / 2 : WARN_MS;
     pthread_mutex_init(&j->lock, NULL);
     atomic_store(&j->references, 1);
     j->sockets = host->alloc(host, (size_t)j->size * sizeof *j->sockets, 0);

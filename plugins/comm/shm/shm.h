@@ -127,8 +127,10 @@ typedef struct job {
     uint64_t arena_bytes;
     job_header *header;
     int32_t rank, size;
-    int32_t timeout_ms;
-    int32_t spins; /* rounds of a wait before it sleeps */
+    int32_t timeout_ms; /* of silence, */
+    int32_t join_ms;    /* of waiting for all to come, */
+    int32_t warn_ms;    /* and of silence between two warnings */
+    int32_t spins;      /* rounds of a wait before it sleeps */
     bool huge_pages;
     _Atomic int32_t references; /* communicators */
     pthread_mutex_t lock;       /* of `regions`: communicators may have threads of their own */
@@ -198,6 +200,7 @@ struct comm {
     /* waiting */
     bool inside;                                /* progress is running: no recursion */
     int64_t last_try, last_advance, last_check; /* ms */
+    int64_t warned;                             /* ms of silence at the last warning */
     zds_status status;                          /* of the failure that ended this communicator */
     char text[640];
 };
@@ -226,6 +229,9 @@ void health_open(job *j);
 void health_close(job *j);
 /* Looks for a reason to give up; `waiting`: the operation that the caller needs. */
 void health_check(comm *c, const op *waiting);
+/* Ranks that live have been silent for so many ms: a warning now and then, and in the end too long.
+ */
+void health_bear(comm *c, int64_t silent, const char *ranks, const char *what);
 /* The world rank of a process that ended without finalize, or -1. From any thread. */
 int32_t health_find_dead(const comm *c);
 /* Takes over what another rank has recorded; false if there is nothing. */
