@@ -79,8 +79,8 @@ typedef struct zds_stream {
  * plugin; for others the host waits before it makes the call. */
 typedef struct zds_event zds_event;
 enum {
-    /* `test` may be called from any thread at any time; without it, `test`, `wait` and `release` come
-     * between the maker's other calls, one at a time, and not always from the same thread. */
+    /* `test` may be called from any thread at any time; without it, `test`, `wait` and `release`
+     * come between the maker's other calls, one at a time, and not always from the same thread. */
     ZDS_EVENT_ANY_THREAD = 1u << 0
 };
 typedef struct zds_event_ops {

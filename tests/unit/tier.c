@@ -77,14 +77,15 @@ Test(tier, what_cannot_be_had_names_tier_size_and_purpose)
     cr_expect_eq(counted(&w, "states", "nvme"), 0);
     tier_free(&s);
     tier_close(files);
-    zds_offload_env env = {.struct_size = sizeof env, .path = "/nowhere"};
+    zds_offload_env env = {.struct_size = sizeof env, .device = -1, .path = "/nowhere"};
     tier *t;
     REFUSED(tier_open("nvme", plugin_of(FILES, ZDS_KIND_OFFLOAD, NULL), NULL, &env, w.memory,
                       w.threads, &t, error),
             ZDS_ERR_IO, "memory tier nvme: open: a folder is needed");
     cr_expect_null(t);
     REFUSED(tier_open("odd", plugin_of("tests/plugins/offload_unaligned", ZDS_KIND_OFFLOAD, NULL),
-                      NULL, &(zds_offload_env){.struct_size = sizeof env, .path = w.folder},
+                      NULL,
+                      &(zds_offload_env){.struct_size = sizeof env, .device = -1, .path = w.folder},
                       w.memory, w.threads, &t, error),
             ZDS_ERR_PLUGIN, "alignment is 48");
     world_end(&w);

@@ -104,7 +104,8 @@ TIER_FN const void *options_make(const zds_plugin *plugin, const char *json)
 TIER_FN tier *tier_make(const world *w, const char *name, const char *file, const char *json)
 {
     const zds_plugin *plugin = plugin_of(file, ZDS_KIND_OFFLOAD, NULL);
-    const zds_offload_env env = {.struct_size = sizeof env, .path = w->folder};
+    const zds_offload_env env = {
+        .struct_size = sizeof env, .device = strcmp(file, DEVICE) ? -1 : 0, .path = w->folder};
     zds_error error = ZDS_ERROR_INIT;
     tier *t;
     zds_status status = tier_open(name, plugin, options_make(plugin, json), &env, w->memory,

@@ -504,8 +504,8 @@ typedef struct zds_sched_ops {
      * first step uses; k is what holds after the k-th applied step. `values`: [group_count], zeroed
      * by the host. */
     zds_status (*at)(void *self, int64_t moves, zds_sched_value *values, size_t value_stride);
-    /* Optional. A metric of the run (an evaluation loss): rank 0's value, the same on every rank.
-     */
+    /* Required with OBSERVES. A metric of the run (an evaluation loss): rank 0's value, the same on
+     * every rank. */
     zds_status (*observe)(void *self, double metric);
     /* Optional, with OBSERVES: the state that a checkpoint keeps. save writes state_bytes(self)
      * bytes. */
@@ -824,8 +824,9 @@ typedef struct zds_coll {
 #define ZDS_COLL_1_0 ZDS_SIZE_THROUGH(zds_coll, stream)
 
 /* One thread at a time issues operations of a communicator and waits for them, the same order on
- * every rank; `progress` and `counter_add` may come from another thread between such calls. All collectives are
- * asynchronous: `coll`'s pointers (not the struct) stay valid until the event is done.
+ * every rank; `progress` and `counter_add` may come from another thread between such calls. All
+ * collectives are asynchronous: `coll`'s pointers (not the struct) stay valid until the event is
+ * done.
  *
  * An operation is done when its result is ready and the peers have finished reading this rank's
  * source: then dst may be read, and src be written.
@@ -834,8 +835,8 @@ typedef struct zds_coll {
  * rank that waits for it; after an error only abort and finalize may be called. */
 struct zds_comm_ops {
     size_t struct_size;
-    uint64_t flags;         /* ZDS_COMM_... */
-    uint32_t spaces;        /* masks: where buffers may be */
+    uint64_t flags;  /* ZDS_COMM_... */
+    uint32_t spaces; /* masks: where buffers may be */
     /* Of sources of all_reduce, reduce and reduce_scatter: ZDS_F32 at least. What only moves may be
      * of any. A FUSED operation's result may be F32, F16 or BF16, whatever its source. */
     uint32_t reduce_dtypes;
@@ -891,8 +892,8 @@ struct zds_comm_ops {
     zds_status (*recv)(void *self, const zds_coll *coll, zds_event **done);
     /* Of `coll` only tag, what, waits and stream count. */
     zds_status (*barrier)(void *self, const zds_coll *coll, zds_event **done);
-    /* Optional: operations between the two may be sent as one; their events are valid after
-     * group_end. */
+    /* Optional, both or neither: operations between the two may be sent as one; their events are
+     * valid after group_end. */
     zds_status (*group_begin)(void *self);
     zds_status (*group_end)(void *self);
     /* Moves operations in flight forward without blocking. Optional with AUTO_PROGRESS. */
