@@ -140,7 +140,7 @@ def overflow(folder, cases):
 
 
 def on_the_wire(folder, grads, cases):
-    """After the freeze a step sends, beside the engine's row of 48 bytes, one bit an element in each of
+    """After the freeze a step sends, beside the engine's row of 56 bytes, one bit an element in each of
     two collectives, and a scale a vector: counted by a communication plugin, as what a run of one step more sends more."""
     build = os.path.dirname(BIN)
     with tempfile.TemporaryDirectory() as plugins:
@@ -163,7 +163,7 @@ def on_the_wire(folder, grads, cases):
             vectors = [sum(sizes)] if "lamb" in case["id"] else sizes
             bits = sum(-(-n // unit) * unit for n in vectors) // world  # for each other rank
             message = bits // 8 + 4 * len(vectors)
-            row = 48
+            row = 56
             try:
                 before, after = counts(case, 14), counts(case, 15)
                 step = {n: (after[n][0] - before[n][0], after[n][1] - before[n][1]) for n in after}
