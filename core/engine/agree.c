@@ -1,90 +1,186 @@
 /* Before anything is laid out: all ranks have the same config, model and options, or none starts.
- */
+ * Ranks compare one hash a topic. Where one differs, they find out what it is: each puts what it
+ * has into buckets by name, several times over in other ways, and what differs lies in a bucket
+ * that differs every time. */
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
+#include <cjson/cJSON.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "engine/internal.h"
 #include "host/error.h"
 
-enum { CONFIG = 0, MODEL = 1, OPTIONS = 2, TOPICS = 3 };
-static const char *const topics[TOPICS] = {
-    "ds_config", "model (names, shapes, order or roles of parameters and modules)",
-    "program's options (optimizer, scheduler, seed, groups, steps of the run)"};
+enum { BUCKETS = PEERS_DOUBLES, ROUNDS = 3 };
+
+/* One thing of a topic: by what name it is told, and all that it is. */
+typedef void (*take_item)(void *to, const char *name, uint64_t hash);
+
+typedef struct topic {
+    const char *name;
+    void (*visit)(const zds_engine *e, const zds_engine_options *o, take_item take, void *to);
+} topic;
 
 static uint64_t text_hash(const char *text, uint64_t seed)
 {
     return text ? XXH64(text, strlen(text) + 1, seed) : seed + 1;
 }
 
-/* False without memory. */
-static bool config_hash(const zds_config *config, uint64_t *hash)
+/* === what there is === */
+
+static void visit_node(const cJSON *node, const char *path, take_item take, void *to)
 {
-    char *text = zds_config_node(config, "");
-    *hash = text_hash(text, 0);
-    free(text);
-    return text != NULL;
+    const cJSON *child;
+    char *text;
+    if (!cJSON_IsObject(node)) {
+        text = cJSON_PrintUnformatted(node);
+        take(to, path, text_hash(text, 0));
+        free(text);
+        return;
+    }
+    cJSON_ArrayForEach(child, node)
+    {
+        text = text_format("%s%s%s", path, *path ? "." : "", child->string);
+        visit_node(child, text ? text : "", take, to);
+        free(text);
+    }
 }
 
-static uint64_t model_hash(const zds_model *m)
+static void visit_config(const zds_engine *e, const zds_engine_options *o, take_item take, void *to)
 {
-    uint64_t hash = 0;
-    for (uint32_t i = 0; i < m->param_count; i++) {
-        const model_param *p = &m->params[i];
-        uint64_t row[] = {p->ndim, (uint64_t)p->role, p->frozen, p->group, p->home};
-        hash = text_hash(p->name, hash);
-        hash = XXH64(p->shape, p->ndim * sizeof *p->shape, hash);
+    (void)o;
+    visit_node(config_node(e->config, ""), "", take, to);
+}
+
+static void visit_model(const zds_engine *e, const zds_engine_options *o, take_item take, void *to)
+{
+    (void)o;
+    for (uint32_t i = 0; i < e->model->param_count; i++) {
+        const model_param *p = &e->model->params[i];
+        uint64_t row[] = {i, p->ndim, (uint64_t)p->role, p->frozen, p->group, p->home, p->last_use};
+        uint64_t hash = XXH64(p->shape, p->ndim * sizeof *p->shape, 0);
         hash = XXH64(row, sizeof row, hash);
         hash = XXH64(&p->width_mult, sizeof p->width_mult, hash);
-        hash = XXH64(&p->fan_out_mult, sizeof p->fan_out_mult, hash);
+        take(to, p->name, XXH64(&p->fan_out_mult, sizeof p->fan_out_mult, hash));
     }
-    for (uint32_t i = 0; i < m->module_count; i++) {
-        const model_module *module = &m->modules[i];
-        hash = text_hash(module->name, hash);
-        hash = XXH64(module->params,
-                     (module->home_count + module->use_count) * sizeof *module->params, hash);
+    for (uint32_t i = 0; i < e->model->module_count; i++) {
+        const model_module *m = &e->model->modules[i];
+        size_t bytes = ((size_t)m->home_count + m->use_count) * sizeof *m->params;
+        take(to, m->name, XXH64(m->params, bytes, i + (uint64_t)1));
     }
-    return hash;
 }
 
-static uint64_t options_hash(const zds_engine *e, const zds_engine_options *o)
+static void visit_options(const zds_engine *e, const zds_engine_options *o, take_item take,
+                          void *to)
 {
-    uint64_t row[] = {e->seed, (uint64_t)o->total_steps, (uint64_t)o->warmup_steps, o->keep_groups};
-    uint64_t hash = XXH64(row, sizeof row, 0);
-    hash = text_hash(o->optimizer, hash);
-    hash = text_hash(o->optimizer_params, hash);
-    hash = text_hash(o->scheduler, hash);
-    hash = text_hash(o->scheduler_params, hash);
+    const struct {
+        const char *name, *text;
+    } texts[] = {{"optimizer", o->optimizer},
+                 {"optimizer_params", o->optimizer_params},
+                 {"scheduler", o->scheduler},
+                 {"scheduler_params", o->scheduler_params}};
+    const struct {
+        const char *name;
+        int64_t value;
+    } numbers[] = {{"seed", (int64_t)e->seed},
+                   {"steps of the run (total_steps)", o->total_steps},
+                   {"warmup_steps", o->warmup_steps},
+                   {"keep_groups", o->keep_groups},
+                   {"device", e->device.space}};
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
+        take(to, texts[i].name, text_hash(texts[i].text, 0));
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        take(to, numbers[i].name, XXH64(&numbers[i].value, sizeof numbers[i].value, 0));
     for (size_t i = 0; o->groups && i < o->group_count; i++) {
         const zds_group_desc *g = (const void *)((const char *)o->groups + i * o->group_stride);
-        hash = XXH64(&g->hyper.lr, 5 * sizeof(double), hash);
+        take(to, "groups", XXH64(&g->hyper.lr, 5 * sizeof(double), i));
     }
-    return hash;
+}
+
+static const topic topics[] = {
+    {"ds_config", visit_config}, {"model", visit_model}, {"options of the program", visit_options}};
+enum { TOPICS = sizeof topics / sizeof *topics };
+
+/* === all of it === */
+
+static void add_to(void *to, const char *name, uint64_t hash)
+{
+    uint64_t *sum = to; /* in whichever order: a config's keys may stand in any */
+    *sum += text_hash(name, hash);
+}
+
+/* === what differs === */
+
+typedef struct search {
+    uint64_t rounds[ROUNDS][BUCKETS];
+    bool differs[ROUNDS][BUCKETS];
+    int32_t round;
+    char *copy; /* of the first name whose buckets all differ */
+} search;
+
+static size_t bucket_of(const char *name, int32_t round)
+{
+    return text_hash(name, (uint64_t)round + 1) % BUCKETS;
+}
+
+static void fill_bucket(void *to, const char *name, uint64_t hash)
+{
+    search *s = to;
+    s->rounds[s->round][bucket_of(name, s->round)] += text_hash(name, hash);
+}
+
+static void look(void *to, const char *name, uint64_t hash)
+{
+    search *s = to;
+    (void)hash;
+    bool all = !s->copy;
+    for (int32_t r = 0; all && r < ROUNDS; r++)
+        all = s->differs[r][bucket_of(name, r)];
+    if (all)
+        s->copy = strdup(name);
+}
+
+/* Ranks `r` and 0 differ in a topic. */
+static zds_status name_difference(zds_engine *e, const zds_engine_options *o, const topic *t,
+                                  int32_t r, zds_error *error)
+{
+    search s = {.round = 0};
+    for (; s.round < ROUNDS; s.round++) {
+        const void *rows;
+        t->visit(e, o, fill_bucket, &s);
+        zds_status status = peers_gather(e->control, s.rounds[s.round], sizeof s.rounds[0], &rows,
+                                         "finding out what differs");
+        if (status)
+            return error_set(error, status, "%s", zds_engine_error(e));
+        const uint64_t *all = rows;
+        for (size_t b = 0; b < BUCKETS; b++)
+            s.differs[s.round][b] = all[b] != all[(size_t)r * BUCKETS + b];
+    }
+    t->visit(e, o, look, &s);
+    error_set(error, ZDS_ERR_DIVERGED,
+              "rank %d and rank 0 have a different %s: %s; give all ranks the same", r, t->name,
+              s.copy ? s.copy : "one has more than the other");
+    free(s.copy);
+    return ZDS_ERR_DIVERGED;
 }
 
 zds_status agree_on_start(zds_engine *e, const zds_engine_options *o, zds_error *error)
 {
+    uint64_t mine[TOPICS] = {0};
+    const void *rows;
     if (e->launch.world_size == 1)
         return ZDS_OK;
-    uint64_t mine[TOPICS] = {0, model_hash(e->model), options_hash(e, o)};
-    if (!config_hash(e->config, &mine[CONFIG]))
-        return error_set(error, ZDS_ERR_MEMORY, "no memory to compare the ds_config of all ranks");
-    const void *rows;
+    for (int t = 0; t < TOPICS; t++)
+        topics[t].visit(e, o, add_to, &mine[t]);
     zds_status status =
         peers_gather(e->control, mine, sizeof mine, &rows, "comparing config and model");
     if (status)
         return error_set(error, status, "%s", zds_engine_error(e));
     const uint64_t *all = rows;
-    for (int32_t r = 1; !status && r < e->launch.world_size; r++)
+    for (int32_t r = 1; r < e->launch.world_size; r++)
         for (int t = 0; t < TOPICS; t++)
-            if (all[(size_t)r * TOPICS + (size_t)t] != all[t]) {
-                status =
-                    error_set(error, ZDS_ERR_DIVERGED,
-                              "rank %d and rank 0 have a different %s; give all ranks the same", r,
-                              topics[t]);
-                break;
-            }
-    return status;
+            if (all[(size_t)r * TOPICS + (size_t)t] != all[t])
+                return name_difference(e, o, &topics[t], r, error);
+    return ZDS_OK;
 }

@@ -48,16 +48,18 @@ static zds_status find_launch(launch *l, const zds_engine_options *o, zds_error 
         return status;
     l->world_size = o->world_size;
     l->rank = o->rank;
-    l->local_world_size = o->local_world_size ? o->local_world_size : o->world_size;
-    l->local_rank = o->local_world_size ? o->local_rank : o->rank;
+    /* 0: the ranks find out who shares a node */
+    l->local_world_size = o->world_size == 1 ? 1 : o->local_world_size;
+    l->local_rank = l->local_world_size ? o->local_rank : 0;
     if (o->master_addr)
         l->master_addr = o->master_addr;
     if (o->master_port)
         l->master_port = o->master_port;
     else if (!l->master_port && o->world_size > 1)
         l->master_port = LAUNCH_PORT;
+    int32_t local = l->local_world_size ? l->local_world_size : l->world_size;
     if (l->world_size < 1 || l->rank < 0 || l->rank >= l->world_size || l->local_rank < 0 ||
-        l->local_rank >= l->local_world_size)
+        l->local_rank >= local || local > l->world_size)
         return error_set(error, ZDS_ERR_INVALID, "rank %d of %d (local %d of %d) is not possible",
                          l->rank, l->world_size, l->local_rank, l->local_world_size);
     return ZDS_OK;

@@ -80,8 +80,8 @@ zds_status zds_sum_over_ranks(zds_engine *e, double *values, size_t count)
 
 zds_status zds_barrier(zds_engine *e)
 {
-    double nothing = 0;
-    return zds_sum_over_ranks(e, &nothing, 1);
+    zds_status status = engine_usable(e);
+    return status ? status : peers_agree(e->control, ZDS_OK, "zds_barrier");
 }
 
 zds_status zds_broadcast(zds_engine *e, void *data, uint64_t bytes, int32_t root)
@@ -114,47 +114,47 @@ zds_status zds_fail(zds_engine *e, zds_status status, const char *format, ...)
 
 double zds_loss_scale(const zds_engine *e)
 {
-    return e->scale.value / (double)e->accumulation;
+    return e ? e->scale.value / (double)e->accumulation : 0;
 }
 
 int32_t zds_rank(const zds_engine *e)
 {
-    return e->launch.rank;
+    return e ? e->launch.rank : 0;
 }
 
 int32_t zds_world_size(const zds_engine *e)
 {
-    return e->launch.world_size;
+    return e ? e->launch.world_size : 0;
 }
 
 int32_t zds_threads(const zds_engine *e)
 {
-    return pool_threads(e->threads);
+    return e ? pool_threads(e->threads) : 0;
 }
 
 int64_t zds_accumulation_steps(const zds_engine *e)
 {
-    return e->accumulation;
+    return e ? e->accumulation : 0;
 }
 
 int64_t zds_micro_batch_size(const zds_engine *e)
 {
-    return e->set.micro_batch;
+    return e ? e->set.micro_batch : 0;
 }
 
 zds_dtype zds_param_dtype(const zds_engine *e)
 {
-    return e->set.param_dtype;
+    return e ? e->set.param_dtype : ZDS_F32;
 }
 
 zds_device zds_param_device(const zds_engine *e)
 {
-    return e->device;
+    return e ? e->device : (zds_device){.space = ZDS_SPACE_HOST};
 }
 
 bool zds_is_boundary(const zds_engine *e)
 {
-    return e->in_micro && e->boundary;
+    return e && e->in_micro && e->boundary;
 }
 
 typedef struct job {
@@ -171,7 +171,9 @@ static void run_one(void *arg, size_t i, int32_t thread)
 
 void zds_parallel_for(zds_engine *e, size_t n, void (*body)(void *, size_t), void *arg)
 {
-    if (getpid() != e->process) { /* a forked child has none of the pool's threads */
+    if (!body)
+        return;
+    if (!e || getpid() != e->process) { /* a forked child has none of the pool's threads */
         for (size_t i = 0; i < n; i++)
             body(arg, i);
         return;
@@ -183,7 +185,7 @@ void zds_parallel_for(zds_engine *e, size_t n, void (*body)(void *, size_t), voi
 bool zds_memory_report_sized(const zds_engine *e, size_t i, zds_memory_row *row, size_t size)
 {
     zds_memory_row own;
-    if (!ledger_row(e->ledger, i, &own))
+    if (!e || !row || !ledger_row(e->ledger, i, &own))
         return false;
     sized_fill(row, size, &own, sizeof own);
     return true;
@@ -191,7 +193,7 @@ bool zds_memory_report_sized(const zds_engine *e, size_t i, zds_memory_row *row,
 
 void zds_take_times(zds_engine *e, zds_step_times *times)
 {
-    if (!sized_is_set(times))
+    if (!e || !sized_is_set(times))
         return;
     sized_fill(times, times->struct_size, &e->times, sizeof e->times);
     e->times = (zds_step_times){0};

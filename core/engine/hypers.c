@@ -167,7 +167,7 @@ zds_status zds_set_lr(zds_engine *e, size_t group, double lr)
 
 bool zds_observes(const zds_engine *e)
 {
-    return e->has_sched && e->sched.observe;
+    return e && e->has_sched && e->sched.observe;
 }
 
 zds_status zds_observe(zds_engine *e, double metric)
@@ -199,7 +199,7 @@ zds_status zds_observe(zds_engine *e, double metric)
 
 bool zds_group(const zds_engine *e, size_t i, zds_group_info *info)
 {
-    if (i >= e->hyper_count || !sized_is_set(info))
+    if (!e || i >= e->hyper_count || !sized_is_set(info))
         return false;
     zds_group_info own = {.struct_size = sizeof own,
                           .declared = e->declared[i],

@@ -43,11 +43,7 @@ static zds_status foresee_accumulation(zds_engine *e)
                            "which optimizer %s does not take; set data_types.grad_accum_dtype to "
                            "what it takes",
                            e->optim_plugin->name);
-    /* What all ranks do: those that do not are told why. */
-    zds_status status =
-        peers_agree(e->control, ZDS_OK, "the first micro step of several (zds_micro_begin)");
-    if (!status)
-        status = zero_accumulate_in(e->zero, ZDS_F32);
+    zds_status status = zero_accumulate_in(e->zero, ZDS_F32);
     if (!status)
         e->accum_dtype = ZDS_F32;
     return status;

@@ -192,7 +192,8 @@ zds_status zds_launched_as(zds_comm_env *env, zds_error *error)
 {
     launch l;
     if (!sized_is_set(env))
-        return error_set(error, ZDS_ERR_INVALID, SIZED_NOT_SET, "zds_comm_env", env->struct_size);
+        return error_set(error, ZDS_ERR_INVALID, SIZED_NOT_SET, "zds_comm_env",
+                         env ? env->struct_size : 0);
     zds_status status = launch_read(&l, error);
     if (status)
         l = (launch){.world_size = 1, .local_world_size = 1, .master_addr = "127.0.0.1"};

@@ -20,8 +20,9 @@ static inline void sized_fill(void *to, size_t size, const void *from, size_t ow
  * set. SIZED_NOT_SET is the text of the error, of the struct's name and struct_size. */
 static inline bool sized_is_set(const void *given)
 {
-    size_t size;
-    memcpy(&size, given, sizeof size);
+    size_t size = 0;
+    if (given)
+        memcpy(&size, given, sizeof size);
     return size >= sizeof size;
 }
 #define SIZED_NOT_SET "struct_size of the %s is %zu; set it to sizeof"

@@ -113,8 +113,15 @@ static void free_memory(zero *z)
 
 zds_status zero_accumulate_in(zero *z, zds_dtype dtype)
 {
+    static const char beginning[] = "the first micro step of several (zds_micro_begin)";
     zds_error error = ZDS_ERROR_INIT;
-    zds_status status = z->queue ? zero_sync(z) : ZDS_OK; /* a step may still read them */
+    peers *p = z->with.peers;
+    const zds_coll coll = {
+        .struct_size = sizeof coll, .tag = 13, .what = beginning, .stream = z->wire};
+    /* Ranks that do not do it reduce gradients meanwhile, on this link, and are told why. */
+    zds_status status = peers_call(p, p->ops->barrier, &coll, beginning);
+    if (!status && z->queue)
+        status = zero_sync(z); /* a step may still read them */
     if (status)
         return status;
     free_memory(z);

@@ -328,6 +328,15 @@ zds_status peers_progress(peers *p)
 
 /* === all together === */
 
+/* What is gathered for one call is not taken for another's. */
+static uint64_t tag_of(const char *doing)
+{
+    uint64_t hash = 0xcbf29ce484222325ULL;
+    for (const char *c = doing; *c; c++)
+        hash = (hash ^ (unsigned char)*c) * 0x100000001b3ULL;
+    return hash << 8 | 7;
+}
+
 zds_status peers_gather(peers *p, const void *mine, size_t bytes, const void **all,
                         const char *doing)
 {
@@ -335,7 +344,7 @@ zds_status peers_gather(peers *p, const void *mine, size_t bytes, const void **a
     if (bytes > 0) /* else `mine` may be NULL */
         memcpy(from, mine, bytes);
     zds_coll coll = {.struct_size = sizeof coll,
-                     .tag = 7,
+                     .tag = tag_of(doing),
                      .what = doing,
                      .src = from,
                      .dst = to,

@@ -146,13 +146,13 @@ static zds_status stage(zero *z, bufref from, uint64_t at, uint64_t count)
 }
 
 /* The owner's staged elements go to rank 0. */
-static zds_status carry(zero *z, int32_t owner, uint64_t count)
+static zds_status carry(zero *z, uint32_t param, int32_t state, int32_t owner, uint64_t count)
 {
     static const char doing[] = "collecting values";
     peers *p = z->with.control;
     bool direct = p->ops->send && p->ops->recv;
     zds_coll coll = {.struct_size = sizeof coll,
-                     .tag = 6,
+                     .tag = (uint64_t)param << 16 | (uint64_t)(state + 1) << 8 | 6,
                      .what = doing,
                      .src = z->params.staging,
                      .dst = z->params.staging,
@@ -191,7 +191,7 @@ static zds_status move(zero *z, uint32_t param, int32_t state, int32_t owner, ui
         if (z->with.peers->rank == owner)
             status = stage_own(z, param, state, first + i, n);
         if (!status)
-            status = carry(z, owner, n);
+            status = carry(z, param, state, owner, n);
         if (status)
             return status;
         if (z->with.peers->rank == 0 && !*to->written)

@@ -97,7 +97,8 @@ typedef struct zds_engine_options {
     size_t struct_size;
     /* Where this process stands. world_size 0: read from the environment that launchers set (RANK,
      * WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT; or Open MPI's, PMI's,
-     * Slurm's); alone if there is none. */
+     * Slurm's); alone if there is none. local_world_size 0: the ranks find out who shares a node.
+     */
     int32_t rank, world_size, local_rank, local_world_size;
     const char *master_addr;
     int32_t master_port;

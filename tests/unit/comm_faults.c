@@ -83,6 +83,36 @@ Test(comm_faults, a_killed_rank_is_named_by_all, .timeout = 60)
     }
 }
 
+/* A rank that gives up takes its memory back; who comes late must not take what is left of it for
+ * data. */
+static void gives_up_and_frees(rank *me, void *arg)
+{
+    (void)arg;
+    zds_region region = {.struct_size = sizeof region};
+    NEED(!me->ops->mem_alloc(me->self, LARGE, ZDS_MEM_SYMMETRIC, &region), "alloc");
+    float *src = region.base, *dst = host_alloc(NULL, 2 * LARGE, 0);
+    for (size_t i = 0; i < LARGE / sizeof *src; i++)
+        src[i] = 1;
+    zds_coll c = floats(src, dst, LARGE / sizeof *src, 9);
+    zds_event *done = NULL;
+    NEED(!me->ops->all_gather(me->self, &c, &done), "issue");
+    if (me->rank == 0) {
+        usleep(100000);
+        me->ops->abort(me->self, "it has waited for long enough");
+        done->ops->release(done);
+        me->ops->mem_free(me->self, &region);
+        return;
+    }
+    usleep(500000);
+    need_error(finish(done), ZDS_ERR_PEER, "waited for long enough");
+}
+
+Test(comm_faults, a_rank_that_gave_up_leaves_no_zeros, .timeout = 30)
+{
+    world_run w = {.plugin = "shm", .size = 2, .timeout_ms = 20000, .body = gives_up_and_frees};
+    cr_expect_eq(run_world(&w), 0);
+}
+
 /* One that ends in good order is no fault for those who need it no more. */
 static void leaves_early(rank *me, void *arg)
 {

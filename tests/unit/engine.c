@@ -11,6 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "engine_where.h"
 #include "zds/zds.h"
 
 /* --- a plugin: w -= lr * grad_scale * g; a state that counts updates --- */
@@ -105,8 +106,9 @@ static const zds_plugin *const linked[] = {&descent, NULL};
 
 /* --- a model: two modules with a tied parameter, one frozen, one odd-sized --- */
 
-enum { A = 0, FROZEN = 1, B = 2, C = 3, PARAMS = 4, MODULES = 2, SIZE_A = 3000, SIZE_B = 7 };
-static const int64_t sizes[PARAMS] = {SIZE_A, 5, SIZE_B, 70000};
+enum { A = 0, FROZEN = 1, B = 2, C = 3, PARAMS = 4, MODULES = 2 };
+enum { SIZE_A = 3000, SIZE_B = 7, LARGEST = 70000 };
+static const int64_t sizes[PARAMS] = {SIZE_A, 5, SIZE_B, LARGEST};
 
 static zds_model *two_modules(void)
 {
@@ -145,20 +147,28 @@ typedef struct fixture {
     zds_engine *engine;
 } fixture;
 
-static fixture open_engine(const char *json)
+static fixture open_with(const char *json, int32_t threads)
 {
     fixture f = {0};
     zds_error error = ZDS_ERROR_INIT;
-    setenv("ZDS_PLUGIN_PATH", TEST_BINARY_DIR "/lib/zds/plugins", 1);
+    where_search();
     zds_model *model = two_modules();
-    cr_assert_eq(zds_config_load(json, NULL, &f.config, &error), ZDS_OK, "%s", error.text);
-    zds_engine_options o = {
-        .struct_size = sizeof o, .plugins = linked, .optimizer = "Descent", .threads = 2};
+    cr_assert_eq(zds_config_load(where_config(json), NULL, &f.config, &error), ZDS_OK, "%s",
+                 error.text);
+    zds_engine_options o = {.struct_size = sizeof o,
+                            .plugins = where_plugins(linked),
+                            .optimizer = "Descent",
+                            .threads = threads};
     cr_assert_eq(zds_engine_create(f.config, model, &o, &f.engine, &error), ZDS_OK, "%s",
                  error.text);
     zds_model_destroy(model);
     cr_assert_eq(zds_set_values(f.engine, read_start, NULL), ZDS_OK);
     return f;
+}
+
+static fixture open_engine(const char *json)
+{
+    return open_with(json, 2);
 }
 
 static void close_engine(fixture f)
@@ -167,16 +177,29 @@ static void close_engine(fixture f)
     zds_config_destroy(f.config);
 }
 
-static void put(const zds_slot *slot, float value)
+static float same(uint64_t i, float value)
 {
-    for (uint64_t i = 0; i < slot->count; i++)
-        if (slot->dtype == ZDS_F32) {
-            float *g = slot->grad;
-            g[i] = slot->accumulate ? g[i] + value : value;
-        } else {
-            uint16_t *g = slot->grad;
-            g[i] = to_bf16(slot->accumulate ? from_bf16(g[i]) + value : value);
-        }
+    (void)i;
+    return value;
+}
+
+/* Wherever the gradient is. */
+static void put(zds_engine *e, const zds_slot *slot, float (*at)(uint64_t i, float x), float x)
+{
+    static float floats[LARGEST];
+    uint16_t *halves = (uint16_t *)floats;
+    const bool half = slot->dtype != ZDS_F32;
+    const size_t bytes = slot->count * zds_dtype_size(slot->dtype);
+    if (slot->accumulate)
+        cr_assert_eq(zds_copy_out(e, floats, slot->grad, bytes), ZDS_OK);
+    for (uint64_t i = 0; i < slot->count; i++) {
+        const float before = !slot->accumulate ? 0 : half ? from_bf16(halves[i]) : floats[i];
+        if (half)
+            halves[i] = to_bf16(before + at(i, x));
+        else
+            floats[i] = before + at(i, x);
+    }
+    cr_assert_eq(zds_copy_in(e, slot->grad, floats, bytes), ZDS_OK);
 }
 
 /* A backward in which every use leaves `value` in every element, but parameter `without` gets none.
@@ -190,7 +213,7 @@ static void backward(zds_engine *e, float value, int without)
             if ((int)v.slots[s].param == without)
                 cr_assert_eq(zds_grad_none(e, m, s), ZDS_OK);
             else if (v.slots[s].grad)
-                put(&v.slots[s], value);
+                put(e, &v.slots[s], same, value);
         cr_assert_eq(zds_grad_ready(e, m, NULL), ZDS_OK, "%s", zds_engine_error(e));
     }
 }
@@ -333,7 +356,7 @@ Test(engine, a_parameter_without_gradient_is_left_alone)
         cr_assert_eq(zds_micro_begin(f.engine, ZDS_BOUNDARY_AUTO), ZDS_OK);
         cr_assert_eq(zds_acquire(f.engine, 0, ZDS_BACKWARD, NULL, &v), ZDS_OK);
         cr_assert_eq(v.slots[0].accumulate, false);
-        put(&v.slots[0], 1);
+        put(f.engine, &v.slots[0], same, 1);
         cr_assert_eq(zds_grad_ready(f.engine, 0, NULL), ZDS_OK);
         cr_assert_eq(zds_step(f.engine, NULL), ZDS_OK);
         cr_assert_eq(check(f.engine, A, NULL, moved, 1), 0);
@@ -444,6 +467,7 @@ Test(engine, calls_out_of_order_are_refused_and_change_nothing)
 
 Test(engine, pages_of_stage_1_are_read_only_for_callers)
 {
+    ON_HOST_ALONE("only pages of the host's are protected");
     fixture f =
         open_engine("{\"train_micro_batch_size_per_gpu\":1,\"zero_optimization\":{\"stage\":1}}");
     zds_view v;
@@ -551,37 +575,26 @@ Test(engine, train_batch_drives_the_accumulation_loop)
     close_engine(f);
 }
 
+static float of_many_sizes(uint64_t i, float x)
+{
+    return x + sinf((float)(i + 1) * 0.7f) * expf((float)(i % 13) - 6);
+}
+
 Test(engine, threads_and_tiles_do_not_change_bits)
 {
     /* 2 threads above, 1 and 3 here: the norm's bits must be the same. */
     double norms[3];
     for (int32_t threads = 1; threads <= 3; threads++) {
-        zds_error error = ZDS_ERROR_INIT;
-        fixture f = {0};
-        zds_model *model = two_modules();
-        setenv("ZDS_PLUGIN_PATH", TEST_BINARY_DIR "/lib/zds/plugins", 1);
-        cr_assert_eq(
-            zds_config_load(
-                "{\"train_micro_batch_size_per_gpu\":1,\"zero_optimization\":{\"stage\":2}}", NULL,
-                &f.config, &error),
-            ZDS_OK);
-        zds_engine_options o = {
-            .struct_size = sizeof o, .plugins = linked, .optimizer = "Descent", .threads = threads};
-        cr_assert_eq(zds_engine_create(f.config, model, &o, &f.engine, &error), ZDS_OK, "%s",
-                     error.text);
-        zds_model_destroy(model);
-        cr_assert_eq(zds_set_values(f.engine, read_start, NULL), ZDS_OK);
+        fixture f = open_with(
+            "{\"train_micro_batch_size_per_gpu\":1,\"zero_optimization\":{\"stage\":2}}", threads);
         zds_step_result r = {.struct_size = sizeof r};
         cr_assert_eq(zds_micro_begin(f.engine, ZDS_BOUNDARY_AUTO), ZDS_OK);
         for (uint32_t m = MODULES; m-- > 0;) {
             zds_view v;
             cr_assert_eq(zds_acquire(f.engine, m, ZDS_BACKWARD, NULL, &v), ZDS_OK);
             for (uint32_t s = 0; s < v.count; s++)
-                for (uint64_t i = 0; v.slots[s].grad && i < v.slots[s].count; i++) {
-                    float *g = v.slots[s].grad;
-                    float x = sinf((float)(i + 1) * 0.7f) * expf((float)(i % 13) - 6);
-                    g[i] = v.slots[s].accumulate ? g[i] + x : x;
-                }
+                if (v.slots[s].grad)
+                    put(f.engine, &v.slots[s], of_many_sizes, 0);
             cr_assert_eq(zds_grad_ready(f.engine, m, NULL), ZDS_OK);
         }
         cr_assert_eq(zds_step(f.engine, &r), ZDS_OK);

@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "engine_where.h"
 #include "small_model.h"
 
 enum { RANKS = 2 };
@@ -36,7 +37,7 @@ static zds_engine *open_engine(const char *json, int32_t rank)
                                   .master_port = port,
                                   .threads = 1,
                                   .optimizer = "AdamW"};
-    NEED(!zds_config_load(json, &context, &config, &error), "%s", error.text);
+    NEED(!zds_config_load(where_config(json), &context, &config, &error), "%s", error.text);
     NEED(!small_model(&model), "model");
     NEED(!zds_engine_create(config, model, &o, &e, &error), "rank %d: %s", (int)rank, error.text);
     zds_model_destroy(model);
@@ -168,6 +169,110 @@ Test(engine_disagree, ranks_with_unlike_steps_without_sync_are_told)
                  0);
 }
 
+/* === ranks that start unlike === */
+
+typedef struct unlike {
+    const char *json[RANKS];
+    int64_t seed[RANKS], width[RANKS];
+    const char *named;
+} unlike;
+
+static const unlike *what;
+
+static void starts_unlike(const char *json, int32_t rank)
+{
+    (void)json;
+    zds_error error = ZDS_ERROR_INIT;
+    zds_config *config = NULL;
+    zds_model *model = NULL;
+    zds_engine *e = NULL;
+    const zds_config_context context = {.struct_size = sizeof context, .world_size = RANKS};
+    const zds_engine_options o = {.struct_size = sizeof o,
+                                  .rank = rank,
+                                  .world_size = RANKS,
+                                  .master_addr = "127.0.0.1",
+                                  .master_port = port,
+                                  .threads = 1,
+                                  .seed = (uint64_t)what->seed[rank],
+                                  .optimizer = "AdamW"};
+    NEED(!zds_config_load(where_config(what->json[rank]), &context, &config, &error), "%s",
+         error.text);
+    small_width = what->width[rank];
+    NEED(!small_model(&model), "model");
+    zds_status status = zds_engine_create(config, model, &o, &e, &error);
+    if (!what->named) {
+        NEED(!status, "%s", error.text);
+        NEED(!zds_barrier(e), "%s", zds_engine_error(e));
+        zds_engine_destroy(e);
+        return;
+    }
+    NEED(status == ZDS_ERR_DIVERGED, "%s: %s", zds_status_name(status), error.text);
+    /* Who lacks a key cannot name it. */
+    NEED(strstr(error.text, what->named) || strstr(error.text, "one has more"),
+         "no \"%s\" in \"%s\"", what->named, error.text);
+}
+
+Test(engine_disagree, ranks_that_start_unlike_hear_what_differs)
+{
+#define PLAIN "{\"train_micro_batch_size_per_gpu\": 1, \"gradient_clipping\": 1.0"
+    static const char plain[] = PLAIN "}";
+    static const unlike all[] = {
+        {{plain, PLAIN ", \"zero_optimization\": {\"stage\": 1}}"},
+         {1, 1},
+         {24, 24},
+         "zero_optimization.stage"},
+        {{PLAIN ", \"zero_optimization\": {\"reduce_bucket_size\": 1000, \"stage\": 1}}",
+          PLAIN ", \"zero_optimization\": {\"reduce_bucket_size\": 2000, \"stage\": 1}}"},
+         {1, 1},
+         {24, 24},
+         "zero_optimization.reduce_bucket_size"},
+        {{plain, plain}, {1, 2}, {24, 24}, "seed"},
+        {{plain, plain}, {1, 1}, {24, 32}, "embed.weight"},
+        /* the same keys in another order are the same */
+        {{plain, "{\"gradient_clipping\": 1.0, \"train_micro_batch_size_per_gpu\": 1}"},
+         {1, 1},
+         {24, 24},
+         NULL}};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        what = &all[i];
+        cr_expect_eq(run_ranks(NULL, starts_unlike), 0, "%zu", i);
+    }
+}
+
+/* === unlike calls === */
+
+static void calls_unlike(const char *json, int32_t rank)
+{
+    zds_engine *e = open_engine(json, rank);
+    zds_status status = rank ? zds_observe(e, 5) : zds_barrier(e);
+    NEED(status == ZDS_ERR_DIVERGED || status == ZDS_ERR_PEER, "%s", zds_status_name(status));
+    NEED(strstr(zds_engine_error(e), "zds_barrier"), "%s", zds_engine_error(e));
+    NEED(strstr(zds_engine_error(e), "zds_observe"), "%s", zds_engine_error(e));
+    zds_engine_destroy(e);
+}
+
+static void states_unlike(const char *json, int32_t rank)
+{
+    zds_engine *e = open_engine(json, rank);
+    small_sum sum = {.finite = true};
+    NEED(!small_micro(e, ZDS_BOUNDARY_AUTO, 0, NULL), "%s", zds_engine_error(e));
+    zds_status status = zds_get_values(e, 0, rank ? "exp_avg_sq" : "exp_avg", small_add, &sum);
+    NEED(status == ZDS_ERR_DIVERGED || status == ZDS_ERR_PEER, "%s", zds_status_name(status));
+    zds_engine_destroy(e);
+}
+
+Test(engine_disagree, calls_that_differ_are_told)
+{
+    cr_expect_eq(run_ranks("{\"train_micro_batch_size_per_gpu\": 1, \"scheduler\": {\"type\": "
+                           "\"reduce_lr_on_plateau\", \"params\": {}}}",
+                           calls_unlike),
+                 0);
+    cr_expect_eq(run_ranks("{\"train_micro_batch_size_per_gpu\": 1, \"zero_optimization\": "
+                           "{\"stage\": 1}}",
+                           states_unlike),
+                 0);
+}
+
 /* === a rank that fails alone === */
 
 static int told[2]; /* a pipe: rank 0 has heard of it */
@@ -204,6 +309,7 @@ static void fails_in_an_operation(const char *json, int32_t rank)
 
 Test(engine_disagree, an_operation_that_fails_on_one_rank_is_told_to_the_others)
 {
+    ON_HOST_ALONE("the backend is one of the host's");
     cr_assert_eq(pipe(told), 0);
     setenv("ZDS_TEST_COMM", TEST_BINARY_DIR "/lib/zds/plugins/comm_shm.so", 1);
     at_each_stage(", \"zds\": {\"comm\": \"" TEST_BINARY_DIR "/tests/plugins/comm_fails_here.so\"}",

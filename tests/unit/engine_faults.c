@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "engine_where.h"
 #include "small_model.h"
 
 typedef struct fixture {
@@ -21,8 +22,9 @@ static zds_status try_open(const char *json, const zds_engine_options *more, fix
     *f = (fixture){0};
     o.struct_size = sizeof o;
     o.world_size = o.threads = 1;
-    setenv("ZDS_PLUGIN_PATH", TEST_BINARY_DIR "/lib/zds/plugins", 1);
-    cr_assert_eq(zds_config_load(json, NULL, &f->config, error), ZDS_OK, "%s", error->text);
+    where_search();
+    cr_assert_eq(zds_config_load(where_config(json), NULL, &f->config, error), ZDS_OK, "%s",
+                 error->text);
     cr_assert_eq(small_model(&model), ZDS_OK);
     zds_status status = zds_engine_create(f->config, model, &o, &f->engine, error);
     zds_model_destroy(model);
@@ -107,6 +109,29 @@ Test(engine_faults, a_sum_of_nothing)
     fixture f = open_engine(plain);
     expect_status(f.engine, zds_sum_over_ranks(f.engine, NULL, 1), ZDS_ERR_INVALID, "values");
     cr_expect_eq(zds_sum_over_ranks(f.engine, NULL, 0), ZDS_OK);
+    close_engine(&f);
+}
+
+/* Facts of nothing, and nowhere to put them. */
+Test(engine_faults, nothing_is_no_crash)
+{
+    fixture f = open_engine(plain);
+    zds_engine *none = NULL;
+    zds_take_times(f.engine, NULL);
+    cr_expect_not(zds_group(f.engine, 0, NULL));
+    cr_expect_not(zds_memory_report_sized(f.engine, 0, NULL, sizeof(zds_memory_row)));
+    zds_parallel_for(f.engine, 3, NULL, NULL);
+    cr_expect_eq(zds_launched_as(NULL, NULL), ZDS_ERR_INVALID);
+    zds_memory_row row;
+    zds_step_times times = {.struct_size = sizeof times};
+    zds_group_info info = {.struct_size = sizeof info};
+    zds_take_times(none, &times);
+    cr_expect(!zds_group(none, 0, &info) && !zds_memory_report(none, 0, &row));
+    cr_expect(!zds_observes(none) && !zds_is_boundary(none));
+    cr_expect(zds_rank(none) == 0 && zds_world_size(none) == 0 && zds_threads(none) == 0 &&
+              zds_accumulation_steps(none) == 0 && zds_micro_batch_size(none) == 0);
+    cr_expect(zds_loss_scale(none) == 0 && zds_param_dtype(none) == ZDS_F32 &&
+              zds_param_device(none).space == ZDS_SPACE_HOST);
     close_engine(&f);
 }
 
@@ -237,7 +262,7 @@ Test(engine_faults, granularities_without_a_common_multiple)
         fixture f;
         zds_error error = ZDS_ERROR_INIT;
         const zds_engine_options o = {
-            .struct_size = sizeof o, .optimizer = "Coarse", .plugins = linked};
+            .struct_size = sizeof o, .optimizer = "Coarse", .plugins = where_plugins(linked)};
         snprintf(json, sizeof json,
                  "{\"train_micro_batch_size_per_gpu\": 1, \"zero_optimization\": {\"stage\": %d}}",
                  stage);
@@ -263,10 +288,10 @@ Test(engine_faults, a_model_of_frozen_parameters_is_not_stepped)
     const zds_engine_options o = {
         .struct_size = sizeof o, .world_size = 1, .threads = 1, .optimizer = "AdamW"};
     zds_step_result r = {.struct_size = sizeof r};
-    setenv("ZDS_PLUGIN_PATH", TEST_BINARY_DIR "/lib/zds/plugins", 1);
+    where_search();
     cr_assert_eq(zds_model_add_module(model, "m", NULL), ZDS_OK);
     cr_assert_eq(zds_model_add_param(model, 0, &desc, NULL), ZDS_OK);
-    cr_assert_eq(zds_config_load(plain, NULL, &config, &error), ZDS_OK);
+    cr_assert_eq(zds_config_load(where_config(plain), NULL, &config, &error), ZDS_OK);
     cr_assert_eq(zds_engine_create(config, model, &o, &e, &error), ZDS_OK, "%s", error.text);
     cr_assert_eq(zds_set_values(e, small_values, NULL), ZDS_OK);
     cr_assert_eq(zds_micro_begin(e, ZDS_BOUNDARY_AUTO), ZDS_OK);
@@ -401,7 +426,7 @@ Test(engine_faults, a_plan_maps_no_memory_that_it_only_plans, .disabled = MAPS_T
     zds_model *m = large_model(1000000000);
     rlim_t most = (rlim_t)pages_mapped() * (rlim_t)sysconf(_SC_PAGESIZE) + ((rlim_t)512 << 20);
     cr_assert_eq(setrlimit(RLIMIT_AS, &(struct rlimit){most, most}), 0);
-    setenv("ZDS_PLUGIN_PATH", TEST_BINARY_DIR "/lib/zds/plugins", 1);
+    where_search();
     for (int stage = 0; stage < 3; stage++)
         for (int32_t world = 1; world <= 8; world *= 8) {
             char json[200];
@@ -418,7 +443,7 @@ Test(engine_faults, a_plan_maps_no_memory_that_it_only_plans, .disabled = MAPS_T
                 json, sizeof json,
                 "{\"train_micro_batch_size_per_gpu\": 1, \"zero_optimization\": {\"stage\": %d}}",
                 stage);
-            cr_assert_eq(zds_config_load(json, &context, &config, &error), ZDS_OK);
+            cr_assert_eq(zds_config_load(where_config(json), &context, &config, &error), ZDS_OK);
             cr_expect_eq(zds_engine_plan(config, m, &o, add_bytes, &bytes, &error), ZDS_OK,
                          "stage %d, %d ranks: %s", stage, (int)world, error.text);
             cr_expect(bytes >= 4e9, "%g", bytes);
@@ -492,12 +517,12 @@ static double planned(const zds_model *m, int stage, bool bf16, int32_t ranks)
                                   .local_world_size = ranks,
                                   .threads = 1,
                                   .optimizer = "AdamW"};
-    setenv("ZDS_PLUGIN_PATH", TEST_BINARY_DIR "/lib/zds/plugins", 1);
+    where_search();
     snprintf(json, sizeof json,
              "{\"train_micro_batch_size_per_gpu\": 1, \"bf16\": {\"enabled\": %s}, "
              "\"zero_optimization\": {\"stage\": %d}}",
              bf16 ? "true" : "false", stage);
-    cr_assert_eq(zds_config_load(json, &context, &config, &error), ZDS_OK);
+    cr_assert_eq(zds_config_load(where_config(json), &context, &config, &error), ZDS_OK);
     cr_assert_eq(zds_engine_plan(config, m, &o, add_row, &t, &error), ZDS_OK, "%s", error.text);
     zds_config_destroy(config);
     return t.bytes;

@@ -41,7 +41,7 @@ static zds_engine *open_engine(int size, int stage, const char *zds, int32_t thr
              " %d, \"overlap_comm\": true, \"reduce_bucket_size\": %d}, \"zds\": %s}",
              stage, ELEMENTS, zds);
     zds_config_context context = {.struct_size = sizeof context, .world_size = size};
-    NEED(!zds_config_load(text, &context, &config, &error), "%s", error.text);
+    NEED(!zds_config_load(where_config(text), &context, &config, &error), "%s", error.text);
     zds_model *m = zds_model_create();
     const int64_t count = ELEMENTS;
     for (uint32_t i = 0; i < MODULES; i++) {

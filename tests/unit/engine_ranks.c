@@ -43,8 +43,10 @@ static void step(zds_engine *e, float g)
     zds_view v;
     NEED(!zds_micro_begin(e, ZDS_BOUNDARY_AUTO), "%s", zds_engine_error(e));
     NEED(!zds_acquire(e, 0, ZDS_BACKWARD, NULL, &v), "%s", zds_engine_error(e));
-    for (uint64_t i = 0; i < v.slots[0].count; i++)
-        ((float *)v.slots[0].grad)[i] = g;
+    float values[ELEMENTS];
+    for (size_t i = 0; i < ELEMENTS; i++)
+        values[i] = g;
+    NEED(!zds_copy_in(e, v.slots[0].grad, values, sizeof values), "%s", zds_engine_error(e));
     NEED(!zds_grad_ready(e, 0, NULL) && !zds_step(e, NULL), "%s", zds_engine_error(e));
 }
 
@@ -59,7 +61,7 @@ static zds_config *load(int size, int stage, const char *zds)
              " %d}, \"zds\": %s}",
              stage, zds);
     zds_config_context context = {.struct_size = sizeof context, .world_size = size};
-    NEED(!zds_config_load(text, &context, &config, &error), "%s", error.text);
+    NEED(!zds_config_load(where_config(text), &context, &config, &error), "%s", error.text);
     return config;
 }
 
@@ -109,6 +111,7 @@ static void with_options(int rank, int size)
 
 Test(engine_ranks, options_of_a_backend, .timeout = 120)
 {
+    ON_HOST_ALONE("shm connects ranks of the host");
     run(2, true, with_options);
 }
 
@@ -147,6 +150,7 @@ static void with_wrong_options(int rank, int size)
 
 Test(engine_ranks, wrong_options_of_a_backend, .timeout = 120)
 {
+    ON_HOST_ALONE("shm connects ranks of the host");
     run(1, true, with_wrong_options);
 }
 
@@ -174,5 +178,6 @@ static void alone(int rank, int size)
 
 Test(engine_ranks, rank_0_of_4096, .timeout = 120)
 {
+    ON_HOST_ALONE("the backend is one of the host's");
     run(1, true, alone);
 }

@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "engine_where.h"
 #include "zds/zds.h"
 
 #define NEED(condition, ...)                                                                       \
@@ -35,7 +36,7 @@ static void launch_as(int rank, int size, int port, bool local)
     set_number("MASTER_PORT", port);
     setenv("MASTER_ADDR", "127.0.0.1", 1);
     setenv("ZDS_TIMEOUT", "20", 1);
-    setenv("ZDS_PLUGIN_PATH", TEST_BINARY_DIR "/lib/zds/plugins", 1);
+    where_search();
     unsetenv("LOCAL_RANK");
     unsetenv("LOCAL_WORLD_SIZE");
     if (local) {

@@ -109,6 +109,8 @@ static bool receive_step(comm *c, op *o)
         }
         reduce_copy(c->host, o->coll.dst, source, bytes);
     }
+    if (complete && health_adopt(c)) /* before the sender took its memory back */
+        return true;
     if (complete) {
         atomic_store_explicit(&ch->received, received + 1, memory_order_release);
         o->done = true;

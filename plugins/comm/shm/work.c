@@ -492,7 +492,9 @@ bool work_step(comm *c)
                 moved |= take_copy(c, o, r);
     }
     if (!c->status && took_all(c, o) && fed_all(c, o)) {
-        end_phase(c, o);
+        /* Who gives up says so before it takes its memory back: nothing is said, all was whole. */
+        if (!health_adopt(c))
+            end_phase(c, o);
         return true;
     }
     return moved;

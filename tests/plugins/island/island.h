@@ -86,9 +86,6 @@ extern const zds_plugin island_tier;
 extern zds_plugin island_comm; /* filled by island_comm_init */
 bool island_comm_init(void);
 
-/* The wrapper of an optimizer, or NULL if there is no room for one. */
-const zds_plugin *island_wrap(const zds_plugin *optim);
-
 /* What an optimizer's collective step gets on the island, optim_comm.c: operations for its own
  * memory, of which it has views. All ranks call them alike, and they are over when they return. */
 typedef struct island_own_comm {
@@ -104,4 +101,8 @@ typedef struct island_own_comm {
 void island_own_comm_init(island_own_comm *own, const zds_comm_ops *real, void *real_self);
 
 #pragma GCC visibility pop
+
+/* The wrapper of an optimizer, or NULL if there is no room for one. Tests find it by its name. */
+ZDS_EXPORT const zds_plugin *island_wrap(const zds_plugin *optim);
+
 #endif
