@@ -19,7 +19,8 @@ typedef void (*take_item)(void *to, const char *name, uint64_t hash);
 
 typedef struct topic {
     const char *name;
-    void (*visit)(const zds_engine *e, const zds_engine_options *o, take_item take, void *to);
+    /* False without memory. */
+    bool (*visit)(const zds_engine *e, const zds_engine_options *o, take_item take, void *to);
 } topic;
 
 static uint64_t text_hash(const char *text, uint64_t seed)
@@ -29,31 +30,34 @@ static uint64_t text_hash(const char *text, uint64_t seed)
 
 /* === what there is === */
 
-static void visit_node(const cJSON *node, const char *path, take_item take, void *to)
+static bool visit_node(const cJSON *node, const char *path, take_item take, void *to)
 {
     const cJSON *child;
-    char *text;
+    bool good = true;
     if (!cJSON_IsObject(node)) {
-        text = cJSON_PrintUnformatted(node);
-        take(to, path, text_hash(text, 0));
+        char *text = cJSON_PrintUnformatted(node);
+        if (text)
+            take(to, path, text_hash(text, 0));
+        good = text != NULL;
         free(text);
-        return;
+        return good;
     }
     cJSON_ArrayForEach(child, node)
     {
-        text = text_format("%s%s%s", path, *path ? "." : "", child->string);
-        visit_node(child, text ? text : "", take, to);
+        char *text = text_format("%s%s%s", path, *path ? "." : "", child->string);
+        good = good && text && visit_node(child, text, take, to);
         free(text);
     }
+    return good;
 }
 
-static void visit_config(const zds_engine *e, const zds_engine_options *o, take_item take, void *to)
+static bool visit_config(const zds_engine *e, const zds_engine_options *o, take_item take, void *to)
 {
     (void)o;
-    visit_node(config_node(e->config, ""), "", take, to);
+    return visit_node(config_node(e->config, ""), "", take, to);
 }
 
-static void visit_model(const zds_engine *e, const zds_engine_options *o, take_item take, void *to)
+static bool visit_model(const zds_engine *e, const zds_engine_options *o, take_item take, void *to)
 {
     (void)o;
     for (uint32_t i = 0; i < e->model->param_count; i++) {
@@ -69,9 +73,10 @@ static void visit_model(const zds_engine *e, const zds_engine_options *o, take_i
         size_t bytes = ((size_t)m->home_count + m->use_count) * sizeof *m->params;
         take(to, m->name, XXH64(m->params, bytes, i + (uint64_t)1));
     }
+    return true;
 }
 
-static void visit_options(const zds_engine *e, const zds_engine_options *o, take_item take,
+static bool visit_options(const zds_engine *e, const zds_engine_options *o, take_item take,
                           void *to)
 {
     const struct {
@@ -96,6 +101,7 @@ static void visit_options(const zds_engine *e, const zds_engine_options *o, take
         const zds_group_desc *g = (const void *)((const char *)o->groups + i * o->group_stride);
         take(to, "groups", XXH64(&g->hyper.lr, 5 * sizeof(double), i));
     }
+    return true;
 }
 
 static const topic topics[] = {
@@ -141,6 +147,11 @@ static void look(void *to, const char *name, uint64_t hash)
         s->copy = strdup(name);
 }
 
+static zds_status no_memory(zds_error *error)
+{
+    return error_set(error, ZDS_ERR_MEMORY, "no memory to compare what all ranks were given");
+}
+
 /* Ranks `r` and 0 differ in a topic. */
 static zds_status name_difference(zds_engine *e, const zds_engine_options *o, const topic *t,
                                   int32_t r, zds_error *error)
@@ -148,7 +159,8 @@ static zds_status name_difference(zds_engine *e, const zds_engine_options *o, co
     search s = {.round = 0};
     for (; s.round < ROUNDS; s.round++) {
         const void *rows;
-        t->visit(e, o, fill_bucket, &s);
+        if (!t->visit(e, o, fill_bucket, &s))
+            return no_memory(error);
         zds_status status = peers_gather(e->control, s.rounds[s.round], sizeof s.rounds[0], &rows,
                                          "finding out what differs");
         if (status)
@@ -157,7 +169,7 @@ static zds_status name_difference(zds_engine *e, const zds_engine_options *o, co
         for (size_t b = 0; b < BUCKETS; b++)
             s.differs[s.round][b] = all[b] != all[(size_t)r * BUCKETS + b];
     }
-    t->visit(e, o, look, &s);
+    (void)t->visit(e, o, look, &s); /* without memory it finds nothing */
     error_set(error, ZDS_ERR_DIVERGED,
               "rank %d and rank 0 have a different %s: %s; give all ranks the same", r, t->name,
               s.copy ? s.copy : "one has more than the other");
@@ -172,7 +184,8 @@ zds_status agree_on_start(zds_engine *e, const zds_engine_options *o, zds_error 
     if (e->launch.world_size == 1)
         return ZDS_OK;
     for (int t = 0; t < TOPICS; t++)
-        topics[t].visit(e, o, add_to, &mine[t]);
+        if (!topics[t].visit(e, o, add_to, &mine[t]))
+            return no_memory(error);
     zds_status status =
         peers_gather(e->control, mine, sizeof mine, &rows, "comparing config and model");
     if (status)
