@@ -31,8 +31,8 @@ static const char *progress_fault(const zds_engine *e, const zds_progress *p)
         return "counts below 0";
     if (!(p->loss_scale > 0) || !isfinite(p->loss_scale))
         return "a loss_scale that is none";
-    if (e->set.param_dtype != ZDS_F16 && p->loss_scale != 1)
-        return "a loss_scale, and the parameters are not fp16";
+    if (!e->scale.dynamic && p->loss_scale != e->scale.value)
+        return "a loss_scale that is not the config's: only fp16's dynamic one moves";
     if (p->scale_overflow < -1 || p->scale_overflow >= p->scale_steps + (p->scale_steps == 0))
         return "a scale_overflow that is no boundary of the scale_steps";
     return NULL;
@@ -53,8 +53,9 @@ zds_status zds_set_progress(zds_engine *e, const zds_progress *progress)
     const char *fault = progress_fault(e, progress);
     if (fault)
         return engine_fail(e, ZDS_ERR_INVALID, "zds_set_progress: %s", fault);
-    const int64_t mine[] = {progress->steps, progress->skips, progress->scale_steps,
-                            progress->scale_overflow, progress->scale_patience};
+    int64_t mine[] = {progress->steps,          progress->skips,          progress->scale_steps,
+                      progress->scale_overflow, progress->scale_patience, 0};
+    memcpy(&mine[5], &progress->loss_scale, sizeof mine[5]);
     const void *all;
     status = peers_gather(e->control, mine, sizeof mine, &all, "zds_set_progress");
     for (int32_t r = 0; !status && r < e->launch.world_size; r++)
@@ -68,7 +69,7 @@ zds_status zds_set_progress(zds_engine *e, const zds_progress *progress)
         return status;
     e->steps = e->sched_moves = progress->steps;
     e->skips = progress->skips;
-    e->scale.value = e->scale.dynamic ? progress->loss_scale : e->scale.value;
+    e->scale.value = progress->loss_scale;
     e->scale.steps = progress->scale_steps;
     e->scale.last_overflow = progress->scale_overflow;
     e->scale.patience = progress->scale_patience;

@@ -1,5 +1,8 @@
 /* The boundary: norm, overflow and clipping over all ranks, the optimizer's one pass over the
  * tiles, publishing, the schedule. */
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,16 +37,9 @@ static void reset(zds_engine *e)
 /* Of what a step will use, for comparison between ranks. */
 static uint64_t hash_hypers(const zds_engine *e)
 {
-    uint64_t hash = 0xcbf29ce484222325ULL;
-    for (uint32_t g = 0; g < e->hyper_count; g++) {
-        const zds_hyper *h = &e->hypers[g];
-        const double all[] = {h->lr, h->beta1, h->beta2, h->momentum, h->weight_decay};
-        for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
-            uint64_t bits;
-            memcpy(&bits, &all[i], sizeof bits);
-            hash = (hash ^ bits) * 0x100000001b3ULL;
-        }
-    }
+    uint64_t hash = 0;
+    for (uint32_t g = 0; g < e->hyper_count; g++)
+        hash = XXH64(&e->hypers[g].lr, 5 * sizeof(double), hash);
     return hash;
 }
 

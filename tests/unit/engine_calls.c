@@ -441,6 +441,12 @@ static void unlike_progress(int rank, int size)
         .struct_size = sizeof p, .steps = rank, .loss_scale = 1, .scale_overflow = -1};
     expect_status(e, zds_set_progress(e, &p), ZDS_ERR_DIVERGED, "zds_set_progress");
     zds_engine_destroy(e);
+    e = open_on(at_stage(0, fp16), NULL, size);
+    zds_progress scaled = p;
+    scaled.steps = 0;
+    scaled.loss_scale = rank ? 4 : 2;
+    expect_status(e, zds_set_progress(e, &scaled), ZDS_ERR_DIVERGED, "zds_set_progress");
+    zds_engine_destroy(e);
 }
 
 Test(engine_calls, states_and_progress_that_make_no_sense)
