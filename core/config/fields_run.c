@@ -189,6 +189,10 @@ static const field rows[] = {
      "zds, where the communication plugin has none of its own; it sleeps while nothing is under "
      "way. Leave it a core of its own.",
      .flags = 0},
+    {"zds.strict", FIELD_BOOL, FIELD_DONE, "false",
+     "A module that is acquired for forward and not released when a micro step ends is an error; "
+     "otherwise it is released then.",
+     .flags = 0},
     {"zds.device", FIELD_ENUM, FIELD_DONE, "host",
      "Where parameters, gradients and optimizer states are, and are computed with; test: a device "
      "without hardware, of zds's own tests.",

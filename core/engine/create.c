@@ -120,7 +120,8 @@ static zds_status build(zds_engine *e, const zds_model *model, const zds_engine_
         return status;
     status = plugins_find(e, o, error);
     e->model = status ? NULL : model_copy(model);
-    if (!status && !e->model)
+    e->holds = e->model ? calloc(e->model->module_count + (size_t)1, sizeof *e->holds) : NULL;
+    if (!status && !e->holds)
         status = error_set(error, ZDS_ERR_MEMORY, "no memory for the model's description");
     if (!status)
         status = tiers_open(e, o, error);
@@ -158,7 +159,6 @@ zds_engine *engine_empty(const zds_config *config, const zds_engine_options *o)
     e->config = config;
     e->ledger = memory;
     e->seed = o->seed;
-    e->acquired = -1;
     return e;
 }
 
@@ -235,6 +235,7 @@ void zds_engine_destroy(zds_engine *e)
     free(e->hypers);
     free(e->declared);
     free(e->group_sizes);
+    free(e->holds);
     free(e->globals);
     free(e->sched_values);
     zds_model_destroy(e->model);

@@ -35,6 +35,7 @@ typedef struct settings {
     int64_t print_every;        /* 0: never */
     bool breakdown;
     bool progress_thread; /* for what moves between ranks */
+    bool strict;          /* what is acquired must be released */
     uint64_t bucket;
     loss_scale scale;        /* as it is at first */
     const char *states_tier; /* offload_optimizer's, for masters and states; NULL: none */
@@ -51,6 +52,12 @@ typedef struct global_state {
 typedef struct group_size {
     uint64_t params, elements;
 } group_size;
+
+/* What the caller holds of a module. */
+typedef struct module_hold {
+    uint32_t forward; /* times acquired, and not released */
+    bool backward;    /* and not reported */
+} module_hold;
 
 /* Ranks as one communication plugin connects them. */
 typedef struct comm_link {
@@ -115,8 +122,11 @@ struct zds_engine {
     int64_t unsynced;      /* besides those under zds_no_sync, */
     int64_t accumulation;  /* of so many up to the next */
     zds_dtype accum_dtype; /* in which micro steps are added up, from now on */
-    uint32_t cursor;       /* backward: modules at and above it are reported */
-    int32_t acquired;      /* module acquired for BACKWARD, or -1 */
+    module_hold *holds;    /* [modules], */
+    uint64_t forwards;     /* of which so many are acquired for forward, times counted, */
+    uint32_t backwards;    /* and so many for backward */
+    uint32_t cursor;       /* backward: modules at and above it are reported or passed over; */
+    uint32_t lowest;       /* those from here on are that, or acquired */
     int64_t steps, skips, sched_moves;
     loss_scale scale;
     bool finished;         /* gradients are reduced, and their norm is known: */
@@ -199,9 +209,14 @@ zds_status tiers_open_states(zds_engine *e, zds_error *error);
 void tiers_close(zds_engine *e);
 /* agree.c: all ranks have the same config, model and options, or none starts */
 zds_status agree_on_start(zds_engine *e, const zds_engine_options *options, zds_error *error);
-/* micro.c: modules from the last reported one down to `module` have no gradients of this rank in
- * this micro step */
+/* micro.c: modules down to `module` that are not acquired for backward have no gradients of this
+ * rank in this micro step, but for those reported */
 zds_status engine_pass_over(zds_engine *e, uint32_t module);
+/* ZDS_ERR_INVALID while a module is acquired for backward; `call` cannot be made then */
+zds_status engine_all_reported(zds_engine *e, const char *call);
+/* what is acquired for forward is released at a micro step's end, or ZDS_ERR_INVALID where the
+ * config is strict */
+zds_status engine_close_forwards(zds_engine *e, const char *call);
 /* hypers.c: the hyperparameters of a step */
 zds_status update_hypers(zds_engine *e, int64_t moves);
 double first_rate(const zds_engine *e); /* of the first parameter that is trained */

@@ -5,14 +5,38 @@
 #include "engine/internal.h"
 #include "host/sized.h"
 
-/* Modules above `module` that this rank did not report have no gradients in this micro step. */
 zds_status engine_pass_over(zds_engine *e, uint32_t module)
 {
-    while (e->cursor > module) {
-        e->cursor--;
-        zds_status status = zero_module_done(e->zero, e->cursor);
-        if (status)
-            return status;
+    zds_status status = ZDS_OK;
+    e->lowest = module < e->lowest ? module : e->lowest;
+    while (!status && e->cursor > module && !e->holds[e->cursor - 1].backward)
+        status = zero_module_done(e->zero, --e->cursor);
+    return status;
+}
+
+zds_status engine_all_reported(zds_engine *e, const char *call)
+{
+    if (!e->backwards)
+        return ZDS_OK;
+    uint32_t m = e->model->module_count;
+    while (!e->holds[--m].backward)
+        ;
+    return engine_fail(e, ZDS_ERR_INVALID,
+                       "%s while module %s is acquired for backward%s: report it by zds_grad_ready",
+                       call, e->model->modules[m].name, e->backwards > 1 ? ", and more are" : "");
+}
+
+zds_status engine_close_forwards(zds_engine *e, const char *call)
+{
+    for (uint32_t m = 0; e->forwards && m < e->model->module_count; m++) {
+        module_hold *hold = &e->holds[m];
+        if (hold->forward && e->set.strict)
+            return engine_fail(e, ZDS_ERR_INVALID,
+                               "%s while module %s is acquired for forward, %u times more than it "
+                               "was released: release it, or set zds.strict to false",
+                               call, e->model->modules[m].name, hold->forward);
+        e->forwards -= hold->forward;
+        hold->forward = 0;
     }
     return ZDS_OK;
 }
@@ -50,8 +74,11 @@ static zds_status foresee_accumulation(zds_engine *e)
 }
 
 /* What zds_step does elsewhere. */
-static zds_status end_unsynced(zds_engine *e)
+static zds_status end_unsynced(zds_engine *e, const char *call)
 {
+    zds_status status = engine_close_forwards(e, call);
+    if (status)
+        return status;
     e->in_micro = false;
     e->unsynced++;
     return engine_pass_over(e, 0);
@@ -77,12 +104,10 @@ zds_status zds_micro_begin(zds_engine *e, int32_t boundary)
     if (boundary < ZDS_BOUNDARY_AUTO || boundary > ZDS_BOUNDARY_YES)
         return engine_fail(e, ZDS_ERR_INVALID, "zds_micro_begin: %d is not one of ZDS_BOUNDARY_...",
                            boundary);
-    if (e->acquired >= 0)
-        return engine_fail(
-            e, ZDS_ERR_INVALID,
-            "zds_micro_begin while module %s is acquired for backward: report it by zds_grad_ready",
-            e->model->modules[e->acquired].name);
-    if (e->in_micro && (status = end_unsynced(e)) != ZDS_OK)
+    status = engine_all_reported(e, "zds_micro_begin");
+    if (!status && e->in_micro)
+        status = end_unsynced(e, "zds_micro_begin");
+    if (status)
         return status;
     bool first = !engine_in_step(e);
     if (first && (status = ask_reduction(e)) != ZDS_OK)
@@ -96,8 +121,7 @@ zds_status zds_micro_begin(zds_engine *e, int32_t boundary)
     e->in_micro = true;
     e->phase_start = engine_now_ms();
     e->in_backward = false;
-    e->cursor = e->model->module_count;
-    e->acquired = -1;
+    e->cursor = e->lowest = e->model->module_count;
     zero_micro_begin(e->zero, e->boundary, e->local);
     return ZDS_OK;
 }
@@ -118,17 +142,12 @@ static zds_status acquire_backward(zds_engine *e, uint32_t module, const zds_str
             e, ZDS_ERR_INVALID,
             "module %s acquired for backward outside a micro step: call zds_micro_begin first",
             name);
-    if (e->acquired >= 0)
-        return engine_fail(
-            e, ZDS_ERR_INVALID,
-            "module %s acquired for backward while %s has not been reported by zds_grad_ready",
-            name, e->model->modules[e->acquired].name);
-    if (module >= e->cursor)
+    if (module >= e->lowest)
         return engine_fail(e, ZDS_ERR_INVALID,
                            "module %s acquired for backward after module %s: backward goes from "
                            "the last declared module to "
                            "the first, once each in a micro step",
-                           name, e->model->modules[e->cursor].name);
+                           name, e->model->modules[e->lowest].name);
     if (!e->in_backward) {
         double now = engine_now_ms();
         e->now.forward_ms += now - e->phase_start;
@@ -138,8 +157,22 @@ static zds_status acquire_backward(zds_engine *e, uint32_t module, const zds_str
     zds_status status = engine_pass_over(e, module + 1);
     if (!status)
         status = zero_acquire(e->zero, module, ZDS_BACKWARD, stream);
-    if (!status)
-        e->acquired = (int32_t)module;
+    if (status)
+        return status;
+    e->holds[module].backward = true;
+    e->backwards++;
+    e->lowest = module;
+    return ZDS_OK;
+}
+
+/* To recompute within the module's backward, the same is seen. */
+static zds_status acquire_forward(zds_engine *e, uint32_t module, const zds_stream *stream)
+{
+    module_hold *hold = &e->holds[module];
+    zds_status status =
+        hold->backward ? ZDS_OK : zero_acquire(e->zero, module, ZDS_FORWARD, stream);
+    hold->forward += !status;
+    e->forwards += !status;
     return status;
 }
 
@@ -184,11 +217,8 @@ zds_status zds_acquire(zds_engine *e, uint32_t module, int32_t pass, const zds_s
     if (!e->values_set)
         return engine_fail(e, ZDS_ERR_INVALID,
                            "zds_acquire before zds_set_values: the parameters have no values yet");
-    /* A forward within the module's backward, to recompute, sees the same. */
-    if (pass == ZDS_BACKWARD)
-        status = acquire_backward(e, module, stream);
-    else if (e->acquired != (int32_t)module)
-        status = zero_acquire(e->zero, module, ZDS_FORWARD, stream);
+    status = pass == ZDS_BACKWARD ? acquire_backward(e, module, stream)
+                                  : acquire_forward(e, module, stream);
     if (status)
         return status;
     *view = (zds_view){.stride = sizeof *view->slots};
@@ -199,9 +229,22 @@ zds_status zds_acquire(zds_engine *e, uint32_t module, int32_t pass, const zds_s
 zds_status zds_release(zds_engine *e, uint32_t module, const zds_stream *stream)
 {
     zds_status status = check_call(e, "zds_release", module, stream);
-    if (!status)
-        status = zero_used(e->zero, stream);
-    return status ? status : peers_progress(&e->comm.peers);
+    if (status)
+        return status;
+    if (!e->holds[module].forward)
+        return engine_fail(e, ZDS_ERR_INVALID,
+                           "zds_release: module %s is not acquired for forward, or was released "
+                           "at the end of a micro step%s",
+                           e->model->modules[module].name,
+                           e->holds[module].backward
+                               ? "; what is acquired for backward ends with zds_grad_ready"
+                               : "");
+    status = zero_used(e->zero, stream);
+    if (status)
+        return status;
+    e->holds[module].forward--;
+    e->forwards--;
+    return peers_progress(&e->comm.peers);
 }
 
 zds_status zds_grad_none(zds_engine *e, uint32_t module, uint32_t slot)
@@ -211,12 +254,17 @@ zds_status zds_grad_none(zds_engine *e, uint32_t module, uint32_t slot)
         return status;
     size_t count;
     zero_slots(e->zero, module, &count);
-    if (e->acquired != (int32_t)module || slot >= count)
+    if (!e->holds[module].backward || slot >= count)
         return engine_fail(e, ZDS_ERR_INVALID,
                            "zds_grad_none: slot %u of module %s is not acquired for backward", slot,
                            e->model->modules[module].name);
-    zero_grad_none(e->zero, module, slot);
-    return ZDS_OK;
+    return zero_grad_none(e->zero, module, slot);
+}
+
+static void let_go(zds_engine *e, uint32_t module)
+{
+    e->holds[module].backward = false;
+    e->backwards--;
 }
 
 zds_status zds_grad_ready(zds_engine *e, uint32_t module, const zds_stream *stream)
@@ -225,7 +273,7 @@ zds_status zds_grad_ready(zds_engine *e, uint32_t module, const zds_stream *stre
     zds_status status = check_call(e, "zds_grad_ready", module, stream);
     if (status)
         return status;
-    if (e->acquired != (int32_t)module)
+    if (!e->holds[module].backward)
         return engine_fail(e, ZDS_ERR_INVALID,
                            "zds_grad_ready: module %s is not acquired for backward",
                            e->model->modules[module].name);
@@ -233,9 +281,8 @@ zds_status zds_grad_ready(zds_engine *e, uint32_t module, const zds_stream *stre
     if (status)
         return status;
     zero_grads_written(e->zero, module);
-    e->acquired = -1;
-    e->cursor = module;
-    status = zero_module_done(e->zero, module);
+    let_go(e, module);
+    status = engine_pass_over(e, e->lowest);
     if (!status)
         status = peers_progress(&e->comm.peers);
     e->now.grad_ready_ms += engine_now_ms() - start;
@@ -252,16 +299,15 @@ zds_status zds_micro_abandon(zds_engine *e)
                            !e->in_micro ? "outside a micro step"
                            : e->no_sync ? "between zds_no_sync(true) and (false)"
                                         : "after zds_finish: call zds_discard");
-    e->spoilt |= e->acquired >= 0 || e->cursor < e->model->module_count;
-    if (e->acquired >= 0) {
-        uint32_t module = (uint32_t)e->acquired;
-        size_t count;
-        zero_slots(e->zero, module, &count);
-        for (uint32_t slot = 0; slot < count; slot++)
-            zero_grad_none(e->zero, module, slot);
-        zero_grads_written(e->zero, module);
-        e->acquired = -1;
+    e->spoilt |= e->lowest < e->model->module_count;
+    for (uint32_t m = 0; m < e->model->module_count; m++) {
+        e->holds[m].forward = 0;
+        if (!e->holds[m].backward)
+            continue;
+        zero_grads_spoilt(e->zero, m);
+        let_go(e, m);
     }
+    e->forwards = 0;
     return engine_pass_over(e, 0);
 }
 
@@ -276,11 +322,13 @@ zds_status zds_no_sync(zds_engine *e, bool on)
             "zds_no_sync at zero_optimization.stage %d: gradients are reduced in every micro step, "
             "since no rank holds all of them; use stage 0 or 1",
             e->set.stage);
-    if (e->acquired >= 0 || (e->in_micro && !e->no_sync))
+    if (e->in_micro && !e->no_sync)
         return engine_fail(e, ZDS_ERR_INVALID, "zds_no_sync within a micro step");
-    if (!on && e->in_micro)
-        status = end_unsynced(e);
-    e->no_sync = on;
+    status = engine_all_reported(e, "zds_no_sync");
+    if (!status && !on && e->in_micro)
+        status = end_unsynced(e, "zds_no_sync");
+    if (!status)
+        e->no_sync = on;
     return status;
 }
 

@@ -157,6 +157,7 @@ settings settings_of(const zds_config *c, int32_t world_size, problems *found)
         .reduce_scatter = stage == 0 || zds_config_bool(c, "zero_optimization.reduce_scatter"),
         .ignore_unused = zds_config_bool(c, "zero_optimization.ignore_unused_parameters"),
         .progress_thread = zds_config_bool(c, "zds.progress_thread"),
+        .strict = zds_config_bool(c, "zds.strict"),
         .breakdown = zds_config_bool(c, "wall_clock_breakdown"),
         .check_overflow = true,
         /* zds overlaps unless it is told not to: a bucket more is all it costs. */

@@ -166,12 +166,8 @@ static zds_status check_end(zds_engine *e, const char *call, const zds_step_resu
                            "%s outside a micro step: call zds_micro_begin first", call);
     if (e->no_sync)
         return engine_fail(e, ZDS_ERR_INVALID, "%s between zds_no_sync(true) and (false)", call);
-    if (e->acquired >= 0)
-        return engine_fail(
-            e, ZDS_ERR_INVALID,
-            "%s while module %s is acquired for backward: report it by zds_grad_ready", call,
-            e->model->modules[e->acquired].name);
-    return ZDS_OK;
+    status = engine_all_reported(e, call);
+    return status ? status : engine_close_forwards(e, call);
 }
 
 static void fill_result(zds_step_result *result, const zds_step_result *now)

@@ -16,8 +16,11 @@ static bufref in_full(const zero *z, uint64_t first)
 static bufref written_at(const zero *z, const layout_span *span)
 {
     const grads_part *g = &z->grads;
-    return g->buffered ? bufref_of(&g->buffers.slab, span->buffer_first, z->wish.param_dtype)
-                       : in_full(z, span->grad_first);
+    if (!g->buffered)
+        return in_full(z, span->grad_first);
+    return g->spans[span - z->lay->spans].spare
+               ? bufref_of(&g->spare, span->grad_first, z->wish.param_dtype)
+               : bufref_of(&g->buffers.slab, span->buffer_first, z->wish.param_dtype);
 }
 
 void *grads_pointer(zero *z, uint32_t param)
@@ -71,11 +74,11 @@ static zds_status wait_all(zero *z, uint32_t k, const char *doing)
     return ZDS_OK;
 }
 
-static void land(grads_part *g, uint32_t k)
+static void leave_buffers(grads_part *g, uint32_t k)
 {
-    for (uint32_t i = 0; i < g->in_flight_count; i++)
-        if (g->in_flight[i] == k) {
-            g->in_flight[i] = g->in_flight[--g->in_flight_count];
+    for (uint32_t i = 0; i < g->occupied_count; i++)
+        if (g->occupied[i] == k) {
+            g->occupied[i] = g->occupied[--g->occupied_count];
             return;
         }
 }
@@ -109,7 +112,7 @@ static zds_status finish(zero *z, uint32_t k)
     if (g->travelling == (int64_t)k)
         g->travelling = -1;
     run->state = SPAN_IDLE;
-    land(g, k);
+    leave_buffers(g, k);
     if (!g->fused && (status = postprocess(z, span, run)) != ZDS_OK)
         return status;
     run->accumulated = true;
@@ -131,6 +134,29 @@ static zds_status finish(zero *z, uint32_t k)
                   : peers_issue(p, p->ops->all_gather, &gather, gather.what, &run->events[0]);
 }
 
+/* Buffers have room for what backward goes through module by module. Whoever holds more has another
+ * memory of all gradients from now on, but where ranks keep only parts of them. */
+static zds_status take_spare(zero *z, const layout_span *span, const layout_span *other)
+{
+    const model_module *modules = z->with.model->modules;
+    if (z->grads.in_parts)
+        return failure_set(z->with.failure, ZDS_ERR_UNSUPPORTED,
+                           "module %s cannot be acquired for backward while %s is: at stage %d "
+                           "gradients pass through buffers that have no room for both; report %s "
+                           "by zds_grad_ready first, or use stage 0 or 1",
+                           modules[span->first_module].name, modules[other->first_module].name,
+                           z->wish.stage, modules[other->first_module].name);
+    zds_error error = ZDS_ERROR_INIT;
+    zds_status status = zero_alloc(z->with.tier, &z->grads.spare, "gradients",
+                                   z->lay->trainable * zds_dtype_size(z->wish.param_dtype), &error);
+    if (status)
+        failure_set(z->with.failure, status, "module %s acquired for backward while %s is: %s",
+                    modules[span->first_module].name, modules[other->first_module].name,
+                    error.text);
+    zds_error_clear(&error);
+    return status;
+}
+
 zds_status grads_open(zero *z, uint32_t k)
 {
     grads_part *g = &z->grads;
@@ -138,19 +164,23 @@ zds_status grads_open(zero *z, uint32_t k)
     if (run->state == SPAN_OPEN || !g->buffered)
         return ZDS_OK;
     const layout_span *span = &z->lay->spans[k];
-    /* Where gradients are kept whole the buffer was copied out, and nothing reads it. */
-    for (uint32_t i = 0; i < g->in_flight_count;) {
-        const layout_span *other = &z->lay->spans[g->in_flight[i]];
+    for (uint32_t i = 0; i < g->occupied_count && !g->spare.tier;) {
+        const layout_span *other = &z->lay->spans[g->occupied[i]];
+        zds_status status = ZDS_OK;
         if (other->buffer_first >= span->buffer_first + span->count ||
-            span->buffer_first >= other->buffer_first + other->count) {
+            span->buffer_first >= other->buffer_first + other->count)
             i++;
-            continue;
-        }
-        zds_status status = finish(z, g->in_flight[i]); /* another takes its place in the list */
+        else if (g->spans[g->occupied[i]].state == SPAN_OPEN)
+            status = take_spare(z, span, other);
+        else
+            status = finish(z, g->occupied[i]); /* another takes its place in the list */
         if (status)
             return status;
     }
     run->state = SPAN_OPEN;
+    run->spare = g->spare.tier != NULL;
+    if (!run->spare)
+        g->occupied[g->occupied_count++] = k;
     return ZDS_OK;
 }
 
@@ -289,8 +319,6 @@ static zds_status reduce(zero *z, uint32_t k)
     if (status)
         return status;
     run->state = SPAN_REDUCING;
-    if (g->in_parts)
-        g->in_flight[g->in_flight_count++] = k;
     if (!z->wish.overlap)
         return finish(z, k);
     /* The second half of stage 0 begins once the first is over: for all but the last span while
@@ -354,6 +382,8 @@ static zds_status span_done(zero *z, uint32_t k)
     }
     if (run->state == SPAN_OPEN)
         run->state = SPAN_IDLE;
+    if (!g->in_parts) /* it was copied out, and nothing reads the buffer */
+        leave_buffers(g, k);
     if (!status && reduces && z->local)
         status = own_statistics(z, k);
     return !status && reduces && span->count && !z->local ? reduce(z, k) : status;
@@ -374,8 +404,11 @@ void zero_grads_written(zero *z, uint32_t module)
     module_use *use = &z->params.modules[module];
     for (uint32_t i = 0; i < use->slot_count; i++) {
         uint32_t param = use->slots[i].param;
-        if (z->with.params[param].trainable && !use->none[i])
+        if (!use->slots[i].grad)
+            continue;
+        if (!use->none[i])
             z->grads.written[param] = z->grads.present[param] = true;
+        z->grads.held[param]--;
         use->slots[i].grad = NULL;
     }
 }

@@ -108,6 +108,7 @@ static void free_memory(zero *z)
     peers_free(z->with.peers, &g->shard);
     peers_free(z->with.peers, &g->travel);
     peers_free(z->with.peers, &g->buffers);
+    tier_free(&g->spare);
     peers_free(z->with.peers, &g->full);
 }
 
@@ -195,10 +196,11 @@ zds_status grads_create(zero *z, zds_error *error)
     size_t params = z->with.model->param_count + (size_t)1, spans = z->lay->span_count + (size_t)1;
     g->travelling = g->last = -1;
     g->spans = calloc(spans, sizeof *g->spans);
-    g->in_flight = calloc(spans, sizeof *g->in_flight);
+    g->occupied = calloc(spans, sizeof *g->occupied);
     g->written = calloc(params, sizeof *g->written);
     g->present = calloc(params, sizeof *g->present);
-    if (!g->spans || !g->in_flight || !g->written || !g->present)
+    g->held = calloc(params, sizeof *g->held);
+    if (!g->spans || !g->occupied || !g->written || !g->present || !g->held)
         return zero_no_memory(error, "spans", 0);
     zds_status status = take_memory(z, error);
     for (uint32_t k = 0; !status && k < z->lay->span_count; k++)
@@ -219,7 +221,8 @@ void grads_destroy(zero *z)
     free_memory(z);
     tier_free(&g->sums);
     free(g->spans);
-    free(g->in_flight);
+    free(g->occupied);
     free(g->written);
     free(g->present);
+    free(g->held);
 }

@@ -169,20 +169,23 @@ zds_status zero_acquire(zero *z, uint32_t module, int32_t pass, const zds_stream
     module_use *use = &z->params.modules[module];
     zds_status status = peers_progress(z->with.peers);
     for (uint32_t i = 0; !status && i < use->slot_count; i++) {
-        zds_slot *slot = &use->slots[i];
-        status = publish_await(z, z->lay->places[slot->param].span);
-        slot->grad = NULL;
-        slot->accumulate = false;
-        if (pass != ZDS_BACKWARD)
-            continue;
-        use->none[i] = false;
-        if (status || !z->with.params[slot->param].trainable)
-            continue;
-        status = grads_open(z, z->lay->places[slot->param].span);
-        slot->grad = grads_pointer(z, slot->param);
-        slot->accumulate = z->grads.written[slot->param];
+        uint32_t param = use->slots[i].param, span = z->lay->places[param].span;
+        status = publish_await(z, span);
+        if (!status && pass == ZDS_BACKWARD && z->with.params[param].trainable)
+            status = grads_open(z, span);
     }
-    return status ? status : let_read(z, stream);
+    if (!status)
+        status = let_read(z, stream);
+    for (uint32_t i = 0; !status && i < use->slot_count; i++) {
+        zds_slot *slot = &use->slots[i];
+        bool writes = pass == ZDS_BACKWARD && z->with.params[slot->param].trainable;
+        use->none[i] = false;
+        slot->grad = writes ? grads_pointer(z, slot->param) : NULL;
+        /* Whoever acquired it before for another use writes it first. */
+        slot->accumulate = writes && (z->grads.written[slot->param] || z->grads.held[slot->param]);
+        z->grads.held[slot->param] += writes;
+    }
+    return status;
 }
 
 const zds_slot *zero_slots(const zero *z, uint32_t module, size_t *count)
@@ -191,7 +194,24 @@ const zds_slot *zero_slots(const zero *z, uint32_t module, size_t *count)
     return z->params.modules[module].slots;
 }
 
-void zero_grad_none(zero *z, uint32_t module, uint32_t slot)
+zds_status zero_grad_none(zero *z, uint32_t module, uint32_t slot)
 {
-    z->params.modules[module].none[slot] = true;
+    module_use *use = &z->params.modules[module];
+    const zds_slot *s = &use->slots[slot];
+    if (s->grad && !s->accumulate && z->grads.held[s->param] > 1)
+        return failure_set(z->with.failure, ZDS_ERR_INVALID,
+                           "zds_grad_none: parameter %s of module %s is acquired for a later use, "
+                           "too, which was told to add to this gradient; write zeros instead",
+                           z->with.model->params[s->param].name,
+                           z->with.model->modules[module].name);
+    use->none[slot] = true;
+    return ZDS_OK;
+}
+
+void zero_grads_spoilt(zero *z, uint32_t module)
+{
+    module_use *use = &z->params.modules[module];
+    for (uint32_t i = 0; i < use->slot_count; i++)
+        use->none[i] = true;
+    zero_grads_written(z, module);
 }

@@ -61,6 +61,7 @@ typedef enum span_state { SPAN_IDLE, SPAN_OPEN, SPAN_REDUCING } span_state;
 
 typedef struct span_run {
     span_state state;
+    bool spare;         /* while OPEN: its gradient is in `spare`, not in `buffers` */
     uint32_t waiting;   /* modules that this micro step has not reported */
     zds_event **events; /* [event_count] of the reduction in flight: one, or one an owner */
     size_t event_count;
@@ -83,18 +84,20 @@ typedef struct grads_part {
     bool staged;   /* gradients travel as a copy in comm_dtype */
     bool fused;
     zds_dtype comm_dtype;
-    peer_slab full;      /* whole: accum_dtype, the address space of gradients */
-    peer_slab shard;     /* in parts: accum_dtype, [shard] */
-    peer_slab buffers;   /* param_dtype */
-    peer_slab travel;    /* comm_dtype */
-    span_run *spans;     /* [spans] */
-    uint32_t *in_flight; /* [in_flight_count]: spans whose buffers are being read */
-    uint32_t in_flight_count;
+    peer_slab full;     /* whole: accum_dtype, the address space of gradients */
+    peer_slab shard;    /* in parts: accum_dtype, [shard] */
+    peer_slab buffers;  /* param_dtype */
+    slab spare;         /* likewise, all gradients: once callers hold more than `buffers` has */
+    peer_slab travel;   /* comm_dtype */
+    span_run *spans;    /* [spans] */
+    uint32_t *occupied; /* [occupied_count]: spans whose buffers are being written or read */
+    uint32_t occupied_count;
     int64_t travelling; /* span whose copy is in `travel`, or -1 */
     int64_t last;       /* span whose reduction was begun last, or -1 */
     /* [params]: the buffer holds something of this micro step (buffered) or optimizer step. */
     bool *written;
-    bool *present; /* [params]: there is a gradient in this optimizer step */
+    bool *present;  /* [params]: there is a gradient in this optimizer step */
+    uint32_t *held; /* [params]: uses whose callers may write the gradient now */
     /* Of chunks of the largest parameter, where the optimizer may reduce itself. */
     double *own_sums;
     slab sums; /* of chunks, on a device */
@@ -283,7 +286,8 @@ zds_status grads_lay_out(zero *z, const layout_wish *wish, zds_error *error);
 bufref grads_of_piece(const zero *z, const layout_piece *own);
 /* Where backward writes the gradient. */
 void *grads_pointer(zero *z, uint32_t param);
-/* Memory of a span that is about to be written must not be in flight. */
+/* Memory of a span that is about to be written must not be in flight. ZDS_ERR_UNSUPPORTED, and
+ * nothing has changed: the gradient of another module is being written there. */
 zds_status grads_open(zero *z, uint32_t span);
 /* What zds_fused would have counted of `part`, into the host's memory. */
 zds_status grads_sums(zero *z, bufref part, const zds_segment *segments, size_t count,

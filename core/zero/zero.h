@@ -1,9 +1,9 @@
 /* ZeRO: who has which parameter, gradient, master weight and state, and how they get to where they
  * are needed. It knows ranks, memory and the optimizer's vtable, and no engine.
  *
- * One at a time: zero_micro_begin; zero_acquire and zero_grads_ready of modules, last first;
- * zero_micro_end; at the boundary zero_reduce, zero_norm, then zero_update or nothing, and
- * zero_reset. Every call fails with a text in the `failure` that it was given. */
+ * In order: zero_micro_begin; zero_acquire and zero_grads_written of modules, and zero_module_done,
+ * last first; at the boundary zero_reduce, zero_norm, then zero_update or nothing, and zero_reset.
+ * Every call fails with a text in the `failure` that it was given. */
 #ifndef CORE_ZERO_ZERO_H
 #define CORE_ZERO_ZERO_H
 
@@ -94,17 +94,20 @@ zds_status zero_copy_out(zero *z, void *to, const void *from, uint64_t bytes);
 /* `local`: the optimizer reduces this step's gradients itself. */
 void zero_micro_begin(zero *z, bool boundary, bool local);
 /* The module's parameters may be read, and with ZDS_BACKWARD its gradients written, by what is put
- * on `stream` from now on; NULL: by the caller itself. */
+ * on `stream` from now on; NULL: by the caller itself. ZDS_ERR_UNSUPPORTED: there is no room for
+ * its gradients beside those that are being written. */
 zds_status zero_acquire(zero *z, uint32_t module, int32_t pass, const zds_stream *stream);
 /* What was put on `stream` so far reads parameters or writes gradients: all that follows here comes
  * after it. */
 zds_status zero_used(zero *z, const zds_stream *stream);
 /* The module's parameters as it was acquired last; [*count], zero's. */
 const zds_slot *zero_slots(const zero *z, uint32_t module, size_t *count);
-/* The slot's parameter has no gradient from this use. */
-void zero_grad_none(zero *z, uint32_t module, uint32_t slot);
-/* What backward left for the module is there. */
+/* The slot's parameter has no gradient from this use. ZDS_ERR_INVALID: another use that is acquired
+ * adds to it. */
+zds_status zero_grad_none(zero *z, uint32_t module, uint32_t slot);
+/* What backward left for the module is there; or is none. */
 void zero_grads_written(zero *z, uint32_t module);
+void zero_grads_spoilt(zero *z, uint32_t module);
 /* In this micro step nothing more comes from the module; modules go from the last to the first. */
 zds_status zero_module_done(zero *z, uint32_t module);
 

@@ -216,7 +216,8 @@ typedef struct zds_slot {
     uint64_t count;   /* elements */
     const void *data; /* read only; at stage >= 1 the pages are not writable */
     void *grad;       /* BACKWARD of a trainable parameter; else NULL */
-    bool accumulate;  /* add to grad; false: overwrite it (what is there is undefined) */
+    bool accumulate;  /* add to grad; false: overwrite it (what is there is undefined). Of uses that
+                         are held together, the one acquired first overwrites, before the others */
     uint8_t reserved[3];
     zds_space space;   /* of data and grad, */
     zds_device device; /* with its ordinal */
@@ -248,19 +249,31 @@ enum {
  * not set. */
 zds_status zds_micro_begin(zds_engine *engine, int32_t boundary);
 /* Parameters (and with BACKWARD, gradient buffers) of a module. Pointers are the same in every step
- * at stages 0 to 2, but those of gradients change at stage 2, and where micro steps are added up
- * that the config did not foresee. BACKWARD must come in descending order of modules. */
+ * at stages 0 to 2, but those of gradients change at stage 2, where micro steps are added up that
+ * the config did not foresee, and where modules are held together. BACKWARD must come in descending
+ * order of modules, once each in a micro step; what is left out has no gradients in it.
+ *
+ * FORWARD is counted: each is ended by a zds_release, in a micro step or outside. What is not
+ * released when the micro step ends is released then, or with "zds": {"strict": true} an error of
+ * zds_step. FORWARD within the module's BACKWARD, to recompute, sees the same pointers.
+ *
+ * Several modules may be held for BACKWARD, at stages 0 and 1 all of them, as where a whole graph
+ * is run at once. Where gradients are added up in another type than the parameters', this takes
+ * memory of all gradients once more, in the parameters' type, from the first time on. At stage 2
+ * there is room for some: ZDS_ERR_UNSUPPORTED, and nothing has changed, until one is reported.
+ * ZDS_ERR_INVALID: no such module, or out of order. */
 zds_status zds_acquire(zds_engine *engine, uint32_t module, int32_t pass, const zds_stream *stream,
                        zds_view *view);
-/* The end of a FORWARD use. */
+/* The end of a FORWARD use. ZDS_ERR_INVALID: the module is not acquired so often. */
 zds_status zds_release(zds_engine *engine, uint32_t module, const zds_stream *stream);
 /* Before grad_ready: the slot's parameter gets no gradient from this use; its buffer must not have
- * been written where `accumulate` is set, and is ignored where it is not. */
+ * been written where `accumulate` is set, and is ignored where it is not. ZDS_ERR_INVALID: another
+ * use is acquired that was told to add to this one; write zeros instead. */
 zds_status zds_grad_none(zds_engine *engine, uint32_t module, uint32_t slot);
 /* The gradients of the module are written; its pages may be reused. May reduce, and may move other
- * reductions forward. ZDS_ERR_INVALID: not acquired for BACKWARD in this micro step. Modules that a
- * rank does not report count as zeros; a parameter that no rank has a gradient for is left alone in
- * this step. */
+ * reductions forward. Modules that are held together may be reported in any order. ZDS_ERR_INVALID:
+ * not acquired for BACKWARD in this micro step. Modules that a rank does not report count as zeros;
+ * a parameter that no rank has a gradient for is left alone in this step. */
 zds_status zds_grad_ready(zds_engine *engine, uint32_t module, const zds_stream *stream);
 
 typedef struct zds_step_result {
