@@ -49,6 +49,26 @@ def check_program(folder, root, lib):
     expect(all(abs(a - b) <= 1e-3 * a for a, b in zip(one, two)),
            f"1 and 2 ranks agree: {one} {two}")
     expect(one[-1] < 0.05 * KNOWS_NOTHING, f"the loss falls from {one[0]} to {one[-1]}")
+    check_whole_graph(folder, os.path.join(build, "whole_graph"), config, zds_run)
+
+
+def check_whole_graph(folder, program, config, zds_run):
+    """At the stages that let it hold all modules: the same numbers, and the model is learnt."""
+    outputs = []
+    for stage in (0, 1):
+        with open(config) as file:
+            text = json.load(file)
+        text["zero_optimization"]["stage"] = stage
+        path = os.path.join(folder, "graph.json")
+        with open(path, "w") as file:
+            json.dump(text, file)
+        outputs += [run([zds_run, "-n", str(ranks), program, path, str(STEPS)]) for ranks in (1, 2)]
+    one, two = losses(outputs[0]), losses(outputs[1])
+    expect(len(one) == 1 + STEPS // 50, f"a whole graph: {len(one)} lines of losses")
+    expect(outputs[2:] == outputs[:2], "a whole graph: stages 0 and 1 print the same")
+    expect(all(abs(a - b) <= 1e-3 * a for a, b in zip(one, two)),
+           f"a whole graph: 1 and 2 ranks agree: {one} {two}")
+    expect(one[-1] < 0.05 * KNOWS_NOTHING, f"a whole graph: the loss falls from {one[0]} to {one[-1]}")
 
 
 def check_plugin_of_readme(folder, root, lib):
