@@ -1,7 +1,7 @@
-/* Before anything is laid out: all ranks have the same config, model and options, or none starts.
- * Ranks compare one hash a topic. Where one differs, they find out what it is: each puts what it
- * has into buckets by name, several times over in other ways, and what differs lies in a bucket
- * that differs every time. */
+/* Before anything is laid out: all ranks have the same config, model and options, or none starts;
+ * and once each has read its own initial values, these are the same. Ranks compare one hash a
+ * topic. Where one differs, they find out what it is: each puts what it has into buckets by name,
+ * several times over in other ways, and what differs lies in a bucket that differs every time. */
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
@@ -19,8 +19,8 @@ typedef void (*take_item)(void *to, const char *name, uint64_t hash);
 
 typedef struct topic {
     const char *name;
-    /* False without memory. */
-    bool (*visit)(const zds_engine *e, const zds_engine_options *o, take_item take, void *to);
+    /* False without memory. `from`: zds_engine_options, or hashes of values. */
+    bool (*visit)(const zds_engine *e, const void *from, take_item take, void *to);
 } topic;
 
 static uint64_t text_hash(const char *text, uint64_t seed)
@@ -51,15 +51,15 @@ static bool visit_node(const cJSON *node, const char *path, take_item take, void
     return good;
 }
 
-static bool visit_config(const zds_engine *e, const zds_engine_options *o, take_item take, void *to)
+static bool visit_config(const zds_engine *e, const void *from, take_item take, void *to)
 {
-    (void)o;
+    (void)from;
     return visit_node(config_node(e->config, ""), "", take, to);
 }
 
-static bool visit_model(const zds_engine *e, const zds_engine_options *o, take_item take, void *to)
+static bool visit_model(const zds_engine *e, const void *from, take_item take, void *to)
 {
-    (void)o;
+    (void)from;
     for (uint32_t i = 0; i < e->model->param_count; i++) {
         const model_param *p = &e->model->params[i];
         uint64_t row[] = {i, p->ndim, (uint64_t)p->role, p->frozen, p->group, p->home, p->last_use};
@@ -76,9 +76,9 @@ static bool visit_model(const zds_engine *e, const zds_engine_options *o, take_i
     return true;
 }
 
-static bool visit_options(const zds_engine *e, const zds_engine_options *o, take_item take,
-                          void *to)
+static bool visit_options(const zds_engine *e, const void *from, take_item take, void *to)
 {
+    const zds_engine_options *o = from;
     const struct {
         const char *name, *text;
     } texts[] = {{"optimizer", o->optimizer},
@@ -92,6 +92,7 @@ static bool visit_options(const zds_engine *e, const zds_engine_options *o, take
                    {"steps of the run (total_steps)", o->total_steps},
                    {"warmup_steps", o->warmup_steps},
                    {"keep_groups", o->keep_groups},
+                   {"values_everywhere", o->values_everywhere},
                    {"device", e->device.space}};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
         take(to, texts[i].name, text_hash(texts[i].text, 0));
@@ -104,9 +105,18 @@ static bool visit_options(const zds_engine *e, const zds_engine_options *o, take
     return true;
 }
 
-static const topic topics[] = {
+static bool visit_values(const zds_engine *e, const void *from, take_item take, void *to)
+{
+    const uint64_t *hashes = from;
+    for (uint32_t i = 0; i < e->model->param_count; i++)
+        take(to, e->model->params[i].name, hashes[i]);
+    return true;
+}
+
+static const topic at_start[] = {
     {"ds_config", visit_config}, {"model", visit_model}, {"options of the program", visit_options}};
-enum { TOPICS = sizeof topics / sizeof *topics };
+static const topic of_values[] = {{"initial value", visit_values}};
+enum { MOST_TOPICS = sizeof at_start / sizeof *at_start };
 
 /* === all of it === */
 
@@ -153,13 +163,13 @@ static zds_status no_memory(zds_error *error)
 }
 
 /* Ranks `r` and 0 differ in a topic. */
-static zds_status name_difference(zds_engine *e, const zds_engine_options *o, const topic *t,
-                                  int32_t r, zds_error *error)
+static zds_status name_difference(zds_engine *e, const void *from, const topic *t, int32_t r,
+                                  zds_error *error)
 {
     search s = {.round = 0};
     for (; s.round < ROUNDS; s.round++) {
         const void *rows;
-        if (!t->visit(e, o, fill_bucket, &s))
+        if (!t->visit(e, from, fill_bucket, &s))
             return no_memory(error);
         zds_status status = peers_gather(e->control, s.rounds[s.round], sizeof s.rounds[0], &rows,
                                          "finding out what differs");
@@ -169,7 +179,7 @@ static zds_status name_difference(zds_engine *e, const zds_engine_options *o, co
         for (size_t b = 0; b < BUCKETS; b++)
             s.differs[s.round][b] = all[b] != all[(size_t)r * BUCKETS + b];
     }
-    (void)t->visit(e, o, look, &s); /* without memory it finds nothing */
+    (void)t->visit(e, from, look, &s); /* without memory it finds nothing */
     error_set(error, ZDS_ERR_DIVERGED,
               "rank %d and rank 0 have a different %s: %s; give all ranks the same", r, t->name,
               s.copy ? s.copy : "one has more than the other");
@@ -177,23 +187,33 @@ static zds_status name_difference(zds_engine *e, const zds_engine_options *o, co
     return ZDS_ERR_DIVERGED;
 }
 
-zds_status agree_on_start(zds_engine *e, const zds_engine_options *o, zds_error *error)
+static zds_status agree_on(zds_engine *e, const topic *topics, size_t count, const void *from,
+                           const char *doing, zds_error *error)
 {
-    uint64_t mine[TOPICS] = {0};
+    uint64_t mine[MOST_TOPICS] = {0};
     const void *rows;
     if (e->launch.world_size == 1)
         return ZDS_OK;
-    for (int t = 0; t < TOPICS; t++)
-        if (!topics[t].visit(e, o, add_to, &mine[t]))
+    for (size_t t = 0; t < count; t++)
+        if (!topics[t].visit(e, from, add_to, &mine[t]))
             return no_memory(error);
-    zds_status status =
-        peers_gather(e->control, mine, sizeof mine, &rows, "comparing config and model");
+    zds_status status = peers_gather(e->control, mine, count * sizeof *mine, &rows, doing);
     if (status)
         return error_set(error, status, "%s", zds_engine_error(e));
     const uint64_t *all = rows;
     for (int32_t r = 1; r < e->launch.world_size; r++)
-        for (int t = 0; t < TOPICS; t++)
-            if (all[(size_t)r * TOPICS + (size_t)t] != all[t])
-                return name_difference(e, o, &topics[t], r, error);
+        for (size_t t = 0; t < count; t++)
+            if (all[(size_t)r * count + t] != all[t])
+                return name_difference(e, from, &topics[t], r, error);
     return ZDS_OK;
+}
+
+zds_status agree_on_start(zds_engine *e, const zds_engine_options *o, zds_error *error)
+{
+    return agree_on(e, at_start, MOST_TOPICS, o, "comparing config and model", error);
+}
+
+zds_status agree_on_hashes(zds_engine *e, const uint64_t *hashes, zds_error *error)
+{
+    return agree_on(e, of_values, 1, hashes, "comparing initial values", error);
 }

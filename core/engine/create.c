@@ -159,6 +159,7 @@ zds_engine *engine_empty(const zds_config *config, const zds_engine_options *o)
     e->config = config;
     e->ledger = memory;
     e->seed = o->seed;
+    e->values_everywhere = o->values_everywhere;
     return e;
 }
 

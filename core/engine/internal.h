@@ -134,6 +134,7 @@ struct zds_engine {
     bool spoilt;           /* this rank abandoned a backward of it */
     double pending_loss, mean_loss;
     uint64_t seed;
+    bool values_everywhere;    /* each rank reads initial values itself */
     zds_step_times now, times; /* of this optimizer step; since zds_take_times */
     failure failure;
 };
@@ -209,6 +210,8 @@ zds_status tiers_open_states(zds_engine *e, zds_error *error);
 void tiers_close(zds_engine *e);
 /* agree.c: all ranks have the same config, model and options, or none starts */
 zds_status agree_on_start(zds_engine *e, const zds_engine_options *options, zds_error *error);
+/* and the same hash of each parameter's values */
+zds_status agree_on_hashes(zds_engine *e, const uint64_t *hashes, zds_error *error);
 /* micro.c: modules down to `module` that are not acquired for backward have no gradients of this
  * rank in this micro step, but for those reported */
 zds_status engine_pass_over(zds_engine *e, uint32_t module);

@@ -1,5 +1,8 @@
 /* Values in and out: initial parameters from rank 0, trained ones and optimizer states back to it.
  */
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
 #include <string.h>
 
 #include "host/kernels.h"
@@ -12,7 +15,7 @@ static uint64_t at_most(uint64_t count, uint64_t most)
 
 /* === in === */
 
-/* Some elements of a parameter go into rank 0's memory, rounded to the parameter's type. */
+/* Some elements of a parameter go into this rank's memory, rounded to the parameter's type. */
 static zds_status read_some(zero *z, uint32_t param, uint64_t first, uint64_t count,
                             zds_read_fn read, void *user, zds_status *read_status)
 {
@@ -69,6 +72,59 @@ zds_status zero_read_values(zero *z, zds_read_fn read, void *user, zds_status *r
         status = params_seal_all(z, false);
     if (!status)
         status = distribute(z, read, user, read_status);
+    return status ? status : params_seal_all(z, true);
+}
+
+/* What of a parameter is in this rank's pages, or is for it to write into the node's. */
+static layout_piece pages_of(const zero *z, uint32_t param)
+{
+    const peers *p = z->with.peers;
+    uint64_t numel = z->with.model->params[param].numel, rank = (uint64_t)p->rank,
+             size = (uint64_t)p->world_size, share = (numel + size - 1) / size,
+             first = at_most(rank * share, numel);
+    if (z->params.pages != PAGES_NODE)
+        return (layout_piece){.param = param, .count = numel};
+    return z->with.params[param].trainable
+               ? layout_piece_of(z->lay, z->with.model, param, (uint32_t)rank)
+               : (layout_piece){param, first, at_most(share, numel - first), 0};
+}
+
+/* Of a chunk that is another one in each parameter. */
+static zds_status hash_some(zero *z, uint32_t param, zds_read_fn read, void *user, uint64_t *hash)
+{
+    uint64_t numel = z->with.model->params[param].numel,
+             chunks = (numel + LAYOUT_CHUNK - 1) / LAYOUT_CHUNK;
+    if (!chunks)
+        return ZDS_OK;
+    uint64_t first = param % chunks * LAYOUT_CHUNK, n = at_most(numel - first, LAYOUT_CHUNK);
+    zds_status status = read(user, param, first, n, z->params.staging);
+    if (!status)
+        *hash = XXH64(z->params.staging, n * sizeof *z->params.staging, param);
+    return status;
+}
+
+static zds_status read_pages(zero *z, uint32_t param, zds_read_fn read, void *user,
+                             zds_status *read_status)
+{
+    const layout_piece own = pages_of(z, param);
+    zds_status status = ZDS_OK;
+    for (uint64_t k = 0; !status && !*read_status && k < own.count; k += STAGING_ELEMENTS)
+        status = read_some(z, param, own.param_first + k, at_most(own.count - k, STAGING_ELEMENTS),
+                           read, user, read_status);
+    return status;
+}
+
+zds_status zero_read_everywhere(zero *z, zds_read_fn read, void *user, uint64_t *hashes,
+                                zds_status *read_status)
+{
+    zds_status status = publish_await_all(z);
+    if (!status)
+        status = params_seal_all(z, false);
+    for (uint32_t i = 0; !status && !*read_status && i < z->with.model->param_count; i++) {
+        status = read_pages(z, i, read, user, read_status);
+        if (!status && !*read_status)
+            *read_status = hash_some(z, i, read, user, &hashes[i]);
+    }
     return status ? status : params_seal_all(z, true);
 }
 

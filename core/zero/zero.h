@@ -70,6 +70,10 @@ zds_status zero_accumulate_in(zero *z, zds_dtype dtype);
 /* All parameters from rank 0; where reading fails the rest travels as it is, and *read_status tells
  * on rank 0. */
 zds_status zero_read_values(zero *z, zds_read_fn read, void *user, zds_status *read_status);
+/* Each rank reads what its pages hold: all, or of pages that are the node's its parts.
+ * hashes[params]: of a chunk of each, which is the same one on all ranks. */
+zds_status zero_read_everywhere(zero *z, zds_read_fn read, void *user, uint64_t *hashes,
+                                zds_status *read_status);
 /* Masters and states start from the parameters as they are. */
 zds_status zero_start(zero *z);
 /* A parameter's trained value (state -1) or one of its states that has a value an element, to rank

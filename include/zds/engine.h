@@ -134,6 +134,9 @@ typedef struct zds_engine_options {
      * a minute says who waits for what. A rank that dies is noticed within 2 seconds, and one that
      * does not come at all within a minute, whatever this is. */
     int32_t timeout_ms;
+    /* zds_set_values is given values on every rank, which reads what it keeps. The same on all. */
+    bool values_everywhere;
+    uint8_t reserved_end[3];
 } zds_engine_options;
 
 /* Collective. Opens the plugins that the config names and lays out all memory. `config` must stay
@@ -156,11 +159,12 @@ typedef zds_status (*zds_read_fn)(void *user, uint32_t param, uint64_t first, ui
 typedef zds_status (*zds_write_fn)(void *user, uint32_t param, uint64_t first, uint64_t count,
                                    const float *values);
 
-/* Collective. Initial values of all parameters, from rank 0 (`read` is called there only; give one
- * that returns the same values on every rank, since later stages let owners read their own
- * elements. Not after the first optimizer step). In 16-bit training they are rounded, and master
- * weights start from the rounded values. Before this, zds_acquire is refused. `read`'s own error
- * becomes the result on all ranks. */
+/* Collective, and not after the first optimizer step. Initial values of all parameters, from rank
+ * 0, where alone `read` is called; with options.values_everywhere it is called on every rank, for
+ * what that rank keeps, in ranges that ascend in each parameter, and again for one chunk of each
+ * parameter, by which ranks see that they read the same (ZDS_ERR_DIVERGED names the parameter). In
+ * 16-bit training values are rounded, and master weights start from the rounded ones. Before this,
+ * zds_acquire is refused. `read`'s own error becomes the result on all ranks. */
 zds_status zds_set_values(zds_engine *engine, zds_read_fn read, void *user);
 
 /* Collective. The parameter as trained (`state` NULL: the master weight where one is kept) or an
