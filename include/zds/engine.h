@@ -213,7 +213,7 @@ zds_status zds_set_schedule_state(zds_engine *engine, const void *state, uint64_
 
 enum { ZDS_FORWARD = 0, ZDS_BACKWARD = 1 };
 
-/* A parameter as one use in one module sees it. */
+/* A parameter as one use in one module sees it. data and grad begin at multiples of 64 bytes. */
 typedef struct zds_slot {
     uint32_t param;
     zds_dtype dtype;  /* of data and grad */
@@ -384,9 +384,12 @@ typedef struct zds_group_info {
 /* Group i, in the order of `declared`; false past the last, and where struct_size is 0. */
 bool zds_group(const zds_engine *engine, size_t i, zds_group_info *info);
 
-/* Runs body(arg, i) for i < n on the engine's bound threads; returns when all are done. Any thread
- * may call this, also while another is in it or in the engine: loops come one after the other. body
- * must not call the engine; a loop inside it runs inline. */
+/* Calls body(arg, i) once for each i < n on the engine's threads (zds_threads), of which the
+ * calling one is one, and returns when all are done, with all that they wrote. Thread t of T begins
+ * with the t-th of T equal ranges, in ascending order, and helps the others when it is done with
+ * that; one thread alone goes from 0 to n - 1. Any thread may call this, also while another is in
+ * it or in the engine: loops come one after the other. body must not call the engine; a loop inside
+ * it runs inline. */
 void zds_parallel_for(zds_engine *engine, size_t n, void (*body)(void *arg, size_t i), void *arg);
 
 /* Collective. The values of all ranks are added in rank order; the same bits everywhere. count at

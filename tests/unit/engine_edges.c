@@ -381,6 +381,45 @@ static void count_up_together(void *arg, size_t i)
     atomic_fetch_add((atomic_int *)arg, 1);
 }
 
+enum { LOOP = 10 };
+
+typedef struct ranges {
+    pthread_barrier_t both; /* bodies that begin a range meet: each runs on a thread of its own */
+    pthread_t caller, of[LOOP];
+    size_t order[LOOP];
+    atomic_size_t count;
+} ranges;
+
+static void begin_range(void *arg, size_t i)
+{
+    ranges *r = arg;
+    r->of[i] = pthread_self();
+    if (i % (LOOP / 2) == 0)
+        pthread_barrier_wait(&r->both);
+    r->order[atomic_fetch_add(&r->count, 1)] = i;
+}
+
+Test(engine_edges, threads_of_a_loop_begin_with_equal_ranges, .timeout = 60)
+{
+    zds_engine *e = open_engine("{\"train_micro_batch_size_per_gpu\":1}", NULL);
+    ranges r = {.caller = pthread_self()};
+    size_t next[2][2] = {{0}};
+    cr_assert_eq(zds_threads(e), 2);
+    pthread_barrier_init(&r.both, NULL, 2);
+    zds_parallel_for(e, LOOP, begin_range, &r);
+    pthread_barrier_destroy(&r.both);
+    cr_assert_eq(atomic_load(&r.count), LOOP);
+    cr_expect(pthread_equal(r.of[0], r.caller), "the calling thread is the first");
+    cr_expect(!pthread_equal(r.of[LOOP / 2], r.caller), "and another has the other half");
+    for (size_t k = 0; k < LOOP; k++) { /* each thread goes upwards through a range */
+        size_t i = r.order[k], other = !pthread_equal(r.of[i], r.caller);
+        size_t *from = &next[other][i / (LOOP / 2)];
+        cr_expect(i >= *from, "%zu comes too late", i);
+        *from = i + 1;
+    }
+    close_engine(e);
+}
+
 typedef struct loops {
     zds_engine *e;
     atomic_int count;

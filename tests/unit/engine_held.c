@@ -75,6 +75,9 @@ static zds_view acquire(zds_engine *e, uint32_t module, int32_t pass)
 {
     zds_view view;
     WORKS(zds_acquire(e, module, pass, NULL, &view));
+    for (size_t s = 0; s < view.count; s++)
+        NEED((uintptr_t)view.slots[s].data % 64 == 0 && (uintptr_t)view.slots[s].grad % 64 == 0,
+             "slot %zu of module %u is not aligned", s, module);
     return view;
 }
 
