@@ -62,7 +62,8 @@ static bool visit_model(const zds_engine *e, const void *from, take_item take, v
     (void)from;
     for (uint32_t i = 0; i < e->model->param_count; i++) {
         const model_param *p = &e->model->params[i];
-        uint64_t row[] = {i, p->ndim, (uint64_t)p->role, p->frozen, p->group, p->home, p->last_use};
+        uint64_t row[] = {i,       p->ndim,  (uint64_t)p->role, p->frozen,
+                          p->fp32, p->group, p->home,           p->last_use};
         uint64_t hash = XXH64(p->shape, p->ndim * sizeof *p->shape, 0);
         hash = XXH64(row, sizeof row, hash);
         hash = XXH64(&p->width_mult, sizeof p->width_mult, hash);

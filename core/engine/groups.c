@@ -196,6 +196,26 @@ static zds_status refuse_param(zds_engine *e, const grouping *g, uint32_t i, zds
                             name, e->model->params[i].name, why);
 }
 
+/* fp32 in a run of 16 bits: the parameter is its own master. */
+static zds_status check_fp32(zds_engine *e, const model_param *p, zds_error *error)
+{
+    const zds_optim_ops *ops = &e->optim;
+    if (!p->fp32 || p->frozen || e->set.param_dtype == ZDS_F32)
+        return ZDS_OK;
+    if (e->set.master_dtype != ZDS_F32)
+        return error_set(error, ZDS_ERR_UNSUPPORTED,
+                         "parameter %s is fp32 (zds_param_desc.fp32), but the config keeps master "
+                         "weights in 16 bits: set %s.%s_master_weights_and_grads to false",
+                         p->name, e->set.param_dtype == ZDS_F16 ? "fp16" : "bf16",
+                         e->set.param_dtype == ZDS_F16 ? "fp16" : "bf16");
+    return ops->grad_dtypes & ZDS_DTYPE_BIT(ZDS_F32)
+               ? ZDS_OK
+               : error_set(error, ZDS_ERR_UNSUPPORTED,
+                           "parameter %s is fp32 (zds_param_desc.fp32), and optimizer %s takes no "
+                           "fp32 gradients",
+                           p->name, e->optim_plugin->name);
+}
+
 static zds_status describe(zds_engine *e, grouping *g, uint32_t i, zds_error *error)
 {
     const model_param *p = &e->model->params[i];
@@ -214,6 +234,8 @@ static zds_status describe(zds_engine *e, grouping *g, uint32_t i, zds_error *er
                               .width_mult = p->width_mult,
                               .fan_out_mult = p->fan_out_mult,
                               .group_sets = sets};
+    if (!status)
+        status = check_fp32(e, p, error);
     if (status || p->frozen)
         return status;
     known->needs = (zds_param_needs){.struct_size = sizeof known->needs, .hyper = &g->hypers[i]};

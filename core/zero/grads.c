@@ -7,20 +7,36 @@
 
 /* === where a gradient is === */
 
-static bufref in_full(const zero *z, uint64_t first)
+static const span_run *run_of(const zero *z, const layout_span *span)
 {
-    return bufref_of(&z->grads.full.slab, first, z->wish.accum_dtype);
+    return &z->grads.spans[span - z->lay->spans];
+}
+
+/* Where a span's is that is kept whole. */
+static bufref in_full(const zero *z, const layout_span *span)
+{
+    return (bufref){&z->grads.full.slab, run_of(z, span)->full_at, zero_accum_dtype(z, span)};
+}
+
+static bufref in_shard(const zero *z, const layout_span *span)
+{
+    return (bufref){&z->grads.shard.slab, run_of(z, span)->shard_at, zero_accum_dtype(z, span)};
+}
+
+/* From an element's place on. */
+static bufref in_room(const zero *z, const slab *s, const layout_span *span, uint64_t first)
+{
+    return (bufref){s, first * zds_dtype_size(z->wish.param_dtype), zero_dtype(z, span)};
 }
 
 /* Of a span, where backward writes it. */
 static bufref written_at(const zero *z, const layout_span *span)
 {
     const grads_part *g = &z->grads;
-    if (!g->buffered)
-        return in_full(z, span->grad_first);
-    return g->spans[span - z->lay->spans].spare
-               ? bufref_of(&g->spare, span->grad_first, z->wish.param_dtype)
-               : bufref_of(&g->buffers.slab, span->buffer_first, z->wish.param_dtype);
+    if (!grads_buffered(z, span))
+        return in_full(z, span);
+    return run_of(z, span)->spare ? in_room(z, &g->spare, span, span->param_first)
+                                  : in_room(z, &g->buffers.slab, span, span->buffer_first);
 }
 
 void *grads_pointer(zero *z, uint32_t param)
@@ -33,32 +49,38 @@ bufref grads_of_piece(const zero *z, const layout_piece *own)
 {
     const layout_place *place = &z->lay->places[own->param];
     const layout_span *span = &z->lay->spans[place->span];
-    return z->grads.in_parts ? bufref_of(&z->grads.shard.slab, span->shard_first + own->part_first,
-                                         z->wish.accum_dtype)
-                             : in_full(z, span->grad_first + place->first + own->param_first);
+    return z->grads.in_parts ? bufref_moved(in_shard(z, span), own->part_first)
+                             : bufref_moved(in_full(z, span), place->first + own->param_first);
+}
+
+bufref grads_whole(const zero *z, uint32_t param)
+{
+    const layout_place *place = &z->lay->places[param];
+    return bufref_moved(in_full(z, &z->lay->spans[place->span]), place->first);
 }
 
 /* Where this rank's part of a span is kept once reduced. */
 static bufref part_of(const zero *z, const layout_span *span)
 {
-    if (z->grads.in_parts)
-        return bufref_of(&z->grads.shard.slab, span->shard_first, z->wish.accum_dtype);
-    return in_full(z, span->grad_first + layout_part_first(span, (uint32_t)z->with.peers->rank));
+    return z->grads.in_parts ? in_shard(z, span)
+                             : bufref_moved(in_full(z, span),
+                                            layout_part_first(span, (uint32_t)z->with.peers->rank));
 }
 
 /* What is reduced of a span, before a copy of it travels. */
 static bufref gathered_at(const zero *z, const layout_span *span)
 {
-    return z->grads.in_parts
-               ? bufref_of(&z->grads.buffers.slab, span->buffer_first, z->wish.param_dtype)
-               : in_full(z, span->grad_first);
+    return z->grads.in_parts ? in_room(z, &z->grads.buffers.slab, span, span->buffer_first)
+                             : in_full(z, span);
 }
 
 /* What travels. */
 static bufref source_of(const zero *z, const layout_span *span)
 {
-    return z->grads.staged ? bufref_of(&z->grads.travel.slab, 0, z->grads.comm_dtype)
-                           : gathered_at(z, span);
+    bool in_parts = z->grads.in_parts;
+    return grads_staged(z, in_parts, span)
+               ? (bufref){&z->grads.travel.slab, 0, grads_travel_dtype(z, in_parts, span)}
+               : gathered_at(z, span);
 }
 
 /* === finishing a reduction === */
@@ -124,10 +146,10 @@ static zds_status finish(zero *z, uint32_t k)
                        .tag = (uint64_t)k << 8 | 2,
                        .what = "gathering gradients",
                        .src = bufref_at(part_of(z, span), 0),
-                       .dst = bufref_at(in_full(z, span->grad_first), 0),
+                       .dst = bufref_at(in_full(z, span), 0),
                        .count = span->part,
-                       .src_dtype = z->wish.accum_dtype,
-                       .dst_dtype = z->wish.accum_dtype,
+                       .src_dtype = zero_accum_dtype(z, span),
+                       .dst_dtype = zero_accum_dtype(z, span),
                        .stream = z->wire};
     status = z->wire ? zero_follow(z, z->wire, z->queue) : ZDS_OK;
     return status ? status
@@ -148,7 +170,7 @@ static zds_status take_spare(zero *z, const layout_span *span, const layout_span
                            z->wish.stage, modules[other->first_module].name);
     zds_error error = ZDS_ERROR_INIT;
     zds_status status = zero_alloc(z->with.tier, &z->grads.spare, "gradients",
-                                   z->lay->trainable * zds_dtype_size(z->wish.param_dtype), &error);
+                                   z->lay->trained * zds_dtype_size(z->wish.param_dtype), &error);
     if (status)
         failure_set(z->with.failure, status, "module %s acquired for backward while %s is: %s",
                     modules[span->first_module].name, modules[other->first_module].name,
@@ -161,14 +183,14 @@ zds_status grads_open(zero *z, uint32_t k)
 {
     grads_part *g = &z->grads;
     span_run *run = &g->spans[k];
-    if (run->state == SPAN_OPEN || !g->buffered)
-        return ZDS_OK;
     const layout_span *span = &z->lay->spans[k];
+    if (run->state == SPAN_OPEN || !grads_buffered(z, span))
+        return ZDS_OK;
     for (uint32_t i = 0; i < g->occupied_count && !g->spare.tier;) {
         const layout_span *other = &z->lay->spans[g->occupied[i]];
         zds_status status = ZDS_OK;
-        if (other->buffer_first >= span->buffer_first + span->count ||
-            span->buffer_first >= other->buffer_first + other->count)
+        if (other->buffer_first >= span->buffer_first + layout_room(span, span->count) ||
+            span->buffer_first >= other->buffer_first + layout_room(other, other->count))
             i++;
         else if (g->spans[g->occupied[i]].state == SPAN_OPEN)
             status = take_spare(z, span, other);
@@ -198,7 +220,7 @@ static zds_status fill_missing(zero *z, const layout_span *span)
         uint32_t param = end ? 0 : span->params[i];
         uint64_t first = end ? span->count : z->lay->places[param].first;
         uint64_t numel = end ? 0 : z->with.model->params[param].numel;
-        if (z->grads.buffered)
+        if (grads_buffered(z, span))
             status = zero_clear(z, bufref_moved(base, filled), first - filled);
         if (!status && !end && !z->grads.written[param])
             status = zero_clear(z, bufref_moved(base, first), numel);
@@ -213,7 +235,7 @@ static zds_status prepare_travel(zero *z, uint32_t k)
     const layout_span *span = &z->lay->spans[k];
     bufref from = gathered_at(z, span);
     zds_status status = ZDS_OK;
-    if (g->staged) {
+    if (grads_staged(z, g->in_parts, span)) {
         if (g->travelling >= 0)
             status = finish(z, (uint32_t)g->travelling);
         if (!status)
@@ -295,7 +317,7 @@ static zds_status reduce(zero *z, uint32_t k)
                      .what = run->what,
                      .src = bufref_at(source, 0),
                      .src_dtype = source.dtype,
-                     .dst_dtype = g->fused ? z->wish.accum_dtype : source.dtype,
+                     .dst_dtype = g->fused ? zero_accum_dtype(z, span) : source.dtype,
                      .count = span->part,
                      .op = ZDS_SUM,
                      .stream = z->wire};
@@ -342,7 +364,7 @@ static zds_status own_statistics(zero *z, uint32_t k)
         uint32_t param = span->params[i];
         const zds_segment all = {.count = z->with.model->params[param].numel};
         uint64_t bad = 0, chunks = (all.count + LAYOUT_CHUNK - 1) / LAYOUT_CHUNK;
-        status = grads_sums(z, in_full(z, layout_grad_at(z->lay, param)), &all, 1, sums, &bad);
+        status = grads_sums(z, grads_whole(z, param), &all, 1, sums, &bad);
         for (uint64_t first = 0; !status && first < chunks; first += SHARE) {
             double share = 0;
             for (uint64_t c = first; c < chunks && c < first + SHARE; c++)
@@ -365,14 +387,14 @@ static zds_status span_done(zero *z, uint32_t k)
     for (uint32_t i = 0; i < span->param_count; i++)
         any |= g->written[span->params[i]];
     zds_status status = ZDS_OK;
-    if (g->buffered && (any || reduces)) {
+    if (grads_buffered(z, span) && (any || reduces)) {
         status = grads_open(z, k);
         if (!status)
             status = fill_missing(z, span);
         /* Whole gradients that accumulate in another dtype: this micro step's are added. */
         if (!status && !g->in_parts) {
-            status = zero_accumulate(z, in_full(z, span->grad_first), written_at(z, span), 1,
-                                     run->accumulated, span->count);
+            status = zero_accumulate(z, in_full(z, span), written_at(z, span), 1, run->accumulated,
+                                     span->count);
             run->accumulated = true;
         }
         for (uint32_t i = 0; i < span->param_count; i++) /* the next micro step overwrites */

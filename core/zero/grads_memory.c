@@ -3,20 +3,59 @@
 
 #include "zero/parts.h"
 
-static void decide(const zero *z, grads_part *g)
+static zds_dtype source_dtype(const zero *z, bool in_parts, const layout_span *span)
 {
-    const zero_wishes *wish = &z->wish;
-    const zds_comm_ops *ops = z->with.peers->ops;
-    zds_dtype source = g->in_parts ? wish->param_dtype : wish->accum_dtype;
-    g->buffered = g->in_parts || wish->accum_dtype != wish->param_dtype;
-    g->fused = (ops->flags & ZDS_COMM_FUSED) && wish->reduce_scatter;
-    g->comm_dtype = wish->comm_dtype == ZERO_AS_IS ? source : wish->comm_dtype;
-    if (!(ops->reduce_dtypes & ZDS_DTYPE_BIT(g->comm_dtype)))
-        g->comm_dtype = ZDS_F32; /* what every plugin reduces */
+    return in_parts ? zero_dtype(z, span) : zero_accum_dtype(z, span);
+}
+
+static bool reduces(const zero *z, zds_dtype dtype)
+{
+    return z->with.peers->ops->reduce_dtypes & ZDS_DTYPE_BIT(dtype);
+}
+
+static bool is_fused(const zero *z)
+{
+    return z->with.peers->ops->flags & ZDS_COMM_FUSED && z->wish.reduce_scatter;
+}
+
+zds_dtype grads_travel_dtype(const zero *z, bool in_parts, const layout_span *span)
+{
+    zds_dtype dtype =
+        z->wish.comm_dtype == ZERO_AS_IS ? source_dtype(z, in_parts, span) : z->wish.comm_dtype;
+    return reduces(z, dtype) ? dtype : ZDS_F32; /* what every plugin reduces */
+}
+
+bool grads_staged(const zero *z, bool in_parts, const layout_span *span)
+{
+    zds_dtype source = source_dtype(z, in_parts, span),
+              dtype = grads_travel_dtype(z, in_parts, span);
     /* Whoever adds up in fp32 gains nothing from travelling as fp32. */
-    bool adds_wide =
-        g->fused && g->comm_dtype == ZDS_F32 && ops->reduce_dtypes & ZDS_DTYPE_BIT(source);
-    g->staged = g->comm_dtype != source && !adds_wide;
+    return dtype != source && !(is_fused(z) && dtype == ZDS_F32 && reduces(z, source));
+}
+
+/* Bytes of the copy that travels. */
+static uint64_t travel_bytes(const zero *z, const layout *l, bool in_parts)
+{
+    uint64_t most = 0;
+    for (uint32_t k = 0; k < l->span_count; k++) {
+        const layout_span *span = &l->spans[k];
+        if (!layout_is_trained(span) || !grads_staged(z, in_parts, span))
+            continue;
+        uint64_t bytes = span->count * zds_dtype_size(grads_travel_dtype(z, in_parts, span));
+        most = bytes > most ? bytes : most;
+    }
+    return most;
+}
+
+/* Of so many elements, `wide` of them of wide spans, as they are added up. */
+static uint64_t accum_bytes(const zero *z, uint64_t count, uint64_t wide)
+{
+    return (count - wide) * zds_dtype_size(z->wish.accum_dtype) + wide * sizeof(float);
+}
+
+static bool has_buffers(const zero *z, const layout *l, bool in_parts)
+{
+    return in_parts || (z->wish.accum_dtype != z->wish.param_dtype && l->wide < l->trainable);
 }
 
 /* Bytes of a rank that depend on whether it keeps its parts only: gradients, buffers, and padding
@@ -24,13 +63,12 @@ static void decide(const zero *z, grads_part *g)
  * all must decide alike. */
 static uint64_t weigh(const zero *z, const layout *l, bool in_parts)
 {
-    grads_part g = {.in_parts = in_parts};
-    decide(z, &g);
     uint64_t shard = l->trainable / l->world_size;
-    uint64_t bytes =
-        (in_parts ? shard : l->trainable) * zds_dtype_size(z->wish.accum_dtype) + 12 * shard;
-    bytes += g.buffered ? l->buffers * zds_dtype_size(z->wish.param_dtype) : 0;
-    return bytes + (g.staged ? l->largest * zds_dtype_size(g.comm_dtype) : 0);
+    uint64_t bytes = 12 * shard + (in_parts ? accum_bytes(z, shard, l->wide / l->world_size)
+                                            : accum_bytes(z, l->trainable, l->wide));
+    if (has_buffers(z, l, in_parts))
+        bytes += l->buffers * zds_dtype_size(z->wish.param_dtype);
+    return bytes + travel_bytes(z, l, in_parts);
 }
 
 static zds_status lay_out(zero *z, const layout_wish *wish, bool overlap, layout **out,
@@ -79,26 +117,56 @@ zds_status grads_lay_out(zero *z, const layout_wish *wish, zds_error *error)
     return ZDS_OK;
 }
 
+/* Places the spans' gradients, whole and in the rank's shard; the bytes of both. */
+static uint64_t place_whole(zero *z)
+{
+    uint64_t at = 0;
+    for (uint32_t k = 0; k < z->lay->span_count; k++) {
+        const layout_span *span = &z->lay->spans[k];
+        if (!layout_is_trained(span))
+            continue;
+        z->grads.spans[k].full_at = at;
+        at += span->count * zds_dtype_size(zero_accum_dtype(z, span));
+    }
+    return at;
+}
+
+static uint64_t shard_bytes(const zero *z, uint32_t rank, span_run *runs)
+{
+    uint64_t at = 0;
+    for (uint32_t k = 0; k < z->lay->span_count; k++) {
+        const layout_span *span = &z->lay->spans[k];
+        if (!layout_is_trained(span))
+            continue;
+        if (runs)
+            runs[k].shard_at = at;
+        at += layout_part_count(span, rank) * zds_dtype_size(zero_accum_dtype(z, span));
+    }
+    return at;
+}
+
 static zds_status take_memory(zero *z, zds_error *error)
 {
     const zero_wishes *wish = &z->wish;
     const layout *l = z->lay;
     grads_part *g = &z->grads;
     peers *p = z->with.peers;
-    size_t accum = zds_dtype_size(wish->accum_dtype);
-    uint64_t most = zero_any_memory(z) ? l->shard : layout_largest_shard(l); /* as ranks know it */
-    decide(z, g);
+    uint64_t whole = place_whole(z), most = shard_bytes(z, (uint32_t)p->rank, g->spans);
+    for (uint32_t r = 0; !zero_any_memory(z) && r < l->world_size; r++) { /* as ranks know it */
+        uint64_t bytes = shard_bytes(z, r, NULL);
+        most = bytes > most ? bytes : most;
+    }
+    g->fused = is_fused(z);
     zds_status status =
-        g->in_parts
-            ? zero_alloc_known(z, z->with.tier, &g->shard, "gradients", most * accum, error)
-            : peers_alloc(p, &g->full, "gradients", l->trainable * accum, ZDS_MEM_SYMMETRIC, error);
-    if (!status && g->buffered)
+        g->in_parts ? zero_alloc_known(z, z->with.tier, &g->shard, "gradients", most, error)
+                    : peers_alloc(p, &g->full, "gradients", whole, ZDS_MEM_SYMMETRIC, error);
+    if (!status && has_buffers(z, l, g->in_parts))
         status =
             peers_alloc(p, &g->buffers, "reduce buffers",
                         l->buffers * zds_dtype_size(wish->param_dtype), ZDS_MEM_SYMMETRIC, error);
-    if (!status && g->staged)
-        status = peers_alloc(p, &g->travel, "reduce buffers",
-                             l->largest * zds_dtype_size(g->comm_dtype), ZDS_MEM_SYMMETRIC, error);
+    uint64_t travel = travel_bytes(z, l, g->in_parts);
+    if (!status && travel)
+        status = peers_alloc(p, &g->travel, "reduce buffers", travel, ZDS_MEM_SYMMETRIC, error);
     return status;
 }
 

@@ -135,6 +135,7 @@ static void place(hooked *h, piece *p)
     p->chunks = (size_t)((p->count + LAYOUT_CHUNK - 1) / LAYOUT_CHUNK);
     p->master = bufref_of(&s[0], p->first, wish->master_dtype);
     p->grad = bufref_of(&s[1], p->first, wish->accum_dtype);
+    p->dtype = wish->param_dtype;
     p->output = (bufref){0};
     if (zero_has_output(h->zero))
         p->output = bufref_of(&s[2], p->first, wish->param_dtype);

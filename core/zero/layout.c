@@ -13,6 +13,14 @@ static uint64_t round_up(uint64_t value, uint64_t to)
     return (value + to - 1) / to * to;
 }
 
+typedef struct filling {
+    const zds_model *model;
+    const layout_wish *wish;
+    int32_t owner; /* of the parameters that are put now */
+    uint64_t align, at;
+    bool impossible; /* no common multiple */
+} filling;
+
 /* Elements of a module's trainable parameters, each rounded up to `align`. */
 static uint64_t module_elements(const zds_model *model, uint32_t module, uint64_t align)
 {
@@ -26,34 +34,30 @@ static uint64_t module_elements(const zds_model *model, uint32_t module, uint64_
     return sum;
 }
 
-static bool is_in(const layout *l, const zds_model *model, uint32_t param, span_kind kind)
+static bool is_in(const layout *l, const filling *f, uint32_t param, const layout_span *span)
 {
-    if (model->params[param].frozen)
-        return kind == SPAN_FROZEN;
-    return kind == (l->places[param].owner >= 0 ? SPAN_WHOLE : SPAN_CUT);
+    const model_param *p = &f->model->params[param];
+    if ((f->wish->wide && p->fp32) != span->wide)
+        return false;
+    if (p->frozen)
+        return span->kind == SPAN_FROZEN;
+    return span->kind == (l->places[param].owner >= 0 ? SPAN_WHOLE : SPAN_CUT);
 }
 
 /* Calls visit for each parameter of a span's kind at home in its modules. */
-static void each(layout *l, const zds_model *model, layout_span *span,
-                 void (*visit)(layout *l, layout_span *span, uint32_t param, void *arg), void *arg)
+static void each(layout *l, filling *f, layout_span *span,
+                 void (*visit)(layout *l, layout_span *span, uint32_t param, filling *f))
 {
+    const zds_model *model = f->model;
     for (uint32_t m = span->first_module; m < span->first_module + span->module_count; m++)
         for (uint32_t i = 0; i < model->modules[m].home_count; i++)
-            if (is_in(l, model, model->modules[m].params[i], span->kind))
-                visit(l, span, model->modules[m].params[i], arg);
+            if (is_in(l, f, model->modules[m].params[i], span))
+                visit(l, span, model->modules[m].params[i], f);
 }
 
-typedef struct filling {
-    const zds_model *model;
-    const layout_wish *wish;
-    int32_t owner; /* of the parameters that are put now */
-    uint64_t align, at;
-    bool impossible; /* no common multiple */
-} filling;
-
-static void count_one(layout *l, layout_span *span, uint32_t param, void *arg)
+static void count_one(layout *l, layout_span *span, uint32_t param, filling *f)
 {
-    (void)l, (void)param, (void)arg;
+    (void)l, (void)param, (void)f;
     span->param_count++;
 }
 
@@ -68,19 +72,17 @@ uint64_t layout_multiple(uint64_t a, uint64_t b)
     return a / x * b;
 }
 
-static void align_one(layout *l, layout_span *span, uint32_t param, void *arg)
+static void align_one(layout *l, layout_span *span, uint32_t param, filling *f)
 {
     (void)l, (void)span;
-    filling *f = arg;
     uint64_t block = f->wish->granularity ? f->wish->granularity[param] : 1;
     if (block > 1 && !f->impossible)
         f->align = layout_multiple(f->align, block);
     f->impossible |= f->align > MOST_ALIGN;
 }
 
-static void put_one(layout *l, layout_span *span, uint32_t param, void *arg)
+static void put_one(layout *l, layout_span *span, uint32_t param, filling *f)
 {
-    filling *f = arg;
     const model_param *p = &f->model->params[param];
     if (l->places[param].owner != f->owner)
         return;
@@ -92,14 +94,16 @@ static void put_one(layout *l, layout_span *span, uint32_t param, void *arg)
         span->open_module = p->last_use;
 }
 
-static zds_status add_span(layout *l, filling *f, uint32_t module, uint32_t count, span_kind kind)
+static zds_status add_span(layout *l, filling *f, uint32_t module, uint32_t count, span_kind kind,
+                           bool wide)
 {
     layout_span *span = &l->spans[l->span_count];
     *span = (layout_span){.kind = kind,
+                          .wide = wide,
                           .first_module = module,
                           .module_count = count,
                           .open_module = module + count - 1};
-    each(l, f->model, span, count_one, NULL);
+    each(l, f, span, count_one);
     if (!span->param_count)
         return ZDS_OK;
     l->span_count++;
@@ -112,17 +116,17 @@ static zds_status add_span(layout *l, filling *f, uint32_t module, uint32_t coun
     f->align = f->wish->align;
     f->at = 0;
     if (kind == SPAN_CUT)
-        each(l, f->model, span, align_one, f);
+        each(l, f, span, align_one);
     if (f->impossible)
         return ZDS_ERR_UNSUPPORTED;
     for (uint32_t r = 0; kind == SPAN_WHOLE && r < l->world_size; r++) {
         span->parts[r] = f->at;
         f->owner = (int32_t)r;
-        each(l, f->model, span, put_one, f);
+        each(l, f, span, put_one);
     }
     f->owner = LAYOUT_NONE;
     if (kind != SPAN_WHOLE)
-        each(l, f->model, span, put_one, f);
+        each(l, f, span, put_one);
     span->count = kind == SPAN_CUT ? round_up(f->at, f->align * l->world_size) : f->at;
     if (kind == SPAN_CUT)
         span->part = span->count / l->world_size;
@@ -141,12 +145,15 @@ static void number(layout *l, const layout_wish *wish)
         layout_span *span = &l->spans[k];
         if (!layout_is_trained(span)) {
             span->param_first = l->frozen;
-            l->frozen += span->count;
+            l->frozen += layout_room(span, span->count);
             continue;
         }
-        span->param_first = span->grad_first = l->trainable;
+        span->param_first = l->trained;
+        span->grad_first = l->trainable;
         span->shard_first = l->shard;
+        l->trained += layout_room(span, span->count);
         l->trainable += span->count;
+        l->wide += span->wide ? span->count : 0;
         l->shard += layout_part_count(span, wish->rank);
         l->largest = span->count > l->largest ? span->count : l->largest;
     }
@@ -173,8 +180,8 @@ static zds_status fill(layout *l, const zds_model *model, const layout_wish *wis
         while (m + count < model->module_count &&
                size + module_elements(model, m + count, wish->align) <= bucket)
             size += module_elements(model, m + count++, wish->align);
-        for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
-            zds_status status = add_span(l, &f, m, count, kinds[i]);
+        for (size_t i = 0; i < 2 * (sizeof kinds / sizeof *kinds); i++) {
+            zds_status status = add_span(l, &f, m, count, kinds[i / 2], i % 2);
             if (status)
                 return status;
         }
@@ -232,7 +239,7 @@ zds_status layout_create(const zds_model *model, const layout_wish *wish, layout
     if (!l)
         return ZDS_ERR_MEMORY;
     l->world_size = wish->world_size;
-    l->spans = calloc(3 * (size_t)model->module_count + 1, sizeof *l->spans);
+    l->spans = calloc(6 * (size_t)model->module_count + 1, sizeof *l->spans);
     l->places = calloc(model->param_count + (size_t)1, sizeof *l->places);
     l->spans_of = calloc(model->module_count + (size_t)1, sizeof *l->spans_of);
     zds_status status = l->spans && l->places && l->spans_of && choose_owners(l, model, wish->whole)
@@ -288,7 +295,7 @@ void layout_plan_buffers(layout *l, bool overlap)
     l->buffers = 0;
     for (uint32_t k = l->span_count; k-- > 0;) { /* in the order of backward */
         layout_span *span = &l->spans[k];
-        uint64_t at = 0;
+        uint64_t at = 0, room = layout_room(span, span->count);
         if (!layout_is_trained(span))
             continue;
         for (bool moved = true; moved;) {
@@ -301,14 +308,15 @@ void layout_plan_buffers(layout *l, bool overlap)
                 uint32_t until = lower >= 0 ? l->spans[lower].first_module : o->first_module;
                 if (span->open_module < until)
                     break;
-                if (at < o->buffer_first + o->count && o->buffer_first < at + span->count) {
-                    at = o->buffer_first + o->count;
+                uint64_t end = o->buffer_first + layout_room(o, o->count);
+                if (at < end && o->buffer_first < at + room) {
+                    at = end;
                     moved = true;
                 }
             }
         }
         span->buffer_first = at;
-        l->buffers = at + span->count > l->buffers ? at + span->count : l->buffers;
+        l->buffers = at + room > l->buffers ? at + room : l->buffers;
     }
 }
 

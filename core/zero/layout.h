@@ -9,7 +9,8 @@
  * modules follow each other in this order.
  *
  * Addresses are in elements. There are three spaces: of trained parameters, of frozen ones, and of
- * gradients, masters and states. */
+ * gradients, masters and states. Parameters that stay fp32 in a run of 16 bits have spans of their
+ * own, the wide ones, which follow the others of their kind. */
 #ifndef CORE_ZERO_LAYOUT_H
 #define CORE_ZERO_LAYOUT_H
 
@@ -27,6 +28,7 @@ typedef struct layout_place {
 
 typedef struct layout_span {
     span_kind kind;
+    bool wide; /* its parameters are fp32 where others have 16 bits */
     uint32_t first_module, module_count;
     uint32_t *params; /* [param_count] in the order they lie */
     uint32_t param_count;
@@ -34,11 +36,12 @@ typedef struct layout_span {
     uint64_t part;  /* CUT: elements of each rank's part; count is world_size times that */
     /* WHOLE: [world_size + 1], rank r's part is parts[r] up to parts[r + 1]; else NULL. */
     uint64_t *parts;
-    uint64_t param_first; /* among the parameters of its kind, trained or frozen */
-    uint64_t grad_first;  /* among gradients */
+    /* Among the parameters of its kind, trained or frozen, in places of narrow elements. */
+    uint64_t param_first;
+    uint64_t grad_first; /* among gradients */
     /* Of this rank's part in its shard: the parts of all spans, one after another. */
     uint64_t shard_first;
-    uint64_t buffer_first; /* in the grad buffers, see layout_plan_buffers */
+    uint64_t buffer_first; /* in the grad buffers, in such places; see layout_plan_buffers */
     /* In backward its grad buffer is needed from this module down to first_module. */
     uint32_t open_module;
 } layout_span;
@@ -49,11 +52,13 @@ typedef struct layout {
     uint32_t span_count;
     layout_place *places; /* [params of the model] */
     int32_t *spans_of;    /* [modules]: the first span of its bucket; LAYOUT_NONE: it has none */
-    uint64_t trainable;   /* elements of all spans that are trained */
-    uint64_t frozen;      /* and of those that are not */
-    uint64_t shard;       /* of a rank's shard */
-    uint64_t buffers;     /* of the grad buffers */
+    uint64_t trainable;   /* elements of all spans that are trained, */
+    uint64_t wide;        /* of the wide ones among them, */
+    uint64_t shard;       /* of a rank's shard, */
     uint64_t largest;     /* of the largest trainable span */
+    uint64_t trained;     /* places of parameters that are trained, */
+    uint64_t frozen;      /* of those that are not, */
+    uint64_t buffers;     /* of the grad buffers */
 } layout;
 
 typedef struct layout_wish {
@@ -65,6 +70,7 @@ typedef struct layout_wish {
     /* Consecutive modules share a span while they do not get longer than this, or than the largest
      * module and eight times align x world_size. */
     uint64_t bucket;
+    bool wide; /* parameters that want fp32 are wider than the others */
     /* [params]: above 0, the parameter must not be cut, and its update costs this much: owners are
      * chosen so that ranks have about the same. NULL: all may be cut. */
     const double *whole;
@@ -96,11 +102,13 @@ static inline uint64_t layout_part_count(const layout_span *span, uint32_t rank)
     return span->parts ? span->parts[rank + 1] - span->parts[rank] : span->part;
 }
 
-/* A parameter's first element among parameters of its kind, and among gradients. */
-static inline uint64_t layout_param_at(const layout *l, uint32_t param)
+/* Of narrow elements, so many take the place of the span's `count`. */
+static inline uint64_t layout_room(const layout_span *span, uint64_t count)
 {
-    return l->spans[l->places[param].span].param_first + l->places[param].first;
+    return span->wide ? 2 * count : count;
 }
+
+/* A parameter's first element among gradients. */
 static inline uint64_t layout_grad_at(const layout *l, uint32_t param)
 {
     return l->spans[l->places[param].span].grad_first + l->places[param].first;

@@ -174,6 +174,7 @@ zds_status zds_model_add_param(zds_model *model, uint32_t module, const zds_para
                        .ndim = desc->ndim,
                        .role = desc->role,
                        .frozen = desc->frozen,
+                       .fp32 = desc->fp32,
                        .group = desc->group,
                        .width_mult = desc->width_mult > 0 ? desc->width_mult : 1,
                        .fan_out_mult = fan_out_of(desc),

@@ -12,7 +12,7 @@ typedef struct model_param {
     int64_t shape[MODEL_MAX_NDIM];
     uint32_t ndim;
     int32_t role;
-    bool frozen;
+    bool frozen, fp32;
     uint32_t group;
     double width_mult, fan_out_mult;
     uint64_t numel;

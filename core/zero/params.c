@@ -37,9 +37,9 @@ static zds_status take_own(zero *z, peer_slab *s, uint64_t bytes, zds_error *err
     return tier_adopt(t, (void *)first, bytes, &s->slab, error);
 }
 
-static zds_status take_memory(zero *z, peer_slab *s, uint64_t elements, zds_error *error)
+static zds_status take_memory(zero *z, peer_slab *s, uint64_t places, zds_error *error)
 {
-    uint64_t bytes = elements * zds_dtype_size(z->wish.param_dtype);
+    uint64_t bytes = places * zds_dtype_size(z->wish.param_dtype);
     if (z->params.pages == PAGES_OWN)
         return take_own(z, s, bytes, error);
     return peers_alloc(z->with.peers, s, "parameters", bytes,
@@ -75,10 +75,17 @@ zds_status params_seal_all(zero *z, bool sealed)
     return !status && is_sealed(z) ? set_rights(z, &z->params.frozen, sealed) : status;
 }
 
+bufref params_of_span(const zero *z, const layout_span *span)
+{
+    const peer_slab *s = layout_is_trained(span) ? &z->params.trained : &z->params.frozen;
+    return (bufref){&s->slab, span->param_first * zds_dtype_size(z->wish.param_dtype),
+                    zero_dtype(z, span)};
+}
+
 bufref params_at(const zero *z, uint32_t param, uint64_t first)
 {
-    const peer_slab *s = z->with.params[param].trainable ? &z->params.trained : &z->params.frozen;
-    return bufref_of(&s->slab, layout_param_at(z->lay, param) + first, z->wish.param_dtype);
+    const layout_place *place = &z->lay->places[param];
+    return bufref_moved(params_of_span(z, &z->lay->spans[place->span]), place->first + first);
 }
 
 static zds_status create_module(zero *z, uint32_t m, zds_error *error)
@@ -95,12 +102,14 @@ static zds_status create_module(zero *z, uint32_t m, zds_error *error)
         const peer_slab *s =
             z->with.params[param].trainable ? &z->params.trained : &z->params.frozen;
         const char *base = s->read_only && z->wish.stage ? s->read_only : s->slab.block.pointer;
+        bufref data = params_at(z, param, 0);
         use->slots[i] = (zds_slot){.param = param,
-                                   .dtype = z->wish.param_dtype,
+                                   .dtype = data.dtype,
+                                   .grad_dtype = data.dtype,
                                    .space = s->slab.block.device.space,
                                    .device = s->slab.block.device,
                                    .count = z->with.model->params[param].numel,
-                                   .data = base + params_at(z, param, 0).offset};
+                                   .data = base + data.offset};
     }
     return ZDS_OK;
 }
@@ -108,7 +117,7 @@ static zds_status create_module(zero *z, uint32_t m, zds_error *error)
 zds_status params_open(zero *z, zds_error *error)
 {
     z->params.pages = choose_pages(z);
-    zds_status status = take_memory(z, &z->params.trained, z->lay->trainable, error);
+    zds_status status = take_memory(z, &z->params.trained, z->lay->trained, error);
     if (!status && z->lay->frozen)
         status = take_memory(z, &z->params.frozen, z->lay->frozen, error);
     if (status)

@@ -28,11 +28,11 @@ typedef enum pages {
 
 typedef struct params_part {
     pages pages;
-    peer_slab trained, frozen; /* param_dtype */
-    module_use *modules;       /* [modules] */
-    peer_slab staged;          /* the memory of */
-    float *staging;            /* [STAGING_ELEMENTS]: values in and out, */
-    void *raw;                 /* likewise, in the type of what is on a device; NULL: nothing is */
+    peer_slab trained, frozen;
+    module_use *modules; /* [modules] */
+    peer_slab staged;    /* the memory of */
+    float *staging;      /* [STAGING_ELEMENTS]: values in and out, */
+    void *raw;           /* likewise, in the type of what is on a device; NULL: nothing is */
 } params_part;
 
 enum { STAGING_ELEMENTS = 1 << 20 };
@@ -65,9 +65,10 @@ typedef struct span_run {
     uint32_t waiting;   /* modules that this micro step has not reported */
     zds_event **events; /* [event_count] of the reduction in flight: one, or one an owner */
     size_t event_count;
-    zds_fused fused;       /* its arguments, */
-    zds_fused fused_away;  /* and those of a reduction to another owner */
-    zds_segment *segments; /* [segment_count] parameters in this rank's part, for the norm */
+    uint64_t full_at, shard_at; /* its bytes in `full`, this rank's part's in `shard` */
+    zds_fused fused;            /* its arguments, */
+    zds_fused fused_away;       /* and those of a reduction to another owner */
+    zds_segment *segments;      /* [segment_count] parameters in this rank's part, for the norm */
     size_t segment_count;
     double *chunk_sums; /* [chunk_count] */
     size_t chunk_count;
@@ -80,15 +81,12 @@ typedef struct span_run {
 typedef struct grads_part {
     /* Where a rank's gradients are between micro steps: whole, or its own parts only. */
     bool in_parts;
-    bool buffered; /* backward writes into `buffers`, not where gradients are added up */
-    bool staged;   /* gradients travel as a copy in comm_dtype */
     bool fused;
-    zds_dtype comm_dtype;
-    peer_slab full;     /* whole: accum_dtype, the address space of gradients */
-    peer_slab shard;    /* in parts: accum_dtype, [shard] */
-    peer_slab buffers;  /* param_dtype */
+    peer_slab full;     /* whole, as they are added up, */
+    peer_slab shard;    /* or in parts */
+    peer_slab buffers;  /* as backward writes them */
     slab spare;         /* likewise, all gradients: once callers hold more than `buffers` has */
-    peer_slab travel;   /* comm_dtype */
+    peer_slab travel;   /* as they travel, where that is as a copy */
     span_run *spans;    /* [spans] */
     uint32_t *occupied; /* [occupied_count]: spans whose buffers are being written or read */
     uint32_t occupied_count;
@@ -111,6 +109,7 @@ enum { WINDOW_TILES = 64 }; /* at most */
 typedef struct piece {
     uint32_t param;
     uint64_t first, count; /* elements of the parameter */
+    zds_dtype dtype;       /* of the parameter */
     bufref master, grad, output;
     bufref states[ZDS_MAX_STATES];
     uint64_t chunk_at; /* its sums of chunks in stream_part.norms: [tensor_norms][chunks] */
@@ -149,9 +148,9 @@ typedef struct stream_part {
     piece *pieces; /* [piece_count] in the order of spans */
     uint32_t piece_count;
     piece **piece_of; /* [params]: what this rank updates of it; NULL: nothing */
-    slab master;     /* where master_dtype is not param_dtype: [shard], or [trainable] at stage 0 */
-    slab states;     /* SHARDED ones of all pieces */
-    peer_slab whole; /* states that no part cuts: TENSOR, GLOBAL and RANK_LOCAL ones */
+    slab master;      /* of spans whose parameters are not their own masters */
+    slab states;      /* SHARDED ones of all pieces */
+    peer_slab whole;  /* states that no part cuts: TENSOR, GLOBAL and RANK_LOCAL ones */
     /* [params][ZDS_MAX_STATES]: their bytes in it; STREAM_NONE: no such state */
     uint64_t *whole_at;
     void **whole_states;   /* likewise: their addresses */
@@ -196,6 +195,18 @@ struct zero {
     bool boundary, local;
 };
 
+/* Of a span's parameters, and of what backward leaves for them. */
+static inline zds_dtype zero_dtype(const zero *z, const layout_span *span)
+{
+    return span->wide ? ZDS_F32 : z->wish.param_dtype;
+}
+
+/* In which its micro steps are added up. */
+static inline zds_dtype zero_accum_dtype(const zero *z, const layout_span *span)
+{
+    return span->wide ? ZDS_F32 : z->wish.accum_dtype;
+}
+
 static inline bool is_alone(const zero *z)
 {
     return z->with.peers->world_size == 1;
@@ -229,10 +240,14 @@ static inline bool zero_rests(const zero *z)
     return a.space != b.space || a.ordinal != b.ordinal;
 }
 
-/* Masters are kept apart from the parameters. */
+/* Masters are kept apart from the parameters, but for wide ones that are here. */
 static inline bool zero_has_output(const zero *z)
 {
     return z->wish.master_dtype != z->wish.param_dtype || zero_rests(z);
+}
+static inline bool zero_is_master(const zero *z, const layout_span *span)
+{
+    return !zero_rests(z) && z->wish.master_dtype == zero_dtype(z, span);
 }
 
 /* passes.c: what is done to bytes, in the order of the queue; a failure is the end of the run */
@@ -258,6 +273,7 @@ zds_status zero_checked(zero *z, zds_status status, zds_error *error);
 zds_status params_open(zero *z, zds_error *error);
 void params_close(zero *z);
 bufref params_at(const zero *z, uint32_t param, uint64_t first);
+bufref params_of_span(const zero *z, const layout_span *span);
 /* At stage 1 and above callers may not write parameters: while sealed, zero may not either. */
 zds_status params_seal(zero *z, bool sealed);     /* those that are trained */
 zds_status params_seal_all(zero *z, bool sealed); /* frozen ones, too */
@@ -284,6 +300,17 @@ void grads_destroy(zero *z);
 zds_status grads_lay_out(zero *z, const layout_wish *wish, zds_error *error);
 /* Where this rank's piece of a parameter, from `first`, has its gradient at the boundary. */
 bufref grads_of_piece(const zero *z, const layout_piece *own);
+/* Where a parameter's is that is kept whole. */
+bufref grads_whole(const zero *z, uint32_t param);
+/* Backward writes the span's into a buffer, not where it is added up. */
+static inline bool grads_buffered(const zero *z, const layout_span *span)
+{
+    return z->grads.in_parts || zero_accum_dtype(z, span) != zero_dtype(z, span);
+}
+/* In which type a span's travel. */
+zds_dtype grads_travel_dtype(const zero *z, bool in_parts, const layout_span *span);
+/* They do so as a copy. */
+bool grads_staged(const zero *z, bool in_parts, const layout_span *span);
 /* Where backward writes the gradient. */
 void *grads_pointer(zero *z, uint32_t param);
 /* Memory of a span that is about to be written must not be in flight. ZDS_ERR_UNSUPPORTED, and

@@ -95,8 +95,8 @@ void publish_wrote(zero *z, uint32_t span, uint32_t tiles)
 static zds_coll gathering(const zero *z, uint32_t k)
 {
     const layout_span *span = &z->lay->spans[k];
-    zds_dtype dtype = z->wish.param_dtype;
-    char *base = bufref_at(bufref_of(&z->params.trained.slab, span->param_first, dtype), 0);
+    zds_dtype dtype = zero_dtype(z, span);
+    char *base = bufref_at(params_of_span(z, span), 0);
     return (zds_coll){.struct_size = sizeof(zds_coll),
                       .tag = (uint64_t)k << 8 | 4,
                       .what = publishing,

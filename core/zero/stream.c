@@ -60,8 +60,8 @@ static void bind(const zero *z, const piece *p, uint64_t first, uint64_t count, 
                     .first = p->first + first,
                     .count = count,
                     .master_dtype = z->wish.master_dtype,
-                    .grad_dtype = z->wish.accum_dtype,
-                    .output_dtype = z->wish.param_dtype,
+                    .grad_dtype = p->grad.dtype,
+                    .output_dtype = p->dtype,
                     .master = bufref_element(p->master, first),
                     .grad = bufref_element(p->grad, first),
                     .output = bufref_element(p->output, first),
@@ -264,19 +264,22 @@ static void run_window(void *arg, size_t i, int32_t thread)
 }
 
 /* An optimizer that writes no fp32 output leaves the copy to the host. */
-static bool copies_output(const zero *z)
+static void hide_outputs(window *w)
 {
-    return z->wish.param_dtype == ZDS_F32 && zero_has_output(z) &&
-           !(z->with.optim->flags & ZDS_OPTIM_F32_OUTPUT);
+    for (size_t i = 0; i < w->count; i++)
+        if (w->tiles[i].output_dtype == ZDS_F32)
+            w->tiles[i].output = NULL;
 }
 
 static zds_status copy_outputs(zero *z, const window *w)
 {
     zds_status status = ZDS_OK;
     for (size_t i = 0; !status && i < w->count; i++)
-        status = zero_convert(
-            z, bufref_moved(w->pieces[i]->output, w->tiles[i].first - w->pieces[i]->first),
-            (bufref){&z->stream.ring.buffers, w->at[i], z->wish.master_dtype}, w->tiles[i].count);
+        if (!w->tiles[i].output)
+            status = zero_convert(
+                z, bufref_moved(w->pieces[i]->output, w->tiles[i].first - w->pieces[i]->first),
+                (bufref){&z->stream.ring.buffers, w->at[i], z->wish.master_dtype},
+                w->tiles[i].count);
     return status;
 }
 
@@ -284,15 +287,16 @@ static zds_status copy_outputs(zero *z, const window *w)
 static zds_status run_on_device(pass *p, uint64_t windows)
 {
     zero *z = p->z;
-    bool rests = zero_rests(z), copies = copies_output(z) && p->function == z->with.optim->step;
+    bool rests = zero_rests(z), copies = rests && p->function == z->with.optim->step &&
+                                         !(z->with.optim->flags & ZDS_OPTIM_F32_OUTPUT);
     zds_status status = rests ? records_begin(z) : ZDS_OK;
     for (uint64_t i = 0; !status && i < windows; i++) {
         window w;
         bind_window(z, i, &w);
         if (rests)
             status = records_read(z, &w, false);
-        for (size_t k = 0; copies && k < w.count; k++)
-            w.tiles[k].output = NULL;
+        if (copies)
+            hide_outputs(&w);
         if (!status)
             run_tiles(p, w.tiles, w.count, 0);
         if (p->status)

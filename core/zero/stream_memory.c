@@ -176,7 +176,8 @@ void stream_refer(zero *z)
     }
 }
 
-static void add_piece(zero *z, const layout_span *span, uint32_t param)
+/* `masters_at`: where the span's masters begin. */
+static void add_piece(zero *z, const layout_span *span, uint32_t param, uint64_t masters_at)
 {
     stream_part *t = &z->stream;
     layout_piece l = owned(z, param);
@@ -184,28 +185,37 @@ static void add_piece(zero *z, const layout_span *span, uint32_t param)
         return;
     piece *p = &t->pieces[t->piece_count++];
     t->piece_of[param] = p;
-    *p = (piece){.param = param, .first = l.param_first, .count = l.count};
+    *p = (piece){
+        .param = param, .first = l.param_first, .count = l.count, .dtype = zero_dtype(z, span)};
     p->chunks = (size_t)((l.count + LAYOUT_CHUNK - 1) / LAYOUT_CHUNK);
     p->master = p->output = params_at(z, param, l.param_first);
     p->rests = zero_rests(z);
     if (p->rests)
         p->master.slab = NULL;
-    else if (!zero_has_output(z))
+    else if (zero_is_master(z, span))
         p->output.slab = NULL;
     else
-        p->master = bufref_of(&t->master,
-                              z->wish.stage ? span->shard_first + l.part_first
-                                            : layout_grad_at(z->lay, param),
-                              z->wish.master_dtype);
+        p->master = bufref_of(
+            &t->master, masters_at + (z->wish.stage ? l.part_first : z->lay->places[param].first),
+            z->wish.master_dtype);
 }
 
-static zds_status masters(zero *z, zds_error *error)
+static zds_status pieces(zero *z, zds_error *error)
 {
-    uint64_t elements = z->wish.stage ? z->lay->shard : z->lay->trainable;
-    if (z->wish.param_dtype == z->wish.master_dtype || zero_rests(z))
-        return ZDS_OK;
-    return zero_alloc(z->with.states_tier, &z->stream.master, "master weights",
-                      elements * zds_dtype_size(z->wish.master_dtype), error);
+    uint64_t masters = 0; /* elements */
+    for (uint32_t k = 0; k < z->lay->span_count; k++) {
+        const layout_span *span = &z->lay->spans[k];
+        if (!layout_is_trained(span))
+            continue;
+        for (uint32_t i = 0; i < span->param_count; i++)
+            add_piece(z, span, span->params[i], masters);
+        if (!zero_rests(z) && !zero_is_master(z, span))
+            masters += z->wish.stage ? layout_part_count(span, (uint32_t)z->with.peers->rank)
+                                     : span->count;
+    }
+    return masters ? zero_alloc(z->with.states_tier, &z->stream.master, "master weights",
+                                masters * zds_dtype_size(z->wish.master_dtype), error)
+                   : ZDS_OK;
 }
 
 static zds_status lists(zero *z, zds_error *error)
@@ -269,16 +279,11 @@ zds_status stream_create(zero *z, zds_error *error)
     if (!status)
         status = lists(z, error);
     if (!status)
-        status = masters(z, error);
+        status = pieces(z, error);
     if (!status)
         status = scratches(z, error);
     if (!status)
         status = whole_states(z, error);
-    for (uint32_t k = 0; !status && k < z->lay->span_count; k++) {
-        const layout_span *span = &z->lay->spans[k];
-        for (uint32_t i = 0; layout_is_trained(span) && i < span->param_count; i++)
-            add_piece(z, span, span->params[i]);
-    }
     if (!status)
         stream_refer(z);
     if (!status)

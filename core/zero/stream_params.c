@@ -9,14 +9,15 @@ void stream_list(zero *z)
     size_t n = 0;
     for (uint32_t i = 0; i < z->with.model->param_count; i++) {
         const zero_param *known = &z->with.params[i];
+        const layout_span *span = &z->lay->spans[z->lay->places[i].span];
         if (known->trainable)
             t->steps[n++] = (zds_param_step){.struct_size = sizeof *t->steps,
                                              .param = &known->desc,
                                              .hyper = &z->with.hypers[known->hyper],
                                              .states = &t->whole_states[(size_t)i * ZDS_MAX_STATES],
                                              .master_dtype = z->wish.master_dtype,
-                                             .grad_dtype = z->wish.accum_dtype,
-                                             .output_dtype = z->wish.param_dtype,
+                                             .grad_dtype = zero_accum_dtype(z, span),
+                                             .output_dtype = zero_dtype(z, span),
                                              .has_grad = z->grads.present[i]};
     }
     t->listed = (zds_param_steps){
@@ -70,8 +71,7 @@ static void fill_own(zero *z, zds_param_step *step)
     stream_part *t = &z->stream;
     uint32_t param = step->param->index;
     const piece *own = t->piece_of[param];
-    step->grad = bufref_at(
-        bufref_of(&z->grads.full.slab, layout_grad_at(z->lay, param), z->wish.accum_dtype), 0);
+    step->grad = bufref_at(grads_whole(z, param), 0);
     void **states = &t->collective_states[(size_t)param * ZDS_MAX_STATES];
     for (uint32_t s = 0; s < z->with.params[param].needs.state_count; s++) {
         void *whole = t->whole_states[(size_t)param * ZDS_MAX_STATES + s];

@@ -47,15 +47,16 @@ static zds_status distribute(zero *z, zds_read_fn read, void *user, zds_status *
             status = peers_wait(p, &event, doing);
             if (status)
                 break;
-            void *some = bufref_at(params_at(z, i, k), 0);
+            bufref at = params_at(z, i, k);
+            void *some = bufref_at(at, 0);
             zds_coll coll = {.struct_size = sizeof coll,
                              .tag = 5,
                              .what = doing,
                              .src = some,
                              .dst = some,
                              .count = n,
-                             .src_dtype = z->wish.param_dtype,
-                             .dst_dtype = z->wish.param_dtype,
+                             .src_dtype = at.dtype,
+                             .dst_dtype = at.dtype,
                              .stream = z->queue};
             status = peers_issue(p, p->ops->broadcast, &coll, doing, &event);
             if (status)
@@ -295,9 +296,9 @@ zds_status zero_write_values(zero *z, uint32_t param, int32_t state, zds_write_f
             write_constant(z, param, known->needs.states[state].initial, &to);
         return ZDS_OK;
     }
-    if (state < 0 && (!known->trainable || !zero_has_output(z))) {
+    if (state < 0 &&
+        (!known->trainable || zero_is_master(z, &z->lay->spans[z->lay->places[param].span])))
         return first ? write_own(z, param, &to) : ZDS_OK;
-    }
     bool uncut = state >= 0 && !z->stream.own_states_cut &&
                  stream_whole_state(z, param, (uint32_t)state).slab;
     if (uncut || z->wish.stage == 0)

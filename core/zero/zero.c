@@ -61,6 +61,7 @@ static zds_status lay_out(zero *z, zds_error *error)
         const layout_wish wish = {.world_size = (uint32_t)z->with.peers->world_size,
                                   .rank = (uint32_t)z->with.peers->rank,
                                   .align = 64 / narrowest,
+                                  .wide = z->wish.param_dtype != ZDS_F32,
                                   .granularity = granularity,
                                   .bucket = z->wish.bucket,
                                   .whole = z->wish.stage ? whole : NULL};

@@ -27,9 +27,9 @@ enum { ZERO_AS_IS = -1 };
 /* What is wanted; constant, but for accum_dtype (zero_accumulate_in). */
 typedef struct zero_wishes {
     int32_t stage;
-    zds_dtype param_dtype;  /* of parameters and of what backward leaves */
+    zds_dtype param_dtype;  /* of parameters and of what backward leaves, but for wide spans */
     zds_dtype master_dtype; /* of what is updated: param_dtype where that is the master */
-    zds_dtype accum_dtype;  /* in which micro steps are added up */
+    zds_dtype accum_dtype;  /* in which micro steps are added up, but for wide spans */
     zds_dtype comm_dtype;   /* in which gradients travel; ZERO_AS_IS: as they are */
     bool reduce_scatter, overlap;
     double prescale, postscale; /* around the sum over ranks */

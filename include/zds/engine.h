@@ -62,7 +62,9 @@ typedef struct zds_param_desc {
     uint32_t ndim;        /* 0 to 8; 0 is a scalar */
     int32_t role;         /* ZDS_ROLE_...; optimizers may treat roles differently */
     bool frozen;          /* not trainable: no gradient, no state, never updated */
-    uint8_t reserved[3];
+    bool fp32; /* in fp32, also where the config trains in 16 bits: values, gradients, and
+                  how they are added up and travel. Norms, say */
+    uint8_t reserved[2];
     uint32_t group;      /* 0 with an optimizer of ds_config; see zds_group_desc */
     double width_mult;   /* for muP's optimizers, as in zds_param; 0 is taken as 1 */
     double fan_out_mult; /* likewise; 0: width_mult for ZDS_ROLE_MATRIX, else 1 */
@@ -216,15 +218,16 @@ enum { ZDS_FORWARD = 0, ZDS_BACKWARD = 1 };
 /* A parameter as one use in one module sees it. data and grad begin at multiples of 64 bytes. */
 typedef struct zds_slot {
     uint32_t param;
-    zds_dtype dtype;  /* of data and grad */
+    zds_dtype dtype;  /* of data */
     uint64_t count;   /* elements */
     const void *data; /* read only; at stage >= 1 the pages are not writable */
     void *grad;       /* BACKWARD of a trainable parameter; else NULL */
     bool accumulate;  /* add to grad; false: overwrite it (what is there is undefined). Of uses that
                          are held together, the one acquired first overwrites, before the others */
     uint8_t reserved[3];
-    zds_space space;   /* of data and grad, */
-    zds_device device; /* with its ordinal */
+    zds_space space;      /* of data and grad, */
+    zds_device device;    /* with its ordinal */
+    zds_dtype grad_dtype; /* of grad; in this version, data's */
 } zds_slot;
 
 typedef struct zds_view {
@@ -367,6 +370,7 @@ int32_t zds_world_size(const zds_engine *engine);
 int32_t zds_threads(const zds_engine *engine);
 int64_t zds_accumulation_steps(const zds_engine *engine);
 int64_t zds_micro_batch_size(const zds_engine *engine);
+/* Of parameters that are not fp32 whatever the config says (zds_param_desc.fp32). */
 zds_dtype zds_param_dtype(const zds_engine *engine);
 zds_device zds_param_device(const zds_engine *engine); /* where slots are */
 bool zds_is_boundary(const zds_engine *engine);        /* of the micro step in progress */

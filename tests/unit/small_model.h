@@ -16,6 +16,9 @@ enum { SMALL_PARAMS = 7, SMALL_MODULES = 4, SMALL_FROZEN = 5 };
 /* All others are at least this wide. */
 static int64_t small_width = 24;
 
+/* Parameters that are fp32 whatever the config says, a bit each. */
+static uint32_t small_fp32;
+
 static inline zds_status small_model(zds_model **out)
 {
     const int64_t w = small_width;
@@ -39,6 +42,7 @@ static inline zds_status small_model(zds_model **out)
                                .shape = params[i].shape,
                                .ndim = params[i].ndim,
                                .frozen = i == SMALL_FROZEN,
+                               .fp32 = (small_fp32 >> i & 1) != 0,
                                .role = params[i].ndim == 2 ? ZDS_ROLE_MATRIX : ZDS_ROLE_BIAS,
                                .width_mult = 2};
         status = zds_model_add_param(m, params[i].module, &desc, NULL);
@@ -77,7 +81,7 @@ static inline zds_status small_gradient(zds_engine *e, const zds_slot *slot, uin
     enum { SOME = 256 };
     float whole[SOME];
     uint16_t *half = (uint16_t *)whole;
-    size_t size = zds_dtype_size(slot->dtype);
+    size_t size = zds_dtype_size(slot->grad_dtype);
     zds_status status = ZDS_OK;
     for (uint64_t first = 0; !status && first < slot->count; first += SOME) {
         uint64_t n = slot->count - first < SOME ? slot->count - first : SOME;
@@ -86,9 +90,9 @@ static inline zds_status small_gradient(zds_engine *e, const zds_slot *slot, uin
             status = zds_copy_out(e, whole, to, n * size);
         for (uint64_t i = 0; i < n; i++) {
             float g = scale * small_number(seed + slot->param, first + i);
-            if (slot->dtype == ZDS_F32)
+            if (slot->grad_dtype == ZDS_F32)
                 whole[i] = slot->accumulate ? whole[i] + g : g;
-            else if (slot->dtype == ZDS_BF16)
+            else if (slot->grad_dtype == ZDS_BF16)
                 half[i] = bf16_from_float(slot->accumulate ? float_from_bf16(half[i]) + g : g);
             else
                 half[i] = f16_from_float(slot->accumulate ? float_from_f16(half[i]) + g : g);
