@@ -165,7 +165,7 @@ static char *own_optimizer(const options *o)
 
 static zds_status create_engine(training *t, zds_error *error)
 {
-    const zds_hyper as_given = {sizeof as_given, NAN, NAN, NAN, NAN, NAN};
+    const zds_hyper as_given = ZDS_HYPER_NONE;
     zds_group_desc groups[2] = {
         [GROUP_DECAY] = {sizeof *groups, as_given}, [GROUP_NO_DECAY] = {sizeof *groups, as_given}};
     groups[GROUP_NO_DECAY].hyper.weight_decay = 0;

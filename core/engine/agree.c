@@ -101,7 +101,7 @@ static bool visit_options(const zds_engine *e, const void *from, take_item take,
         take(to, numbers[i].name, XXH64(&numbers[i].value, sizeof numbers[i].value, 0));
     for (size_t i = 0; o->groups && i < o->group_count; i++) {
         const zds_group_desc *g = (const void *)((const char *)o->groups + i * o->group_stride);
-        take(to, "groups", XXH64(&g->hyper.lr, 5 * sizeof(double), i));
+        take(to, "groups", XXH64(&g->hyper.lr, ZDS_HYPER_1_0 - offsetof(zds_hyper, lr), i));
     }
     return true;
 }

@@ -41,6 +41,7 @@ uint32_t chosen_override(zds_hyper *h, const zds_hyper *with)
     return override(&h->lr, with->lr, ZDS_SCHED_LR) |
            override(&h->beta1, with->beta1, ZDS_SCHED_BETA1) |
            override(&h->beta2, with->beta2, ZDS_SCHED_BETA2) |
+           override(&h->beta3, with->beta3, ZDS_SCHED_BETA3) |
            override(&h->momentum, with->momentum, ZDS_SCHED_MOMENTUM) |
            override(&h->weight_decay, with->weight_decay, ZDS_SCHED_WEIGHT_DECAY);
 }

@@ -12,7 +12,7 @@ typedef struct chosen_group {
     zds_hyper hyper;       /* NaN where it keeps the optimizer's */
 } chosen_group;
 
-#define CHOSEN_NOTHING ((zds_hyper){sizeof(zds_hyper), NAN, NAN, NAN, NAN, NAN})
+#define CHOSEN_NOTHING ((zds_hyper)ZDS_HYPER_NONE)
 
 typedef struct chosen {
     size_t count;

@@ -56,7 +56,8 @@ static uint32_t entry(zds_engine *e, uint32_t first, const zds_hyper *h)
     for (uint32_t i = first; i < e->hyper_count; i++) {
         const zds_hyper *b = &e->base_hypers[i];
         if (same(b->lr, h->lr) && same(b->beta1, h->beta1) && same(b->beta2, h->beta2) &&
-            same(b->momentum, h->momentum) && same(b->weight_decay, h->weight_decay))
+            same(b->beta3, h->beta3) && same(b->momentum, h->momentum) &&
+            same(b->weight_decay, h->weight_decay))
             return i;
     }
     e->declared[e->hyper_count] = e->declared_count;
@@ -238,7 +239,10 @@ static zds_status describe(zds_engine *e, grouping *g, uint32_t i, zds_error *er
         status = check_fp32(e, p, error);
     if (status || p->frozen)
         return status;
-    known->needs = (zds_param_needs){.struct_size = sizeof known->needs, .hyper = &g->hypers[i]};
+    known->needs = (zds_param_needs){.struct_size = sizeof known->needs,
+                                     .states = known->states,
+                                     .state_stride = sizeof *known->states,
+                                     .hyper = &g->hypers[i]};
     zds_hyper before = g->hypers[i];
     services_clear(&e->optim_services);
     status = e->optim.describe(e->optim_self, &known->desc, &known->needs);

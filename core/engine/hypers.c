@@ -40,6 +40,7 @@ static char *schedule_fault(const zds_sched_value *values, const zds_hyper *base
             {ZDS_SCHED_BETA2, "beta2", is->beta2, was->beta2},
             {ZDS_SCHED_MOMENTUM, "momentum", is->momentum, was->momentum},
             {ZDS_SCHED_WEIGHT_DECAY, "weight_decay", is->weight_decay, was->weight_decay},
+            {ZDS_SCHED_BETA3, "beta3", is->beta3, was->beta3},
         };
         for (size_t f = 0; f < sizeof fields / sizeof *fields; f++)
             if (values[g].mask & fields[f].bit && !isfinite(fields[f].is) &&
@@ -67,6 +68,7 @@ zds_status update_hypers(zds_engine *e, int64_t moves)
         h->lr = v->mask & ZDS_SCHED_LR ? v->hyper.lr : h->lr;
         h->beta1 = v->mask & ZDS_SCHED_BETA1 ? v->hyper.beta1 : h->beta1;
         h->beta2 = v->mask & ZDS_SCHED_BETA2 ? v->hyper.beta2 : h->beta2;
+        h->beta3 = v->mask & ZDS_SCHED_BETA3 ? v->hyper.beta3 : h->beta3;
         h->momentum = v->mask & ZDS_SCHED_MOMENTUM ? v->hyper.momentum : h->momentum;
         h->weight_decay =
             v->mask & ZDS_SCHED_WEIGHT_DECAY ? v->hyper.weight_decay : h->weight_decay;

@@ -39,7 +39,7 @@ static uint64_t hash_hypers(const zds_engine *e)
 {
     uint64_t hash = 0;
     for (uint32_t g = 0; g < e->hyper_count; g++)
-        hash = XXH64(&e->hypers[g].lr, 5 * sizeof(double), hash);
+        hash = XXH64(&e->hypers[g].lr, ZDS_HYPER_1_0 - offsetof(zds_hyper, lr), hash);
     return hash;
 }
 

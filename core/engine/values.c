@@ -111,6 +111,12 @@ uint32_t zds_state_version(const zds_engine *e, uint32_t param, uint32_t i)
     return s < 0 ? 0 : e->params[param].needs.states[s].version;
 }
 
+const char *zds_eval_state(const zds_engine *e, uint32_t param)
+{
+    uint32_t state = e && param < e->model->param_count ? e->params[param].needs.eval_state : 0;
+    return state ? e->params[param].state_names[state - 1] : NULL;
+}
+
 static int32_t state_index(const zds_engine *e, uint32_t param, const char *name)
 {
     const zero_param *known = &e->params[param];

@@ -38,9 +38,11 @@ static char *state_fault(const zds_param_needs *n, const zds_state_spec *s)
         return fault_format("state \"%s\" has the unknown scope %d", s->name, s->scope);
     if (s->kind < ZDS_STATE_ELEMENT || s->kind > ZDS_STATE_CONSTANT)
         return fault_format("state \"%s\" has the unknown kind %d", s->name, s->kind);
-    if (s->reserved[0] || s->reserved[1] || s->reserved[2])
-        return fault_format("state \"%s\" has something in `reserved`, which must be zero",
-                            s->name);
+    if (s->starts != ZDS_STARTS_AS_VALUE &&
+        (s->starts != ZDS_STARTS_AS_PARAM || s->kind != ZDS_STATE_ELEMENT))
+        return fault_format("state \"%s\" starts as %d, which is none of ZDS_STARTS_AS_... of its "
+                            "kind",
+                            s->name, s->starts);
     if (s->kind == ZDS_STATE_ELEMENT || s->kind == ZDS_STATE_CONSTANT)
         return element_fault(s);
     if (s->kind == ZDS_STATE_BLOCK &&
@@ -81,16 +83,23 @@ char *needs_fault(const zds_optim_ops *ops, const zds_param_needs *n)
                             MOST_GRANULARITY);
     for (uint32_t s = 0; !fault && s < n->state_count; s++)
         fault = state_fault(n, &n->states[s]);
+    if (!fault && n->eval_state &&
+        (n->eval_state > n->state_count || n->states[n->eval_state - 1].kind != ZDS_STATE_ELEMENT ||
+         n->states[n->eval_state - 1].scope != ZDS_SCOPE_SHARDED))
+        fault = fault_format("its eval_state is %u, which is no 1 + index of a sharded element "
+                             "state",
+                             n->eval_state);
     return fault;
 }
 
 char *needs_hyper_fault(const zds_hyper *before, const zds_hyper *after)
 {
-    const double was[] = {before->lr, before->beta1, before->beta2, before->momentum,
-                          before->weight_decay};
-    const double is[] = {after->lr, after->beta1, after->beta2, after->momentum,
-                         after->weight_decay};
-    static const char *const names[] = {"lr", "beta1", "beta2", "momentum", "weight_decay"};
+    const double was[] = {before->lr,       before->beta1,        before->beta2,
+                          before->momentum, before->weight_decay, before->beta3};
+    const double is[] = {after->lr,       after->beta1,        after->beta2,
+                         after->momentum, after->weight_decay, after->beta3};
+    static const char *const names[] = {"lr",       "beta1",        "beta2",
+                                        "momentum", "weight_decay", "beta3"};
     for (size_t k = 0; k < sizeof is / sizeof *is; k++)
         if (isfinite(was[k]) && !isfinite(is[k]) && (k == 0 || !isnan(is[k])))
             return fault_format("describe sets %s to %g", names[k], is[k]);

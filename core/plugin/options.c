@@ -386,14 +386,16 @@ bool options_floats(const zds_plugin *plugin, const void *options, const char *n
 
 zds_hyper options_hyper(const zds_plugin *plugin, const void *options)
 {
-    double betas[2] = {NAN, NAN};
+    double betas[3] = {NAN, NAN, NAN};
     zds_hyper h = {.struct_size = sizeof h, .lr = NAN, .momentum = NAN, .weight_decay = NAN};
     options_floats(plugin, options, "lr", &h.lr, 1);
     options_floats(plugin, options, "momentum", &h.momentum, 1);
     options_floats(plugin, options, "weight_decay", &h.weight_decay, 1);
-    options_floats(plugin, options, "betas", betas, 2);
+    if (!options_floats(plugin, options, "betas", betas, 3))
+        options_floats(plugin, options, "betas", betas, 2);
     h.beta1 = betas[0];
     h.beta2 = betas[1];
+    h.beta3 = betas[2];
     return h;
 }
 
@@ -409,9 +411,8 @@ static const zds_option *group_option(const zds_plugin *plugin, const char *name
     for (size_t i = 0; i < GROUP_NAMES; i++)
         listed |= strcmp(group_names[i], name) == 0;
     const zds_option *option = listed ? options_find(plugin, name) : NULL;
-    bool pair = option && strcmp(name, "betas") == 0;
-    bool fits = option && (pair ? option->type == ZDS_OPTION_FLOATS && option->count == 2
-                                : option->type == ZDS_OPTION_FLOAT);
+    bool betas = option && strcmp(name, "betas") == 0;
+    bool fits = option && option->type == (betas ? ZDS_OPTION_FLOATS : ZDS_OPTION_FLOAT);
     return fits ? option : NULL;
 }
 
@@ -422,6 +423,8 @@ static void set_hyper(zds_hyper *hyper, const char *name, const cJSON *value)
     if (strcmp(name, "betas") == 0) {
         hyper->beta1 = value->child->valuedouble;
         hyper->beta2 = value->child->next->valuedouble;
+        if (value->child->next->next)
+            hyper->beta3 = value->child->next->next->valuedouble;
     } else if (strcmp(name, "lr") == 0) {
         hyper->lr = value->valuedouble;
     } else if (strcmp(name, "momentum") == 0) {

@@ -110,18 +110,18 @@ static char *special_fault(const zds_plugin *plugin)
 {
     static const struct {
         const char *name;
-        uint32_t count;
-    } special[] = {{"lr", 1}, {"momentum", 1}, {"weight_decay", 1}, {"betas", 2}};
+        bool several;
+    } special[] = {{"lr", false}, {"momentum", false}, {"weight_decay", false}, {"betas", true}};
     for (size_t i = 0; i < sizeof special / sizeof *special; i++) {
         const zds_option *option = options_find(plugin, special[i].name);
         if (!option || plugin->kind != ZDS_KIND_OPTIM)
             continue;
-        if (special[i].count == 1 && option->type != ZDS_OPTION_FLOAT)
+        if (!special[i].several && option->type != ZDS_OPTION_FLOAT)
             return fault_format("option \"%s\" of an optimizer must be a float", option->name);
-        if (special[i].count > 1 &&
-            (option->type != ZDS_OPTION_FLOATS || option->count != special[i].count))
-            return fault_format("option \"%s\" of an optimizer must be %u floats", option->name,
-                                special[i].count);
+        if (special[i].several &&
+            (option->type != ZDS_OPTION_FLOATS || (option->count != 2 && option->count != 3)))
+            return fault_format("option \"%s\" of an optimizer must be 2 or 3 floats",
+                                option->name);
     }
     return NULL;
 }

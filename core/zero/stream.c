@@ -116,6 +116,26 @@ static bool takes_all(const zero *z, uint32_t param)
     return true;
 }
 
+static bool starts_as_param(const zds_state_spec *spec)
+{
+    return spec->kind == ZDS_STATE_ELEMENT && spec->starts == ZDS_STARTS_AS_PARAM;
+}
+
+/* Other than as the zeros that memory is. */
+static bool starts_as_value(const zds_state_spec *spec)
+{
+    return spec->kind == ZDS_STATE_ELEMENT && spec->starts == ZDS_STARTS_AS_VALUE &&
+           spec->initial != 0;
+}
+
+static zds_status start_state(zero *z, const zds_state_spec *spec, bufref state, bufref param,
+                              uint64_t count)
+{
+    if (starts_as_param(spec))
+        return zero_convert(z, state, param, count);
+    return starts_as_value(spec) ? zero_fill(z, state, spec->initial, count) : ZDS_OK;
+}
+
 static void start_window(void *arg, size_t i, int32_t thread)
 {
     (void)thread;
@@ -127,10 +147,13 @@ static void start_window(void *arg, size_t i, int32_t thread)
         const zds_param_needs *needs = &z->with.params[t->param->index].needs;
         if (t->output)
             kernel_convert(t->master, t->master_dtype, t->output, t->output_dtype, t->count);
-        for (uint32_t s = 0; s < needs->state_count; s++)
-            if (needs->states[s].kind == ZDS_STATE_ELEMENT && needs->states[s].initial != 0)
-                kernel_fill(t->states[s], needs->states[s].dtype, needs->states[s].initial,
-                            t->count);
+        for (uint32_t s = 0; s < needs->state_count; s++) {
+            const zds_state_spec *spec = &needs->states[s];
+            if (starts_as_param(spec))
+                kernel_convert(t->states[s], spec->dtype, t->master, t->master_dtype, t->count);
+            else if (starts_as_value(spec))
+                kernel_fill(t->states[s], spec->dtype, spec->initial, t->count);
+        }
     }
 }
 
@@ -140,9 +163,8 @@ static zds_status start_piece(zero *z, const piece *p)
     const zds_param_needs *needs = &z->with.params[p->param].needs;
     zds_status status = p->output.slab ? zero_convert(z, p->master, p->output, p->count) : ZDS_OK;
     for (uint32_t s = 0; !status && s < needs->state_count; s++)
-        if (p->states[s].slab && needs->states[s].kind == ZDS_STATE_ELEMENT &&
-            needs->states[s].initial != 0)
-            status = zero_fill(z, p->states[s], needs->states[s].initial, p->count);
+        if (p->states[s].slab)
+            status = start_state(z, &needs->states[s], p->states[s], p->master, p->count);
     return status;
 }
 
@@ -153,14 +175,15 @@ static zds_status start_tile(zero *z, const window *w, size_t i)
     const piece *p = w->pieces[i];
     const zds_param_needs *needs = &z->with.params[p->param].needs;
     const slab *buffers = &z->stream.ring.buffers;
-    zds_status status = zero_convert(z, (bufref){buffers, w->at[i], z->wish.master_dtype},
-                                     bufref_moved(p->output, t->first - p->first), t->count);
+    const bufref master = {buffers, w->at[i], z->wish.master_dtype};
+    zds_status status =
+        zero_convert(z, master, bufref_moved(p->output, t->first - p->first), t->count);
     for (uint32_t s = 0; !status && s < needs->state_count; s++) {
         const zds_state_spec *spec = &needs->states[s];
-        if (spec->kind != ZDS_STATE_ELEMENT || spec->initial == 0 || p->states[s].slab)
+        if (spec->kind != ZDS_STATE_ELEMENT || p->states[s].slab)
             continue;
         uint64_t at = (uint64_t)((char *)t->states[s] - (char *)buffers->block.pointer);
-        status = zero_fill(z, (bufref){buffers, at, spec->dtype}, spec->initial, t->count);
+        status = start_state(z, spec, (bufref){buffers, at, spec->dtype}, master, t->count);
     }
     return status;
 }
@@ -194,10 +217,10 @@ zds_status zero_start(zero *z)
     /* States that are this rank's own reach beyond its parts. */
     for (uint32_t i = 0; i < z->with.model->param_count; i++)
         for (uint32_t s = 0; !status && s < z->with.params[i].needs.state_count; s++) {
-            const zds_state_spec *spec = &z->with.params[i].needs.states[s];
             bufref whole = stream_whole_state(z, i, s);
-            if (whole.slab && spec->kind == ZDS_STATE_ELEMENT && spec->initial != 0)
-                status = zero_fill(z, whole, spec->initial, z->with.model->params[i].numel);
+            if (whole.slab)
+                status = start_state(z, &z->with.params[i].needs.states[s], whole,
+                                     params_at(z, i, 0), z->with.model->params[i].numel);
         }
     return status;
 }

@@ -16,7 +16,8 @@ typedef struct zero zero;
 /* A parameter as the optimizer knows it. */
 typedef struct zero_param {
     zds_param desc;
-    zds_param_needs needs;
+    zds_param_needs needs; /* of which `states` are these */
+    zds_state_spec states[ZDS_MAX_STATES];
     char *state_names[ZDS_MAX_STATES];
     uint32_t hyper; /* index of its hyperparameters */
     bool trainable;

@@ -22,8 +22,7 @@ static const zds_option table[] = {
 static zds_status describe(void *self, const zds_param *param, zds_param_needs *needs)
 {
     (void)self, (void)param;
-    needs->state_count = 1;
-    needs->states[0] = (zds_state_spec){.name = "exp_avg", .kind = ZDS_STATE_ELEMENT};
+    zds_add_state(needs, &(zds_state_spec){.name = "exp_avg", .kind = ZDS_STATE_ELEMENT});
     return ZDS_OK;
 }
 

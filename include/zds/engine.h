@@ -179,6 +179,9 @@ const char *zds_state_name(const zds_engine *engine, uint32_t param, uint32_t i)
 /* What its values mean, as its optimizer says (zds_state_spec.version): 0 for plain values of that
  * name, and past the last. States of one name and different versions do not replace each other. */
 uint32_t zds_state_version(const zds_engine *engine, uint32_t param, uint32_t i);
+/* Name of the state that holds the weights to evaluate and to keep, where these are not the ones
+ * that are trained (an average over steps); NULL: the parameter itself. */
+const char *zds_eval_state(const zds_engine *engine, uint32_t param);
 
 /* Collective, between optimizer steps, after zds_set_values. The other way: replaces the parameter
  * as trained (`state` NULL: the master weight, and what acquire gives, rounded) or a state that

@@ -66,11 +66,10 @@ zds_status elementwise_describe(void *self, const zds_param *param, zds_param_ne
     const elementwise_optim *o = self;
     (void)param;
     for (int i = 0; i < o->state_count; i++)
-        needs->states[i] = (zds_state_spec){.name = o->states[i],
-                                            .kind = ZDS_STATE_ELEMENT,
-                                            .dtype = o->state_dtype,
-                                            .initial = i == 0 ? o->initial : 0};
-    needs->state_count = (uint32_t)o->state_count;
+        zds_add_state(needs, &(zds_state_spec){.name = o->states[i],
+                                               .kind = ZDS_STATE_ELEMENT,
+                                               .dtype = o->state_dtype,
+                                               .initial = i == 0 ? o->initial : 0});
     needs->tensor_norms = o->norms;
     return ZDS_OK;
 }

@@ -7,13 +7,12 @@ enum { BLOCK = 1024 };
 static zds_status describe(void *self, const zds_param *param, zds_param_needs *needs)
 {
     (void)self, (void)param;
-    needs->state_count = 1;
     needs->granularity = BLOCK;
-    needs->states[0] = (zds_state_spec){.name = "sums",
-                                        .kind = ZDS_STATE_BLOCK,
-                                        .dtype = ZDS_F32,
-                                        .block = BLOCK,
-                                        .bytes = BLOCK * sizeof(float)};
+    zds_add_state(needs, &(zds_state_spec){.name = "sums",
+                                           .kind = ZDS_STATE_BLOCK,
+                                           .dtype = ZDS_F32,
+                                           .block = BLOCK,
+                                           .bytes = BLOCK * sizeof(float)});
     return ZDS_OK;
 }
 

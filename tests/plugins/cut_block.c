@@ -4,9 +4,8 @@
 static zds_status describe(void *self, const zds_param *param, zds_param_needs *needs)
 {
     momentum_describe(self, param, needs);
-    needs->states[1] =
-        (zds_state_spec){.name = "absmax", .kind = ZDS_STATE_BLOCK, .block = 256, .bytes = 4};
-    needs->state_count = 2;
+    zds_add_state(needs, &(zds_state_spec){
+                             .name = "absmax", .kind = ZDS_STATE_BLOCK, .block = 256, .bytes = 4});
     return ZDS_OK;
 }
 

@@ -95,9 +95,9 @@ static inline zds_status momentum_describe(void *self, const zds_param *param,
 {
     (void)self;
     (void)param;
-    needs->state_count = 1;
-    needs->states[0] =
-        (zds_state_spec){.name = "momentum_buffer", .kind = ZDS_STATE_ELEMENT, .dtype = ZDS_F32};
+    zds_add_state(
+        needs,
+        &(zds_state_spec){.name = "momentum_buffer", .kind = ZDS_STATE_ELEMENT, .dtype = ZDS_F32});
     return ZDS_OK;
 }
 

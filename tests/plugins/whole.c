@@ -36,11 +36,11 @@ static zds_status describe(void *self, const zds_param *param, zds_param_needs *
         return ZDS_OK;
     needs->whole_tensor = 1;
     needs->cost = (double)param->numel * (double)param->numel;
-    needs->state_count = 2;
-    needs->states[0] =
-        (zds_state_spec){.name = "m", .kind = ZDS_STATE_ELEMENT, .dtype = ZDS_F32, .initial = 0};
-    needs->states[1] =
-        (zds_state_spec){.name = "k", .kind = ZDS_STATE_TENSOR, .bytes = sizeof(int64_t)};
+    zds_add_state(
+        needs,
+        &(zds_state_spec){.name = "m", .kind = ZDS_STATE_ELEMENT, .dtype = ZDS_F32, .initial = 0});
+    zds_add_state(
+        needs, &(zds_state_spec){.name = "k", .kind = ZDS_STATE_TENSOR, .bytes = sizeof(int64_t)});
     return ZDS_OK;
 }
 

@@ -4,8 +4,7 @@
 static zds_status describe(void *self, const zds_param *param, zds_param_needs *needs)
 {
     momentum_describe(self, param, needs);
-    needs->states[1] = (zds_state_spec){.name = "calls", .kind = ZDS_STATE_TENSOR, .bytes = 8};
-    needs->state_count = 2;
+    zds_add_state(needs, &(zds_state_spec){.name = "calls", .kind = ZDS_STATE_TENSOR, .bytes = 8});
     return ZDS_OK;
 }
 

@@ -204,7 +204,7 @@ NOTES = [
     ("rounds_at_open", "open", "when it is loaded: the thread rounds otherwise"),
     ("chatty", "prints nothing", '"{"plugins": 1}" in "open"; give it to host->log'),
 ]
-GOOD = ["sample", "momentum", "newer", "old_abi_1_0", "reduces", "whole", "no_create", "offload_good",
+GOOD = ["sample", "momentum", "anchor", "newer", "old_abi_1_0", "reduces", "whole", "no_create", "offload_good",
         "offload_device", "offload_sectors", "comm_own_memory", "comm_pairs"]
 
 

@@ -137,7 +137,7 @@ static zds_status read_zero(void *user, uint32_t param, uint64_t first, uint64_t
 static zds_status try_engine(fixture *f, const char *keys, const char *scheduler, bool keep)
 {
     char json[1200];
-    const zds_hyper given = {sizeof given, NAN, NAN, NAN, NAN, NAN};
+    const zds_hyper given = ZDS_HYPER_NONE;
     zds_group_desc groups[2] = {{sizeof *groups, given}, {sizeof *groups, given}};
     groups[NO_DECAY].hyper.weight_decay = 0;
     zds_engine_options o = {.struct_size = sizeof o,

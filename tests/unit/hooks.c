@@ -162,10 +162,12 @@ static bed *bed_create(void)
         b->hypers[i].lr = 1 + i;
         b->params[i] = (zero_param){
             .desc = {.struct_size = sizeof(zds_param), .index = i, .numel = (uint64_t)sizes[i]},
-            .needs = {.state_count = 1, .states[0] = {.name = "moment", .dtype = ZDS_F32}},
+            .needs = {.state_count = 1},
+            .states[0] = {.name = "moment", .dtype = ZDS_F32},
             .state_names[0] = "moment",
             .hyper = i,
             .trainable = true};
+        b->params[i].needs.states = b->params[i].states;
         r->arrays[i] =
             (hooked_arrays){.master = r->master[i], .grad = r->grad[i], .states[0] = r->moment[i]};
         for (int64_t e = 0; e < sizes[i]; e++)

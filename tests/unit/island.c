@@ -300,6 +300,7 @@ typedef struct run {
     zds_param param;
     zds_hyper hyper;
     zds_param_needs needs;
+    zds_state_spec specs[ZDS_MAX_STATES];
     slab master, grad, scratch, states[ZDS_MAX_STATES], chunks, sums;
 } run;
 
@@ -367,7 +368,10 @@ static void run_open(run *r, world *w, const char *tier_file, const zds_plugin *
                            .width_mult = 1,
                            .fan_out_mult = 1,
                            .role = ZDS_ROLE_MATRIX};
-    r->needs = (zds_param_needs){.struct_size = sizeof r->needs, .hyper = &r->hyper};
+    r->needs = (zds_param_needs){.struct_size = sizeof r->needs,
+                                 .states = r->specs,
+                                 .state_stride = sizeof *r->specs,
+                                 .hyper = &r->hyper};
     cr_assert_eq(r->ops.describe(r->self, &r->param, &r->needs), ZDS_OK);
     r->master = slab_make(r->t, COUNT * sizeof(float));
     r->grad = slab_make(r->t, COUNT * sizeof(float));

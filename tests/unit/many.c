@@ -135,8 +135,8 @@ static zds_engine *open_engine(const zds_config *config)
 {
     zds_group_desc groups[GROUPS];
     for (uint32_t g = 0; g < GROUPS; g++)
-        groups[g] =
-            (zds_group_desc){sizeof *groups, {sizeof(zds_hyper), rate_of(g), NAN, NAN, NAN, NAN}};
+        groups[g] = (zds_group_desc){sizeof *groups,
+                                     {sizeof(zds_hyper), rate_of(g), NAN, NAN, NAN, NAN, NAN}};
     zds_engine_options o = {.struct_size = sizeof o,
                             .threads = 2,
                             .optimizer = "Plain",

@@ -115,13 +115,18 @@ Test(optim_8bit, every_value_goes_to_the_nearest)
     }
 }
 
-static void describe(const char *options, uint64_t count, int32_t role, zds_param_needs *needs)
+/* `states`: [ZDS_MAX_STATES] */
+static void describe(const char *options, uint64_t count, int32_t role, zds_param_needs *needs,
+                     zds_state_spec *states)
 {
     optim o;
     optim_setup s = {.file = "optim_adamw", .name = "AdamW8bit", .options = options};
     cr_assert_eq(optim_try(&o, &s), ZDS_OK);
     zds_param param = {.struct_size = sizeof param, .name = "w", .numel = count, .role = role};
-    *needs = (zds_param_needs){.struct_size = sizeof *needs, .hyper = &o.hyper};
+    *needs = (zds_param_needs){.struct_size = sizeof *needs,
+                               .states = states,
+                               .state_stride = sizeof *states,
+                               .hyper = &o.hyper};
     cr_assert_eq(o.ops->describe(o.self, &param, needs), ZDS_OK);
     optim_close(&o);
 }
@@ -143,7 +148,8 @@ Test(optim_8bit, small_parameters_and_embeddings_keep_32_bits)
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         zds_param_needs needs;
-        describe(cases[i].options, cases[i].count, cases[i].role, &needs);
+        zds_state_spec states[ZDS_MAX_STATES] = {{0}};
+        describe(cases[i].options, cases[i].count, cases[i].role, &needs, states);
         size_t bytes = 0;
         for (uint32_t s = 0; s < needs.state_count; s++)
             bytes += state_bytes(&needs.states[s], cases[i].count);

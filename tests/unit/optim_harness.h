@@ -28,6 +28,7 @@ typedef struct optim {
     int64_t shape[1];
     zds_hyper hyper;
     zds_param_needs needs;
+    zds_state_spec specs[ZDS_MAX_STATES];
     int64_t step;
     double grad_scale;
     double sums[4]; /* of `norms` */
@@ -92,7 +93,10 @@ HARNESS_FN void optim_open(optim *o, const optim_setup *setup)
                            .numel = setup->count,
                            .width_mult = 1,
                            .fan_out_mult = 1};
-    o->needs = (zds_param_needs){.struct_size = sizeof o->needs, .hyper = &o->hyper};
+    o->needs = (zds_param_needs){.struct_size = sizeof o->needs,
+                                 .states = o->specs,
+                                 .state_stride = sizeof *o->specs,
+                                 .hyper = &o->hyper};
     cr_assert_eq(o->ops->describe(o->self, &o->param, &o->needs), ZDS_OK);
     cr_assert(o->needs.state_count <= ZDS_MAX_STATES);
     bool at_end = !setup->guard_before;

@@ -133,7 +133,7 @@ Test(sizes, options_without_a_size)
 
 Test(sizes, groups_without_a_size)
 {
-    const zds_hyper all = {sizeof all, NAN, NAN, NAN, NAN, NAN};
+    const zds_hyper all = ZDS_HYPER_NONE;
     zds_group_desc groups[2] = {{sizeof *groups, all}, {0, all}};
     zds_engine_options o = {.struct_size = sizeof o,
                             .threads = 1,

@@ -60,7 +60,11 @@ static char *describe_again(rig *r, const rig_param *p)
     area *room = area_make(sizeof(zds_param_needs), true, "zds_param_needs", p->param.name);
     zds_param_needs *needs = (zds_param_needs *)(void *)room->data;
     zds_hyper hyper = options_hyper(r->b->plugin, r->options);
-    *needs = (zds_param_needs){.struct_size = sizeof *needs, .hyper = &hyper};
+    zds_state_spec specs[ZDS_MAX_STATES] = {{0}};
+    *needs = (zds_param_needs){.struct_size = sizeof *needs,
+                               .states = specs,
+                               .state_stride = sizeof *specs,
+                               .hyper = &hyper};
     zds_status status = r->ops.describe(r->self, rig_shown(r, p), needs);
     char *fault = status ? bench_failure(r->b, "describe", status) : area_fault(room);
     if (!fault && !rig_same_needs(needs, &p->needs))

@@ -196,7 +196,10 @@ static void place_state(rig *r, rig_param *p, uint32_t s)
     const bool tight = r->setup.tight && (spec->kind == ZDS_STATE_ELEMENT || bytes % 8 == 0);
     p->states[s] = area_make(bytes, tight, spec->name, p->param.name);
     for (uint64_t i = 0; spec->kind == ZDS_STATE_ELEMENT && i < p->param.numel; i++)
-        number_write(p->states[s]->data, spec->dtype, i, spec->initial);
+        number_write(p->states[s]->data, spec->dtype, i,
+                     spec->starts == ZDS_STARTS_AS_PARAM
+                         ? number_read(p->master->data, r->setup.master, i)
+                         : spec->initial);
 }
 
 static void place_param(rig *r, rig_param *p)
@@ -242,14 +245,23 @@ static char *describe_param(rig *r, rig_param *p)
     rig_seat *seat = rig_begin_inputs(r, &r->seats[0]);
     zds_param_needs *needs = rig_input(seat, sizeof *needs);
     zds_hyper *hyper = rig_input(seat, sizeof *hyper);
+    zds_state_spec *specs = rig_input(seat, sizeof p->specs);
     *hyper = p->hyper;
-    *needs = (zds_param_needs){.struct_size = sizeof *needs, .hyper = hyper};
+    memset(specs, 0, sizeof p->specs);
+    const zds_param_needs asked = {.struct_size = sizeof asked,
+                                   .states = specs,
+                                   .state_stride = sizeof *specs,
+                                   .hyper = hyper};
+    *needs = asked;
     zds_status status = r->ops.describe(r->self, rig_shown(r, p), needs);
     if (status)
         return bench_failure(r->b, "describe", status);
-    if (needs->struct_size != sizeof *needs || needs->hyper != hyper)
-        return fault_format("describe changed struct_size or the pointer hyper");
+    if (needs->struct_size != sizeof *needs || needs->hyper != hyper || needs->states != specs ||
+        needs->state_stride != sizeof *specs)
+        return fault_format("describe changed struct_size, state_stride or a pointer");
+    memcpy(p->specs, specs, sizeof p->specs);
     p->needs = *needs;
+    p->needs.states = p->specs;
     p->hyper = *hyper;
     p->needs.hyper = &p->hyper;
     char *fault = rig_needs_fault(r, p);
@@ -476,14 +488,14 @@ static bool same_spec(const zds_state_spec *a, const zds_state_spec *b)
 {
     return strcmp(a->name, b->name) == 0 && a->kind == b->kind && a->dtype == b->dtype &&
            a->block == b->block && a->scope == b->scope && a->bytes == b->bytes &&
-           a->version == b->version;
+           a->version == b->version && a->starts == b->starts;
 }
 
 bool rig_same_kinds(const zds_param_needs *a, const zds_param_needs *b)
 {
     bool same = a->state_count == b->state_count && a->granularity == b->granularity &&
                 a->whole_tensor == b->whole_tensor && a->tensor_norms == b->tensor_norms &&
-                number_same(a->cost, b->cost);
+                a->eval_state == b->eval_state && number_same(a->cost, b->cost);
     for (uint32_t s = 0; same && s < a->state_count; s++)
         same = same_spec(&a->states[s], &b->states[s]);
     return same;
@@ -501,7 +513,7 @@ bool rig_same_hyper(const zds_hyper *a, const zds_hyper *b)
 {
     return number_same(a->lr, b->lr) && number_same(a->beta1, b->beta1) &&
            number_same(a->beta2, b->beta2) && number_same(a->momentum, b->momentum) &&
-           number_same(a->weight_decay, b->weight_decay);
+           number_same(a->weight_decay, b->weight_decay) && number_same(a->beta3, b->beta3);
 }
 
 char *rig_guards(const rig *r)

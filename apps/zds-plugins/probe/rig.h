@@ -42,7 +42,8 @@ typedef struct rig_param {
     zds_param param;
     int64_t shape[2];
     zds_hyper hyper;
-    zds_param_needs needs;
+    zds_param_needs needs; /* of which `specs` are the states */
+    zds_state_spec specs[ZDS_MAX_STATES];
     char *names[ZDS_MAX_STATES]; /* of its states */
     area *master, *grad, *output, *states[ZDS_MAX_STATES];
     area *chunks; /* double [tensor_norms][chunks of the parameter] */

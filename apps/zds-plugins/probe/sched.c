@@ -42,7 +42,7 @@ static area *make_base(void)
     area *base = area_make(GROUPS * stride, true, "base values", "");
     for (int g = 0; g < GROUPS; g++) {
         zds_hyper *h = (zds_hyper *)(void *)(base->data + (size_t)g * stride);
-        *h = (zds_hyper){sizeof *h, 1e-3 * (g + 1), 0.9, 0.999, 0.9, 0.01 * g};
+        *h = (zds_hyper){sizeof *h, 1e-3 * (g + 1), 0.9, 0.999, 0.9, 0.01 * g, NAN};
     }
     area_seal(base, true);
     return base;

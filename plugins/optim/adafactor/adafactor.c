@@ -102,23 +102,23 @@ static zds_status describe(void *self, const zds_param *param, zds_param_needs *
     (void)self;
     shape_of(param, &matrices, &rows, &columns);
     needs->whole_tensor = 1;
-    needs->states[0] = (zds_state_spec){
-        .name = "step", .kind = ZDS_STATE_TENSOR, .dtype = ZDS_I64, .bytes = sizeof(int64_t)};
-    needs->state_count = 2;
+    zds_add_state(needs, &(zds_state_spec){.name = "step",
+                                           .kind = ZDS_STATE_TENSOR,
+                                           .dtype = ZDS_I64,
+                                           .bytes = sizeof(int64_t)});
     if (param->ndim < 2) {
-        needs->states[1] =
-            (zds_state_spec){.name = "variance", .kind = ZDS_STATE_ELEMENT, .dtype = ZDS_F32};
+        zds_add_state(needs, &(zds_state_spec){
+                                 .name = "variance", .kind = ZDS_STATE_ELEMENT, .dtype = ZDS_F32});
         return ZDS_OK;
     }
-    needs->states[1] = (zds_state_spec){.name = "row_var",
-                                        .kind = ZDS_STATE_TENSOR,
-                                        .dtype = ZDS_F32,
-                                        .bytes = matrices * rows * sizeof(float)};
-    needs->states[2] = (zds_state_spec){.name = "col_var",
-                                        .kind = ZDS_STATE_TENSOR,
-                                        .dtype = ZDS_F32,
-                                        .bytes = matrices * columns * sizeof(float)};
-    needs->state_count = 3;
+    zds_add_state(needs, &(zds_state_spec){.name = "row_var",
+                                           .kind = ZDS_STATE_TENSOR,
+                                           .dtype = ZDS_F32,
+                                           .bytes = matrices * rows * sizeof(float)});
+    zds_add_state(needs, &(zds_state_spec){.name = "col_var",
+                                           .kind = ZDS_STATE_TENSOR,
+                                           .dtype = ZDS_F32,
+                                           .bytes = matrices * columns * sizeof(float)});
     return ZDS_OK;
 }
 

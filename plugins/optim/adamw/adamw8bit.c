@@ -119,19 +119,18 @@ static zds_status describe(void *self, const zds_param *param, zds_param_needs *
     const adamw8bit *a = self;
     if (!in_blocks(a, param))
         return elementwise_describe(a->usual, param, needs);
-    for (int i = 0; i < 2; i++) {
-        needs->states[i] = (zds_state_spec){.name = codes[i],
-                                            .kind = ZDS_STATE_ELEMENT,
-                                            .dtype = ZDS_U8,
-                                            .version = ADAMW8BIT_VERSION};
-        needs->states[2 + i] = (zds_state_spec){.name = scales[i],
-                                                .kind = ZDS_STATE_BLOCK,
-                                                .dtype = ZDS_F32,
-                                                .block = ADAMW8BIT_BLOCK,
-                                                .bytes = sizeof(float),
-                                                .version = ADAMW8BIT_VERSION};
-    }
-    needs->state_count = 4;
+    for (int i = 0; i < 2; i++)
+        zds_add_state(needs, &(zds_state_spec){.name = codes[i],
+                                               .kind = ZDS_STATE_ELEMENT,
+                                               .dtype = ZDS_U8,
+                                               .version = ADAMW8BIT_VERSION});
+    for (int i = 0; i < 2; i++)
+        zds_add_state(needs, &(zds_state_spec){.name = scales[i],
+                                               .kind = ZDS_STATE_BLOCK,
+                                               .dtype = ZDS_F32,
+                                               .block = ADAMW8BIT_BLOCK,
+                                               .bytes = sizeof(float),
+                                               .version = ADAMW8BIT_VERSION});
     needs->granularity = ADAMW8BIT_BLOCK;
     return ZDS_OK;
 }

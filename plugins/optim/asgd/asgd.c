@@ -52,8 +52,12 @@ static zds_status create(const zds_host *host, const void *options, const zds_op
 static zds_status describe(void *self, const zds_param *param, zds_param_needs *needs)
 {
     zds_status status = elementwise_describe(self, param, needs);
-    needs->states[needs->state_count++] = (zds_state_spec){
-        .name = "schedule", .kind = ZDS_STATE_TENSOR, .dtype = ZDS_F64, .bytes = sizeof(schedule)};
+    zds_add_state(needs, &(zds_state_spec){.name = "schedule",
+                                           .kind = ZDS_STATE_TENSOR,
+                                           .dtype = ZDS_F64,
+                                           .bytes = sizeof(schedule)});
+    needs->states[0].starts = ZDS_STARTS_AS_PARAM; /* as the first step would leave it */
+    needs->eval_state = 1;
     return status;
 }
 

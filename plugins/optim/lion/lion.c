@@ -46,8 +46,10 @@ static zds_status create(const zds_host *host, const void *options, const zds_op
 static zds_status describe(void *self, const zds_param *param, zds_param_needs *needs)
 {
     zds_status status = elementwise_describe(self, param, needs);
-    needs->states[needs->state_count++] = (zds_state_spec){
-        .name = "exp_avg_sq", .kind = ZDS_STATE_CONSTANT, .dtype = ZDS_F32, .initial = 0};
+    zds_add_state(needs, &(zds_state_spec){.name = "exp_avg_sq",
+                                           .kind = ZDS_STATE_CONSTANT,
+                                           .dtype = ZDS_F32,
+                                           .initial = 0});
     return status;
 }
 

@@ -148,9 +148,9 @@ static zds_status describe(void *instance, const zds_param *param, zds_param_nee
     needs->leads = 1;
     needs->whole_tensor = 1;
     needs->cost = muon_cost(&shape) * (double)count;
-    needs->state_count = 1;
-    needs->states[0] = (zds_state_spec){
-        .name = "momentum_buffer", .kind = ZDS_STATE_ELEMENT, .dtype = self->state_dtype};
+    zds_add_state(needs, &(zds_state_spec){.name = "momentum_buffer",
+                                           .kind = ZDS_STATE_ELEMENT,
+                                           .dtype = self->state_dtype});
     return ZDS_OK;
 }
 

@@ -63,10 +63,10 @@ static zds_status create(const zds_host *host, const void *options, const zds_op
 static zds_status describe(void *self, const zds_param *param, zds_param_needs *needs)
 {
     elementwise_describe(self, param, needs);
-    needs->states[needs->state_count++] = (zds_state_spec){.name = "one_minus_mu_product",
-                                                           .kind = ZDS_STATE_TENSOR,
-                                                           .dtype = ZDS_F64,
-                                                           .bytes = sizeof(double)};
+    zds_add_state(needs, &(zds_state_spec){.name = "one_minus_mu_product",
+                                           .kind = ZDS_STATE_TENSOR,
+                                           .dtype = ZDS_F64,
+                                           .bytes = sizeof(double)});
     return ZDS_OK;
 }
 

@@ -75,13 +75,12 @@ void onebit_destroy(void *self)
 
 void onebit_describe(const onebit *o, zds_param_needs *needs)
 {
-    needs->states[0] = (zds_state_spec){.name = "exp_avg",
-                                        .kind = ZDS_STATE_ELEMENT,
-                                        .dtype = ZDS_F32,
-                                        .scope = ZDS_SCOPE_RANK_LOCAL};
-    needs->states[1] =
-        (zds_state_spec){.name = "exp_avg_sq", .kind = ZDS_STATE_ELEMENT, .dtype = ZDS_F32};
-    needs->state_count = 2;
+    zds_add_state(needs, &(zds_state_spec){.name = "exp_avg",
+                                           .kind = ZDS_STATE_ELEMENT,
+                                           .dtype = ZDS_F32,
+                                           .scope = ZDS_SCOPE_RANK_LOCAL});
+    zds_add_state(needs, &(zds_state_spec){
+                             .name = "exp_avg_sq", .kind = ZDS_STATE_ELEMENT, .dtype = ZDS_F32});
     needs->tensor_norms = o->base.norms;
 }
 
@@ -95,10 +94,10 @@ void onebit_describe_errors(const onebit *o, zds_param_needs *needs, int32_t kin
                            .dtype = ZDS_F32,
                            .scope = ZDS_SCOPE_RANK_LOCAL,
                            .bytes = bytes};
-    needs->states[needs->state_count++] = spec;
+    zds_add_state(needs, &spec);
     spec.name = "server_error";
     spec.bytes = bytes / (uint64_t)o->world;
-    needs->states[needs->state_count++] = spec;
+    zds_add_state(needs, &spec);
 }
 
 zds_status onebit_vectors(onebit *o, size_t n)

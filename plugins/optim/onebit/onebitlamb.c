@@ -136,10 +136,12 @@ static zds_status describe(void *self, const zds_param *param, zds_param_needs *
     const lamb *l = self;
     (void)param;
     onebit_describe(&l->onebit, needs);
-    needs->states[needs->state_count++] =
-        (zds_state_spec){.name = "exp_avg_sq_fresh", .kind = ZDS_STATE_ELEMENT, .dtype = ZDS_F32};
-    needs->states[needs->state_count++] = (zds_state_spec){
-        .name = "coefficients", .kind = ZDS_STATE_TENSOR, .bytes = sizeof(coefficients)};
+    zds_add_state(
+        needs,
+        &(zds_state_spec){.name = "exp_avg_sq_fresh", .kind = ZDS_STATE_ELEMENT, .dtype = ZDS_F32});
+    zds_add_state(needs, &(zds_state_spec){.name = "coefficients",
+                                           .kind = ZDS_STATE_TENSOR,
+                                           .bytes = sizeof(coefficients)});
     onebit_describe_errors(&l->onebit, needs, ZDS_STATE_GLOBAL, l->onebit.elements);
     return ZDS_OK;
 }

@@ -60,11 +60,11 @@ static zds_status describe(void *self, const zds_param *param, zds_param_needs *
                           .kind = ZDS_STATE_ELEMENT,
                           .dtype = ZDS_F32,
                           .scope = ZDS_SCOPE_RANK_LOCAL};
-    needs->states[needs->state_count++] = own;
+    zds_add_state(needs, &own);
     own.name = "synced";
-    needs->states[needs->state_count++] = own;
-    needs->states[needs->state_count++] =
-        (zds_state_spec){.name = "drift", .kind = ZDS_STATE_TENSOR, .bytes = sizeof(drift)};
+    zds_add_state(needs, &own);
+    zds_add_state(needs, &(zds_state_spec){
+                             .name = "drift", .kind = ZDS_STATE_TENSOR, .bytes = sizeof(drift)});
     onebit_describe_errors(o, needs, ZDS_STATE_TENSOR, param->numel);
     return ZDS_OK;
 }

@@ -91,8 +91,10 @@ static zds_status describe(void *self, const zds_param *param, zds_param_needs *
     const elementwise_optim *optim = self;
     elementwise_describe(self, param, needs);
     if (counts(optim->options))
-        needs->states[needs->state_count++] = (zds_state_spec){
-            .name = "step", .kind = ZDS_STATE_TENSOR, .dtype = ZDS_I64, .bytes = sizeof(int64_t)};
+        zds_add_state(needs, &(zds_state_spec){.name = "step",
+                                               .kind = ZDS_STATE_TENSOR,
+                                               .dtype = ZDS_I64,
+                                               .bytes = sizeof(int64_t)});
     const sgd_options *o = optim->options;
     return elementwise_group_momentum(optim, needs, o->momentum);
 }

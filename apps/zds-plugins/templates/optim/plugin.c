@@ -59,9 +59,10 @@ static zds_status describe(void *self, const zds_param *param, zds_param_needs *
 {
     (void)self;
     (void)param;
-    needs->state_count = 1;
-    needs->states[0] = (zds_state_spec){
-        .name = "momentum_buffer", .kind = ZDS_STATE_ELEMENT, .dtype = ZDS_F32, .initial = 0};
+    zds_add_state(needs, &(zds_state_spec){.name = "momentum_buffer",
+                                           .kind = ZDS_STATE_ELEMENT,
+                                           .dtype = ZDS_F32,
+                                           .initial = 0});
     return ZDS_OK;
 }
 

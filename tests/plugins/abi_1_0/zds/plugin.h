@@ -30,6 +30,7 @@
 #define ZDS_PLUGIN_H
 
 #include <stdbool.h>
+#include <string.h>
 
 #include "zds/types.h"
 
@@ -87,8 +88,8 @@ struct zds_host {
  * the reference page.
  *
  * For an optimizer four names are special, because schedules and parameter groups change them from
- * step to step: "lr", "betas" (2), "momentum" and "weight_decay". Their current values are in each
- * tile's zds_hyper; the option holds what the config says. */
+ * step to step: "lr", "betas" (2 or 3), "momentum" and "weight_decay". Their current values are in
+ * each tile's zds_hyper; the option holds what the config says. */
 enum {
     ZDS_OPTION_BOOL = 1,      /* bool */
     ZDS_OPTION_INT = 2,       /* int64_t; null or absent without a default: INT64_MIN */
@@ -209,8 +210,14 @@ typedef struct zds_hyper {
     double beta1, beta2;
     double momentum;
     double weight_decay;
+    double beta3; /* of optimizers whose option "betas" has three */
 } zds_hyper;
-#define ZDS_HYPER_1_0 ZDS_SIZE_THROUGH(zds_hyper, weight_decay)
+#define ZDS_HYPER_1_0 ZDS_SIZE_THROUGH(zds_hyper, beta3)
+/* One that says nothing of any; NAN is math.h's. */
+#define ZDS_HYPER_NONE                                                                             \
+    {                                                                                              \
+        sizeof(zds_hyper), NAN, NAN, NAN, NAN, NAN, NAN                                            \
+    }
 
 enum {
     /* One value an element. */
@@ -228,9 +235,15 @@ enum {
 };
 enum { ZDS_SCOPE_SHARDED = 0, ZDS_SCOPE_RANK_LOCAL = 1 };
 
+enum {
+    ZDS_STARTS_AS_VALUE = 0, /* `initial` */
+    ZDS_STARTS_AS_PARAM = 1  /* a copy of the parameter's initial value, rounded to the state's type
+                              */
+};
+
 #define ZDS_MAX_STATES 8
 
-/* Lies in zds_param_needs, and so grows into `reserved` alone, which must be zero. */
+/* Comes with zds_param_needs.state_stride; zds_add_state fills it in. */
 typedef struct zds_state_spec {
     const char *name; /* torch's name where torch has such a state: "exp_avg", "exp_avg_sq",
                          "momentum_buffer" */
@@ -241,33 +254,46 @@ typedef struct zds_state_spec {
                          `step` updates a part of the parameter, its tiles see that part */
     uint64_t bytes;   /* of BLOCK (a block), TENSOR, GLOBAL */
     double initial;   /* every ELEMENT starts so, every CONSTANT is; others start as zero bytes */
+    int32_t starts;   /* an ELEMENT: ZDS_STARTS_AS_..., as which `initial` is not used */
     /* What the bytes mean, where they are not plainly the values that the name says: from 1 on, and
      * another whenever that changes, so that what was saved with another meaning is told. 0: the
      * values themselves. */
     uint32_t version;
-    uint32_t reserved[3];
 } zds_state_spec;
+#define ZDS_STATE_SPEC_1_0 ZDS_SIZE_THROUGH(zds_state_spec, version)
 
 /* What the optimizer needs for one parameter. */
 typedef struct zds_param_needs {
     size_t struct_size;
     uint32_t state_count;
-    uint32_t granularity;  /* no part or tile boundary falls inside a block of so many elements,
-                              counted from the parameter's first; 0 and 1 are the same */
-    int32_t whole_tensor;  /* 1: step gets this parameter in one tile, on one thread, with the pool
-                              idle; at stage >= 1 on one rank, which has the whole of its states */
-    uint32_t tensor_norms; /* how many sums over the whole tensor `norms` makes for this parameter;
-                              at most 4 */
-    zds_state_spec states[ZDS_MAX_STATES];
+    uint32_t granularity;   /* no part or tile boundary falls inside a block of so many elements,
+                               counted from the parameter's first; 0 and 1 are the same */
+    int32_t whole_tensor;   /* 1: step gets this parameter in one tile, on one thread, with the pool
+                               idle; at stage >= 1 on one rank, which has the whole of its states */
+    uint32_t tensor_norms;  /* how many sums over the whole tensor `norms` makes for this parameter;
+                               at most 4 */
+    zds_state_spec *states; /* [ZDS_MAX_STATES], zeroed by the host, filled by zds_add_state */
+    size_t state_stride;    /* the host's sizeof(zds_state_spec) */
     zds_hyper *hyper; /* in: the group's; out: may be changed (Muon's second rate; all but lr to
                          NaN, where it has no meaning); the host then splits the group */
     double cost;   /* of a whole_tensor parameter's step, in any unit, the same for all: ranks get
                       about as much of it; 0: its number of elements */
     int32_t leads; /* 1: of a group that `hyper` splits, the part with this parameter comes first,
                       and its rate is the one that is reported of a step */
-    int32_t reserved;
+    /* 1 + index of an ELEMENT state that holds the weights to evaluate and to keep, where these are
+     * not the ones that are trained (averages over steps); 0: there is none. */
+    uint32_t eval_state;
 } zds_param_needs;
-#define ZDS_PARAM_NEEDS_1_0 ZDS_SIZE_THROUGH(zds_param_needs, reserved)
+#define ZDS_PARAM_NEEDS_1_0 ZDS_SIZE_THROUGH(zds_param_needs, eval_state)
+
+/* The next state of a parameter. One too many is counted, which the host refuses. */
+static inline void zds_add_state(zds_param_needs *needs_, const zds_state_spec *spec_)
+{
+    uint32_t index_ = needs_->state_count++;
+    if (index_ < ZDS_MAX_STATES)
+        memcpy((char *)needs_->states + index_ * needs_->state_stride, spec_,
+               sizeof *spec_ < needs_->state_stride ? sizeof *spec_ : needs_->state_stride);
+}
 
 /* A run of consecutive elements of one parameter. All pointers are at the tile's first element
  * (ELEMENT states too; BLOCK states at the tile's first block; TENSOR and GLOBAL states at their
@@ -460,7 +486,8 @@ enum {
     ZDS_SCHED_BETA1 = 1u << 1,
     ZDS_SCHED_BETA2 = 1u << 2,
     ZDS_SCHED_MOMENTUM = 1u << 3,
-    ZDS_SCHED_WEIGHT_DECAY = 1u << 4
+    ZDS_SCHED_WEIGHT_DECAY = 1u << 4,
+    ZDS_SCHED_BETA3 = 1u << 5
 };
 
 /* What a schedule sets in one group: the fields of `hyper` that `mask` names. */

@@ -1,0 +1,4 @@
+/* Right in every way. */
+#include "anchor.h"
+
+ZDS_PLUGINS(&anchor_plugin);
