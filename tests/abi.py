@@ -1,11 +1,13 @@
-"""The public interface as its headers declare it, today and in the frozen copy of ABI 1.0
-(tests/plugins/abi_1_0)."""
+"""The public interface as its headers declare it, and what is stored of it: the frozen copy of ABI 1.0
+(tests/plugins/abi_1_0) and the list of what libzds.so exports (core/libzds.map)."""
 import os
 import re
+import subprocess
 
 SOURCE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TODAY = os.path.join(SOURCE, "include")
 FROZEN = os.path.join(SOURCE, "tests", "plugins", "abi_1_0")
+MAP = os.path.join(SOURCE, "core", "libzds.map")
 RENEW = "tests/plugins/abi_1_0/renew.py"
 
 
@@ -80,3 +82,40 @@ def fields(body):
 def enumerators(folder):
     return [name for body in re.findall(r"\benum \{(.*?)\}", plain(folder), re.DOTALL)
             for name in re.findall(r"\b(ZDS_\w+) *=", body)]
+
+
+def functions(folder):
+    """Names of the functions that a library must have for these headers: all but inline ones."""
+    code, before = re.sub(r"\bZDS_(BEGIN|END)_DECLS\b", "", plain(folder)), None
+    while code != before:
+        before, code = code, re.sub(r"\{[^{}]*\}", "@", code)
+    found = [re.match(r"\s*(?!typedef\b|static\b)[\w *]+?\b(zds_\w+)\s*\(", declaration)
+             for declaration in re.split("[;@]", code)]
+    return sorted(match.group(1) for match in found if match)
+
+
+def nodes():
+    """{version: names} of core/libzds.map."""
+    with open(MAP, encoding="utf-8") as file:
+        script = re.sub(r"/\*.*?\*/", " ", file.read(), flags=re.DOTALL)
+    return {version: re.findall(r"\b(zds_\w+);", body)
+            for version, body in re.findall(r"(\w[\w.]*)\s*\{(.*?)\}", script, re.DOTALL)}
+
+
+def write_map():
+    with open(MAP, "w", encoding="utf-8") as file:
+        file.write("/* What libzds.so exports, and since which minor of the ABI: the functions that the headers in\n"
+                   " * include/zds declare, and no other symbol. Until 1.0 is released it is written by\n"
+                   f" *     {RENEW}\n"
+                   " * and from then on ZDS_1.0 stays as it is: what is new goes into a node of its own, as\n"
+                   " * ZDS_1.1 { global: zds_new; } ZDS_1.0; */\n"
+                   "ZDS_1.0 {\nglobal:\n" +
+                   "".join(f"    {name};\n" for name in functions(TODAY)) + "local:\n    *;\n};\n")
+
+
+def exports(library):
+    """{name: version, or "" where it has none} of what a shared object defines for others."""
+    lines = subprocess.run(["nm", "-D", "--defined-only", "--with-symbol-versions", library], check=True,
+                           capture_output=True, text=True).stdout.splitlines()
+    names = [line.split()[-1] for line in lines if line.split()[-2] != "A"]  # A: versions themselves
+    return {name: version for name, _, version in (name.partition("@@") for name in names)}
