@@ -1,14 +1,17 @@
-"""The public interface as its headers declare it, and what is stored of it: the frozen copy of ABI 1.0
-(tests/plugins/abi_1_0) and the list of what libzds.so exports (core/libzds.map)."""
+"""The public interface as its headers declare it, and what is stored of it: ABI 1.0 (tests/plugins/abi_1_0: its
+headers, and a dump of the types that libzds.so takes and gives) and the list of what libzds.so exports
+(core/libzds.map)."""
 import os
 import re
+import shutil
 import subprocess
 
 SOURCE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TODAY = os.path.join(SOURCE, "include")
 FROZEN = os.path.join(SOURCE, "tests", "plugins", "abi_1_0")
 MAP = os.path.join(SOURCE, "core", "libzds.map")
-RENEW = "tests/plugins/abi_1_0/renew.py"
+DUMP = os.path.join(FROZEN, "libzds.abi")
+RENEW = "tests/plugins/abi_1_0/renew.py BUILD_FOLDER"
 
 
 def headers(folder):
@@ -26,7 +29,8 @@ def read(folder, header):
 
 def stored():
     """{name in SHA256SUMS: content} of what is frozen."""
-    return {f"zds/{name}": read(FROZEN, name) for name in headers(FROZEN)}
+    with open(DUMP, "rb") as file:
+        return {"libzds.abi": file.read(), **{f"zds/{name}": read(FROZEN, name) for name in headers(FROZEN)}}
 
 
 def released():
@@ -119,3 +123,25 @@ def exports(library):
                            capture_output=True, text=True).stdout.splitlines()
     names = [line.split()[-1] for line in lines if line.split()[-2] != "A"]  # A: versions themselves
     return {name: version for name, _, version in (name.partition("@@") for name in names)}
+
+
+def why_no_dump(library):
+    """Why there is no dump of a shared object that could be compared; "" where there is one."""
+    if not shutil.which("abidw"):
+        return "there is no abidw: install Debian's abigail-tools (.ci/install test)"
+    sections = subprocess.run(["readelf", "-S", "-p", ".comment", library], check=True, capture_output=True,
+                              text=True).stdout
+    if "clang" in sections: # whose types libabigail 2.2 crashes on when it compares them with gcc's
+        return f"{library} was not built by gcc"
+    return "" if ".debug_info" in sections else f"{library} was built without -g"
+
+
+def dump(library, include=TODAY):
+    """The functions of a shared object with the types of these headers, as libabigail's XML, the same for
+    every folder that it is built in."""
+    text = subprocess.run(["abidw", "--headers-dir", os.path.join(include, "zds"), "--drop-private-types",
+                           "--exported-interfaces-only", "--drop-undefined-syms", "--no-elf-needed",
+                           "--no-architecture", "--no-corpus-path", "--no-comp-dir-path", "--no-show-locs",
+                           "--no-parameter-names", "--no-write-default-sizes", "--type-id-style", "hash",
+                           library], check=True, capture_output=True, text=True).stdout
+    return re.sub(r"path='[^']*/core/", "path='core/", text)
