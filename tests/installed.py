@@ -1,6 +1,7 @@
 """What the tests of an install share: an install of the build under test in a temporary prefix."""
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -46,6 +47,13 @@ def prefix():
         # An install must work wherever it is moved.
         os.rename(os.path.join(folder, "first"), os.path.join(folder, "moved"))
         yield folder, os.path.join(folder, "moved")
+
+
+def as_cpp20():
+    """Commands that compile as C++20 and take no warning, of the compilers that are there."""
+    there = [name for name in ("g++", "clang++") if shutil.which(name)]
+    expect(there, "a C++ compiler is there")
+    return [[name, "-x", "c++", "-std=c++20", "-Wall", "-Wextra", "-Wpedantic", "-Werror"] for name in there]
 
 
 def library_folder(root):

@@ -1,8 +1,13 @@
 /* A schedule of one's own: the rate of each group halves every `half_life` steps, down to `floor`
- * times what the optimizer's options say. */
+ * times what the optimizer's options say. C11, and C++20 as well. */
 #include <math.h>
 
 #include "zds/plugin.h"
+
+/* What a table does not set is zero. As C++, g++ -Wextra would name each such field. */
+#if defined(__cplusplus) && defined(__GNUC__)
+#pragma GCC diagnostic ignored "-Wmissing-field-initializers"
+#endif
 
 typedef struct decay_options {
     double half_life, floor;
@@ -27,27 +32,31 @@ typedef struct decay {
 static zds_status create(const zds_host *host, const void *options, const zds_sched_env *env,
                          void **self)
 {
-    decay *d = host->alloc(host, sizeof *d, 0);
+    decay *d = (decay *)host->alloc(host, sizeof *d, 0);
     if (!d)
         return host->fail(host, ZDS_ERR_MEMORY, "no memory for a schedule");
-    *d = (decay){host, options, env->group_count, env->hyper_stride, env->base};
+    d->host = host;
+    d->options = (const decay_options *)options;
+    d->group_count = env->group_count;
+    d->stride = env->hyper_stride;
+    d->base = env->base;
     *self = d;
     return ZDS_OK;
 }
 
 static void destroy(void *self)
 {
-    decay *d = self;
+    decay *d = (decay *)self;
     d->host->free(d->host, d);
 }
 
 static zds_status at(void *self, int64_t moves, zds_sched_value *values, size_t value_stride)
 {
-    const decay *d = self;
+    const decay *d = (const decay *)self;
     const double part = fmax(exp2(-(double)moves / d->options->half_life), d->options->floor);
     for (size_t g = 0; g < d->group_count; g++) {
-        const zds_hyper *base = (const void *)((const char *)d->base + g * d->stride);
-        zds_sched_value *v = (void *)((char *)values + g * value_stride);
+        const zds_hyper *base = (const zds_hyper *)((const char *)d->base + g * d->stride);
+        zds_sched_value *v = (zds_sched_value *)((char *)values + g * value_stride);
         v->mask = ZDS_SCHED_LR;
         v->hyper.lr = base->lr * part;
     }

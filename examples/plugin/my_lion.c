@@ -1,9 +1,14 @@
 /* An optimizer of one's own: Lion (Chen et al. 2023, "Symbolic Discovery of Optimization
  * Algorithms", algorithm 2), in fp32. Threads, ZeRO, offload and checkpoints come from the engine.
- */
+ * C11, and C++20 as well. */
 #include <math.h>
 
 #include "zds/plugin.h"
+
+/* What a table does not set is zero. As C++, g++ -Wextra would name each such field. */
+#if defined(__cplusplus) && defined(__GNUC__)
+#pragma GCC diagnostic ignored "-Wmissing-field-initializers"
+#endif
 
 typedef struct options {
     double lr, betas[2], weight_decay;
@@ -22,7 +27,8 @@ static const zds_option table[] = {
 static zds_status describe(void *self, const zds_param *param, zds_param_needs *needs)
 {
     (void)self, (void)param;
-    zds_add_state(needs, &(zds_state_spec){.name = "exp_avg", .kind = ZDS_STATE_ELEMENT});
+    static const zds_state_spec exp_avg = {.name = "exp_avg", .kind = ZDS_STATE_ELEMENT};
+    zds_add_state(needs, &exp_avg);
     return ZDS_OK;
 }
 
@@ -34,8 +40,8 @@ static zds_status step(void *self, const zds_tiles *tiles, const zds_step_ctx *c
         const zds_hyper *h = tile->hyper;
         const float lr = (float)h->lr, b1 = (float)h->beta1, b2 = (float)h->beta2;
         const float keep = (float)(1 - h->lr * h->weight_decay), scale = (float)ctx->grad_scale;
-        const float *grad = tile->grad;
-        float *master = tile->master, *momentum = tile->states[0];
+        const float *grad = (const float *)tile->grad;
+        float *master = (float *)tile->master, *momentum = (float *)tile->states[0];
         for (uint64_t i = 0; i < tile->count; i++) {
             const float g = grad[i] * scale, c = b1 * momentum[i] + (1 - b1) * g;
             master[i] = keep * master[i] - lr * (float)((c > 0) - (c < 0));

@@ -22,11 +22,9 @@ static float noise(uint64_t key)
 static bool add_param(zds_model *model, uint32_t module, const char *name, int32_t role,
                       uint32_t ndim, int64_t rows, int64_t columns)
 {
-    zds_param_desc desc = {.struct_size = sizeof desc,
-                           .name = name,
-                           .shape = (const int64_t[]){rows, columns},
-                           .ndim = ndim,
-                           .role = role};
+    const int64_t shape[] = {rows, columns};
+    zds_param_desc desc = {
+        .struct_size = sizeof desc, .name = name, .shape = shape, .ndim = ndim, .role = role};
     uint32_t index; /* counts up from 0: W1, B1, W2, B2 */
     return zds_model_add_param(model, module, &desc, &index) == ZDS_OK;
 }
@@ -47,54 +45,58 @@ static zds_status initial_values(void *user, uint32_t param, uint64_t first, uin
                                  float *out)
 {
     (void)user;
-    static const float range[PARAMETERS] = {[W1] = 1.5f, [B1] = 1.5f, [W2] = 0.125f, [B2] = 0.0f};
+    static const float range[PARAMETERS] = {1.5f, 1.5f, 0.125f, 0.0f}; /* of W1, B1, W2, B2 */
     for (uint64_t i = 0; i < count; i++)
         out[i] = range[param] * noise(((uint64_t)param << 32) + first + i);
     return ZDS_OK;
 }
 
-bool mlp_open(mlp *m, const char *path)
+/* Config, engine, values; what went wrong is in `error`, or in the engine's own. */
+static zds_status open_engine(mlp *m, const char *path, const zds_model *model, zds_error *error)
 {
-    *m = (mlp){0};
-    zds_error error = ZDS_ERROR_INIT;
-    zds_model *model = zds_model_create();
-    zds_engine_options options = {.struct_size = sizeof options, .total_steps = -1};
-    bool ok = false;
-
-    zds_status status = zds_config_load(path, NULL, &m->config, &error);
+    zds_status status = zds_config_load(path, NULL, &m->config, error);
     if (status == ZDS_ERR_CONFIG && m->config) {
         char *problems = zds_config_problems_text(m->config);
         fputs(problems ? problems : "", stderr);
         free(problems);
     }
-    if (status != ZDS_OK)
-        goto out;
-    if (!model || !describe(model)) {
-        fprintf(stderr, "model: %s\n", model ? zds_model_error(model) : "no memory");
-        goto out;
-    }
-    if (zds_engine_create(m->config, model, &options, &m->engine, &error) != ZDS_OK)
-        goto out;
-    if (zds_param_dtype(m->engine) != ZDS_F32) {
-        fprintf(stderr, "%s: this example computes in fp32 only; take bf16 out\n", path);
-        goto out;
-    }
-    if (zds_set_values(m->engine, initial_values, NULL) != ZDS_OK) {
-        fprintf(stderr, "%s\n", zds_engine_error(m->engine));
-        goto out;
-    }
-    m->batch = zds_micro_batch_size(m->engine);
-    size_t rows = (size_t)m->batch;
-    m->x = calloc(rows * INPUTS, sizeof *m->x);
-    m->target = calloc(rows, sizeof *m->target);
-    m->h = calloc(rows * HIDDEN, sizeof *m->h);
-    m->error = calloc(rows, sizeof *m->error);
-    ok = m->x && m->target && m->h && m->error;
+    const zds_engine_options options = {.struct_size = sizeof options, .total_steps = -1};
+    if (status == ZDS_OK)
+        status = zds_engine_create(m->config, model, &options, &m->engine, error);
+    if (status == ZDS_OK)
+        status = zds_set_values(m->engine, initial_values, NULL);
+    return status;
+}
+
+static float *floats(int64_t count)
+{
+    return (float *)calloc((size_t)count, sizeof(float));
+}
+
+bool mlp_open(mlp *m, const char *path)
+{
+    memset(m, 0, sizeof *m);
+    zds_error error = ZDS_ERROR_INIT;
+    zds_model *model = zds_model_create();
+    bool ok = model && describe(model);
     if (!ok)
-        fprintf(stderr, "no memory for a batch of %zu rows\n", rows);
-out:
-    if (error.text)
-        fprintf(stderr, "%s\n", error.text);
+        fprintf(stderr, "model: %s\n", model ? zds_model_error(model) : "no memory");
+    else if (open_engine(m, path, model, &error) != ZDS_OK) {
+        fprintf(stderr, "%s\n", error.text ? error.text : zds_engine_error(m->engine));
+        ok = false;
+    } else if (zds_param_dtype(m->engine) != ZDS_F32) {
+        fprintf(stderr, "%s: this example computes in fp32 only; take bf16 out\n", path);
+        ok = false;
+    } else {
+        m->batch = zds_micro_batch_size(m->engine);
+        m->x = floats(m->batch * INPUTS);
+        m->target = floats(m->batch);
+        m->h = floats(m->batch * HIDDEN);
+        m->error = floats(m->batch);
+        ok = m->x && m->target && m->h && m->error;
+        if (!ok)
+            fprintf(stderr, "no memory for a batch of %lld rows\n", (long long)m->batch);
+    }
     zds_error_clear(&error);
     zds_model_destroy(model);
     if (!ok)
@@ -110,7 +112,7 @@ void mlp_close(mlp *m)
     free(m->target);
     free(m->h);
     free(m->error);
-    *m = (mlp){0};
+    memset(m, 0, sizeof *m);
 }
 
 /* Row i of the run is the same on any number of ranks: rows go to micro steps, then to ranks. */
@@ -128,6 +130,17 @@ static void draw_rows(mlp *m, int64_t step, int64_t micro)
     }
 }
 
+/* Slots of this library may be longer than those of the header. */
+static const zds_slot *slot_at(const zds_view *view, size_t i)
+{
+    return (const zds_slot *)((const char *)view->slots + i * view->stride);
+}
+
+static const float *values(const zds_view *view, size_t i)
+{
+    return (const float *)slot_at(view, i)->data;
+}
+
 zds_status mlp_forward(mlp *m, int64_t step, int64_t micro, double *loss)
 {
     draw_rows(m, step, micro);
@@ -135,7 +148,7 @@ zds_status mlp_forward(mlp *m, int64_t step, int64_t micro, double *loss)
     zds_status status = zds_acquire(m->engine, HIDDEN_MODULE, ZDS_FORWARD, NULL, &view);
     if (status != ZDS_OK)
         return status;
-    const float *w1 = view.slots[0].data, *b1 = view.slots[1].data;
+    const float *w1 = values(&view, 0), *b1 = values(&view, 1);
     for (int64_t b = 0; b < m->batch; b++)
         for (int j = 0; j < HIDDEN; j++) {
             float sum = b1[j];
@@ -148,7 +161,7 @@ zds_status mlp_forward(mlp *m, int64_t step, int64_t micro, double *loss)
         status = zds_acquire(m->engine, OUTPUT_MODULE, ZDS_FORWARD, NULL, &view);
     if (status != ZDS_OK)
         return status;
-    const float *w2 = view.slots[0].data, *b2 = view.slots[1].data;
+    const float *w2 = values(&view, 0), *b2 = values(&view, 1);
     double squares = 0;
     for (int64_t b = 0; b < m->batch; b++) {
         float sum = b2[0];
@@ -162,11 +175,12 @@ zds_status mlp_forward(mlp *m, int64_t step, int64_t micro, double *loss)
 }
 
 /* A gradient buffer holds the sum of earlier uses, or nothing yet: the slot says which. */
-static float *start_gradient(const zds_slot *slot)
+static float *start_gradient(const zds_view *view, size_t i)
 {
+    const zds_slot *slot = slot_at(view, i);
     if (!slot->accumulate)
         memset(slot->grad, 0, slot->count * sizeof(float));
-    return slot->grad;
+    return (float *)slot->grad;
 }
 
 zds_status mlp_backward(mlp *m, double loss_scale)
@@ -177,8 +191,8 @@ zds_status mlp_backward(mlp *m, double loss_scale)
     if (status != ZDS_OK)
         return status;
     float w2[HIDDEN]; /* backward of the hidden module needs it, after this one is handed back */
-    memcpy(w2, view.slots[0].data, sizeof w2);
-    float *d_w2 = start_gradient(&view.slots[0]), *d_b2 = start_gradient(&view.slots[1]);
+    memcpy(w2, values(&view, 0), sizeof w2);
+    float *d_w2 = start_gradient(&view, 0), *d_b2 = start_gradient(&view, 1);
     for (int64_t b = 0; b < m->batch; b++) {
         float d = scale * m->error[b];
         for (int j = 0; j < HIDDEN; j++)
@@ -190,7 +204,7 @@ zds_status mlp_backward(mlp *m, double loss_scale)
         status = zds_acquire(m->engine, HIDDEN_MODULE, ZDS_BACKWARD, NULL, &view);
     if (status != ZDS_OK)
         return status;
-    float *d_w1 = start_gradient(&view.slots[0]), *d_b1 = start_gradient(&view.slots[1]);
+    float *d_w1 = start_gradient(&view, 0), *d_b1 = start_gradient(&view, 1);
     for (int64_t b = 0; b < m->batch; b++) {
         const float *h = &m->h[b * HIDDEN];
         for (int j = 0; j < HIDDEN; j++) {

@@ -1,9 +1,15 @@
 /* The model of both example programs: y = W2 tanh(W1 x + b1) + b2, fitted to a function of two
- * variables. Two modules of two parameters each; zds owns their memory. */
+ * variables. Two modules of two parameters each; zds owns their memory. C11, and C++20 as well. */
 #ifndef MLP_H
 #define MLP_H
 
 #include <zds/zds.h>
+
+/* zds's structs start as zeros: set the size and what you mean. As C++, g++ -Wextra would name each
+ * field that such an initialiser leaves out. */
+#if defined(__cplusplus) && defined(__GNUC__)
+#pragma GCC diagnostic ignored "-Wmissing-field-initializers"
+#endif
 
 enum { INPUTS = 2, HIDDEN = 64 };
 

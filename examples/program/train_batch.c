@@ -13,7 +13,7 @@ typedef struct run {
 static zds_status forward(void *user, zds_engine *engine, int64_t micro, double *loss)
 {
     (void)engine;
-    run *r = user;
+    run *r = (run *)user;
     return mlp_forward(&r->m, r->step, micro, loss);
 }
 
@@ -21,7 +21,7 @@ static zds_status backward(void *user, zds_engine *engine, int64_t micro, double
 {
     (void)engine;
     (void)micro;
-    run *r = user;
+    run *r = (run *)user;
     return mlp_backward(&r->m, loss_scale);
 }
 

@@ -1,85 +1,38 @@
 """The frozen copy of ABI 1.0 (tests/plugins/abi_1_0) against the headers of today: its files are those of SHA256SUMS, and
-every field, enumerator and named size of it has the same place and value today; new fields come at the end. What may
+every field, enumerator and constant of it has the same place and value today; new fields come at the end. What may
 change before the first release is written in CHANGES there. usage: abi_layout.py FOLDER_OF_PROGRAMS"""
 import hashlib
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
-from installed import SOURCE, expect
+import abi
+from abi import FROZEN, TODAY
+from installed import expect
 
-FROZEN = os.path.join(SOURCE, "tests", "plugins", "abi_1_0")
-TODAY = os.path.join(SOURCE, "include")
 # The last of a struct, which grows with it.
-GROWING = {"zds_sched_value.hyper"}
-HEADERS = ["status.h", "types.h", "plugin.h"]
+GROWING = {"zds_sched_value.hyper", "zds_group_desc.hyper", "zds_group_info.hyper"}
+# Without a size of their own: the other side gets a stride, or the size with the call.
+STRIDED = {"zds_option", "zds_segment", "zds_slot", "zds_schedule_point"}
 COMPILER = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
-
-
-def plain(folder):
-    """The headers without comments and preprocessor lines."""
-    text = ""
-    for name in HEADERS:
-        with open(os.path.join(folder, "zds", name)) as file:
-            text += file.read()
-    text = re.sub(r"/\*.*?\*/", " ", text, flags=re.DOTALL).replace("\\\n", " ")
-    return re.sub(r"^ *#.*$", "", text, flags=re.MULTILINE)
-
-
-def sizes(folder):
-    names = []
-    for name in HEADERS:
-        with open(os.path.join(folder, "zds", name)) as file:
-            names += re.findall(r"^#define (ZDS_\w+_1_0)\b", file.read(), re.MULTILINE)
-    return names
-
-
-def fields(body):
-    """Names of the fields of a struct's body."""
-    names = []
-    body = re.sub(r"\bZDS_PRINTF\([^)]*\)", "", body)
-    depth, start = 0, 0
-    for i, c in enumerate(body):
-        depth += (c == "(") - (c == ")")
-        if c != ";" or depth:
-            continue
-        declaration, start = body[start:i], i + 1
-        function = re.search(r"\(\s*\*\s*(\w+)\s*\)\s*\(", declaration)
-        if function:
-            names.append(function.group(1))
-            continue
-        for declarator in declaration.split(","):
-            names.append(re.findall(r"\w+", re.sub(r"\[[^]]*\]", "", declarator))[-1])
-    return names
-
-
-def structs(text):
-    found = re.findall(r"\bstruct (zds_\w+) \{(.*?)\n\}", text, re.DOTALL)
-    return {name: fields(body) for name, body in found}
-
-
-def enumerators(text):
-    return [name for body in re.findall(r"\benum \{(.*?)\}", text, re.DOTALL)
-            for name in re.findall(r"\b(ZDS_\w+) *=", body)]
 
 
 def layout(folder):
     """{what: numbers} of the headers in a folder, as a C compiler has them."""
-    text = plain(folder)
     lines = []
-    for struct, names in structs(text).items():
+    for struct, names in abi.structs(folder).items():
         lines.append(f'P("{struct}", 0, sizeof(struct {struct}));')
         lines += [f'P("{struct}.{name}", offsetof(struct {struct}, {name}), '
                   f'sizeof(((struct {struct} *)0)->{name}));' for name in names]
-    lines += [f'P("{name}", {name}, 0);' for name in enumerators(text) + sizes(folder)]
+    lines += [f'P("{name}", {name}, 0);' for name in abi.enumerators(folder) + abi.constants(folder)]
     with tempfile.TemporaryDirectory() as inner:
         source, program = os.path.join(inner, "layout.c"), os.path.join(inner, "layout")
         with open(source, "w") as file:
-            file.write('#include <stdio.h>\n#include "zds/plugin.h"\n'
+            file.write("#include <stdio.h>\n" +
+                       "".join(f'#include "zds/{name}"\n' for name in abi.headers(folder)) +
                        '#define P(n, a, b) printf("%s %lld %lld\\n", n, (long long)(a), (long long)(b))\n'
                        "int main(void)\n{\n" + "\n".join(lines) + "\nreturn 0;\n}\n")
         subprocess.run([*COMPILER.split(), "-std=c11", "-I", folder, source, "-o", program], check=True)
@@ -112,10 +65,10 @@ def breaks(old, new):
             end = max(a + size for a, size in known.values())
             bad += [f"{field} is new, and not at the end" for field, (a, _) in members(new, name).items()
                     if field not in known and a < end]
-            sized = f"{name}.struct_size" in old or name in ("zds_option", "zds_segment")
+            sized = f"{name}.struct_size" in old or name in STRIDED
             if new.get(name, (0, 0))[1] < at[1] or (not sized and new[name] != at):
                 bad.append(f"{name} has another size")
-        elif name in new and (name in GROWING or name.endswith("_COUNT")):
+        elif name in new and (name in GROWING or name.endswith(("_COUNT", "_MINOR"))):
             if new[name][0] < at[0] or new[name][1] < at[1]:
                 bad.append(f"{name} was {at} and is {new[name]}")
         elif new.get(name) != at:
@@ -124,46 +77,54 @@ def breaks(old, new):
 
 
 def check_sums():
-    with open(os.path.join(FROZEN, "SHA256SUMS")) as file:
+    stored = abi.stored()
+    with open(os.path.join(FROZEN, "SHA256SUMS"), encoding="utf-8") as file:
         told = dict(reversed(line.split()) for line in file)
-    there = {}
-    for name in HEADERS:
-        with open(os.path.join(FROZEN, "zds", name), "rb") as file:
-            there[f"zds/{name}"] = hashlib.sha256(file.read()).hexdigest()
-    expect(sorted(os.listdir(os.path.join(FROZEN, "zds"))) == sorted(HEADERS), "the frozen headers are those that are compared")
-    expect(told == there, "they are those of SHA256SUMS (a change before the release needs a line in CHANGES and new sums)")
-    with open(os.path.join(FROZEN, "CHANGES")) as file:
+    expect(told == {name: hashlib.sha256(content).hexdigest() for name, content in stored.items()},
+           f"what is stored is what SHA256SUMS says ({abi.RENEW} writes all of it)")
+    with open(os.path.join(FROZEN, "CHANGES"), encoding="utf-8") as file:
         lines = file.read().splitlines()
     expect(lines and all(len(line) > 20 for line in lines), "every line of CHANGES says something")
+    if not abi.released():
+        stale = [name for name in sorted(set(abi.headers(FROZEN)) | set(abi.headers(TODAY)))
+                 if abi.read(FROZEN, name) != abi.read(TODAY, name)]
+        expect(not stale, "until it is released, 1.0 is what include/zds is" +
+               (f", but not {stale}: {abi.RENEW}" if stale else ""))
 
 
-def changed(old, new):
-    """Today's headers with a change of plugin.h."""
-    folder = tempfile.mkdtemp()
-    shutil.copytree(os.path.join(TODAY, "zds"), os.path.join(folder, "zds"))
-    path = os.path.join(folder, "zds", "plugin.h")
-    with open(path) as file:
-        text = file.read()
-    assert text.count(old) == 1, old
-    with open(path, "w") as file:
-        file.write(text.replace(old, new))
-    found = layout(folder)
-    shutil.rmtree(folder)
-    return found
+def changed(header, old, new):
+    """The layout of today's headers with a change in one."""
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(os.path.join(TODAY, "zds"), os.path.join(folder, "zds"))
+        path = os.path.join(folder, "zds", header)
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+        assert text.count(old) == 1, old
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text.replace(old, new))
+        return layout(folder)
 
 
 def check_it_sees(frozen):
     """Growth at the end is allowed, and what is not is seen."""
-    end = "    size_t chunk_stride;\n} zds_tile;"
-    expect(breaks(frozen, changed(end, end.replace("\n}", "\n    void *later;\n}"))) == [], "a new field at the end breaks nothing")
-    for old, new, word in [
-            ("    void *const *states; /* in, out: [state_count], in the order of describe */",
+    for header, end in [("plugin.h", "    size_t chunk_stride;\n} zds_tile;"),
+                        ("plugin.h", "    double weight_decay;\n} zds_hyper;"),
+                        ("engine.h", "    zds_device device; /* with its ordinal */\n} zds_slot;")]:
+        grown = end.replace("\n}", "\n    void *later;\n}")
+        expect(breaks(frozen, changed(header, end, grown)) == [], f"a new field at the end of {end.split()[-1][:-1]} breaks nothing")
+    for header, old, new, word in [
+            ("plugin.h", "    void *const *states; /* in, out: [state_count], in the order of describe */",
              "    void *early;\n    void *const *states;", "zds_tile.early is new"),
-            ("    uint32_t index; /* counts", "    uint64_t index; /* counts", "zds_param.index was"),
-            ("    ZDS_STATE_TENSOR = 2,", "    ZDS_STATE_TENSOR = 9,", "ZDS_STATE_TENSOR was"),
-            ("    zds_device device; /* where the bytes are */",
-             "    zds_device device;\n    void *later;", "zds_end has another size")]:
-        bad = breaks(frozen, changed(old, new))
+            ("plugin.h", "    uint32_t index; /* counts", "    uint64_t index; /* counts", "zds_param.index was"),
+            ("plugin.h", "    ZDS_STATE_TENSOR = 2,", "    ZDS_STATE_TENSOR = 9,", "ZDS_STATE_TENSOR was"),
+            ("plugin.h", "#define ZDS_MAX_STATES 8", "#define ZDS_MAX_STATES 9", "ZDS_MAX_STATES was"),
+            ("plugin.h", "    zds_device device; /* where the bytes are */",
+             "    zds_device device;\n    void *later;", "zds_end has another size"),
+            ("engine.h", "    size_t stride;         /* bytes", "    void *early;\n    size_t stride; /* bytes",
+             "zds_view.early is new"),
+            ("engine.h", "    ZDS_BOUNDARY_NO = 1,", "    ZDS_BOUNDARY_NO = 3,", "ZDS_BOUNDARY_NO was"),
+            ("config.h", "    const char *planned;", "    int planned;", "zds_config_key.planned was")]:
+        bad = breaks(frozen, changed(header, old, new))
         expect(any(word in line for line in bad), f"seen: {word}")
 
 
@@ -172,7 +133,7 @@ if not COMPILER:
     sys.exit(77)
 check_sums()
 frozen, today = layout(FROZEN), layout(TODAY)
-expect(len(frozen) > 400, f"{len(frozen)} fields, enumerators and sizes are found")
+expect(len(frozen) > 500, f"{len(frozen)} fields, enumerators and constants are found")
 missed, broken = holes(frozen) + holes(today), breaks(frozen, today)
 expect(not missed, "they are all fields of each struct" + "".join(f"\n      not of {name}" for name in missed))
 expect(not broken, "all are where and what they were" + "".join(f"\n      {line}" for line in broken))

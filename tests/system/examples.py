@@ -6,7 +6,7 @@ import shutil
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
-from installed import SOURCE, expect, library_folder, prefix, run
+from installed import SOURCE, as_cpp20, expect, library_folder, prefix, run
 
 STEPS = 300
 # The function that the example fits has values sin(3 x) cos(2 y), whose mean square over
@@ -36,13 +36,19 @@ def check_program(folder, root, lib):
     zds_run = os.path.join(root, "bin", "zds-run")
     outputs = {}
     for ranks in (1, 2):
-        for program in ("own_loop", "train_batch"):
+        for program in ("own_loop", "train_batch", "whole_graph"):
             command = [os.path.join(build, program), config, str(STEPS)]
             outputs[ranks, program] = run([zds_run, "-n", str(ranks), *command])
         expect(outputs[ranks, "own_loop"] == outputs[ranks, "train_batch"],
                f"{ranks} ranks: the program's own loop and zds_train_batch print the same")
     expect(outputs[1, "own_loop"] == run([os.path.join(copy, "own_loop"), config, str(STEPS)]),
            "built with make, without zds-run: the same")
+    for compiler in as_cpp20():
+        for program, *sources in (("own_loop", "mlp.c"), ("train_batch", "mlp.c"), ("whole_graph",)):
+            run([*compiler, "-O2", f"-I{root}/include", f"{program}.c", *sources, f"-L{lib}", f"-Wl,-rpath,{lib}", "-lzds",
+                 "-o", f"{program}_cpp"], cwd=copy)
+            expect(outputs[1, program] == run([os.path.join(copy, f"{program}_cpp"), config, str(STEPS)]),
+                   f"{program} as C++20, by {compiler[0]}: the same")
     one, two = losses(outputs[1, "own_loop"]), losses(outputs[2, "own_loop"])
     expect(len(one) == len(two) == 1 + STEPS // 50, f"{len(one)} lines of losses")
     # The ranks share one batch, so only the order of additions differs.

@@ -8,7 +8,7 @@ import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 import golden
-from installed import SOURCE, expect, library_folder, prefix, run
+from installed import SOURCE, as_cpp20, expect, library_folder, prefix, run
 
 REPLAY = os.path.join(golden.DATA, "replay")
 
@@ -26,6 +26,16 @@ def replay(root, folder, case, optimizer, **options):
          "--grads", os.path.join(REPLAY, "grads", case["grads"]),
          "--micro-steps", str(case["micro_steps"]), "--out", out], **options)
     return golden.read_tensors(out)
+
+
+def schedule(root, folder, plugin):
+    """The rates of 20 steps by this schedule."""
+    config = os.path.join(folder, "schedule.json")
+    with open(config, "w") as file:
+        json.dump({"train_batch_size": 1, "optimizer": {"type": "SGD", "params": {"lr": 0.5}},
+                   "scheduler": {"type": plugin, "params": {"half_life": 3, "floor": 0.1}}}, file)
+    return json.loads(run([os.path.join(root, "bin", "zds-config"), "schedule", config, "--steps", "20",
+                           "--json"]))["lr"]
 
 
 with prefix() as (folder, root):
@@ -64,13 +74,18 @@ with prefix() as (folder, root):
     run([zds_plugins, "--check", os.path.join(source, "my_lion.so")])
     expect(True, f"{line}: passes --check")
 
-    config = os.path.join(folder, "schedule.json")
-    with open(config, "w") as file:
-        json.dump({"train_batch_size": 1, "optimizer": {"type": "SGD", "params": {"lr": 0.5}},
-                   "scheduler": {"type": os.path.join(build, "my_decay.so"),
-                                 "params": {"half_life": 3, "floor": 0.1}}}, file)
-    rates = json.loads(run([os.path.join(root, "bin", "zds-config"), "schedule", config, "--steps",
-                            "20", "--json"]))["lr"]
     wanted = [0.5 * max(2 ** (-k / 3), 0.1) for k in range(20)]
+    rates = schedule(root, folder, os.path.join(build, "my_decay.so"))
     expect(len(rates) == 20 and all(abs(a - b) < 1e-12 for a, b in zip(rates, wanted)),
            f"the schedule halves the rate every 3 steps, down to a tenth: {rates[:4]} ..")
+
+    by_c = replay(root, folder, case, plugin)
+    for compiler in as_cpp20():
+        made = {}
+        for name in ("my_lion", "my_decay"):
+            made[name] = os.path.join(source, f"{name}_{compiler[0]}.so")
+            run([*compiler, "-O3", "-fPIC", "-shared", f"-I{root}/include", f"{name}.c", "-o", made[name]], cwd=source)
+            run([zds_plugins, "--check", made[name]])
+        expect(replay(root, folder, case, made["my_lion"]) == by_c and
+               schedule(root, folder, made["my_decay"]) == rates,
+               f"both as C++20, by {compiler[0]}: they pass --check, and do the same")
