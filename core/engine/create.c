@@ -182,6 +182,7 @@ zds_status zds_engine_create(const zds_config *config, const zds_model *model,
         zds_engine_destroy(e);
         return status;
     }
+    pool_tell(e->threads, e->launch.rank);
     *engine = e;
     return ZDS_OK;
 }
