@@ -1,7 +1,7 @@
-/* Before anything is laid out: all ranks have the same config, model and options, or none starts.
- * Ranks compare one hash a topic. Where one differs, they find out what it is: each puts what it
- * has into buckets by name, several times over in other ways, and what differs lies in a bucket
- * that differs every time. */
+/* Before anything is laid out, and a device's link opened: all ranks have the same config, model
+ * and options, or none starts. Ranks compare one hash a topic. Where one differs, they find out
+ * what it is: each puts what it has into buckets by name, several times over in other ways, and
+ * what differs lies in a bucket that differs every time. */
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
@@ -91,8 +91,7 @@ static bool visit_options(const zds_engine *e, const zds_engine_options *o, take
     } numbers[] = {{"seed", (int64_t)e->seed},
                    {"steps of the run (total_steps)", o->total_steps},
                    {"warmup_steps", o->warmup_steps},
-                   {"keep_groups", o->keep_groups},
-                   {"device", e->device.space}};
+                   {"keep_groups", o->keep_groups}};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
         take(to, texts[i].name, text_hash(texts[i].text, 0));
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
@@ -104,8 +103,18 @@ static bool visit_options(const zds_engine *e, const zds_engine_options *o, take
     return true;
 }
 
-static const topic topics[] = {
-    {"ds_config", visit_config}, {"model", visit_model}, {"options of the program", visit_options}};
+static bool visit_device(const zds_engine *e, const zds_engine_options *o, take_item take, void *to)
+{
+    (void)o;
+    take(to, "zds.device of the config, or options.device", (uint64_t)e->device.space);
+    return true;
+}
+
+/* The device first: a rank whose config does not have the key cannot name it. */
+static const topic topics[] = {{"device", visit_device},
+                               {"ds_config", visit_config},
+                               {"model", visit_model},
+                               {"options of the program", visit_options}};
 enum { TOPICS = sizeof topics / sizeof *topics };
 
 /* === all of it === */

@@ -126,8 +126,6 @@ static zds_status build(zds_engine *e, const zds_model *model, const zds_engine_
         status = tiers_open(e, o, error);
     if (!status)
         status = links_open(e, o, error);
-    if (!status && !e->planned)
-        status = agree_on_start(e, o, error);
     if (!status)
         status = plugins_open_optim(e, o, error);
     if (!status)

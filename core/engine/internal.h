@@ -183,7 +183,7 @@ zds_status groups_create(zds_engine *e, const zds_engine_options *options, zds_e
 /* links.c: prepares the ranks' first exchange, and makes it where the launcher does not say who
  * shares a node */
 zds_status links_meet(zds_engine *e, zds_error *error);
-/* connects the ranks; in a plan it only finds out how it would */
+/* connects and compares the ranks; in a plan it only finds out how it would connect them */
 zds_status links_open(zds_engine *e, const zds_engine_options *options, zds_error *error);
 void links_close(zds_engine *e);
 /* Tells the other ranks that this one gives up. */

@@ -175,6 +175,7 @@ typedef struct unlike {
     const char *json[RANKS];
     int64_t seed[RANKS], width[RANKS];
     const char *named;
+    int32_t space[RANKS]; /* of options.device */
 } unlike;
 
 static const unlike *what;
@@ -194,6 +195,7 @@ static void starts_unlike(const char *json, int32_t rank)
                                   .master_port = port,
                                   .threads = 1,
                                   .seed = (uint64_t)what->seed[rank],
+                                  .device = {.space = what->space[rank]},
                                   .optimizer = "AdamW"};
     NEED(!zds_config_load(where_config(what->json[rank]), &context, &config, &error), "%s",
          error.text);
@@ -220,19 +222,40 @@ Test(engine_disagree, ranks_that_start_unlike_hear_what_differs)
         {{plain, PLAIN ", \"zero_optimization\": {\"stage\": 1}}"},
          {1, 1},
          {24, 24},
-         "zero_optimization.stage"},
+         "zero_optimization.stage",
+         {0, 0}},
         {{PLAIN ", \"zero_optimization\": {\"reduce_bucket_size\": 1000, \"stage\": 1}}",
           PLAIN ", \"zero_optimization\": {\"reduce_bucket_size\": 2000, \"stage\": 1}}"},
          {1, 1},
          {24, 24},
-         "zero_optimization.reduce_bucket_size"},
-        {{plain, plain}, {1, 2}, {24, 24}, "seed"},
-        {{plain, plain}, {1, 1}, {24, 32}, "embed.weight"},
+         "zero_optimization.reduce_bucket_size",
+         {0, 0}},
+        {{plain, plain}, {1, 2}, {24, 24}, "seed", {0, 0}},
+        {{plain, plain}, {1, 1}, {24, 32}, "embed.weight", {0, 0}},
         /* the same keys in another order are the same */
         {{plain, "{\"gradient_clipping\": 1.0, \"train_micro_batch_size_per_gpu\": 1}"},
          {1, 1},
          {24, 24},
-         NULL}};
+         NULL,
+         {0, 0}}};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        what = &all[i];
+        cr_expect_eq(run_ranks(NULL, starts_unlike), 0, "%zu", i);
+    }
+}
+
+/* One rank's buffers are the host's, another's a device's: they have no link in common but the
+ * host's. */
+Test(engine_disagree, ranks_on_unlike_devices_hear_it)
+{
+    ON_HOST_ALONE("there all ranks are on the device");
+    static const char plain[] = PLAIN "}", there[] = PLAIN ", \"zds\": {\"device\": \"test\"}}";
+    static const char named[] = "different device: zds.device";
+    static const unlike all[] = {
+        {{plain, plain}, {1, 1}, {24, 24}, named, {ZDS_SPACE_HOST, ZDS_SPACE_TEST}},
+        {{plain, plain}, {1, 1}, {24, 24}, named, {ZDS_SPACE_TEST, ZDS_SPACE_HOST}},
+        {{plain, there}, {1, 1}, {24, 24}, named, {0, 0}},
+        {{there, plain}, {1, 1}, {24, 24}, named, {0, 0}}};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         what = &all[i];
         cr_expect_eq(run_ranks(NULL, starts_unlike), 0, "%zu", i);
