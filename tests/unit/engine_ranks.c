@@ -138,6 +138,28 @@ Test(engine_ranks, local_numbers_that_cannot_be, .timeout = 120)
     run(2, true, with_numbers_for_some);
 }
 
+/* Rank 2 sleeps in its program: both others name it, and neither the other. */
+static void waits_for_rank_2(int rank, int size)
+{
+    setenv("ZDS_TIMEOUT", "1", 1);
+    zds_config *config = load(size, 1, "{}");
+    zds_engine *e = open_engine(config);
+    step(e, 1);
+    if (rank == 2) {
+        sleep(4);
+        _exit(0);
+    }
+    NEED(zds_barrier(e) == ZDS_ERR_PEER, "%s", zds_engine_error(e));
+    NEED(strstr(zds_engine_error(e), "rank(s) 2 silent"), "%s", zds_engine_error(e));
+    zds_engine_destroy(e);
+    zds_config_destroy(config);
+}
+
+Test(engine_ranks, the_rank_that_all_wait_for_is_named, .timeout = 60)
+{
+    run(3, true, waits_for_rank_2);
+}
+
 static void with_options(int rank, int size)
 {
     zds_config *config =
