@@ -81,7 +81,7 @@ static zds_status create_zero(zds_engine *e, zds_error *error)
         .postscale = set->postscale,
         .sum_factor = set->sum_factor,
         .bucket = set->bucket,
-        .tile = HOST_TILE,
+        .tile = e->device.space == ZDS_SPACE_HOST ? HOST_TILE : DEVICE_TILE,
         .seed = e->seed};
     const zero_means means = {.model = e->model,
                               .params = e->params,

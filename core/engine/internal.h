@@ -128,7 +128,9 @@ struct zds_engine {
     failure failure;
 };
 
-enum { HOST_TILE = 65536 /* elements */ };
+/* Elements of a full tile: on the host threads share a step and its caches, and a device launches a
+ * kernel for each window. */
+enum { HOST_TILE = 1 << 16, DEVICE_TILE = 1 << 21 };
 
 /* Sets the engine's error text; returns status. */
 zds_status engine_fail(zds_engine *e, zds_status status, const char *format, ...) ZDS_PRINTF(3, 4);
