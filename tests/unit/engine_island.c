@@ -284,6 +284,24 @@ Test(engine_island, what_cannot_be_streamed_is_refused)
     zds_config_destroy(config);
 }
 
+/* Events for which no stream can wait are waited for by the host, before what comes after them is
+ * put on a stream: the ring's three streams and a caller's. */
+#define NO_WAIT(seed)                                                                              \
+    "{\"device\": \"test\", \"tiers\": {\"test\": {\"params\": {\"stream_wait\": false, "          \
+    "\"delay_us\": 500, \"seed\": " #seed "}}}}"
+
+Test(engine_island, events_without_stream_wait_are_waited_for)
+{
+    static const char *const more[] = {
+        ", \"bf16\": {\"enabled\": true}, \"gradient_accumulation_steps\": 2",
+        ", \"zero_optimization\": {\"stage\": 1, \"offload_optimizer\": {\"device\": \"cpu\"}}"};
+    static const char *const zds[] = {NO_WAIT(1), NO_WAIT(2), NO_WAIT(3)};
+    for (size_t i = 0; i < sizeof more / sizeof *more; i++)
+        for (size_t k = 0; k < sizeof zds / sizeof *zds; k++)
+            cr_expect_eq(trained("Lamb", more[i], zds[k]), trained("Lamb", more[i], NULL), "%s%s",
+                         more[i], zds[k]);
+}
+
 /* === a caller with a stream === */
 
 /* The gradients of a module come from a kernel of the caller's, which is late. */
@@ -301,9 +319,9 @@ static void write_late(tier *t, const zds_stream *stream, const zds_slot *slot, 
     tier_free(&view);
 }
 
-static uint64_t trained_by_stream(tier *t, const zds_stream *stream)
+static uint64_t trained_by_stream(tier *t, const zds_stream *stream, const char *zds)
 {
-    zds_engine *e = create("AdamW", ", \"gradient_clipping\": 0", SEED(4));
+    zds_engine *e = create("AdamW", ", \"gradient_clipping\": 0", zds);
     small_sum sum;
     zds_view view;
     for (int i = 0; i < STEPS; i++) {
@@ -369,7 +387,9 @@ Test(engine_island, waits_for_a_callers_stream)
     zds_stream *stream;
     cr_assert_eq(tier_stream_create(t, &stream, &error), ZDS_OK, "%s", error.text);
     /* Without a stream the fills wait themselves. */
-    cr_expect_eq(trained_by_stream(t, stream), trained_by_stream(t, NULL));
+    uint64_t want = trained_by_stream(t, NULL, SEED(4));
+    cr_expect_eq(trained_by_stream(t, stream, SEED(4)), want);
+    cr_expect_eq(trained_by_stream(t, stream, NO_WAIT(4)), want);
     tier_stream_destroy(t, stream);
     tier_close(t);
     world_end(&w);

@@ -376,7 +376,7 @@ static zds_status issue(comm *c, const shape *s, collective function, const zds_
     if (status)
         return status;
     task *t = calloc(1, sizeof *t);
-    if (!t || !(t->event = island_event_make(j->host))) {
+    if (!t || !(t->event = island_event_make(j->host, true))) {
         free(t);
         return j->host->fail(j->host, ZDS_ERR_MEMORY, "no memory for an operation");
     }
