@@ -42,7 +42,9 @@ static bool read_default(const zds_option *o, char *to)
 static zds_status default_options(job *j, const zds_plugin *plugin)
 {
     j->options = calloc(1, plugin->options_size + 1);
-    bool read = j->options != NULL;
+    bool read = true;
+    if (!j->options)
+        return j->host->fail(j->host, ZDS_ERR_MEMORY, "no memory for %s's options", plugin->name);
     for (size_t i = 0; i < plugin->option_count && read; i++) {
         const zds_option *o = (const zds_option *)(const void *)((const char *)plugin->options +
                                                                  i * plugin->option_stride);
