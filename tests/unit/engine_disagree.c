@@ -23,24 +23,32 @@ static int port;
         }                                                                                          \
     } while (0)
 
+static zds_status create(const char *json, int32_t rank, zds_engine_options o, zds_engine **out,
+                         zds_error *error)
+{
+    zds_config *config = NULL; /* ends with the process */
+    zds_model *model = NULL;
+    const zds_config_context context = {.struct_size = sizeof context, .world_size = RANKS};
+    o.struct_size = sizeof o;
+    o.rank = rank;
+    o.world_size = RANKS;
+    o.master_addr = "127.0.0.1";
+    o.master_port = port;
+    o.threads = 1;
+    o.optimizer = "AdamW";
+    NEED(!zds_config_load(where_config(json), &context, &config, error), "%s", error->text);
+    NEED(!small_model(&model), "model");
+    zds_status status = zds_engine_create(config, model, &o, out, error);
+    zds_model_destroy(model);
+    return status;
+}
+
 static zds_engine *open_engine(const char *json, int32_t rank)
 {
     zds_error error = ZDS_ERROR_INIT;
-    zds_config *config = NULL; /* ends with the process */
-    zds_model *model = NULL;
     zds_engine *e = NULL;
-    const zds_config_context context = {.struct_size = sizeof context, .world_size = RANKS};
-    const zds_engine_options o = {.struct_size = sizeof o,
-                                  .rank = rank,
-                                  .world_size = RANKS,
-                                  .master_addr = "127.0.0.1",
-                                  .master_port = port,
-                                  .threads = 1,
-                                  .optimizer = "AdamW"};
-    NEED(!zds_config_load(where_config(json), &context, &config, &error), "%s", error.text);
-    NEED(!small_model(&model), "model");
-    NEED(!zds_engine_create(config, model, &o, &e, &error), "rank %d: %s", (int)rank, error.text);
-    zds_model_destroy(model);
+    NEED(!create(json, rank, (zds_engine_options){0}, &e, &error), "rank %d: %s", (int)rank,
+         error.text);
     NEED(!zds_set_values(e, small_values, NULL), "%s", zds_engine_error(e));
     return e;
 }
@@ -184,24 +192,11 @@ static void starts_unlike(const char *json, int32_t rank)
 {
     (void)json;
     zds_error error = ZDS_ERROR_INIT;
-    zds_config *config = NULL;
-    zds_model *model = NULL;
     zds_engine *e = NULL;
-    const zds_config_context context = {.struct_size = sizeof context, .world_size = RANKS};
-    const zds_engine_options o = {.struct_size = sizeof o,
-                                  .rank = rank,
-                                  .world_size = RANKS,
-                                  .master_addr = "127.0.0.1",
-                                  .master_port = port,
-                                  .threads = 1,
-                                  .seed = (uint64_t)what->seed[rank],
-                                  .device = {.space = what->space[rank]},
-                                  .optimizer = "AdamW"};
-    NEED(!zds_config_load(where_config(what->json[rank]), &context, &config, &error), "%s",
-         error.text);
+    const zds_engine_options o = {.seed = (uint64_t)what->seed[rank],
+                                  .device = {.space = what->space[rank]}};
     small_width = what->width[rank];
-    NEED(!small_model(&model), "model");
-    zds_status status = zds_engine_create(config, model, &o, &e, &error);
+    zds_status status = create(what->json[rank], rank, o, &e, &error);
     if (!what->named) {
         NEED(!status, "%s", error.text);
         NEED(!zds_barrier(e), "%s", zds_engine_error(e));
