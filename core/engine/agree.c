@@ -1,7 +1,8 @@
-/* Before anything is laid out: all ranks have the same config, model and options, or none starts;
- * and once each has read its own initial values, these are the same. Ranks compare one hash a
- * topic. Where one differs, they find out what it is: each puts what it has into buckets by name,
- * several times over in other ways, and what differs lies in a bucket that differs every time. */
+/* Before anything is laid out, and a device's link opened: all ranks have the same config, model
+ * and options, or none starts; and once each has read its own initial values, these are the same.
+ * Ranks compare one hash a topic. Where one differs, they find out what it is: each puts what it
+ * has into buckets by name, several times over in other ways, and what differs lies in a bucket
+ * that differs every time. */
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
@@ -93,8 +94,7 @@ static bool visit_options(const zds_engine *e, const void *from, take_item take,
                    {"steps of the run (total_steps)", o->total_steps},
                    {"warmup_steps", o->warmup_steps},
                    {"keep_groups", o->keep_groups},
-                   {"values_everywhere", o->values_everywhere},
-                   {"device", e->device.space}};
+                   {"values_everywhere", o->values_everywhere}};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
         take(to, texts[i].name, text_hash(texts[i].text, 0));
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
@@ -114,8 +114,18 @@ static bool visit_values(const zds_engine *e, const void *from, take_item take, 
     return true;
 }
 
-static const topic at_start[] = {
-    {"ds_config", visit_config}, {"model", visit_model}, {"options of the program", visit_options}};
+static bool visit_device(const zds_engine *e, const void *from, take_item take, void *to)
+{
+    (void)from;
+    take(to, "zds.device of the config, or options.device", (uint64_t)e->device.space);
+    return true;
+}
+
+/* The device first: a rank whose config does not have the key cannot name it. */
+static const topic at_start[] = {{"device", visit_device},
+                                 {"ds_config", visit_config},
+                                 {"model", visit_model},
+                                 {"options of the program", visit_options}};
 static const topic of_values[] = {{"initial value", visit_values}};
 enum { MOST_TOPICS = sizeof at_start / sizeof *at_start };
 

@@ -81,7 +81,7 @@ static zds_status create_zero(zds_engine *e, zds_error *error)
         .postscale = set->postscale,
         .sum_factor = set->sum_factor,
         .bucket = set->bucket,
-        .tile = HOST_TILE,
+        .tile = e->device.space == ZDS_SPACE_HOST ? HOST_TILE : DEVICE_TILE,
         .seed = e->seed};
     const zero_means means = {.model = e->model,
                               .params = e->params,
@@ -127,8 +127,6 @@ static zds_status build(zds_engine *e, const zds_model *model, const zds_engine_
         status = tiers_open(e, o, error);
     if (!status)
         status = links_open(e, o, error);
-    if (!status && !e->planned)
-        status = agree_on_start(e, o, error);
     if (!status)
         status = plugins_open_optim(e, o, error);
     if (!status)
@@ -183,6 +181,7 @@ zds_status zds_engine_create(const zds_config *config, const zds_model *model,
         zds_engine_destroy(e);
         return status;
     }
+    pool_tell(e->threads, e->launch.rank);
     *engine = e;
     return ZDS_OK;
 }

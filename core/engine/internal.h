@@ -139,7 +139,9 @@ struct zds_engine {
     failure failure;
 };
 
-enum { HOST_TILE = 65536 /* elements */ };
+/* Elements of a full tile: on the host threads share a step and its caches, and a device launches a
+ * kernel for each window. */
+enum { HOST_TILE = 1 << 16, DEVICE_TILE = 1 << 21 };
 
 /* Sets the engine's error text; returns status. */
 zds_status engine_fail(zds_engine *e, zds_status status, const char *format, ...) ZDS_PRINTF(3, 4);
@@ -194,7 +196,7 @@ zds_status groups_create(zds_engine *e, const zds_engine_options *options, zds_e
 /* links.c: prepares the ranks' first exchange, and makes it where the launcher does not say who
  * shares a node */
 zds_status links_meet(zds_engine *e, zds_error *error);
-/* connects the ranks; in a plan it only finds out how it would */
+/* connects and compares the ranks; in a plan it only finds out how it would connect them */
 zds_status links_open(zds_engine *e, const zds_engine_options *options, zds_error *error);
 void links_close(zds_engine *e);
 /* Tells the other ranks that this one gives up. */

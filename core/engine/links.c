@@ -219,31 +219,41 @@ static zds_status let_move(zds_engine *e, comm_link *l, zds_error *error)
     return e->set.progress_thread ? peers_move(&l->peers, error) : ZDS_OK;
 }
 
+static zds_status connect_ranks(zds_engine *e, const zds_engine_options *o, zds_device device,
+                                comm_link *l, tier *t, zds_error *error)
+{
+    zds_status status =
+        e->planned ? plan_link(e, o, device, l, error) : open_link(e, o, device, l, error);
+    if (status)
+        return status;
+    fill_peers(e, l, t);
+    return let_move(e, l, error);
+}
+
+/* The host's first, on which ranks are compared: those of unlike devices have no other in common.
+ */
 zds_status links_open(zds_engine *e, const zds_engine_options *o, zds_error *error)
 {
     const zds_device host = {.space = ZDS_SPACE_HOST};
     bool two = e->device.space != ZDS_SPACE_HOST;
-    zds_status (*open)(zds_engine *, const zds_engine_options *, zds_device, comm_link *,
-                       zds_error *) = e->planned ? plan_link : open_link;
-    zds_status status = open(e, o, e->device, &e->comm, error);
+    comm_link *first = two ? &e->host_comm : &e->comm;
+    zds_status status =
+        connect_ranks(e, o, two ? host : e->device, first, two ? e->host_tier : e->tier, error);
+    if (!status) {
+        e->control = &first->peers;
+        status = peers_open(e->control, error);
+    }
+    if (!status && !e->planned)
+        status = agree_on_start(e, o, error);
     if (!status && two)
-        status = open(e, o, host, &e->host_comm, error);
-    if (!e->planned)
-        bootstrap_finish(e->bootstrap);
-    if (status)
-        return status;
-    fill_peers(e, &e->comm, e->tier);
-    e->control = &e->comm.peers;
-    if (two) {
-        fill_peers(e, &e->host_comm, e->host_tier);
-        e->control = &e->host_comm.peers;
+        status = connect_ranks(e, o, e->device, &e->comm, e->tier, error);
+    if (!status && two) {
         e->control->other = &e->comm.peers;
         e->comm.peers.other = e->control;
     }
-    status = let_move(e, &e->comm, error);
-    if (!status)
-        status = let_move(e, &e->host_comm, error);
-    return status ? status : peers_open(e->control, error);
+    if (!e->planned)
+        bootstrap_finish(e->bootstrap);
+    return status;
 }
 
 void links_abort(zds_engine *e, const char *why)

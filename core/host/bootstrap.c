@@ -305,6 +305,9 @@ bootstrap *bootstrap_open(const zds_comm_env *env)
     m->rank = env->rank;
     m->size = env->world_size;
     m->one_node = env->local_world_size == env->world_size;
+    m->anywhere = env->local_world_size < 1;
+    m->local = (meet_local){.rank = env->local_rank, .size = env->local_world_size};
+    launch_host_identity(m->local.host, sizeof m->local.host);
     m->timeout_ms = env->timeout_ms > 0 && env->timeout_ms < JOIN_MS ? env->timeout_ms : JOIN_MS;
     m->port = env->master_port;
     snprintf(m->addr, sizeof m->addr, "%s", env->master_addr ? env->master_addr : "127.0.0.1");
@@ -312,9 +315,11 @@ bootstrap *bootstrap_open(const zds_comm_env *env)
     size_t count = m->rank == 0 ? (size_t)m->size : 1;
     m->sockets = malloc(count * sizeof *m->sockets);
     m->pids = calloc(count, sizeof *m->pids);
-    if (!m->sockets || !m->pids) {
+    m->locals = calloc(count, sizeof *m->locals);
+    if (!m->sockets || !m->pids || !m->locals) {
         free(m->sockets);
         free(m->pids);
+        free(m->locals);
         free(b);
         return NULL;
     }
@@ -344,6 +349,7 @@ void bootstrap_close(bootstrap *b)
     meet_release(&b->meeting);
     free(b->meeting.sockets);
     free(b->meeting.pids);
+    free(b->meeting.locals);
     free(b);
 }
 

@@ -62,6 +62,7 @@ static bool split(hwloc_topology_t topology, hwloc_const_cpuset_t set, hwloc_obj
 typedef struct home {
     hwloc_cpuset_t set;
     int32_t ranks; /* that run in it */
+    bool bound;    /* by the launcher */
     char *why;
 } home;
 
@@ -121,6 +122,7 @@ static bool find_home(home *h, const cores_facts *f, int32_t rank, int32_t world
     if (world <= 1) {
         h->why = text_format("for the only rank here");
     } else if (is_bound(f)) {
+        h->bound = true;
         h->ranks = ranks_in(f, world);
         h->why = h->ranks > 1 ? text_format("to which the launcher bound about %d of %d ranks here",
                                             h->ranks, world)
@@ -189,25 +191,48 @@ static int32_t count_threads(int32_t asked, const cores_facts *f, int32_t cores_
     return (int32_t)fmin(fmax(count, 1), CORES_MOST);
 }
 
-static bool describe(cores *out, const home *h, const char *binding, const cores_facts *f,
-                     int32_t local_world)
+/* Whether somebody who looks at the machine, at what the launcher bound this rank to, or at what
+ * was asked for would be surprised. */
+static bool surprises(const cores *chosen, int32_t asked, const list *cores_here,
+                      int32_t processors, const cores_facts *f, const home *h, int32_t local_world)
 {
-    char *at = NULL, *here = NULL, *caller = NULL, *limit = NULL;
+    if (h->ranks > 1 || !hwloc_bitmap_isequal(f->caller, f->process))
+        return true;
+    if (asked)
+        return asked > processors || asked > f->limit / local_world;
+    return chosen->threads < (h->bound ? cores_here->count : f->machine);
+}
+
+static bool describe(cores *out, const home *h, const char *binding, const cores_facts *f,
+                     const list *cores_here, int32_t local_world)
+{
+    char *at = NULL, *here = NULL, *caller = NULL, *limit = NULL, *allowed = NULL, *siblings = NULL;
+    int32_t may = hwloc_bitmap_weight(f->process), in_home = hwloc_bitmap_weight(h->set);
     if (hwloc_bitmap_list_asprintf(&at, h->set) >= 0 &&
         hwloc_bitmap_list_asprintf(&here, f->caller) >= 0) {
+        if (out->threads == cores_here->count && cores_here->count < in_home)
+            siblings =
+                text_format("; %d cores have %d processors", (int)cores_here->count, (int)in_home);
+        if (!h->bound && may < f->machine)
+            allowed = text_format("; this process may use %d of the machine's %d processors",
+                                  (int)may, (int)f->machine);
         if (!hwloc_bitmap_isequal(f->caller, f->process))
-            caller = text_format("; the calling thread alone is bound to %s", here);
+            caller =
+                text_format("; the calling thread alone is bound to %s, as by OMP_PROC_BIND", here);
         if (isfinite(f->limit))
             limit = text_format("; its control group grants the time of %.4g to %d rank%s",
                                 f->limit, local_world, local_world > 1 ? "s" : "");
-        out->why = text_format("%d thread%s on processors %s (%s), %s%s%s", out->threads,
-                               out->threads > 1 ? "s" : "", at, h->why, binding, limit ? limit : "",
-                               caller ? caller : "");
+        out->why =
+            text_format("%d thread%s on processors %s (%s), %s%s%s%s%s", out->threads,
+                        out->threads > 1 ? "s" : "", at, h->why, binding, siblings ? siblings : "",
+                        allowed ? allowed : "", limit ? limit : "", caller ? caller : "");
     }
     free(at);
     free(here);
     free(caller);
     free(limit);
+    free(allowed);
+    free(siblings);
     return out->why != NULL;
 }
 
@@ -236,8 +261,9 @@ static bool choose(cores *out, int32_t asked, int32_t local_world, const cores_f
     else if (places)
         binding = places == &dealt ? "all but the calling one bound to a processor each"
                                    : "all but the calling one bound to a core each";
-    bool good =
-        assign(out, places, f->process, f->caller) && describe(out, h, binding, f, local_world);
+    out->surprising = surprises(out, asked, &cores_here, dealt.count, f, h, local_world);
+    bool good = assign(out, places, f->process, f->caller) &&
+                describe(out, h, binding, f, &cores_here, local_world);
     list_free(&cores_here);
     list_free(&dealt);
     return good;
@@ -327,7 +353,8 @@ static bool look_and_choose(cores *out, int32_t threads, const launch *l, hwloc_
         cores_facts f = {.topology = topology,
                          .process = s.process,
                          .caller = s.caller,
-                         .limit = proc_cpu_limit("")};
+                         .limit = proc_cpu_limit(""),
+                         .machine = (int32_t)sysconf(_SC_NPROCESSORS_ONLN)};
         char *told = launch_rank_told(), *launcher = NULL;
         if (l && l->local_world_size > 1)
             launcher = proc_launcher_cpus("", told);

@@ -17,6 +17,7 @@ typedef struct cores_facts {
     hwloc_const_cpuset_t caller;   /* what the calling thread may use */
     hwloc_const_cpuset_t launcher; /* NULL where it is not known */
     double limit;                  /* processors' worth of time that control groups grant */
+    int32_t machine;               /* processors that there are, whoever may use them */
 } cores_facts;
 
 typedef struct cores {
@@ -24,6 +25,7 @@ typedef struct cores {
     hwloc_topology_t topology; /* NULL: nothing is to be bound */
     hwloc_cpuset_t *sets;      /* [threads]: where each belongs; [0] is the caller's, and advice */
     char *why;                 /* in words; NULL for one thread that was asked for */
+    bool surprising; /* there are fewer than the machine, or what was asked for, lets expect */
 } cores;
 
 /* Chooses for `threads` (0: as many as cores), of local rank `local_rank` of `local_world`. False

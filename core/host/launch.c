@@ -188,6 +188,12 @@ char *launch_rank_told(void)
     return n ? text_format("%s=%s", n->rank, getenv(n->rank)) : NULL;
 }
 
+const char *launch_local_rank_name(void)
+{
+    const names *n = launcher();
+    return n && getenv(n->local_rank) ? n->local_rank : "options.local_rank";
+}
+
 zds_status zds_launched_as(zds_comm_env *env, zds_error *error)
 {
     launch l;

@@ -36,5 +36,7 @@ void launch_assume_one_node(launch *l);
 /* The variable and value by which this process was told its rank, "RANK=3", for the caller to free;
  * NULL if it was told none. */
 char *launch_rank_told(void);
+/* By what this process was told its local rank: the variable, or the option where there is none. */
+const char *launch_local_rank_name(void);
 
 #endif

@@ -18,6 +18,8 @@
 enum {
     STRANGERS = 32,      /* connections that have not said who they are */
     NAME_RETRY_MS = 500, /* a job that is just ending may still hold the name */
+    UNIX_MS = 100,       /* where rank 0 may be elsewhere: for this machine, */
+    TCP_MS = 1500,       /* and then for others */
     GREETING_MS = 2000   /* to say hello */
 };
 
@@ -27,6 +29,7 @@ typedef struct hello {
     uint32_t version;
     int32_t rank, world_size, pid;
     char job[64];
+    meet_local local;
 } hello;
 
 int64_t meet_now(void)
@@ -185,6 +188,8 @@ static int unix_listen(meeting *m, zds_error *error)
 
 /* === rank 0 === */
 
+enum { BY_TCP, BY_UNIX, WAYS };
+
 typedef struct stranger {
     int fd;
     pid_t pid; /* 0: not known */
@@ -195,7 +200,7 @@ typedef struct stranger {
 
 typedef struct gathering {
     meeting *m;
-    int listener;
+    int listeners[WAYS]; /* -1: not by this way */
     stranger strangers[STRANGERS];
     int32_t count, joined;
 } gathering;
@@ -207,21 +212,23 @@ static void forget(gathering *g, int32_t i)
 }
 
 /* The longest here makes room: whoever says nothing keeps nobody out. */
-static zds_status meet_strangers(gathering *g, zds_error *error)
+static zds_status meet_strangers(gathering *g, int way, zds_error *error)
 {
     meet_greeting greeting = {
         .magic = MEET_MAGIC, .version = MEET_VERSION, .world_size = g->m->size};
     memcpy(greeting.job, g->m->job, sizeof greeting.job);
     int fd;
-    while ((fd = accept4(g->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK)) >= 0) {
+    if (g->listeners[way] < 0)
+        return ZDS_OK;
+    while ((fd = accept4(g->listeners[way], NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK)) >= 0) {
         stranger new = {.fd = fd, .until = meet_now() + GREETING_MS};
-        if ((g->m->one_node && !same_user(fd, &new.pid)) ||
+        if ((way == BY_UNIX && !same_user(fd, &new.pid)) ||
             send(fd, &greeting, sizeof greeting, MSG_NOSIGNAL | MSG_DONTWAIT) !=
                 (ssize_t)sizeof greeting) {
             close(fd);
             continue;
         }
-        if (!g->m->one_node)
+        if (way == BY_TCP)
             meet_tcp_watch(fd);
         if (g->count == STRANGERS) {
             int32_t oldest = 0;
@@ -285,6 +292,7 @@ static bool hear(gathering *g, int32_t i)
     }
     m->sockets[s->said.rank] = s->fd;
     m->pids[s->said.rank] = s->pid ? s->pid : s->said.pid;
+    m->locals[s->said.rank] = s->said.local;
     g->joined++;
     g->strangers[i] = g->strangers[--g->count];
     return true;
@@ -313,7 +321,7 @@ static zds_status check_members(const meeting *m, const struct pollfd *fds, zds_
 static zds_status gather(gathering *g, int64_t until, zds_error *error)
 {
     meeting *m = g->m;
-    size_t room = (size_t)m->size + STRANGERS + 1;
+    size_t room = (size_t)m->size + STRANGERS + WAYS;
     struct pollfd *fds = calloc(room, sizeof *fds);
     if (!fds)
         return error_set(error, ZDS_ERR_MEMORY, "no memory to wait for %d ranks", (int)m->size);
@@ -322,54 +330,123 @@ static zds_status gather(gathering *g, int64_t until, zds_error *error)
         /* By rank; poll passes over what is -1. Members may say something before their turn. */
         for (int32_t r = 1; r < m->size; r++)
             fds[r] = (struct pollfd){.fd = m->sockets[r], .events = POLLRDHUP};
-        fds[0] = (struct pollfd){.fd = g->listener, .events = POLLIN};
+        fds[0] = (struct pollfd){.fd = -1};
+        struct pollfd *others = fds + m->size;
+        for (int way = 0; way < WAYS; way++)
+            others[way] = (struct pollfd){.fd = g->listeners[way], .events = POLLIN};
         for (int32_t i = 0; i < g->count; i++)
-            fds[m->size + i] = (struct pollfd){.fd = g->strangers[i].fd, .events = POLLIN};
+            others[WAYS + i] = (struct pollfd){.fd = g->strangers[i].fd, .events = POLLIN};
         int64_t left = until - meet_now();
         if (left <= 0) {
             char missing[200];
             list_missing(m, missing, sizeof missing);
             status = error_set(error, ZDS_ERR_PEER,
                                "rank(s) %s did not come within %d ms (ZDS_TIMEOUT); were all %d"
-                               " started, with the same MASTER_ADDR and MASTER_PORT?",
+                               " started, with the same MASTER_ADDR and MASTER_PORT, and with one"
+                               " LOCAL_WORLD_SIZE on each machine?",
                                missing, (int)m->timeout_ms, (int)m->size);
             break;
         }
-        nfds_t n = (nfds_t)(m->size + g->count);
+        nfds_t n = (nfds_t)(m->size + WAYS + g->count);
         if (poll(fds, n, left < 1000 ? (int)left : 1000) < 0 && errno != EINTR)
             status = error_set(error, ZDS_ERR_IO, "poll: %s", strerror(errno));
         if (!status)
             status = check_members(m, fds, error);
         for (int32_t i = 0; i < g->count;)
             i += !hear(g, i);
-        if (!status)
-            status = meet_strangers(g, error);
+        for (int way = 0; way < WAYS && !status; way++)
+            status = meet_strangers(g, way, error);
     }
     free(fds);
     return status;
 }
 
+static void list_ranks(const meeting *m, bool told, char *text, size_t size)
+{
+    size_t used = 0;
+    text[0] = 0;
+    for (int32_t r = 0; r < m->size && used + 16 < size; r++)
+        if ((m->locals[r].size > 0) == told)
+            used += (size_t)snprintf(text + used, size - used, "%s%d", used ? ", " : "", (int)r);
+}
+
+static bool share_machine(const meeting *m, int32_t a, int32_t b)
+{
+    return m->one_node ||
+           memcmp(m->locals[a].host, m->locals[b].host, sizeof m->locals[a].host) == 0;
+}
+
+static int32_t count_here(const meeting *m, int32_t rank)
+{
+    int32_t count = 0;
+    for (int32_t r = 0; r < m->size; r++)
+        count += share_machine(m, rank, r);
+    return count;
+}
+
+/* Ranks of one machine that have one local rank get the same cores. Where there are more of them
+ * than each was told, they play several nodes. */
+static zds_status check_locals(const meeting *m, zds_error *error)
+{
+    char told[200], others[200];
+    const char *name = launch_local_rank_name();
+    list_ranks(m, true, told, sizeof told);
+    list_ranks(m, false, others, sizeof others);
+    if (told[0] && others[0])
+        return error_set(error, ZDS_ERR_INVALID,
+                         "rank(s) %s have %s and the number of ranks on their machine"
+                         " (LOCAL_WORLD_SIZE), rank(s) %s have not; give both to all ranks, or to"
+                         " none",
+                         told, name, others);
+    for (int32_t a = 0; told[0] && a < m->size; a++)
+        for (int32_t b = a + 1; b < m->size; b++)
+            if (m->locals[a].rank == m->locals[b].rank && share_machine(m, a, b) &&
+                count_here(m, a) <= m->locals[a].size)
+                return error_set(error, ZDS_ERR_INVALID,
+                                 "ranks %d and %d run on one machine and both have %s %d; each of"
+                                 " the %d ranks there must have its own",
+                                 (int)a, (int)b, name, (int)m->locals[a].rank,
+                                 (int)m->locals[a].size);
+    return ZDS_OK;
+}
+
+static zds_status listen_all(gathering *g, zds_error *error)
+{
+    meeting *m = g->m;
+    g->listeners[BY_TCP] = m->one_node ? -1 : meet_tcp_listen(m, error);
+    g->listeners[BY_UNIX] =
+        m->one_node || (m->anywhere && g->listeners[BY_TCP] >= 0)
+            ? unix_listen(m, m->one_node ? error : NULL) /* else TCP will do without */
+            : -1;
+    if (g->listeners[m->one_node ? BY_UNIX : BY_TCP] >= 0)
+        return ZDS_OK;
+    return error ? error->status : ZDS_ERR_IO;
+}
+
 static zds_status lead(meeting *m, int64_t until, zds_error *error)
 {
     gathering g = {.m = m};
-    g.listener = m->one_node ? unix_listen(m, error) : meet_tcp_listen(m, error);
-    if (g.listener < 0)
-        return error ? error->status : ZDS_ERR_IO;
-    zds_status status = gather(&g, until, error);
+    m->locals[0] = m->local;
+    zds_status status = listen_all(&g, error);
+    if (status)
+        return status;
+    status = gather(&g, until, error);
+    if (!status)
+        status = check_locals(m, error);
     if (status) {
         char missing[200], text[256];
         list_missing(m, missing, sizeof missing);
-        snprintf(text, sizeof text,
-                 missing[0] ? "rank(s) %s did not come or died at the start"
-                            : "rank 0 could not start: a rank died%s",
-                 missing);
+        snprintf(text, sizeof text, "rank(s) %s did not come or died at the start", missing);
         for (int32_t r = 1; r < m->size; r++)
             if (m->sockets[r] >= 0)
-                meet_refuse(m->sockets[r], 0, status, text);
+                meet_refuse(m->sockets[r], 0, status,
+                            missing[0] || !error || !error->text ? text : error->text);
     }
     while (g.count)
         forget(&g, 0);
-    close(g.listener);
+    for (int way = 0; way < WAYS; way++)
+        if (g.listeners[way] >= 0)
+            close(g.listeners[way]);
     return status;
 }
 
@@ -444,9 +521,26 @@ static int unix_connect(meeting *m, int64_t until, zds_error *error)
     return -1;
 }
 
+/* By either way, whatever rank 0 was told of its machine. */
+static int connect_anywhere(meeting *m, int64_t until, zds_error *error)
+{
+    int fd;
+    int64_t end;
+    do {
+        int64_t now = meet_now();
+        fd = unix_connect(m, now + UNIX_MS < until ? now + UNIX_MS : until, NULL);
+        end = meet_now() + TCP_MS < until ? meet_now() + TCP_MS : until;
+        if (fd < 0)
+            fd = meet_tcp_connect(m, end, error);
+    } while (fd < 0 && end < until && meet_now() >= end);
+    return fd;
+}
+
 static zds_status follow(meeting *m, int64_t until, zds_error *error)
 {
-    int fd = m->one_node ? unix_connect(m, until, error) : meet_tcp_connect(m, until, error);
+    int fd = m->one_node   ? unix_connect(m, until, error)
+             : m->anywhere ? connect_anywhere(m, until, error)
+                           : meet_tcp_connect(m, until, error);
     if (fd < 0)
         return error ? error->status : ZDS_ERR_PEER;
     m->sockets[0] = fd;
@@ -454,7 +548,8 @@ static zds_status follow(meeting *m, int64_t until, zds_error *error)
                .version = MEET_VERSION,
                .rank = m->rank,
                .world_size = m->size,
-               .pid = getpid()};
+               .pid = getpid(),
+               .local = m->local};
     memcpy(h.job, m->job, sizeof h.job);
     if (send(fd, &h, sizeof h, MSG_NOSIGNAL) != (ssize_t)sizeof h)
         return error_set(error, ZDS_ERR_PEER, "rank 0 died before all ranks were there");

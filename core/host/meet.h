@@ -5,9 +5,9 @@
 
 #include <sys/types.h>
 
-#include "zds/plugin.h"
+#include "host/launch.h"
 
-enum { MEET_VERSION = 1, MEET_PORTS = 8 }; /* how many ports from MASTER_PORT on are tried */
+enum { MEET_VERSION = 2, MEET_PORTS = 8 }; /* how many ports from MASTER_PORT on are tried */
 #define MEET_MAGIC 0x746f6f622d73647aULL   /* "zds-boot" */
 
 /* Before each message of a gather, both ways. */
@@ -18,10 +18,18 @@ typedef struct meet_frame {
     uint64_t bytes;  /* that follow */
 } meet_frame;
 
+/* What a rank was told of who shares its machine. */
+typedef struct meet_local {
+    char host[LAUNCH_HOST]; /* launch_host_identity */
+    int32_t rank, size;     /* both 0: nothing */
+} meet_local;
+
 typedef struct meeting {
     int32_t rank, size, timeout_ms;
-    bool one_node;  /* all ranks are of this machine: by unix socket */
-    char addr[256]; /* MASTER_ADDR, MASTER_PORT */
+    bool one_node;             /* all ranks are of this machine: by unix socket */
+    bool anywhere;             /* not known: by either */
+    meet_local local, *locals; /* this rank's; rank 0: [size] */
+    char addr[256];            /* MASTER_ADDR, MASTER_PORT */
     int32_t port;
     char job[64]; /* what the launcher calls the job; "" */
     int *sockets; /* rank 0: [size], connected to each; others: [1], to rank 0; -1 */
@@ -30,7 +38,8 @@ typedef struct meeting {
 } meeting;
 
 int64_t meet_now(void); /* ms */
-/* Connects all ranks; on failure those who have come are told. */
+/* Connects all ranks; on failure those who have come are told. What they were told of their
+ * machines must be possible. */
 zds_status meet_all(meeting *m, int64_t until, zds_error *error);
 /* A message of failure, to whoever listens at `fd`. */
 void meet_refuse(int fd, uint32_t number, zds_status status, const char *text);

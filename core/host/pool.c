@@ -41,6 +41,8 @@ struct pool {
     range *ranges;   /* [threads] */
     worker *workers; /* [threads - 1] */
     int32_t started;
+    char *why;
+    bool surprising;
 };
 
 /* A pool whose bodies this thread runs, and its index there. Bodies of one pool may run on another,
@@ -223,14 +225,21 @@ zds_status pool_create(int32_t threads, const launch *l, pool **out, zds_error *
     pthread_mutex_init(&p->turn, NULL);
     p->threads = where.threads;
     zds_status status = start(p, &where, error);
-    if (!status && where.why)
-        log_line(ZDS_LOG_DEBUG, l ? l->rank : -1, "threads", "%s", where.why);
+    p->why = where.why;
+    p->surprising = where.surprising;
+    where.why = NULL;
     cores_release(&where);
     if (status)
         pool_destroy(p);
     else
         *out = p;
     return status;
+}
+
+void pool_tell(const pool *p, int32_t rank)
+{
+    if (p->why)
+        log_line(p->surprising ? ZDS_LOG_INFO : ZDS_LOG_DEBUG, rank, "threads", "%s", p->why);
 }
 
 void pool_destroy(pool *p)
@@ -245,5 +254,6 @@ void pool_destroy(pool *p)
     pthread_mutex_destroy(&p->turn);
     free(p->workers);
     free(p->ranges);
+    free(p->why);
     free(p);
 }

@@ -8,9 +8,12 @@ typedef struct pool pool;
 
 /* `threads`: with the calling thread; 0 means one for each core that `l` leaves to this rank
  * (see cores.h). The others are bound there; the calling thread is left as it is. NULL: this
- * process has its processors for itself. A debug line of the log says what was chosen. */
+ * process has its processors for itself. */
 zds_status pool_create(int32_t threads, const launch *l, pool **out, zds_error *error);
 void pool_destroy(pool *p); /* no run is on */
+/* A line of the log says which processors were chosen and why: at level info where a limit, others,
+ * or a binding gave less than one would expect, else at level debug. */
+void pool_tell(const pool *p, int32_t rank);
 
 int32_t pool_threads(const pool *p);
 

@@ -69,6 +69,7 @@ zds_status records_create(zero *z, zds_error *error)
         (uint64_t)WINDOW_TILES * ((ZDS_MAX_STATES + 1) * 64 + r->alignment + short_of);
     r->bytes = densest * z->wish.tile + padding;
     r->bytes = round_up(r->bytes > largest ? r->bytes : largest, r->alignment);
+    r->bytes = r->bytes < total ? r->bytes : total;
     zds_status status =
         zero_alloc(z->with.states_tier, &r->records, "optimizer states", total, error);
     if (!status)

@@ -127,6 +127,10 @@ static void check(const scenario *s, int32_t rank, outcome *o)
 #define ZERO(stage) "\"zero_optimization\": {\"stage\": " stage ", \"reduce_bucket_size\": 500}, "
 #define WARMUP      "\"scheduler\": {\"type\": \"WarmupLR\", \"params\": {\"warmup_num_steps\": 4}}, "
 #define OPTIM(name) "\"optimizer\": {\"type\": \"" name "\"}"
+#define ISLAND      "\"zds\": {\"device\": \"test\"}, "
+#define RESTS                                                                                      \
+    "\"zero_optimization\": {\"stage\": 1, \"offload_optimizer\": {\"device\": \"cpu\"}}, "
+#define THREAD "\"zds\": {\"progress_thread\": true}, "
 
 static const char wrong[] =
     "{\"train_batch_size\": 7, \"optimiser\": {}, "
@@ -169,14 +173,20 @@ static const scenario scenarios[] = {
     TWO("ranks, stage 0", ZERO("0") OPTIM("AdamW"), 97),
     TWO("ranks, stage 1", BF16 WARMUP ZERO("1") OPTIM("Lamb"), 97),
     TWO("ranks, stage 2", BF16 ZERO("2") OPTIM("Muon"), 97),
+    TWO("ranks, progress thread", BF16 THREAD ZERO("2") OPTIM("AdamW"), 97),
+    ONE("device", ISLAND BF16 ZERO("1") OPTIM("AdamW"), 61),
+    ONE("device, states that rest", ISLAND RESTS OPTIM("AdamW"), 67),
 };
 
 int main(int argc, char **argv)
 {
-    setenv("ZDS_PLUGIN_PATH", TEST_BINARY_DIR "/lib/zds/plugins", 1);
+    setenv("ZDS_PLUGIN_PATH", TEST_BINARY_DIR "/lib/zds/plugins:" TEST_BINARY_DIR "/tests/island",
+           1);
     setenv("ZDS_TIMEOUT", "1", 1);
-    /* Stays, and with it what oneDNN and its libraries never give back. */
-    if (!dlopen(TEST_BINARY_DIR "/lib/zds/plugins/optim_muon.so", RTLD_NOW | RTLD_LOCAL))
+    /* Stay, and with them what oneDNN and its libraries never give back, and what the island finds
+     * when it is loaded. */
+    if (!dlopen(TEST_BINARY_DIR "/lib/zds/plugins/optim_muon.so", RTLD_NOW | RTLD_LOCAL) ||
+        !dlopen(TEST_BINARY_DIR "/tests/island/island.so", RTLD_NOW | RTLD_LOCAL))
         return 1;
     failing_warm_up();
     failing_tells = getenv("ZDS_TELL") != NULL;

@@ -1,8 +1,8 @@
-/* Momentum whose sums are kept in blocks of 1024 elements, right in every way; it uses all bytes of
- * a last block, however few elements that has. */
+/* Momentum whose sums are kept in blocks of 16384 elements, right in every way; it uses all bytes
+ * of a last block, however few elements that has. */
 #include "momentum.h"
 
-enum { BLOCK = 1024 };
+enum { BLOCK = 16384 };
 
 static zds_status describe(void *self, const zds_param *param, zds_param_needs *needs)
 {

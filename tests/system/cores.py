@@ -12,7 +12,7 @@ import sys
 import tempfile
 
 BIN = sys.argv[1]
-LINE = re.compile(r"zds: rank (\d+): threads: \w+: (\d+) threads? on processors ([\d,-]+) "
+LINE = re.compile(r"zds: rank (\d+): threads: (\w+): (\d+) threads? on processors ([\d,-]+) "
                   r"\((.*?)\), (.*)")
 failures = 0
 
@@ -33,11 +33,11 @@ def processors(text):
 
 class Rank:
     def __init__(self, match):
-        self.rank, self.threads = int(match[1]), int(match[2])
-        self.processors, self.why, self.binding = processors(match[3]), match[4], match[5]
+        self.rank, self.level, self.threads = int(match[1]), match[2], int(match[3])
+        self.processors, self.why, self.binding = processors(match[4]), match[5], match[6]
 
     def __repr__(self):
-        return f"{self.threads} threads on {sorted(self.processors)} ({self.why}), {self.binding}"
+        return f"{self.level}: {self.threads} threads on {sorted(self.processors)} ({self.why}), {self.binding}"
 
 
 def ranks(config, *before, threads=0, affinity=None, **more):
@@ -62,7 +62,13 @@ def alone(config, allowed):
     rank, = ranks(config)
     expect("a rank that is alone has all processors", rank.processors == allowed and
            rank.why == "for the only rank here", rank)
+    if len(allowed) == os.sysconf("SC_NPROCESSORS_ONLN") == rank.threads:
+        expect("and says so to who asks", rank.level == "debug", rank)
+    one, = ranks(config, affinity={min(allowed)})
+    expect("a process with one processor of several is told unasked", one.level == "info" and
+           one.threads == 1 and "may use 1 of the machine's" in one.binding, one)
     few = ranks(config, threads=len(allowed) + 1)[0]
+    expect("what nobody would expect is said unasked", few.level == "info", few)
     expect("more threads than processors are not bound, and it is said", few.threads ==
            len(allowed) + 1 and few.binding.startswith("not bound to these, which are fewer"), few)
     return rank.threads
@@ -80,21 +86,21 @@ def openmp(config, threads):
         return
     rank, = ranks(config, LD_PRELOAD=library, OMP_PROC_BIND="true")
     expect("a first thread that OpenMP has bound leaves the others", rank.threads == threads and
-           "the calling thread alone is bound to" in rank.binding, rank)
+           rank.level == "info" and "the calling thread alone is bound to" in rank.binding, rank)
 
 
 def several(config, allowed):
     run = [os.path.join(BIN, "zds-run"), "-n", "2", "--bind"]
     first, second = ranks(config, *run, "none")
     expect("unbound ranks have a share each", all(
-        r.why.startswith(f"the share of local rank {r.rank} of 2 in") for r in (first, second)) and
+        r.level == "info" and r.why.startswith(f"the share of local rank {r.rank} of 2 in") for r in (first, second)) and
         not first.processors & second.processors and first.threads == second.threads,
         (first, second))
     for what, command in (("bound ranks", run + ["core"]),
                           ("bound ranks behind a shell", run + ["core", "sh", "-c"])):
         first, second = ranks(config, *command)
         expect(f"{what} have what they were bound to", not first.processors & second.processors and
-               all(r.why == "to which the launcher bound this rank" for r in (first, second)),
+               all(r.why == "to which the launcher bound this rank" and r.level == "debug" for r in (first, second)),
                (first, second))
     half = set(sorted(allowed)[:(len(allowed) + 1) // 2])
     said = ranks(config, *run, "none", affinity=half)

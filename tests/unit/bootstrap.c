@@ -278,6 +278,56 @@ Test(bootstrap, ranks_that_disagree, .timeout = 30)
     cr_expect_eq(exit_of(pid[1]), 0);
 }
 
+/* === what ranks were told of their machines === */
+
+typedef struct told {
+    int32_t rank, size; /* local */
+} told;
+
+static void meet_as(const told *t, int32_t r, int32_t n, int port, const char *text)
+{
+    setenv("RANK", "0", 1);
+    setenv("WORLD_SIZE", "1", 1);
+    setenv("LOCAL_RANK", "0", 1); /* its name is told */
+    zds_comm_env env = rank_env(r, n, port, 10000);
+    env.local_rank = t[r].rank;
+    env.local_world_size = t[r].size;
+    bootstrap *b = bootstrap_open(&env);
+    zds_status status = exchange(b, r, n, 8);
+    if (text)
+        need_failure(status, ZDS_ERR_INVALID, text);
+    else
+        NEED(!status, "%s", trouble.text);
+    bootstrap_close(b);
+}
+
+Test(bootstrap, local_ranks_that_cannot_be, .timeout = 60)
+{
+    static const struct {
+        told told[3];
+        const char *text;
+    } cases[] = {
+        {{{0, 3}, {1, 3}, {1, 3}}, "ranks 1 and 2 run on one machine and both have LOCAL_RANK 1"},
+        {{{0, 3}, {0, 3}, {0, 3}}, "ranks 0 and 1 run on one machine and both have LOCAL_RANK 0"},
+        {{{0, 2}, {1, 2}, {1, 2}}, NULL}, /* nodes that are played here */
+        {{{0, 1}, {0, 1}, {0, 1}}, NULL},
+        {{{0, 3}, {0, 0}, {2, 3}}, "rank(s) 0, 2 have LOCAL_RANK and"},
+        {{{0, 3}, {0, 0}, {2, 3}}, "rank(s) 1 have not"},
+        {{{0, 0}, {1, 3}, {2, 3}}, "rank(s) 0 have not"},
+        {{{0, 0}, {1, 2}, {0, 1}}, "rank(s) 0 have not"},
+        {{{0, 2}, {1, 2}, {0, 0}}, "rank(s) 2 have not"},
+        {{{0, 0}, {0, 0}, {0, 0}}, NULL},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        pid_t pid[3];
+        int port = free_port(1);
+        for (int32_t r = 0; r < 3; r++)
+            IN_CHILD(pid[r], meet_as(cases[i].told, r, 3, port, cases[i].text));
+        for (int32_t r = 0; r < 3; r++)
+            cr_expect_eq(exit_of(pid[r]), 0, "case %zu rank %d", i, (int)r);
+    }
+}
+
 /* === other jobs === */
 
 Test(bootstrap, another_job_of_the_node, .timeout = 30)

@@ -237,6 +237,49 @@ Test(comm_faults, a_silent_rank, .timeout = 30)
     cr_expect_eq(run_world(&w), 0);
 }
 
+/* Ranks 0 and 1 wait for rank 2, which sleeps in its program: nobody blames the other that waits.
+ */
+static void waits_for_the_third(rank *me, void *arg)
+{
+    const int kind = *(int *)arg;
+    float src[3] = {0}, dst[3];
+    zds_event *done = NULL;
+    zds_region counters = {.struct_size = sizeof counters};
+    zds_coll c = floats(src, dst, 1, 4);
+    NEED(!me->ops->mem_alloc(me->self, 64, ZDS_MEM_COUNTERS, &counters), "alloc");
+    NEED(!me->ops->barrier(me->self, &c, &done) && !finish(done), "all are there");
+    if (me->rank == 2) {
+        usleep(1500000);
+        _exit(0);
+    }
+    zds_status (*const calls[])(void *, const zds_coll *, zds_event **) = {
+        me->ops->barrier, me->ops->all_reduce, me->ops->all_gather, me->ops->reduce_scatter,
+        me->ops->all_to_all};
+    zds_status status = ZDS_OK;
+    if (kind == 5 && me->rank == 0) /* of a rank that waits in an operation */
+        status = me->ops->counter_wait(me->self, &counters, 0, 2, "a count", &done);
+    else if (kind == 6 && me->rank == 0) {
+        c.peer = 1;
+        status = me->ops->recv(me->self, &c, &done);
+    } else {
+        status = calls[kind % 5](me->self, &c, &done);
+    }
+    NEED(!status, "issue");
+    need_error(finish(done), ZDS_ERR_PEER, "rank(s) 2 silent");
+}
+
+Test(comm_faults, a_rank_that_all_wait_for, .timeout = 60)
+{
+    for (int kind = 0; kind < 7; kind++) {
+        world_run w = {.plugin = "shm",
+                       .size = 3,
+                       .timeout_ms = 500,
+                       .body = waits_for_the_third,
+                       .arg = &kind};
+        cr_expect_eq(run_world(&w), 0, "kind %d", kind);
+    }
+}
+
 /* Computing for longer than the timeout is no silence of the others. */
 static void busy(rank *me, void *arg)
 {

@@ -26,59 +26,76 @@ static const struct {
     int32_t threads;
     const char *sets; /* of each thread, the first ones; what is not bound has "process" */
     const char *why;  /* a part of the line */
+    bool expected;
 } samples[] = {
     /* alone */
-    {PLAIN, "0-15", NULL, NULL, INFINITY, 0, 0, 1, 16, "0 1 2 3", "bound to a core each"},
-    {PLAIN, "0-15", NULL, NULL, INFINITY, 3, 0, 1, 3, "0 1 2", "3 threads on processors 0-15"},
-    {PLAIN, "4-7", NULL, NULL, INFINITY, 0, 0, 1, 4, "4 5 6 7", "the only rank here"},
-    {SMT, "0-15", NULL, NULL, INFINITY, 0, 0, 1, 8, "0-1 2-3 4-5 6-7 8-9", "bound to a core each"},
+    {PLAIN, "0-15", NULL, NULL, INFINITY, 0, 0, 1, 16, "0 1 2 3", "bound to a core each", true},
+    {PLAIN, "0-15", NULL, NULL, INFINITY, 3, 0, 1, 3, "0 1 2", "3 threads on processors 0-15",
+     true},
+    {PLAIN, "4-7", NULL, NULL, INFINITY, 0, 0, 1, 4, "4 5 6 7", "may use 4 of the machine's 16",
+     false},
+    {SMT, "0-15", NULL, NULL, INFINITY, 0, 0, 1, 8, "0-1 2-3 4-5 6-7 8-9",
+     "; 8 cores have 16 processors", false},
     {SMT, "0-15", NULL, NULL, INFINITY, 9, 0, 1, 9, "0 2 4 6 8 10 12 14 1",
-     "bound to a processor each"},
+     "bound to a processor each", true},
     {SMT, "0-15", NULL, NULL, INFINITY, 16, 0, 1, 16, "0 2 4 6 8 10 12 14 1 3 5 7 9 11 13 15",
-     "bound to a processor each"},
-    {SMT, "0-15", NULL, NULL, INFINITY, 17, 0, 1, 17, "0-15 0-15", "which are fewer"},
-    {APART, "0-31", NULL, NULL, INFINITY, 0, 0, 1, 16, "0,16 1,17 2,18", "bound to a core each"},
+     "bound to a processor each", true},
+    {SMT, "0-15", NULL, NULL, INFINITY, 17, 0, 1, 17, "0-15 0-15", "which are fewer", false},
+    {APART, "0-31", NULL, NULL, INFINITY, 0, 0, 1, 16, "0,16 1,17 2,18", "bound to a core each",
+     false},
     /* one processor of each core: half cores are cores */
-    {APART, "0-3", NULL, NULL, INFINITY, 0, 0, 1, 4, "0 1 2 3", "bound to a core each"},
-    {APART, "0-2,18", NULL, NULL, INFINITY, 4, 0, 1, 4, "0 1 2 18", "bound to a processor each"},
+    {APART, "0-3", NULL, NULL, INFINITY, 0, 0, 1, 4, "0 1 2 3", "bound to a core each", false},
+    {APART, "0-2,18", NULL, NULL, INFINITY, 4, 0, 1, 4, "0 1 2 18", "bound to a processor each",
+     true},
     /* not bound by the launcher: shares */
     {PLAIN, "0-15", NULL, "0-15", INFINITY, 0, 1, 2, 8, "8 9 10 11 12 13 14 15",
-     "the share of local rank 1 of 2 in 0-15"},
-    {PLAIN, "0-3", NULL, "0-3", INFINITY, 0, 0, 2, 2, "0 1", "the share of local rank 0 of 2"},
-    {PLAIN, "0-3", NULL, "0-3", INFINITY, 2, 1, 2, 2, "2 3", "the share of local rank 1 of 2"},
-    {PLAIN, "0-15", NULL, NULL, INFINITY, 0, 3, 4, 4, "12 13 14 15", "the share of local rank 3"},
-    {PLAIN, "0-15", NULL, "0-1", INFINITY, 0, 0, 2, 8, "0 1 2", "the share of local rank 0"},
-    {APART, "0-31", NULL, "0-31", INFINITY, 0, 1, 2, 8, "8,24 9,25", "the share of local rank 1"},
+     "the share of local rank 1 of 2 in 0-15", false},
+    {PLAIN, "0-3", NULL, "0-3", INFINITY, 0, 0, 2, 2, "0 1", "the share of local rank 0 of 2",
+     false},
+    {PLAIN, "0-3", NULL, "0-3", INFINITY, 2, 1, 2, 2, "2 3", "the share of local rank 1 of 2",
+     true},
+    {PLAIN, "0-15", NULL, NULL, INFINITY, 0, 3, 4, 4, "12 13 14 15", "the share of local rank 3",
+     false},
+    {PLAIN, "0-15", NULL, "0-1", INFINITY, 0, 0, 2, 8, "0 1 2", "the share of local rank 0", false},
+    {APART, "0-31", NULL, "0-31", INFINITY, 0, 1, 2, 8, "8,24 9,25", "the share of local rank 1",
+     false},
     {APART, "0-31", NULL, "0-31", INFINITY, 16, 1, 2, 16, "8 9 10 11 12 13 14 15 24 25",
-     "bound to a processor each"},
-    {APART, "0-31", NULL, "0-31", INFINITY, 17, 1, 2, 17, "0-31", "which are fewer"},
-    {PLAIN, "0-9", NULL, "0-9", INFINITY, 0, 2, 4, 2, "5 6", "the share of local rank 2 of 4"},
-    {PLAIN, "0-9", NULL, "0-9", INFINITY, 0, 3, 4, 2, "7 8", "the share of local rank 3 of 4"},
+     "bound to a processor each", true},
+    {APART, "0-31", NULL, "0-31", INFINITY, 17, 1, 2, 17, "0-31", "which are fewer", false},
+    {PLAIN, "0-9", NULL, "0-9", INFINITY, 0, 2, 4, 2, "5 6", "the share of local rank 2 of 4",
+     false},
+    {PLAIN, "0-9", NULL, "0-9", INFINITY, 0, 3, 4, 2, "7 8", "the share of local rank 3 of 4",
+     false},
     /* more ranks than cores, and than processors */
-    {SMT, "0-3", NULL, "0-3", INFINITY, 0, 2, 4, 1, "2", "1 thread on processors 2 (the share"},
-    {SMT, "0-3", NULL, "0-3", INFINITY, 2, 2, 4, 2, "0-3 0-3", "which are fewer"},
-    {PLAIN, "0-1", NULL, "0-1", INFINITY, 0, 2, 4, 1, "0-1", "fewer than the 4 ranks here"},
+    {SMT, "0-3", NULL, "0-3", INFINITY, 0, 2, 4, 1, "2", "1 thread on processors 2 (the share",
+     false},
+    {SMT, "0-3", NULL, "0-3", INFINITY, 2, 2, 4, 2, "0-3 0-3", "which are fewer", false},
+    {PLAIN, "0-1", NULL, "0-1", INFINITY, 0, 2, 4, 1, "0-1", "fewer than the 4 ranks here", false},
     /* bound by the launcher: its own, however many there are besides */
-    {PLAIN, "4-7", NULL, "0-15", INFINITY, 0, 1, 4, 4, "4 5 6 7", "bound this rank"},
-    {PLAIN, "4-7", NULL, NULL, INFINITY, 0, 1, 4, 4, "4 5 6 7", "bound this rank"},
-    {PLAIN, "0-2", NULL, "0-9", INFINITY, 0, 0, 4, 3, "0 1 2", "bound this rank"},
-    {APART, "1,17", NULL, "0-31", INFINITY, 0, 1, 16, 1, "1,17", "the calling one, left as it is"},
-    {APART, "1,17", NULL, "0-31", INFINITY, 2, 1, 16, 2, "1 17", "bound to a processor each"},
+    {PLAIN, "4-7", NULL, "0-15", INFINITY, 0, 1, 4, 4, "4 5 6 7", "bound this rank", true},
+    {PLAIN, "4-7", NULL, NULL, INFINITY, 0, 1, 4, 4, "4 5 6 7", "bound this rank", true},
+    {PLAIN, "0-2", NULL, "0-9", INFINITY, 0, 0, 4, 3, "0 1 2", "bound this rank", true},
+    {APART, "1,17", NULL, "0-31", INFINITY, 0, 1, 16, 1, "1,17", "the calling one, left as it is",
+     true},
+    {APART, "1,17", NULL, "0-31", INFINITY, 2, 1, 16, 2, "1 17", "bound to a processor each", true},
     /* a socket for several ranks */
-    {PLAIN, "8-15", NULL, "0-15", INFINITY, 0, 5, 8, 2, "8-15 8-15", "about 4 of 8 ranks"},
-    {PLAIN, "8-15", NULL, "0-15", INFINITY, 0, 1, 2, 8, "8 9 10", "bound this rank"},
+    {PLAIN, "8-15", NULL, "0-15", INFINITY, 0, 5, 8, 2, "8-15 8-15", "about 4 of 8 ranks", false},
+    {PLAIN, "8-15", NULL, "0-15", INFINITY, 0, 1, 2, 8, "8 9 10", "bound this rank", true},
     /* an OpenMP runtime has bound the calling thread; the place stays its own */
-    {PLAIN, "0-3", "0", NULL, INFINITY, 0, 0, 1, 4, "0 1 2 3", "alone is bound to 0"},
-    {PLAIN, "0-3", "2", NULL, INFINITY, 0, 0, 1, 4, "2 1 0 3", "alone is bound to 2"},
-    {SMT, "0-7", "5", NULL, INFINITY, 2, 0, 1, 2, "0-1 2-3", "alone is bound to 5"},
+    {PLAIN, "0-3", "0", NULL, INFINITY, 0, 0, 1, 4, "0 1 2 3",
+     "alone is bound to 0, as by OMP_PROC_BIND", false},
+    {PLAIN, "0-3", "2", NULL, INFINITY, 0, 0, 1, 4, "2 1 0 3", "alone is bound to 2", false},
+    {SMT, "0-7", "5", NULL, INFINITY, 2, 0, 1, 2, "0-1 2-3", "alone is bound to 5", false},
     /* limits of time: threads anywhere, since who else is there is not known */
-    {PLAIN, "0-15", NULL, NULL, 2.5, 0, 0, 1, 2, "0-15 0-15", "grants the time of 2.5 to 1 rank"},
-    {PLAIN, "0-15", NULL, "0-15", 6, 0, 1, 2, 3, "0-15 0-15", "grants the time of 6 to 2 ranks"},
-    {PLAIN, "0-15", NULL, NULL, 0.2, 0, 0, 1, 1, "0-15", "1 thread on"},
-    {PLAIN, "0-3", NULL, NULL, 4, 0, 0, 1, 4, "0 1 2 3", "bound to a core each"},
-    {PLAIN, "0-15", NULL, NULL, 2, 4, 0, 1, 4, "0-15 0-15", "not bound to these;"},
+    {PLAIN, "0-15", NULL, NULL, 2.5, 0, 0, 1, 2, "0-15 0-15", "grants the time of 2.5 to 1 rank",
+     false},
+    {PLAIN, "0-15", NULL, "0-15", 6, 0, 1, 2, 3, "0-15 0-15", "grants the time of 6 to 2 ranks",
+     false},
+    {PLAIN, "0-15", NULL, NULL, 0.2, 0, 0, 1, 1, "0-15", "1 thread on", false},
+    {PLAIN, "0-3", NULL, NULL, 4, 0, 0, 1, 4, "0 1 2 3", "bound to a core each", false},
+    {PLAIN, "0-15", NULL, NULL, 2, 4, 0, 1, 4, "0-15 0-15", "not bound to these;", false},
     /* a virtual machine without cores */
-    {"pu:4", "0-3", NULL, NULL, INFINITY, 0, 0, 1, 4, "0 1 2 3", "bound to a core each"},
+    {"pu:4", "0-3", NULL, NULL, INFINITY, 0, 0, 1, 4, "0 1 2 3", "bound to a core each", true},
 };
 
 static hwloc_bitmap_t set_of(const char *list)
@@ -119,13 +136,16 @@ Test(cores, threads_get_what_is_this_rank_s)
                              .process = sets[0],
                              .caller = sets[1],
                              .launcher = samples[i].launcher ? sets[2] : NULL,
-                             .limit = samples[i].limit};
+                             .limit = samples[i].limit,
+                             .machine =
+                                 hwloc_bitmap_weight(hwloc_topology_get_topology_cpuset(topology))};
         cores c;
         cr_assert(cores_choose(&c, samples[i].asked, samples[i].local_rank, samples[i].local_world,
                                &facts));
         cr_expect_eq(c.threads, samples[i].threads, "sample %zu: %d threads: %s", i, c.threads,
                      c.why);
         cr_expect(strstr(c.why, samples[i].why), "sample %zu: %s", i, c.why);
+        cr_expect_neq(c.surprising, samples[i].expected, "sample %zu: %s", i, c.why);
         if (c.threads == samples[i].threads)
             check_sets(i, &c, samples[i].sets);
         cores_release(&c);
@@ -147,7 +167,7 @@ Test(cores, shares_are_equal_and_apart)
         hwloc_bitmap_t taken = hwloc_bitmap_alloc();
         int32_t threads = 0;
         for (int32_t rank = 0; rank < world; rank++) {
-            cores_facts facts = {topology, all, all, all, INFINITY};
+            cores_facts facts = {topology, all, all, all, INFINITY, 32};
             cores c;
             cr_assert(cores_choose(&c, 0, rank, world, &facts));
             cr_expect(rank == 0 || c.threads == threads, "%d ranks", world);

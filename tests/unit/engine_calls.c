@@ -12,8 +12,8 @@ static zds_engine *open_on(const char *json, const char *scheduler, int size)
     const zds_config_context context = {.struct_size = sizeof context, .world_size = size};
     const zds_engine_options o = {
         .struct_size = sizeof o, .threads = 1, .optimizer = "AdamW", .scheduler = scheduler};
-    setenv("ZDS_PLUGIN_PATH", TEST_BINARY_DIR "/lib/zds/plugins", 1);
-    NEED(!zds_config_load(json, &context, &config, &error), "%s", error.text);
+    where_search();
+    NEED(!zds_config_load(where_config(json), &context, &config, &error), "%s", error.text);
     NEED(!small_model(&model), "model");
     NEED(!zds_engine_create(config, model, &o, &e, &error), "%s: %s", json, error.text);
     zds_model_destroy(model);
@@ -242,7 +242,8 @@ static void given_up_late(int rank, int size)
                     NEED(!zds_acquire(e, 3, ZDS_BACKWARD, NULL, &view), "acquire");
                     NEED(!zds_grad_ready(e, 3, NULL), "ready");
                     NEED(!zds_acquire(e, 2, ZDS_BACKWARD, NULL, &view), "acquire");
-                    memset(view.slots[0].grad, 0xff, view.slots[0].count * sizeof(float)); /* NaN */
+                    float bad = NAN;
+                    NEED(!zds_copy_in(e, view.slots[0].grad, &bad, sizeof bad), "copy");
                     NEED(!zds_micro_abandon(e), "%s", zds_engine_error(e));
                     expect_status(e, zds_acquire(e, 1, ZDS_BACKWARD, NULL, &view), ZDS_ERR_INVALID,
                                   "backward");

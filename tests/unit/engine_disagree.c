@@ -23,24 +23,32 @@ static int port;
         }                                                                                          \
     } while (0)
 
+static zds_status create(const char *json, int32_t rank, zds_engine_options o, zds_engine **out,
+                         zds_error *error)
+{
+    zds_config *config = NULL; /* ends with the process */
+    zds_model *model = NULL;
+    const zds_config_context context = {.struct_size = sizeof context, .world_size = RANKS};
+    o.struct_size = sizeof o;
+    o.rank = rank;
+    o.world_size = RANKS;
+    o.master_addr = "127.0.0.1";
+    o.master_port = port;
+    o.threads = 1;
+    o.optimizer = "AdamW";
+    NEED(!zds_config_load(where_config(json), &context, &config, error), "%s", error->text);
+    NEED(!small_model(&model), "model");
+    zds_status status = zds_engine_create(config, model, &o, out, error);
+    zds_model_destroy(model);
+    return status;
+}
+
 static zds_engine *open_engine(const char *json, int32_t rank)
 {
     zds_error error = ZDS_ERROR_INIT;
-    zds_config *config = NULL; /* ends with the process */
-    zds_model *model = NULL;
     zds_engine *e = NULL;
-    const zds_config_context context = {.struct_size = sizeof context, .world_size = RANKS};
-    const zds_engine_options o = {.struct_size = sizeof o,
-                                  .rank = rank,
-                                  .world_size = RANKS,
-                                  .master_addr = "127.0.0.1",
-                                  .master_port = port,
-                                  .threads = 1,
-                                  .optimizer = "AdamW"};
-    NEED(!zds_config_load(where_config(json), &context, &config, &error), "%s", error.text);
-    NEED(!small_model(&model), "model");
-    NEED(!zds_engine_create(config, model, &o, &e, &error), "rank %d: %s", (int)rank, error.text);
-    zds_model_destroy(model);
+    NEED(!create(json, rank, (zds_engine_options){0}, &e, &error), "rank %d: %s", (int)rank,
+         error.text);
     NEED(!zds_set_values(e, small_values, NULL), "%s", zds_engine_error(e));
     return e;
 }
@@ -175,6 +183,7 @@ typedef struct unlike {
     const char *json[RANKS];
     int64_t seed[RANKS], width[RANKS];
     const char *named;
+    int32_t space[RANKS]; /* of options.device */
 } unlike;
 
 static const unlike *what;
@@ -183,23 +192,11 @@ static void starts_unlike(const char *json, int32_t rank)
 {
     (void)json;
     zds_error error = ZDS_ERROR_INIT;
-    zds_config *config = NULL;
-    zds_model *model = NULL;
     zds_engine *e = NULL;
-    const zds_config_context context = {.struct_size = sizeof context, .world_size = RANKS};
-    const zds_engine_options o = {.struct_size = sizeof o,
-                                  .rank = rank,
-                                  .world_size = RANKS,
-                                  .master_addr = "127.0.0.1",
-                                  .master_port = port,
-                                  .threads = 1,
-                                  .seed = (uint64_t)what->seed[rank],
-                                  .optimizer = "AdamW"};
-    NEED(!zds_config_load(where_config(what->json[rank]), &context, &config, &error), "%s",
-         error.text);
+    const zds_engine_options o = {.seed = (uint64_t)what->seed[rank],
+                                  .device = {.space = what->space[rank]}};
     small_width = what->width[rank];
-    NEED(!small_model(&model), "model");
-    zds_status status = zds_engine_create(config, model, &o, &e, &error);
+    zds_status status = create(what->json[rank], rank, o, &e, &error);
     if (!what->named) {
         NEED(!status, "%s", error.text);
         NEED(!zds_barrier(e), "%s", zds_engine_error(e));
@@ -220,19 +217,40 @@ Test(engine_disagree, ranks_that_start_unlike_hear_what_differs)
         {{plain, PLAIN ", \"zero_optimization\": {\"stage\": 1}}"},
          {1, 1},
          {24, 24},
-         "zero_optimization.stage"},
+         "zero_optimization.stage",
+         {0, 0}},
         {{PLAIN ", \"zero_optimization\": {\"reduce_bucket_size\": 1000, \"stage\": 1}}",
           PLAIN ", \"zero_optimization\": {\"reduce_bucket_size\": 2000, \"stage\": 1}}"},
          {1, 1},
          {24, 24},
-         "zero_optimization.reduce_bucket_size"},
-        {{plain, plain}, {1, 2}, {24, 24}, "seed"},
-        {{plain, plain}, {1, 1}, {24, 32}, "embed.weight"},
+         "zero_optimization.reduce_bucket_size",
+         {0, 0}},
+        {{plain, plain}, {1, 2}, {24, 24}, "seed", {0, 0}},
+        {{plain, plain}, {1, 1}, {24, 32}, "embed.weight", {0, 0}},
         /* the same keys in another order are the same */
         {{plain, "{\"gradient_clipping\": 1.0, \"train_micro_batch_size_per_gpu\": 1}"},
          {1, 1},
          {24, 24},
-         NULL}};
+         NULL,
+         {0, 0}}};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        what = &all[i];
+        cr_expect_eq(run_ranks(NULL, starts_unlike), 0, "%zu", i);
+    }
+}
+
+/* One rank's buffers are the host's, another's a device's: they have no link in common but the
+ * host's. */
+Test(engine_disagree, ranks_on_unlike_devices_hear_it)
+{
+    ON_HOST_ALONE("there all ranks are on the device");
+    static const char plain[] = PLAIN "}", there[] = PLAIN ", \"zds\": {\"device\": \"test\"}}";
+    static const char named[] = "different device: zds.device";
+    static const unlike all[] = {
+        {{plain, plain}, {1, 1}, {24, 24}, named, {ZDS_SPACE_HOST, ZDS_SPACE_TEST}},
+        {{plain, plain}, {1, 1}, {24, 24}, named, {ZDS_SPACE_TEST, ZDS_SPACE_HOST}},
+        {{plain, there}, {1, 1}, {24, 24}, named, {0, 0}},
+        {{there, plain}, {1, 1}, {24, 24}, named, {0, 0}}};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         what = &all[i];
         cr_expect_eq(run_ranks(NULL, starts_unlike), 0, "%zu", i);

@@ -3,6 +3,7 @@
 #include <criterion/criterion.h>
 #include <stdlib.h>
 
+#include "engine_where.h"
 #include "small_model.h"
 
 static zds_engine *create(int stage, const char *fp16, const char *more)
@@ -17,8 +18,9 @@ static zds_engine *create(int stage, const char *fp16, const char *more)
              "{\"train_micro_batch_size_per_gpu\": 1, \"optimizer\": {\"type\": \"AdamW\"}, "
              "\"zero_optimization\": {\"stage\": %d}, \"fp16\": {\"enabled\": true%s}%s}",
              stage, fp16, more);
-    setenv("ZDS_PLUGIN_PATH", TEST_BINARY_DIR "/lib/zds/plugins", 1);
-    cr_assert_eq(zds_config_load(json, NULL, &config, &error), ZDS_OK, "%s", error.text);
+    where_search();
+    cr_assert_eq(zds_config_load(where_config(json), NULL, &config, &error), ZDS_OK, "%s",
+                 error.text);
     cr_assert_eq(small_model(&m), ZDS_OK);
     cr_assert_eq(zds_engine_create(config, m, &o, &e, &error), ZDS_OK, "%s: %s", json, error.text);
     zds_model_destroy(m);

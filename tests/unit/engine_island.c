@@ -2,8 +2,10 @@
  * stage and precision, in every order that streams allow, with states there and in the host's
  * memory; a caller with a stream of its own; work that fails late. */
 #include <criterion/criterion.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 
+#include "engine_where.h"
 #include "small_model.h"
 #include "tier_harness.h"
 
@@ -94,61 +96,155 @@ Test(engine_island, streams_what_rests_in_the_hosts_memory)
                          trained(optimizers[o], more[i], NULL), "%s%s", optimizers[o], more[i]);
 }
 
-/* Small parameters whose states are large blocks share a window. */
-static uint64_t trained_in_blocks(const char *optimizer, const char *more)
+/* One module of so many parameters of each of two sizes. */
+typedef struct sizes {
+    int small, large;
+    int64_t small_size, large_size;
+} sizes;
+
+static zds_engine *create_of(const sizes *s, const char *optimizer, const char *more,
+                             const zds_plugin *const *plugins)
 {
-    enum { SMALL = 63, LARGE = 2 };
     char json[400], name[16];
     zds_config_context context = {.struct_size = sizeof context, .world_size = 1};
-    const zds_engine_options o = {.struct_size = sizeof o, .threads = 1};
+    const zds_engine_options o = {.struct_size = sizeof o, .threads = 1, .plugins = plugins};
     zds_error error = ZDS_ERROR_INIT;
     zds_config *config = NULL;
     zds_engine *e = NULL;
     zds_model *m = zds_model_create();
-    small_sum sum = {.finite = true};
     cr_assert_eq(zds_model_add_module(m, "m", NULL), ZDS_OK);
-    for (int i = 0; i < SMALL + LARGE; i++) {
-        const int64_t shape[] = {i < SMALL ? 1026 : 65536};
+    for (int i = 0; i < s->small + s->large; i++) {
+        const int64_t shape[] = {i < s->small ? s->small_size : s->large_size};
         snprintf(name, sizeof name, "p%d", i);
         const zds_param_desc desc = {
             .struct_size = sizeof desc, .name = name, .shape = shape, .ndim = 1};
         cr_assert_eq(zds_model_add_param(m, 0, &desc, NULL), ZDS_OK);
     }
+    setenv("ZDS_PLUGIN_PATH", TEST_BINARY_DIR "/lib/zds/plugins:" TEST_BINARY_DIR "/tests/island",
+           1);
     snprintf(json, sizeof json,
-             "{\"train_micro_batch_size_per_gpu\": 1, \"optimizer\": {\"type\": \"%s\"}%s}",
+             "{\"train_micro_batch_size_per_gpu\": 1, \"gradient_clipping\": 0, \"optimizer\": "
+             "{\"type\": \"%s\"}%s}",
              optimizer, more);
     cr_assert_eq(zds_config_load(json, &context, &config, &error), ZDS_OK, "%s", error.text);
     cr_assert_eq(zds_engine_create(config, m, &o, &e, &error), ZDS_OK, "%s: %s", json, error.text);
-    cr_assert_eq(zds_set_values(e, small_values, NULL), ZDS_OK, "%s", zds_engine_error(e));
-    for (uint64_t k = 0; k < 4; k++) {
-        zds_view view;
-        cr_assert_eq(zds_micro_begin(e, ZDS_BOUNDARY_AUTO), ZDS_OK);
-        cr_assert_eq(zds_acquire(e, 0, ZDS_BACKWARD, NULL, &view), ZDS_OK);
-        for (size_t i = 0; i < view.count; i++)
-            cr_assert_eq(small_gradient(e, &view.slots[i], k, 1), ZDS_OK);
-        cr_assert_eq(zds_grad_ready(e, 0, NULL), ZDS_OK);
-        cr_assert_eq(zds_step(e, NULL), ZDS_OK, "%s", zds_engine_error(e));
-    }
-    for (uint32_t i = 0; i < SMALL + LARGE; i++)
-        cr_assert_eq(zds_get_values(e, i, NULL, small_add, &sum), ZDS_OK);
-    cr_assert(sum.finite);
-    zds_engine_destroy(e);
     zds_model_destroy(m);
-    return sum.hash; /* the config stays as long as the process */
+    cr_assert_eq(zds_set_values(e, small_values, NULL), ZDS_OK, "%s", zds_engine_error(e));
+    return e; /* the config stays as long as the process */
 }
 
+static void step_once(zds_engine *e, uint64_t k)
+{
+    static float gradient[1 << 23];
+    zds_view view;
+    cr_assert_eq(zds_micro_begin(e, ZDS_BOUNDARY_AUTO), ZDS_OK);
+    cr_assert_eq(zds_acquire(e, 0, ZDS_BACKWARD, NULL, &view), ZDS_OK);
+    for (size_t i = 0; i < view.count; i++) {
+        cr_assert_leq(view.slots[i].count, sizeof gradient / sizeof *gradient);
+        for (uint64_t j = 0; j < view.slots[i].count; j++)
+            gradient[j] = small_number(k + i, j);
+        cr_assert_eq(zds_copy_in(e, view.slots[i].grad, gradient, view.slots[i].count * 4), ZDS_OK);
+    }
+    cr_assert_eq(zds_grad_ready(e, 0, NULL), ZDS_OK);
+    cr_assert_eq(zds_step(e, NULL), ZDS_OK, "%s", zds_engine_error(e));
+}
+
+static uint64_t trained_on(const sizes *s, const char *optimizer, const char *more)
+{
+    small_sum sum = {.finite = true};
+    zds_engine *e = create_of(s, optimizer, more, NULL);
+    for (uint64_t k = 0; k < 4; k++)
+        step_once(e, k);
+    for (int i = 0; i < s->small + s->large; i++)
+        cr_assert_eq(zds_get_values(e, (uint32_t)i, NULL, small_add, &sum), ZDS_OK);
+    cr_assert(sum.finite);
+    zds_engine_destroy(e);
+    return sum.hash;
+}
+
+#define ON_DEVICE ", \"zds\": {\"device\": \"test\"}"
+#define RESTS                                                                                      \
+    ON_DEVICE                                                                                      \
+    ", \"zero_optimization\": {\"stage\": 1, \"offload_optimizer\": {\"device\": \"cpu\"}}"
+
+/* More windows than the ring has buffers: of many tiles, which a window's room for tiles ends, of
+ * one full tile, and of what is left. */
+Test(engine_island, a_ring_goes_round)
+{
+    static const char *const optimizers[] = {"AdamW", "AdamW8bit", "Lamb"};
+    const sizes s = {200, 1, 1026, (1 << 21) + 1026};
+    for (size_t o = 0; o < sizeof optimizers / sizeof *optimizers; o++) {
+        uint64_t host = trained_on(&s, optimizers[o], "");
+        cr_expect_eq(trained_on(&s, optimizers[o], ON_DEVICE), host, "%s", optimizers[o]);
+        cr_expect_eq(trained_on(&s, optimizers[o], RESTS), host, "%s", optimizers[o]);
+    }
+}
+
+/* Small parameters whose states are large blocks share a window. */
 Test(engine_island, streams_states_that_are_large_blocks)
 {
     const char *blocky = TEST_BINARY_DIR "/tests/plugins/blocky.so";
+    const sizes s = {63, 2, 32770, 65536};
     setenv("ZDS_TEST_OPTIM", blocky, 1);
-    setenv("ZDS_PLUGIN_PATH", TEST_BINARY_DIR "/lib/zds/plugins:" TEST_BINARY_DIR "/tests/island",
-           1);
-    uint64_t host = trained_in_blocks(blocky, "");
-    cr_expect_eq(trained_in_blocks("Momentum", ", \"zds\": {\"device\": \"test\"}"), host);
-    cr_expect_eq(trained_in_blocks("Momentum",
-                                   ", \"zds\": {\"device\": \"test\"}, \"zero_optimization\": "
-                                   "{\"stage\": 1, \"offload_optimizer\": {\"device\": \"cpu\"}}"),
-                 host);
+    uint64_t host = trained_on(&s, blocky, "");
+    cr_expect_eq(trained_on(&s, "Momentum", ON_DEVICE), host);
+    cr_expect_eq(trained_on(&s, "Momentum", RESTS), host);
+}
+
+/* === how often an optimizer is called === */
+
+static atomic_int calls;
+static atomic_llong elements;
+
+static zds_status describe_none(void *self, const zds_param *param, zds_param_needs *needs)
+{
+    (void)self, (void)param, (void)needs;
+    return ZDS_OK;
+}
+
+static zds_status count_step(void *self, const zds_tiles *tiles, const zds_step_ctx *ctx)
+{
+    (void)self, (void)ctx;
+    calls++;
+    for (size_t i = 0; i < tiles->count; i++)
+        elements += (long long)zds_tile_at(tiles, i)->count;
+    return ZDS_OK;
+}
+
+static const zds_optim_ops counting_ops = {.struct_size = sizeof counting_ops,
+                                           .spaces = ZDS_SPACE_BIT(ZDS_SPACE_HOST),
+                                           .grad_dtypes = ZDS_DTYPE_BIT(ZDS_F32),
+                                           .master_dtypes = ZDS_DTYPE_BIT(ZDS_F32),
+                                           .output_dtypes = ZDS_DTYPE_BIT(ZDS_F32),
+                                           .describe = describe_none,
+                                           .step = count_step};
+static const zds_plugin counting = {.struct_size = sizeof counting,
+                                    .kind = ZDS_KIND_OPTIM,
+                                    .name = "Counted",
+                                    .version = "1",
+                                    .doc = "counts its calls",
+                                    .ops = &counting_ops};
+
+static int calls_of_a_step(const sizes *s, const char *more)
+{
+    static const zds_plugin *const linked[] = {&counting, NULL};
+    calls = 0;
+    elements = 0;
+    zds_engine *e = create_of(s, "Counted", more, where_plugins(linked));
+    step_once(e, 0);
+    zds_engine_destroy(e);
+    cr_expect_eq(elements, s->small * s->small_size + s->large * s->large_size);
+    return calls;
+}
+
+/* A call is a kernel's launch on a device, so it gets 2^21 elements; on the host, where threads
+ * share them, 2^16. */
+Test(engine_island, a_device_s_window_is_one_call)
+{
+    const sizes s = {3, 1, 40000, 5000000};
+    cr_expect_eq(calls_of_a_step(&s, ""), 3 + 77);
+    setenv("ZDS_TEST_DEVICE", "test", 1);
+    cr_expect_eq(calls_of_a_step(&s, ON_DEVICE), 1 + 3);
 }
 
 /* The gradients' memory is taken anew while the device is still stepping with them. */
@@ -188,6 +284,24 @@ Test(engine_island, what_cannot_be_streamed_is_refused)
     zds_config_destroy(config);
 }
 
+/* Events for which no stream can wait are waited for by the host, before what comes after them is
+ * put on a stream: the ring's three streams and a caller's. */
+#define NO_WAIT(seed)                                                                              \
+    "{\"device\": \"test\", \"tiers\": {\"test\": {\"params\": {\"stream_wait\": false, "          \
+    "\"delay_us\": 500, \"seed\": " #seed "}}}}"
+
+Test(engine_island, events_without_stream_wait_are_waited_for)
+{
+    static const char *const more[] = {
+        ", \"bf16\": {\"enabled\": true}, \"gradient_accumulation_steps\": 2",
+        ", \"zero_optimization\": {\"stage\": 1, \"offload_optimizer\": {\"device\": \"cpu\"}}"};
+    static const char *const zds[] = {NO_WAIT(1), NO_WAIT(2), NO_WAIT(3)};
+    for (size_t i = 0; i < sizeof more / sizeof *more; i++)
+        for (size_t k = 0; k < sizeof zds / sizeof *zds; k++)
+            cr_expect_eq(trained("Lamb", more[i], zds[k]), trained("Lamb", more[i], NULL), "%s%s",
+                         more[i], zds[k]);
+}
+
 /* === a caller with a stream === */
 
 /* The gradients of a module come from a kernel of the caller's, which is late. */
@@ -205,9 +319,9 @@ static void write_late(tier *t, const zds_stream *stream, const zds_slot *slot, 
     tier_free(&view);
 }
 
-static uint64_t trained_by_stream(tier *t, const zds_stream *stream)
+static uint64_t trained_by_stream(tier *t, const zds_stream *stream, const char *zds)
 {
-    zds_engine *e = create("AdamW", ", \"gradient_clipping\": 0", SEED(4));
+    zds_engine *e = create("AdamW", ", \"gradient_clipping\": 0", zds);
     small_sum sum;
     zds_view view;
     for (int i = 0; i < STEPS; i++) {
@@ -273,7 +387,9 @@ Test(engine_island, waits_for_a_callers_stream)
     zds_stream *stream;
     cr_assert_eq(tier_stream_create(t, &stream, &error), ZDS_OK, "%s", error.text);
     /* Without a stream the fills wait themselves. */
-    cr_expect_eq(trained_by_stream(t, stream), trained_by_stream(t, NULL));
+    uint64_t want = trained_by_stream(t, NULL, SEED(4));
+    cr_expect_eq(trained_by_stream(t, stream, SEED(4)), want);
+    cr_expect_eq(trained_by_stream(t, stream, NO_WAIT(4)), want);
     tier_stream_destroy(t, stream);
     tier_close(t);
     world_end(&w);

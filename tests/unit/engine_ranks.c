@@ -98,6 +98,68 @@ Test(engine_ranks, without_local_numbers, .timeout = 120)
     run(3, false, several);
 }
 
+/* A launcher's wrapper that gives all ranks the same number, or leaves it out for some. */
+static void refused(int size, const char *text)
+{
+    zds_error error = ZDS_ERROR_INIT;
+    zds_engine *e = NULL;
+    zds_model *m = zds_model_create();
+    const int64_t n = ELEMENTS;
+    zds_param_desc d = {.struct_size = sizeof d, .name = "w", .shape = &n, .ndim = 1};
+    zds_engine_options o = {.struct_size = sizeof o, .threads = 1};
+    zds_config *config = load(size, 1, "{}");
+    NEED(!zds_model_add_module(m, "m", NULL) && !zds_model_add_param(m, 0, &d, NULL), "model");
+    NEED(zds_engine_create(config, m, &o, &e, &error) == ZDS_ERR_INVALID, "accepted");
+    NEED(strstr(error.text, text), "\"%s\" does not say \"%s\"", error.text, text);
+    zds_error_clear(&error);
+    zds_model_destroy(m);
+    zds_config_destroy(config);
+}
+
+static void with_the_same_number(int rank, int size)
+{
+    (void)rank;
+    set_number("LOCAL_RANK", 0);
+    refused(size, "ranks 0 and 1 run on one machine and both have LOCAL_RANK 0");
+}
+
+static void with_numbers_for_some(int rank, int size)
+{
+    if (rank) {
+        unsetenv("LOCAL_RANK");
+        unsetenv("LOCAL_WORLD_SIZE");
+    }
+    refused(size, "rank(s) 1 have not");
+}
+
+Test(engine_ranks, local_numbers_that_cannot_be, .timeout = 120)
+{
+    run(2, true, with_the_same_number);
+    run(2, true, with_numbers_for_some);
+}
+
+/* Rank 2 sleeps in its program: both others name it, and neither the other. */
+static void waits_for_rank_2(int rank, int size)
+{
+    setenv("ZDS_TIMEOUT", "1", 1);
+    zds_config *config = load(size, 1, "{}");
+    zds_engine *e = open_engine(config);
+    step(e, 1);
+    if (rank == 2) {
+        sleep(4);
+        _exit(0);
+    }
+    NEED(zds_barrier(e) == ZDS_ERR_PEER, "%s", zds_engine_error(e));
+    NEED(strstr(zds_engine_error(e), "rank(s) 2 silent"), "%s", zds_engine_error(e));
+    zds_engine_destroy(e);
+    zds_config_destroy(config);
+}
+
+Test(engine_ranks, the_rank_that_all_wait_for_is_named, .timeout = 60)
+{
+    run(3, true, waits_for_rank_2);
+}
+
 static void with_options(int rank, int size)
 {
     zds_config *config =

@@ -41,7 +41,7 @@ static zds_engine *create(int size)
     snprintf(json, sizeof json,
              "{\"train_micro_batch_size_per_gpu\": 1, \"zero_optimization\": {\"stage\": %d}%s}",
              stage, what->keys);
-    NEED(!zds_config_load(json, &context, &config, &error), "%s", error.text);
+    NEED(!zds_config_load(where_config(json), &context, &config, &error), "%s", error.text);
     NEED(!small_model(&model), "model");
     NEED(!zds_engine_create(config, model, &o, &e, &error), "%s: %s", json, error.text);
     zds_model_destroy(model);

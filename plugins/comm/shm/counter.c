@@ -35,21 +35,20 @@ static bool is_reached(const void *arg)
     return total_of(e->comm, e->counters, e->index) >= e->value;
 }
 
-/* The ranks that have counted least. */
+/* The ranks that have counted least, but for this one, unless it waits for itself. */
 static void list_behind(const count_event *e, char *text, size_t size)
 {
     const comm *c = e->comm;
+    bool behind[MAX_RANKS];
     uint64_t least = UINT64_MAX;
-    size_t used = 0;
     for (int32_t r = 0; r < c->size; r++) {
         uint64_t n = atomic_load(word_of(e->counters, r, e->index));
-        least = n < least ? n : least;
+        least = n < least && r != c->rank ? n : least;
     }
-    text[0] = 0;
-    for (int32_t r = 0; r < c->size && used + 8 < size; r++)
-        if (atomic_load(word_of(e->counters, r, e->index)) == least)
-            used += (size_t)snprintf(text + used, size - used, "%s%d", used ? ", " : "",
-                                     (int)c->world_rank[r]);
+    for (int32_t r = 0; r < c->size; r++)
+        behind[r] = (r != c->rank || c->size == 1) &&
+                    atomic_load(word_of(e->counters, r, e->index)) <= least;
+    health_list_behind(c, behind, UINT64_MAX, text, size);
 }
 
 static bool all_others_left(const comm *c)
@@ -103,12 +102,14 @@ static zds_status count_wait(zds_event *event)
 {
     count_event *e = (count_event *)(void *)event;
     comm *c = e->comm;
+    atomic_store(&c->slots[c->rank].waits, 1);
     while (!is_reached(e) && !c->status) {
         progress(c);
         look_after(e);
         if (!c->status)
             rest(c, is_reached, e);
     }
+    atomic_store(&c->slots[c->rank].waits, 0);
     return is_reached(e) ? ZDS_OK : comm_error(c);
 }
 

@@ -179,34 +179,72 @@ void health_bear(comm *c, int64_t silent, const char *ranks, const char *what)
               ranks, (long long)silent / 1000, (int)j->rank, what, (int)(j->timeout_ms / 1000));
 }
 
+/* How far a rank has come, the weightiest first: what counts no further than `seq`; and whether it
+ * only waits. */
+static uint64_t has_come(const slot *s, int kind, uint64_t seq)
+{
+    uint64_t n = kind == 0 ? atomic_load(&s->posted) : atomic_load(&s->half);
+    return kind == 2 ? atomic_load(&s->waits) : n < seq ? n : seq;
+}
+
+/* Who waits in an operation waits for those that have not come to it. */
+static void add_awaited(const comm *c, bool *behind)
+{
+    for (int32_t r = 0; r < c->size; r++) {
+        const slot *s = &c->slots[r];
+        uint64_t posted = atomic_load(&s->posted);
+        for (int32_t q = 0;
+             behind[r] && atomic_load(&s->waits) && posted > atomic_load(&s->done) && q < c->size;
+             q++)
+            behind[q] |= q != c->rank && atomic_load(&c->slots[q].posted) < posted;
+    }
+}
+
+void health_list_behind(const comm *c, bool *behind, uint64_t seq, char *text, size_t size)
+{
+    uint64_t come[MAX_RANKS];
+    size_t used = 0;
+    add_awaited(c, behind);
+    for (int kind = 0; kind < 3; kind++) {
+        uint64_t least = UINT64_MAX;
+        for (int32_t r = 0; r < c->size; r++) {
+            come[r] = behind[r] ? has_come(&c->slots[r], kind, seq) : UINT64_MAX;
+            least = come[r] < least ? come[r] : least;
+        }
+        for (int32_t r = 0; r < c->size; r++)
+            behind[r] = behind[r] && come[r] == least;
+    }
+    text[0] = 0;
+    for (int32_t r = 0; r < c->size && used + 8 < size; r++)
+        if (behind[r])
+            used += (size_t)snprintf(text + used, size - used, "%s%d", used ? ", " : "",
+                                     (int)c->world_rank[r]);
+}
+
 static void check_silence(comm *c, const op *o, int64_t now)
 {
-    char list[128] = "", text[160];
-    size_t used = 0;
-    int32_t first = -1;
+    char list[128], text[160];
+    bool behind[MAX_RANKS], any = false;
     for (int32_t r = 0; r < c->size; r++) {
         bool left = health_has_left(c, r);
         if (left)
             progress(c); /* with the last that it did, which may have come after the look before */
         if (o->done || c->status)
             return;
-        if (!lags(c, o, r))
-            continue;
-        if (first < 0)
-            first = r;
-        int32_t world = c->world_rank[r];
-        if (left) {
+        behind[r] = lags(c, o, r);
+        any |= behind[r];
+        if (behind[r] && left) {
             comm_fail(c, ZDS_ERR_PEER,
                       "rank %d closed the communicator while rank %d waits for its part of %s",
-                      (int)world, (int)c->job->rank, op_text(o, text, sizeof text));
+                      (int)c->world_rank[r], (int)c->job->rank, op_text(o, text, sizeof text));
             return;
         }
-        if (used + 8 < sizeof list)
-            used += (size_t)snprintf(list + used, sizeof list - used, "%s%d", used ? ", " : "",
-                                     (int)world);
     }
-    if (first >= 0)
-        health_bear(c, now - c->last_advance, list, op_text(o, text, sizeof text));
+    if (!any)
+        return;
+    bool message = o->kind == OP_SEND || o->kind == OP_RECV;
+    health_list_behind(c, behind, message ? UINT64_MAX : o->seq, list, sizeof list);
+    health_bear(c, now - c->last_advance, list, op_text(o, text, sizeof text));
 }
 
 void health_check(comm *c, const op *waiting)

@@ -16,7 +16,7 @@
 #include "comm/shm/shm.h"
 
 enum {
-    VERSION = 2,
+    VERSION = 3,
     STRANGERS = 16 /* connections that have not said who they are */
 };
 static const uint64_t MAGIC = 0x6d68732d73647aULL; /* "zds-shm" */

@@ -230,6 +230,7 @@ static zds_status event_wait(zds_event *event)
 {
     op *o = (op *)(void *)event;
     comm *c = o->comm;
+    atomic_store_explicit(&c->slots[c->rank].waits, 1, memory_order_relaxed);
     while (!o->done && !c->status) {
         progress(c);
         if (o->done || c->status)
@@ -238,6 +239,7 @@ static zds_status event_wait(zds_event *event)
         if (!c->status)
             rest(c, is_done, o);
     }
+    atomic_store_explicit(&c->slots[c->rank].waits, 0, memory_order_relaxed);
     return o->done ? ZDS_OK : comm_error(c);
 }
 

@@ -70,6 +70,7 @@ typedef struct slot {
     _Atomic uint32_t left;               /* it said good-bye */
     alignas(64) _Atomic uint32_t wake;   /* futex: counts what peers have changed */
     _Atomic uint32_t sleeping;
+    _Atomic uint32_t waits; /* its program waits for an operation or a count */
     alignas(64) post ring[RING];
 } slot;
 
@@ -232,6 +233,9 @@ void health_check(comm *c, const op *waiting);
 /* Ranks that live have been silent for so many ms: a warning now and then, and in the end too long.
  */
 void health_bear(comm *c, int64_t silent, const char *ranks, const char *what);
+/* Of the ranks [size] that are behind, "1, 3": those that the others of them wait for as well.
+ * `seq`: the operation that is waited for, UINT64_MAX where it is none of the ring. */
+void health_list_behind(const comm *c, bool *behind, uint64_t seq, char *text, size_t size);
 /* The world rank of a process that ended without finalize, or -1. From any thread. */
 int32_t health_find_dead(const comm *c);
 /* Takes over what another rank has recorded; false if there is nothing. */

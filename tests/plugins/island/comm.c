@@ -42,7 +42,9 @@ static bool read_default(const zds_option *o, char *to)
 static zds_status default_options(job *j, const zds_plugin *plugin)
 {
     j->options = calloc(1, plugin->options_size + 1);
-    bool read = j->options != NULL;
+    bool read = true;
+    if (!j->options)
+        return j->host->fail(j->host, ZDS_ERR_MEMORY, "no memory for %s's options", plugin->name);
     for (size_t i = 0; i < plugin->option_count && read; i++) {
         const zds_option *o = (const zds_option *)(const void *)((const char *)plugin->options +
                                                                  i * plugin->option_stride);
@@ -376,7 +378,7 @@ static zds_status issue(comm *c, const shape *s, collective function, const zds_
     if (status)
         return status;
     task *t = calloc(1, sizeof *t);
-    if (!t || !(t->event = island_event_make(j->host))) {
+    if (!t || !(t->event = island_event_make(j->host, true))) {
         free(t);
         return j->host->fail(j->host, ZDS_ERR_MEMORY, "no memory for an operation");
     }

@@ -228,7 +228,7 @@ void island_comm_enqueue(job *j, task *t)
 zds_status island_on_thread(job *j, bool last, void (*call)(void *arg), void *arg)
 {
     task *t = calloc(1, sizeof *t);
-    island_event *event = island_event_make(j->host);
+    island_event *event = island_event_make(j->host, true);
     if (!t || !event) {
         free(t);
         free(event);

@@ -40,7 +40,7 @@ struct island_device {
     island_stream loose; /* in no order */
     uint64_t random;
     int64_t delay_us, fail_after, done;
-    bool stop;
+    bool stream_wait, stop;
 };
 
 /* === events === */
@@ -90,12 +90,18 @@ static const zds_event_ops event_ops = {.struct_size = sizeof event_ops,
                                         .wait = event_wait,
                                         .stream_wait = event_stream_wait,
                                         .release = event_release};
+static const zds_event_ops waited_ops = {.struct_size = sizeof waited_ops,
+                                         .flags = ZDS_EVENT_ANY_THREAD,
+                                         .test = event_test,
+                                         .wait = event_wait,
+                                         .release = event_release};
 
-island_event *island_event_make(const zds_host *host)
+island_event *island_event_make(const zds_host *host, bool stream_wait)
 {
     island_event *e = calloc(1, sizeof *e);
     if (e)
-        *e = (island_event){.base = {&event_ops}, .host = host, .references = 1};
+        *e = (island_event){
+            .base = {stream_wait ? &event_ops : &waited_ops}, .host = host, .references = 1};
     return e;
 }
 
@@ -118,7 +124,7 @@ bool island_is_done(zds_event *event, zds_status *status, bool *foreign)
     *status = ZDS_OK;
     if (!event)
         return true;
-    if (event->ops == &event_ops) {
+    if (event->ops == &event_ops || event->ops == &waited_ops) {
         const island_event *e = (island_event *)(void *)event;
         *status = e->status;
         return e->done;
@@ -290,7 +296,8 @@ island_device *island_device_make(const zds_host *host, const island_options *op
     *d = (island_device){.host = host,
                          .random = (uint64_t)options->seed,
                          .delay_us = options->delay_us,
-                         .fail_after = options->fail_after};
+                         .fail_after = options->fail_after,
+                         .stream_wait = options->stream_wait};
     d->loose.device = d;
     if (pthread_create(&d->thread, NULL, live, d) == 0)
         return d;
@@ -357,7 +364,7 @@ zds_status island_put(island_device *d, const zds_stream *stream, zds_event *con
         free(arg);
         return d->host->fail(d->host, ZDS_ERR_INVALID, "without a stream somebody has to wait");
     }
-    island_event *event = island_event_make(d->host);
+    island_event *event = island_event_make(d->host, d->stream_wait);
     if (!event)
         return no_memory(d->host, arg);
     event->references += done != NULL;
@@ -373,7 +380,7 @@ zds_status island_put(island_device *d, const zds_stream *stream, zds_event *con
 zds_status island_put_after(const zds_stream *stream, island_event *after)
 {
     island_stream *s = stream->native;
-    island_event *event = island_event_make(s->device->host);
+    island_event *event = island_event_make(s->device->host, s->device->stream_wait);
     if (!event)
         return no_memory(s->device->host, NULL);
     zds_status status = enqueue(s, (job){.event = event, .after = after}, NULL, 0);

@@ -45,7 +45,8 @@ typedef struct island_event {
     char text[ISLAND_TEXT]; /* of an error */
 } island_event;
 
-island_event *island_event_make(const zds_host *host); /* one reference */
+/* One reference; without stream_wait the host's waiting is the only way. */
+island_event *island_event_make(const zds_host *host, bool stream_wait);
 /* With the lock. */
 void island_event_drop(island_event *e);
 void island_event_end(island_event *e, zds_status status, const char *text);
@@ -59,6 +60,7 @@ typedef struct island_stream island_stream;
 
 typedef struct island_options {
     int64_t seed, delay_us, fail_after;
+    bool stream_wait;
 } island_options;
 
 island_device *island_device_make(const zds_host *host, const island_options *options);

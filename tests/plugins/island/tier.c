@@ -35,6 +35,11 @@ static const zds_option options[] = {
      .min = 0,
      .max = INFINITY,
      .doc = "which operation fails, counted from 1; 0: none"},
+    {.name = "stream_wait",
+     .type = ZDS_OPTION_BOOL,
+     .offset = offsetof(island_options, stream_wait),
+     .default_value = "true",
+     .doc = "whether streams can wait for events"},
 };
 
 static zds_status open_tier(const zds_host *host, const void *given, const zds_offload_env *env,
