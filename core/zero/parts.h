@@ -169,6 +169,7 @@ typedef struct stream_part {
     slab scratches;
     void **scratch; /* [threads]: places in it */
     record_ring ring;
+    bool replaced;       /* states are not what they start as, nor what a step has left */
     bool own_states_cut; /* RANK_LOCAL states were last written by tiles, each rank in its parts */
 } stream_part;
 
@@ -325,7 +326,9 @@ zds_status records_read(zero *z, window *w, bool fresh);
 zds_status records_write(zero *z, const window *w);
 /* All of them are there. */
 zds_status records_settle(zero *z);
-/* stream.c: after the optimizer's failure in the middle of an update */
+/* stream.c: the pages of what was taken come, each near the thread that will use it */
+void stream_touch(zero *z);
+/* after the optimizer's failure in the middle of an update */
 zds_status stream_failed(zero *z, zds_status status, const char *what, int64_t step);
 /* stream_params.c: calls over whole parameters, begin_step first in every step; each does nothing
  * where the optimizer has no such function */

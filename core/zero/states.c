@@ -366,6 +366,7 @@ static zds_status read_lot(zero *z, const cargo *c, int32_t lot, const inlet *fr
 static zds_status read_cargo(zero *z, const cargo *c, const inlet *from)
 {
     zds_status status = settle(z, c);
+    z->stream.replaced = true;
     if (!status)
         status = params_seal(z, false);
     for (int32_t lot = 0; !status && lot < c->lots; lot++)

@@ -415,6 +415,13 @@ static void refused(int rank, int size)
     expect_refused(e, zds_get_state_bytes(e, 0, is.name, keep_bytes, file->room), ZDS_ERR_INVALID,
                    "before zds_set_values");
     NEED(!zds_set_values(e, small_values, NULL), "%s", zds_engine_error(e));
+    NEED(zds_state(e, 0, 2, &is), "the third state");
+    if (!rank)
+        memset(file->room, 1, is.bytes);
+    NEED(!set_as(e, 0, &is), "%s", zds_engine_error(e));
+    NEED(!zds_set_values(e, small_values, NULL), "%s", zds_engine_error(e));
+    NEED(!zds_get_state_bytes(e, 0, is.name, keep_bytes, file->room), "%s", zds_engine_error(e));
+    NEED(rank || !file->room[0], "other values have states of their own");
     train(e, 0, 2);
     small_sum before, after;
     NEED(!small_hash(e, &before), "%s", zds_engine_error(e));
