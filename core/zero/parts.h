@@ -171,6 +171,7 @@ typedef struct stream_part {
     slab scratches;
     void **scratch; /* [threads]: places in it */
     record_ring ring;
+    bool replaced;       /* states are not what they start as, nor what a step has left */
     bool own_states_cut; /* RANK_LOCAL states were last written by tiles, each rank in its parts */
 } stream_part;
 
@@ -332,6 +333,8 @@ void stream_destroy(zero *z);
 void stream_refer(zero *z);
 /* A state that no part cuts; no slab: there is none. */
 bufref stream_whole_state(const zero *z, uint32_t param, uint32_t state);
+/* A parameter's state; -1: the trained value, as if it were one. */
+zds_state_spec stream_spec(const zero *z, uint32_t param, int32_t state);
 /* Bytes of an ELEMENT or BLOCK state of `count` elements from a block's first; 0 for other kinds.
  */
 uint64_t state_bytes(const zds_state_spec *spec, uint64_t count);
@@ -342,9 +345,9 @@ uint64_t stream_tile(const zero *z, uint32_t param);
 /* records.c: masters and states that rest in another memory than the device's */
 zds_status records_create(zero *z, zds_error *error);
 void records_destroy(zero *z);
-/* Where elements of a piece's master (state -1) or state rest, from `first` of the piece; *count:
- * at most as many as lie together. */
-bufref record_of(const zero *z, const piece *p, int32_t state, uint64_t first, uint64_t *count);
+/* What holds byte *at of a piece's master (state -1) or state, and from which byte of that on, with
+ * at most *bytes lying together. */
+bufref record_of(const zero *z, const piece *p, int32_t state, uint64_t *at, uint64_t *bytes);
 /* Begins a pass over windows: what was written before is there. */
 zds_status records_begin(zero *z);
 /* The next window's records come into its buffers, to which its tiles then point; `fresh`: zeros,
@@ -354,7 +357,9 @@ zds_status records_read(zero *z, window *w, bool fresh);
 zds_status records_write(zero *z, const window *w);
 /* All of them are there. */
 zds_status records_settle(zero *z);
-/* stream.c: after the optimizer's failure in the middle of an update */
+/* stream.c: the pages of what was taken come, each near the thread that will use it */
+void stream_touch(zero *z);
+/* after the optimizer's failure in the middle of an update */
 zds_status stream_failed(zero *z, zds_status status, const char *what, int64_t step);
 /* stream_params.c: calls over whole parameters, begin_step first in every step; each does nothing
  * where the optimizer has no such function */
@@ -362,5 +367,7 @@ void stream_list(zero *z);
 zds_status stream_begin_step(zero *z, const zds_step_ctx *ctx);
 zds_status stream_sums_ready(zero *z, const zds_step_ctx *ctx);
 zds_status stream_collective(zero *z, const zds_step_ctx *ctx);
+/* RANK_LOCAL states that steps by tiles wrote in parts become whole on every rank. */
+zds_status stream_gather_own(zero *z);
 
 #endif

@@ -96,17 +96,18 @@ void records_destroy(zero *z)
     tier_free(&r->records);
 }
 
-bufref record_of(const zero *z, const piece *p, int32_t state, uint64_t first, uint64_t *count)
+bufref record_of(const zero *z, const piece *p, int32_t state, uint64_t *at, uint64_t *bytes)
 {
-    uint64_t tile = stream_tile(z, p->param), index = first / tile, in = first % tile;
+    const zds_state_spec spec = stream_spec(z, p->param, state);
+    uint64_t tile = stream_tile(z, p->param), full = state_offset(&spec, tile), index = *at / full;
     uint64_t left = p->count - index * tile, elements = left < tile ? left : tile;
-    const zds_param_needs *needs = &z->with.params[p->param].needs;
-    bufref b = {&z->stream.ring.records, p->record + index * record_bytes(z, p, tile),
-                state < 0 ? z->wish.master_dtype : needs->states[state].dtype};
+    bufref b = {&z->stream.ring.records, p->record + index * record_bytes(z, p, tile), spec.dtype};
     if (state >= 0)
         b.offset += place_in(z, p, elements, (uint32_t)state);
-    *count = *count < elements - in ? *count : elements - in;
-    return bufref_moved(b, in);
+    *at %= full;
+    uint64_t here = state_bytes(&spec, elements) - *at;
+    *bytes = *bytes < here ? *bytes : here;
+    return b;
 }
 
 /* === the ring === */

@@ -108,6 +108,70 @@ static void bind_window(const zero *z, uint64_t i, window *w)
     }
 }
 
+/* === pages === */
+
+enum { PAGE = 4096, TOUCHED = 2 << 20 };
+
+/* Fresh bytes, which are zero. */
+static void touch(void *at, uint64_t bytes)
+{
+    for (uint64_t i = 0; at && i < bytes; i += PAGE)
+        ((volatile char *)at)[i] = 0;
+}
+
+static bool takes_cut(const zero *z, uint32_t param)
+{
+    return !z->with.params[param].needs.whole_tensor;
+}
+
+static void touch_window(void *arg, size_t i, int32_t thread)
+{
+    (void)thread;
+    const zero *z = arg;
+    window w;
+    bind_window(z, i, &w);
+    for (size_t k = 0; k < w.count; k++) {
+        const zds_tile *t = &w.tiles[k];
+        const zds_param_needs *needs = &z->with.params[t->param->index].needs;
+        touch(t->master, t->count * zds_dtype_size(t->master_dtype));
+        touch(t->output, t->count * zds_dtype_size(t->output_dtype));
+        touch((void *)(uintptr_t)t->grad, t->count * zds_dtype_size(t->grad_dtype));
+        for (uint32_t s = 0; s < needs->state_count; s++)
+            touch(t->states[s], state_bytes(&needs->states[s], t->count));
+    }
+}
+
+static void touch_run(void *arg, size_t i, int32_t thread)
+{
+    (void)thread;
+    const zds_block *b = arg;
+    uint64_t first = (uint64_t)i * TOUCHED, left = b->bytes - first;
+    touch((char *)b->pointer + first, left < TOUCHED ? left : TOUCHED);
+}
+
+/* Memory is placed by who writes it first: what a tile has, by the thread that will step it. All of
+ * it here, so that no step pays for it. */
+void stream_touch(zero *z)
+{
+    const grads_part *g = &z->grads;
+    const slab *all[] = {z->params.pages == PAGES_NODE ? NULL : &z->params.trained.slab,
+                         &g->full.slab,
+                         &g->shard.slab,
+                         &g->buffers.slab,
+                         &g->travel.slab,
+                         &z->stream.master,
+                         &z->stream.states,
+                         &z->stream.whole.slab};
+    if (z->with.tier->planned || !zero_is_here(z))
+        return;
+    pool_run(z->with.threads, number_windows(z, takes_cut), touch_window, z);
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        if (all[i] && all[i]->block.pointer) {
+            zds_block block = all[i]->block;
+            pool_run(z->with.threads, (block.bytes + TOUCHED - 1) / TOUCHED, touch_run, &block);
+        }
+}
+
 /* === initial values === */
 
 static bool takes_all(const zero *z, uint32_t param)
@@ -204,9 +268,22 @@ static zds_status start_records(zero *z)
     return status;
 }
 
+/* States that were set belong to other values. Records are written whole. */
+static zds_status forget_states(zero *z)
+{
+    const slab *all[] = {&z->stream.states, &z->stream.whole.slab};
+    zds_status status = ZDS_OK;
+    for (size_t i = 0; z->stream.replaced && !status && i < sizeof all / sizeof *all; i++)
+        status = zero_clear(z, (bufref){all[i], 0, ZDS_U8}, all[i]->block.bytes);
+    z->stream.replaced = false;
+    return status;
+}
+
 zds_status zero_start(zero *z)
 {
-    zds_status status = ZDS_OK;
+    zds_status status = forget_states(z);
+    if (status)
+        return status;
     if (zero_is_here(z))
         pool_run(z->with.threads, number_windows(z, takes_all), start_window, z);
     else if (zero_rests(z))

@@ -5,6 +5,13 @@
 
 #include "zero/parts.h"
 
+zds_state_spec stream_spec(const zero *z, uint32_t param, int32_t state)
+{
+    if (state >= 0)
+        return z->with.params[param].needs.states[state];
+    return (zds_state_spec){.kind = ZDS_STATE_ELEMENT, .dtype = z->wish.master_dtype};
+}
+
 uint64_t state_bytes(const zds_state_spec *spec, uint64_t count)
 {
     if (spec->kind == ZDS_STATE_ELEMENT)

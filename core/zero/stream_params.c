@@ -107,11 +107,10 @@ static zds_status spread(zero *z, uint32_t param, uint32_t state, int32_t owner)
     return coll.count ? peers_call(p, p->ops->broadcast, &coll, gathering) : ZDS_OK;
 }
 
-/* Before the first step_collective after steps by tiles: what each rank wrote in its parts. */
-static zds_status gather_own_states(zero *z)
+zds_status stream_gather_own(zero *z)
 {
     zds_status status = ZDS_OK;
-    for (uint32_t i = 0; i < z->with.model->param_count; i++)
+    for (uint32_t i = 0; z->stream.own_states_cut && i < z->with.model->param_count; i++)
         for (uint32_t s = 0; s < z->with.params[i].needs.state_count; s++) {
             if (z->with.params[i].needs.states[s].scope != ZDS_SCOPE_RANK_LOCAL)
                 continue;
@@ -126,7 +125,7 @@ zds_status stream_collective(zero *z, const zds_step_ctx *ctx)
 {
     stream_part *t = &z->stream;
     peers *p = z->with.peers;
-    zds_status status = t->own_states_cut ? gather_own_states(z) : ZDS_OK;
+    zds_status status = stream_gather_own(z);
     if (status)
         return status;
     for (size_t i = 0; i < t->listed.count; i++)

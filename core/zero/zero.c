@@ -95,11 +95,13 @@ zds_status zero_create(const zero_wishes *wishes, const zero_means *means, zero 
         status = grads_create(z, error);
     if (!status)
         status = stream_create(z, error);
-    if (status)
+    if (status) {
         zero_destroy(z);
-    else
-        *out = z;
-    return status;
+        return status;
+    }
+    stream_touch(z);
+    *out = z;
+    return ZDS_OK;
 }
 
 void zero_destroy(zero *z)

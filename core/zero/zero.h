@@ -87,6 +87,14 @@ zds_status zero_write_values(zero *z, uint32_t param, int32_t state, zds_write_f
 zds_status zero_read_state(zero *z, uint32_t param, int32_t state, zds_read_fn read, void *user,
                            zds_status *read_status);
 
+/* The same of a state of any kind as bytes: zero_state_bytes of them, and of a RANK_LOCAL one those
+ * of each rank. */
+uint64_t zero_state_bytes(const zero *z, uint32_t param, int32_t state);
+zds_status zero_write_bytes(zero *z, uint32_t param, int32_t state, zds_write_bytes_fn write,
+                            void *user, zds_status *written);
+zds_status zero_read_bytes(zero *z, uint32_t param, int32_t state, zds_read_bytes_fn read,
+                           void *user, zds_status *read_status);
+
 /* Bytes of the program's, from rank `root` to all. */
 zds_status zero_broadcast(zero *z, void *data, uint64_t bytes, int32_t root);
 

@@ -185,12 +185,45 @@ const char *zds_eval_state(const zds_engine *engine, uint32_t param);
 
 /* Collective, between optimizer steps, after zds_set_values. The other way: replaces the parameter
  * as trained (`state` NULL: the master weight, and what acquire gives, rounded) or a state that
- * zds_state_name tells by what `read` gives on rank 0. ZDS_ERR_NOT_FOUND: no such parameter or
- * state, or a frozen one; ZDS_ERR_INVALID: a CONSTANT state is given another value;
- * ZDS_ERR_UNSUPPORTED: one that is each rank's own. `read`'s own error becomes the result on all
- * ranks; what is half there cannot be used, and zds_set_values must come again. */
+ * zds_state_name tells by what `read` gives on rank 0; one of scope RANK_LOCAL on each rank alike.
+ * ZDS_ERR_NOT_FOUND: no such parameter or state, or a frozen one; ZDS_ERR_INVALID: a CONSTANT state
+ * is given another value. `read`'s own error becomes the result on all ranks; what is half there
+ * cannot be used, and only zds_engine_destroy may follow. */
 zds_status zds_set_state(zds_engine *engine, uint32_t param, const char *state, zds_read_fn read,
                          void *user);
+
+/* A state of any kind, as bytes: as its optimizer has them, on machines of one byte order. */
+typedef struct zds_state_info {
+    size_t struct_size;
+    const char *name; /* lives as long as the engine */
+    int32_t kind;     /* ZDS_STATE_... */
+    int32_t scope;    /* ZDS_SCOPE_... */
+    zds_dtype dtype;  /* of ELEMENT; else only a hint for printing */
+    uint32_t version; /* as zds_state_version */
+    uint32_t block;   /* of BLOCK: its elements; else 0 */
+    int32_t ranks;    /* RANK_LOCAL: the world size, and each rank's bytes follow those of the rank
+                         before; else 1 */
+    /* Of all of it: an ELEMENT's values in dtype and a BLOCK's blocks, counted from the parameter's
+     * first element; the bytes of a TENSOR or GLOBAL state. 0 for CONSTANT. */
+    uint64_t bytes;
+} zds_state_info;
+/* State i of a parameter; false past the last, for frozen parameters, and where struct_size is 0. A
+ * GLOBAL state is told with the first parameter that has it, and belongs to that alone. */
+bool zds_state(const zds_engine *engine, uint32_t param, uint32_t i, zds_state_info *info);
+
+/* Bytes [first, first + count) of a state. */
+typedef zds_status (*zds_read_bytes_fn)(void *user, uint64_t first, uint64_t count, void *out);
+typedef zds_status (*zds_write_bytes_fn)(void *user, uint64_t first, uint64_t count,
+                                         const void *bytes);
+/* As zds_get_values and zds_set_state, of a state that zds_state tells, in bytes. `saved` is what
+ * zds_state told of it where the bytes were got: ZDS_ERR_INVALID, and nothing has changed, where it
+ * tells anything else here. So the bytes of RANK_LOCAL states are for the same number of ranks. On
+ * another they may be left out, and the state starts anew; or zds_set_state gives all ranks the
+ * same values, if it is an ELEMENT one. */
+zds_status zds_get_state_bytes(zds_engine *engine, uint32_t param, const char *state,
+                               zds_write_bytes_fn write, void *user);
+zds_status zds_set_state_bytes(zds_engine *engine, uint32_t param, const zds_state_info *saved,
+                               zds_read_bytes_fn read, void *user);
 
 /* Where a run stands, besides parameters and states. */
 typedef struct zds_progress {

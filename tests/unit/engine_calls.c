@@ -435,6 +435,19 @@ static void constant_state(int rank, int size)
     zds_engine_destroy(e);
 }
 
+/* What was set belonged to the values before. */
+static void values_again(int rank, int size)
+{
+    zds_engine *fresh = open_on(at_stage(1, fp16), NULL, size);
+    zds_engine *e = open_on(at_stage(1, fp16), NULL, size);
+    NEED(!zds_set_state(e, 0, "exp_avg", small_values, NULL), "%s", zds_engine_error(e));
+    NEED(hash(e) != hash(fresh) || rank, "a state is set");
+    NEED(!zds_set_values(e, small_values, NULL), "%s", zds_engine_error(e));
+    NEED(hash(e) == hash(fresh) || rank, "a state is as it was set");
+    zds_engine_destroy(e);
+    zds_engine_destroy(fresh);
+}
+
 static void unlike_progress(int rank, int size)
 {
     zds_engine *e = open_on(at_stage(0, ""), NULL, size);
@@ -455,5 +468,7 @@ Test(engine_calls, states_and_progress_that_make_no_sense)
     run(1, true, refused_states);
     run(2, true, refused_states);
     run(1, true, constant_state);
+    run(1, true, values_again);
+    run(2, true, values_again);
     run(2, true, unlike_progress);
 }

@@ -78,7 +78,7 @@ static inline zds_status small_values(void *user, uint32_t param, uint64_t first
 static inline zds_status small_gradient(zds_engine *e, const zds_slot *slot, uint64_t seed,
                                         float scale)
 {
-    enum { SOME = 256 };
+    enum { SOME = 4096 };
     float whole[SOME];
     uint16_t *half = (uint16_t *)whole;
     size_t size = zds_dtype_size(slot->grad_dtype);
