@@ -212,6 +212,8 @@ static int take(const args_program *program, int argc, char **argv, int *i)
     return args_wrong("unknown option %.*s", (int)(name - shown + (ptrdiff_t)length), shown);
 }
 
+bool args_trust;
+
 int args_parse(const args_program *program, int argc, char **argv, args_words *words)
 {
     int count = 0; /* words found so far; they gather at argv[1..count] */
@@ -248,6 +250,8 @@ int args_parse(const args_program *program, int argc, char **argv, args_words *w
     if ((size_t)count > program->max_words)
         return args_wrong("\"%s\" is one argument too many", argv[1 + program->max_words]);
     argv[1 + count] = NULL;
+    if (args_trust && setenv("ZDS_TRUST_PLUGINS", "1", 1) != 0)
+        return args_wrong("--trust_plugins: there is no memory for the environment");
     if (words)
         *words = (args_words){(size_t)count, argv + 1};
     return ARGS_GO;

@@ -59,6 +59,16 @@ typedef struct args_words {
 
 enum { ARGS_GO = -1 };
 
+/* --trust_plugins, a row of programs that read a config: args_parse sets ZDS_TRUST_PLUGINS, for
+ * this process and those that it starts. */
+extern bool args_trust;
+#define ARGS_TRUST_PLUGINS                                                                         \
+    {                                                                                              \
+        .name = "trust_plugins", .type = ARGS_FLAG, .value = &args_trust,                          \
+        .doc =                                                                                     \
+            "open plugins at paths and in folders that the config names: their code runs as yours" \
+    }
+
 /* Returns ARGS_GO, or the code to exit with: 0 after --help or --version, 2 after telling stderr
  * what is wrong with the command line. `words` may be NULL if there are none. */
 int args_parse(const args_program *program, int argc, char **argv, args_words *words);

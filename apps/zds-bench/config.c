@@ -76,6 +76,7 @@ int bench_config(int argc, char **argv)
          .value = &repeats,
          .meta = "R",
          .doc = "the median of so many is told (101)"},
+        ARGS_TRUST_PLUGINS,
         {.name = "json", .type = ARGS_FLAG, .value = &json, .doc = "print JSON"}};
     const args_program program = {
         .usage = "config FILE [options]",

@@ -308,6 +308,7 @@ int bench_step(int argc, char **argv)
          .value = &threads,
          .meta = "T",
          .doc = "threads of each rank (default: its cores)"},
+        ARGS_TRUST_PLUGINS,
         {.name = "json", .type = ARGS_FLAG, .value = &json, .doc = "print JSON"}};
     const args_program program = {
         .usage = "step --config DS [options]",

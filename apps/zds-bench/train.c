@@ -299,6 +299,7 @@ int bench_train(int argc, char **argv)
          .value = &s.steps,
          .meta = "S",
          .doc = "steps; the first two are not counted (default 12)"},
+        ARGS_TRUST_PLUGINS,
         {.name = "json", .type = ARGS_FLAG, .value = &json, .doc = "print JSON"}};
     const args_program program = {.usage = "train --config DS [options]",
                                   .doc =

@@ -17,7 +17,7 @@ typedef struct context_args {
     zds_config_context context;
 } context_args;
 
-enum { CONTEXT_OPTIONS = 5 };
+enum { CONTEXT_OPTIONS = 6 };
 
 /* Writes CONTEXT_OPTIONS rows that fill `args`. */
 void context_options(context_args *args, args_option *rows);

@@ -34,6 +34,7 @@ void context_options(context_args *args, args_option *rows)
          .type = ARGS_FLAG,
          .value = &args->auto_find_batch_size,
          .doc = "batch sizes may differ from the arguments"},
+        ARGS_TRUST_PLUGINS,
     };
     memcpy(rows, all, sizeof all);
     args->rows = rows;

@@ -228,8 +228,14 @@ static zds_status add_options(cJSON *found, const char *path, const zds_config *
     const char *type =
         config ? zds_config_string(config, optim ? "optimizer.type" : "scheduler.type") : NULL;
     char *folders = folders_of(config);
+    const char *said = getenv("ZDS_TRUST_PLUGINS");
     zds_status status = ZDS_OK;
-    if (type) {
+    if ((folders || (type && strstr(type, ".so"))) && !(said && strcmp(said, "1") == 0)) {
+        status = fail(error, ZDS_ERR_PLUGIN,
+                      "the config names plugins by their place (%s), which are opened only with "
+                      "--trust_plugins",
+                      folders ? folders : type);
+    } else if (type) {
         status = add_option(found, folders, type, path, error);
     } else {
         zds_plugin_list *list = NULL;

@@ -523,7 +523,8 @@ int main(int argc, char **argv)
          .type = ARGS_COUNT,
          .value = &r.threads,
          .meta = "T",
-         .doc = "threads of each rank (default: its cores)"}};
+         .doc = "threads of each rank (default: its cores)"},
+        ARGS_TRUST_PLUGINS};
     const args_program program = {
         .usage = "--config DS --params INIT --grads DIR --micro-steps N --out OUT [--metrics M]",
         .doc = "Runs recorded gradients through the engine and writes parameters and optimizer "

@@ -116,6 +116,7 @@ int options_parse(int argc, char **argv, options *o)
          .value = &o->deepspeed,
          .meta = "CONFIG",
          .doc = "the ds_config: a path, JSON text or base64"},
+        ARGS_TRUST_PLUGINS,
         {.name = "output_dir",
          .type = ARGS_STRING,
          .value = &o->output,

@@ -159,7 +159,7 @@ zds_status config_from_source(source *src, const zds_config_context *given, zds_
     effective_choice(c);
     effective_wisdom(c, &context);
     if (context.check_plugins)
-        config_check_plugins(c);
+        config_check_plugins(c, context.trust_plugins);
     else
         strays_report(c, NULL);
     problems_sort(&c->found);

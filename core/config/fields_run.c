@@ -170,7 +170,9 @@ static const field rows[] = {
     {"zds", FIELD_OBJECT, FIELD_DONE, NULL, "Keys of zds alone, which DeepSpeed does not read.",
      .flags = 0},
     {"zds.plugin_path", FIELD_STRINGS, FIELD_DONE, "[]",
-     "Folders that are searched for plugins before ZDS_PLUGIN_PATH and the install's.", .flags = 0},
+     "Folders that are searched for plugins before ZDS_PLUGIN_PATH and the install's; only with "
+     "--trust_plugins or ZDS_TRUST_PLUGINS=1.",
+     .flags = 0},
     {"zds.stochastic_rounding", FIELD_BOOL, FIELD_DONE, "false",
      "Round bfloat16 master weights and optimizer states up or down at random, so that small "
      "updates are kept on average; nearest otherwise.",

@@ -87,7 +87,8 @@ char *config_option_place(const zds_config *c, registry *plugins, const char *pa
             continue;
         if (!type)
             registry_each(plugins, kinds[i].kind, NULL, search_in, &s, NULL);
-        else if (registry_find(plugins, kinds[i].kind, type, NULL, &plugin, &file, NULL) == ZDS_OK)
+        else if (registry_find_of_config(plugins, kinds[i].kind, type, NULL, &plugin, &file,
+                                         NULL) == ZDS_OK)
             search_in(&s, plugin, file);
         if (s.option)
             return option_place(&s, kinds[i].section, type);
@@ -180,7 +181,7 @@ static void check_one(zds_config *c, registry *plugins, int32_t kind, const char
     zds_error error = ZDS_ERROR_INIT;
     if (!name)
         return;
-    zds_status status = registry_find(plugins, kind, name, NULL, &plugin, &file, &error);
+    zds_status status = registry_find_of_config(plugins, kind, name, NULL, &plugin, &file, &error);
     if (status == ZDS_ERR_MEMORY)
         c->found.failed = true;
     else if (status)
@@ -198,12 +199,12 @@ static void check_one(zds_config *c, registry *plugins, int32_t kind, const char
     zds_error_clear(&error);
 }
 
-void config_check_plugins(zds_config *c)
+void config_check_plugins(zds_config *c, bool trusts)
 {
     registry *plugins = NULL;
     zds_error error = ZDS_ERROR_INIT;
     char *path = config_plugin_path(c);
-    zds_status status = registry_create(path, NULL, &plugins, &error);
+    zds_status status = registry_create(path, NULL, trusts, &plugins, &error);
     if (status == ZDS_ERR_MEMORY) {
         c->found.failed = true;
     } else if (status) {

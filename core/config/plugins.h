@@ -10,6 +10,6 @@ char *config_option_place(const zds_config *c, struct registry *plugins, const c
                           const char *name);
 /* Reports strays and holds optimizer and scheduler against the tables of their plugins; reports
  * problems. "auto" that nothing filled is told by effective_rules already. */
-void config_check_plugins(zds_config *c);
+void config_check_plugins(zds_config *c, bool trusts);
 
 #endif

@@ -228,7 +228,7 @@ zds_status schema_add_plugins(cJSON *schema, const char *path, zds_error *error)
     } sections[] = {{"optimizer", "optim", ZDS_KIND_OPTIM}, {"scheduler", "sched", ZDS_KIND_SCHED}};
     registry *plugins = NULL;
     cJSON *definitions = cJSON_AddObjectToObject(schema, "$defs");
-    zds_status status = registry_create(path, NULL, &plugins, error);
+    zds_status status = registry_create(path, NULL, true, &plugins, error);
     for (size_t i = 0; i < sizeof sections / sizeof *sections && !status; i++) {
         section s = {sections[i].kind, definitions, cJSON_CreateArray(), cJSON_CreateArray()};
         status = registry_each(plugins, sections[i].number, NULL, add_plugin, &s, error);

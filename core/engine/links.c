@@ -107,8 +107,8 @@ static zds_status choose_comm(zds_engine *e, const zds_engine_options *o, const 
         *section = NULL;
     }
     if (name) {
-        zds_status status =
-            registry_find(e->plugins, ZDS_KIND_COMM, name, NULL, plugin, &file, &found);
+        zds_status status = (o->comm ? registry_find : registry_find_of_config)(
+            e->plugins, ZDS_KIND_COMM, name, NULL, plugin, &file, &found);
         if (!status)
             status = check_device(*plugin, env->device, &found);
         if (!status)
@@ -295,7 +295,7 @@ zds_status links_check(zds_engine *e, const zds_engine_options *o, const char **
     zds_status status = comm_of_config(e, o, &name, &section, error);
     if (status || !name)
         return status;
-    status = registry_find(e->plugins, ZDS_KIND_COMM, name, NULL, &plugin, &file, error);
+    status = registry_find_of_config(e->plugins, ZDS_KIND_COMM, name, NULL, &plugin, &file, error);
     if (!status)
         status = check_device(plugin, e->device, error);
     if (!status)

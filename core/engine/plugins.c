@@ -10,7 +10,8 @@
 zds_status plugins_find(zds_engine *e, const zds_engine_options *o, zds_error *error)
 {
     char *path = config_plugin_path(e->config);
-    zds_status status = registry_create(path, o->plugins, &e->plugins, error);
+    zds_status status =
+        registry_create(path, o->plugins, o->trust_config_plugins, &e->plugins, error);
     free(path);
     return status;
 }
@@ -176,8 +177,8 @@ zds_status plugins_open_optim(zds_engine *e, const zds_engine_options *o, zds_er
                             .output_dtype = env.output_dtype};
     const char *file;
     zds_error found = ZDS_ERROR_INIT;
-    zds_status status =
-        registry_find(e->plugins, ZDS_KIND_OPTIM, name, &match, &e->optim_plugin, &file, &found);
+    zds_status status = (section ? registry_find_of_config : registry_find)(
+        e->plugins, ZDS_KIND_OPTIM, name, &match, &e->optim_plugin, &file, &found);
     if (status)
         return plugins_refuse_name(e, status, section ? "optimizer.type" : "optimizer", &found,
                                    error);
@@ -220,8 +221,8 @@ zds_status plugins_open_sched(zds_engine *e, const zds_engine_options *o, zds_er
     const zds_plugin *plugin;
     const char *file;
     zds_error found = ZDS_ERROR_INIT;
-    zds_status status =
-        registry_find(e->plugins, ZDS_KIND_SCHED, name, NULL, &plugin, &file, &found);
+    zds_status status = (section ? registry_find_of_config : registry_find)(
+        e->plugins, ZDS_KIND_SCHED, name, NULL, &plugin, &file, &found);
     if (status)
         return plugins_refuse_name(e, status, section ? "scheduler.type" : "scheduler", &found,
                                    error);

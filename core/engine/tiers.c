@@ -75,8 +75,8 @@ static zds_status find_by_name(zds_engine *e, const wanted *w, const char *name,
 {
     const char *file;
     zds_error found = ZDS_ERROR_INIT;
-    zds_status status =
-        registry_find(e->plugins, ZDS_KIND_OFFLOAD, name, NULL, &w->slot->plugin, &file, &found);
+    zds_status status = registry_find_of_config(e->plugins, ZDS_KIND_OFFLOAD, name, NULL,
+                                                &w->slot->plugin, &file, &found);
     return status ? plugins_refuse_name(e, status, w->type, &found, error) : ZDS_OK;
 }
 

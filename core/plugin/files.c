@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/stat.h>
 
 #include "host/error.h"
 #include "plugin/descriptor.h"
@@ -183,6 +184,18 @@ void files_destroy(plugin_files *files)
         free(files->folder[i]);
     free(files->folder);
     *files = (plugin_files){0};
+}
+
+bool files_searched(const plugin_files *files, const char *path)
+{
+    struct stat given, own;
+    if (stat(path, &given) != 0)
+        return false;
+    for (size_t i = 0; i < files->count; i++)
+        if (files->file[i]->path[0] && stat(files->file[i]->path, &own) == 0 &&
+            S_ISREG(own.st_mode) && own.st_dev == given.st_dev && own.st_ino == given.st_ino)
+            return true;
+    return false;
 }
 
 plugin_file *files_named(plugin_files *files, const char *path)

@@ -36,6 +36,9 @@ zds_status files_create(const char *path, const zds_plugin *const *linked, plugi
                         zds_error *error);
 void files_destroy(plugin_files *files);
 
+/* The file at `path` is one of the search path's. */
+bool files_searched(const plugin_files *files, const char *path);
+
 /* The file at `path`, which need not be in the search path. NULL without memory. */
 plugin_file *files_named(plugin_files *files, const char *path);
 

@@ -366,10 +366,16 @@ static zds_status by_path(lookup *look, zds_error *error)
     bool whole = !colon || access(look->name, F_OK) == 0;
     char *path = whole ? strdup(look->name) : strndup(look->name, (size_t)(colon - look->name));
     zds_status status;
-    plugin_file *file = path && access(path, F_OK) == 0 ? files_named(look->files, path) : NULL;
-    if (file)
+    bool there = path && access(path, F_OK) == 0,
+         refused = there && look->wary && !files_searched(look->files, path);
+    plugin_file *file = there && !refused ? files_named(look->files, path) : NULL;
+    if (refused)
+        status =
+            error_set(error, ZDS_ERR_PLUGIN,
+                      "%s is in none of the folders that are searched; " LOOKUP_NOT_TRUSTED, path);
+    else if (file)
         status = in_file(look, file, whole ? NULL : colon + 1, error);
-    else if (!path || access(path, F_OK) == 0)
+    else if (!path || there)
         status = error_set(error, ZDS_ERR_MEMORY, "there is no memory to open %s", look->name);
     else
         status = error_set(error, ZDS_ERR_NOT_FOUND, "there is no plugin file %s", path);

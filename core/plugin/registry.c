@@ -12,12 +12,23 @@
 
 struct registry {
     plugin_files files;
+    bool trusts;
 };
 
-zds_status registry_create(const char *path, const zds_plugin *const *linked, registry **out,
-                           zds_error *error)
+static bool is_trusting(void)
+{
+    const char *said = getenv("ZDS_TRUST_PLUGINS");
+    return said && strcmp(said, "1") == 0;
+}
+
+zds_status registry_create(const char *path, const zds_plugin *const *linked, bool trusts,
+                           registry **out, zds_error *error)
 {
     *out = NULL;
+    trusts = trusts || is_trusting();
+    if (path && *path && !trusts)
+        return error_set(error, ZDS_ERR_PLUGIN, "%s is a place of plugins; " LOOKUP_NOT_TRUSTED,
+                         path);
     registry *reg = calloc(1, sizeof *reg);
     if (!reg)
         return error_set(error, ZDS_ERR_MEMORY, "there is no memory for the list of plugins");
@@ -26,6 +37,7 @@ zds_status registry_create(const char *path, const zds_plugin *const *linked, re
         free(reg);
         return status;
     }
+    reg->trusts = trusts;
     *out = reg;
     return ZDS_OK;
 }
@@ -38,12 +50,17 @@ void registry_destroy(registry *reg)
     free(reg);
 }
 
-zds_status registry_find(registry *reg, int32_t kind, const char *name, const registry_match *match,
-                         const zds_plugin **plugin, const char **file, zds_error *error)
+static zds_status find(registry *reg, int32_t kind, const char *name, const registry_match *match,
+                       bool wary, const zds_plugin **plugin, const char **file, zds_error *error)
 {
     if (!kind_name(kind) || !name || !*name)
         return error_set(error, ZDS_ERR_INVALID, "a plugin is looked up by a kind and a name");
-    lookup look = {.files = &reg->files, .kind = kind, .name = name, .match = match, .load = true};
+    lookup look = {.files = &reg->files,
+                   .kind = kind,
+                   .name = name,
+                   .match = match,
+                   .load = true,
+                   .wary = wary};
     zds_status status = lookup_run(&look, error);
     if (status)
         return status;
@@ -51,6 +68,19 @@ zds_status registry_find(registry *reg, int32_t kind, const char *name, const re
     if (file)
         *file = look.file->path;
     return ZDS_OK;
+}
+
+zds_status registry_find(registry *reg, int32_t kind, const char *name, const registry_match *match,
+                         const zds_plugin **plugin, const char **file, zds_error *error)
+{
+    return find(reg, kind, name, match, false, plugin, file, error);
+}
+
+zds_status registry_find_of_config(registry *reg, int32_t kind, const char *name,
+                                   const registry_match *match, const zds_plugin **plugin,
+                                   const char **file, zds_error *error)
+{
+    return find(reg, kind, name, match, !reg->trusts, plugin, file, error);
 }
 
 static bool has_installed(plugin_file *const *files, size_t count, const char *path)

@@ -9,9 +9,11 @@ typedef struct registry registry;
 
 /* `path`: folders separated by ':' that are searched first (the config's zds.plugin_path), or NULL;
  * then ZDS_PLUGIN_PATH, then the install's plugin folder. `linked`: NULL-ended array of plugins in
- * the program, looked at before any file; or NULL. Nothing is opened yet. */
-zds_status registry_create(const char *path, const zds_plugin *const *linked, registry **out,
-                           zds_error *error);
+ * the program, looked at before any file; or NULL. `trusts`: what a config names may be opened
+ * wherever it lies, as with ZDS_TRUST_PLUGINS=1 in the environment; else a `path` is refused
+ * (ZDS_ERR_PLUGIN). Nothing is opened yet. */
+zds_status registry_create(const char *path, const zds_plugin *const *linked, bool trusts,
+                           registry **out, zds_error *error);
 void registry_destroy(registry *reg); /* unloads; instances must be gone */
 
 /* What a plugin must accept: an optimizer space and dtypes, a backend space and ranks; ignored for
@@ -29,6 +31,12 @@ typedef struct registry_match {
  * the name that do not match and why. */
 zds_status registry_find(registry *reg, int32_t kind, const char *name, const registry_match *match,
                          const zds_plugin **plugin, const char **file, zds_error *error);
+
+/* The same of a name that stands in a config: a path to a file outside of the searched folders is
+ * refused (ZDS_ERR_PLUGIN) by a registry that does not trust. */
+zds_status registry_find_of_config(registry *reg, int32_t kind, const char *name,
+                                   const registry_match *match, const zds_plugin **plugin,
+                                   const char **file, zds_error *error);
 
 /* True if `file`, as registry_find gave it, came with this install. */
 bool registry_is_own(const registry *reg, const char *file);

@@ -91,6 +91,42 @@ Test(engine_anchor, a_state_starts_as_the_parameter)
     run(2, true, starts);
 }
 
+/* A file that the config names runs its code only where the program, or the user, says so. */
+Test(engine_anchor, a_path_in_the_config_needs_trust)
+{
+    ON_HOST_ALONE("there is no device in it");
+    static const char json[] =
+        "{\"train_micro_batch_size_per_gpu\": 1, \"optimizer\": {\"type\": \"" TEST_BINARY_DIR
+        "/tests/plugins/anchor.so\", \"params\": {}}}";
+    for (int trusts = 0; trusts < 2; trusts++) {
+        zds_error error = ZDS_ERROR_INIT;
+        zds_config *config = NULL;
+        zds_model *model = NULL;
+        zds_engine *e = NULL;
+        const zds_config_context context = {.struct_size = sizeof context,
+                                            .world_size = 1,
+                                            .check_plugins = true,
+                                            .trust_plugins = trusts};
+        const zds_engine_options o = {
+            .struct_size = sizeof o, .threads = 1, .trust_config_plugins = trusts};
+        where_search();
+        unsetenv("ZDS_TRUST_PLUGINS");
+        cr_assert_eq(zds_config_load(json, &context, &config, &error),
+                     trusts ? ZDS_OK : ZDS_ERR_CONFIG, "%s", error.text);
+        zds_config_destroy(config);
+        zds_error_clear(&error);
+        cr_assert_eq(zds_config_load(json, NULL, &config, &error), ZDS_OK, "%s", error.text);
+        cr_assert_eq(small_model(&model), ZDS_OK);
+        zds_status status = zds_engine_create(config, model, &o, &e, &error);
+        cr_expect_eq(status, trusts ? ZDS_OK : ZDS_ERR_PLUGIN, "%s", error.text);
+        cr_expect(trusts || strstr(error.text, "trust_config_plugins"), "%s", error.text);
+        zds_engine_destroy(e);
+        zds_error_clear(&error);
+        zds_model_destroy(model);
+        zds_config_destroy(config);
+    }
+}
+
 /* === what is refused === */
 
 static zds_param_needs asked; /* by the next describe */

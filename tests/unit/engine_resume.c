@@ -288,7 +288,7 @@ static void list_optimizers(int rank, int size)
     zds_error error = ZDS_ERROR_INIT;
     const registry_match match = {.space = on_island() ? ZDS_SPACE_TEST : ZDS_SPACE_HOST};
     file->name_count = 0;
-    NEED(!registry_create(NULL, NULL, &reg, &error), "%s", error.text);
+    NEED(!registry_create(NULL, NULL, true, &reg, &error), "%s", error.text);
     NEED(!registry_each(reg, ZDS_KIND_OPTIM, &match, note_name, NULL, &error), "%s", error.text);
     registry_destroy(reg);
 }

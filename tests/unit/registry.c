@@ -81,7 +81,7 @@ static registry *open_registry(const char *path, const zds_plugin *const *linked
 {
     registry *reg;
     zds_error error = ZDS_ERROR_INIT;
-    cr_assert_eq(registry_create(path, linked, &reg, &error), ZDS_OK, "%s", error.text);
+    cr_assert_eq(registry_create(path, linked, true, &reg, &error), ZDS_OK, "%s", error.text);
     return reg;
 }
 

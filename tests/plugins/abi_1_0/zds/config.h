@@ -42,6 +42,7 @@ typedef struct zds_config_context {
     /* Also hold optimizer.params and scheduler.params against the tables of the plugins that they
      * name, and the names against the plugins that there are. */
     bool check_plugins;
+    bool trust_plugins; /* as zds_engine_options.trust_config_plugins, for check_plugins */
     /* Fields of transformers' TrainingArguments, an object: a path, or JSON text; NULL: none given.
      * Names that it does not have, wrong types and numbers out of range are problems. */
     const char *arguments_source;

@@ -138,7 +138,11 @@ typedef struct zds_engine_options {
     int32_t timeout_ms;
     /* zds_set_values is given values on every rank, which reads what it keeps. The same on all. */
     bool values_everywhere;
-    uint8_t reserved_end[3];
+    /* Paths of plugins and zds.plugin_path that stand in the config are opened: its code runs in
+     * this process. False: they are refused (ZDS_ERR_PLUGIN), unless ZDS_TRUST_PLUGINS=1 stands in
+     * the environment, or they are in a folder that is searched anyway. */
+    bool trust_config_plugins;
+    uint8_t reserved_end[2];
 } zds_engine_options;
 
 /* Collective. Opens the plugins that the config names and lays out all memory. `config` must stay
