@@ -20,12 +20,3 @@ zds_status fail(zds_error *error, zds_status status, const char *format, ...)
     error->text = text;
     return status;
 }
-
-zds_status fail_unless_host(const zds_engine *engine, const char *program, zds_error *error)
-{
-    if (zds_param_device(engine).space == ZDS_SPACE_HOST)
-        return ZDS_OK;
-    return fail(error, ZDS_ERR_UNSUPPORTED,
-                "zds.device: %s computes in the host's memory; delete the key, or write \"host\"",
-                program);
-}

@@ -8,8 +8,4 @@
 zds_status fail(zds_error *error, zds_status status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* ZDS_ERR_UNSUPPORTED where the engine's memory is not the host's, with which the program computes.
- */
-zds_status fail_unless_host(const zds_engine *engine, const char *program, zds_error *error);
-
 #endif

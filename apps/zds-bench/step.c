@@ -246,8 +246,11 @@ static int run(bench *b, const char *path, int64_t threads, bool json)
     if (config && (!status || status == ZDS_ERR_CONFIG)) /* the engine tells all problems */
         status = zds_engine_create(config, model, &options, &b->engine, &error);
     b->create = now_ms() - start;
-    if (!status)
-        status = fail_unless_host(b->engine, "zds-bench step", &error);
+    if (!status && zds_param_device(b->engine).space != ZDS_SPACE_HOST)
+        status =
+            fail(&error, ZDS_ERR_UNSUPPORTED,
+                 "zds.device: zds-bench step computes in the host's memory; delete the key, or "
+                 "write \"host\"");
     if (!status)
         status = zds_set_values(b->engine, initial, NULL);
     if (!status &&

@@ -43,6 +43,7 @@ zds_status bridge_create(zds_engine *engine, const gpt2_config *config, const pa
 void bridge_destroy(bridge *b)
 {
     gpt2_destroy(b->model);
+    mirror_destroy(&b->mirror);
     free(b->tokens);
     pages_give(b->weights, b->weights_bytes);
     free(b->norm);
@@ -103,14 +104,14 @@ static zds_status body_forward(bridge *b)
 {
     zds_view view;
     const float *w[BLOCK_PARAMS];
-    zds_status status = zds_acquire(b->engine, 0, ZDS_FORWARD, NULL, &view);
+    zds_status status = mirror_acquire(&b->mirror, b->engine, 0, ZDS_FORWARD, &view);
     if (status)
         return status;
     gpt2_embed(b->model, table_of(&view.slots[0]), table_of(&view.slots[1]));
     status = zds_release(b->engine, 0, NULL);
     for (int64_t l = 0; l < b->params->layers && !status; l++) {
         uint32_t module = 1 + (uint32_t)l;
-        status = zds_acquire(b->engine, module, ZDS_FORWARD, NULL, &view);
+        status = mirror_acquire(&b->mirror, b->engine, module, ZDS_FORWARD, &view);
         if (status)
             return status;
         block_weights(b, &view, w);
@@ -153,7 +154,7 @@ static zds_status forward(void *user, zds_engine *engine, int64_t micro, double 
     gpt2_begin(b->model, &batch);
     status = body_forward(b);
     if (!status)
-        status = zds_acquire(engine, last, ZDS_FORWARD, NULL, &view);
+        status = mirror_acquire(&b->mirror, engine, last, ZDS_FORWARD, &view);
     if (status)
         return status;
     *loss = gpt2_head(b->model, floats_of(b, &view.slots[0], b->norm),
@@ -168,33 +169,33 @@ static zds_status backward(void *user, zds_engine *engine, int64_t micro, double
     bridge *b = user;
     zds_view view;
     uint32_t last = 1 + (uint32_t)b->params->layers;
-    zds_status status = zds_acquire(engine, last, ZDS_BACKWARD, NULL, &view);
+    zds_status status = mirror_acquire(&b->mirror, engine, last, ZDS_BACKWARD, &view);
     if (status)
         return status;
     gpt2_head_backward(b->model, floats_of(b, &view.slots[0], b->norm),
                        floats_of(b, &view.slots[1], b->norm + b->width), table_of(&view.slots[2]),
                        loss_scale, gradient_of(&view.slots[0]), gradient_of(&view.slots[1]),
                        gradient_of(&view.slots[2]));
-    status = zds_grad_ready(engine, last, NULL);
+    status = mirror_ready(&b->mirror, engine, last);
     for (int64_t l = b->params->layers - 1; l >= 0 && !status; l--) {
         uint32_t module = 1 + (uint32_t)l;
         const float *w[BLOCK_PARAMS];
         gradient dw[BLOCK_PARAMS];
-        status = zds_acquire(engine, module, ZDS_BACKWARD, NULL, &view);
+        status = mirror_acquire(&b->mirror, engine, module, ZDS_BACKWARD, &view);
         if (status)
             return status;
         block_weights(b, &view, w);
         for (size_t i = 0; i < BLOCK_PARAMS; i++)
             dw[i] = gradient_of(&view.slots[i]);
         gpt2_block_backward(b->model, (size_t)l, w, dw);
-        status = zds_grad_ready(engine, module, NULL);
+        status = mirror_ready(&b->mirror, engine, module);
     }
     if (!status)
-        status = zds_acquire(engine, 0, ZDS_BACKWARD, NULL, &view);
+        status = mirror_acquire(&b->mirror, engine, 0, ZDS_BACKWARD, &view);
     if (status)
         return status;
     gpt2_embed_backward(b->model, gradient_of(&view.slots[0]), gradient_of(&view.slots[1]));
-    status = zds_grad_ready(engine, 0, NULL);
+    status = mirror_ready(&b->mirror, engine, 0);
     return status ? status : computed(b);
 }
 
@@ -208,7 +209,7 @@ zds_status bridge_scores(bridge *b, const uint32_t *tokens, size_t done, size_t 
     gpt2_begin_generation(b->model, tokens, done, end);
     zds_status status = body_forward(b);
     if (!status)
-        status = zds_acquire(b->engine, last, ZDS_FORWARD, NULL, &view);
+        status = mirror_acquire(&b->mirror, b->engine, last, ZDS_FORWARD, &view);
     if (status)
         return status;
     gpt2_scores(b->model, floats_of(b, &view.slots[0], b->norm),

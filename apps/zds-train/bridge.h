@@ -4,6 +4,7 @@
 
 #include "data.h"
 #include "gpt2.h"
+#include "mirror.h"
 #include "params.h"
 #include "zds/engine.h"
 
@@ -18,6 +19,7 @@ typedef struct bridge {
     uint32_t *tokens; /* (B, T + 1) */
     float *weights;   /* a block's, converted from 16 bits; NULL in fp32 */
     size_t weights_bytes;
+    mirror mirror;
     float *norm; /* (2, D): the final norm's, likewise */
     int64_t batch, length, width;
     zds_error error; /* of the program's own part of a callback */

@@ -186,8 +186,10 @@ static zds_status create_engine(training *t, zds_error *error)
                                      .total_steps = t->steps,
                                      .warmup_steps = warmup_steps(t)};
         status = zds_engine_create(t->config, model, &wanted, &t->engine, error);
-        if (!status)
-            status = fail_unless_host(t->engine, "zds-train", error);
+        if (!status && rank_here() == 0 && zds_param_device(t->engine).space != ZDS_SPACE_HOST)
+            fprintf(stderr,
+                    "zds-train: the model is computed on the host: parameters and gradients "
+                    "are copied from the device and to it\n");
     }
     zds_model_destroy(model);
     free(optimizer);

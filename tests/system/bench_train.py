@@ -61,13 +61,12 @@ with tempfile.TemporaryDirectory() as folder:
     left = set(glob.glob("/tmp/zds-bench-*")) - before
     check("ended by a signal", process.returncode == 130 and not left and not trainers(),
           (process.returncode, err, left, trainers()))
-    # Memory of a device is not for programs that compute on the host.
+    # zds-bench step writes gradients into memory of the host's alone.
     with open(config, "w") as file:
         file.write('{"train_micro_batch_size_per_gpu": 1, "optimizer": {"type": "AdamW"}, "zds": {"device": "test"}}')
     island = os.environ | {"ZDS_PLUGIN_PATH": os.path.join(os.path.dirname(PROGRAMS), "tests", "island")}
     step = [os.path.join(PROGRAMS, "zds-bench"), "step", "--config", config, "--params", "4096", "--tensors", "2", "--steps", "3"]
-    for what, line in (("zds-bench step", step), ("zds-train", command(config, 3))):
-        out = subprocess.run(line, capture_output=True, text=True, timeout=60, env=island)
-        check(f"{what} on a device is refused", out.returncode == 1 and f"{what} computes in the host's memory" in out.stderr,
-              (out.returncode, out.stderr[-500:]))
+    out = subprocess.run(step, capture_output=True, text=True, timeout=60, env=island)
+    check("zds-bench step on a device is refused", out.returncode == 1 and "computes in the host's memory" in out.stderr,
+          (out.returncode, out.stderr[-500:]))
 sys.exit(failures > 0)
