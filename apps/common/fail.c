@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "zds/zds.h"
+
 zds_status fail(zds_error *error, zds_status status, const char *format, ...)
 {
     if (!error)
@@ -18,5 +20,12 @@ zds_status fail(zds_error *error, zds_status status, const char *format, ...)
     free(error->text); /* after formatting: the arguments may point into the old text */
     error->status = status;
     error->text = text;
+    return status;
+}
+
+zds_status fail_tell(zds_engine *engine, zds_status status, const zds_error *error)
+{
+    if (engine && status)
+        (void)zds_fail(engine, status, "%s", error->text ? error->text : zds_status_name(status));
     return status;
 }

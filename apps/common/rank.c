@@ -17,8 +17,10 @@ int32_t rank_here(void)
 int rank_failed(zds_error *error)
 {
     zds_status status = error->status;
-    if (rank_here() != 0 || status == ZDS_ERR_PEER)
+    if (rank_here() != 0)
         usleep(700000);
+    if (status == ZDS_ERR_PEER)
+        usleep(900000);
     const char *text = error->text ? error->text : zds_status_name(status);
     size_t length = strlen(text);
     while (length && text[length - 1] == '\n')

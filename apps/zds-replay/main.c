@@ -459,7 +459,7 @@ static int run(replay *r)
     if (status && r->metrics_file)
         unlink(r->metrics_temporary);
     safetensors_destroy(r->writer);
-    r->error.status = status;
+    r->error.status = fail_tell(r->engine, status, &r->error);
     int code = status ? rank_failed(&r->error) : EXIT_DONE;
     zds_engine_destroy(r->engine);
     zds_config_destroy(r->config);

@@ -124,7 +124,9 @@ static zds_status body_forward(bridge *b)
 static zds_status computed(bridge *b)
 {
     zds_status status = gpt2_status(b->model);
-    return status ? fail(&b->error, status, "there is no memory for a matrix product") : ZDS_OK;
+    if (status)
+        fail(&b->error, status, "there is no memory for a matrix product");
+    return fail_tell(b->engine, status, &b->error);
 }
 
 static zds_status read_rows(bridge *b, int64_t micro, int64_t *first)
@@ -136,7 +138,7 @@ static zds_status read_rows(bridge *b, int64_t micro, int64_t *first)
         zds_status status =
             dataset_row(b->data, (uint64_t)(row + i), b->tokens + i * (b->length + 1), &b->error);
         if (status)
-            return status;
+            return fail_tell(b->engine, status, &b->error);
     }
     return ZDS_OK;
 }

@@ -324,6 +324,7 @@ int main(int argc, char **argv)
         status = train(&t, &error);
     if (!status)
         status = finish(&t, &error);
+    fail_tell(t.engine, status, &error);
     if (status && rank_here() == 0)
         report_pause(&t.report);
     code = status ? rank_failed(&error) : output_end();

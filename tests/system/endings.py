@@ -3,6 +3,8 @@ fails on all ranks alike is told once, and what fails on one rank alone is told 
 usage: endings.py FOLDER_OF_PROGRAMS"""
 import json
 import os
+import struct
+import subprocess
 import sys
 import tempfile
 
@@ -95,9 +97,40 @@ def alone(folder):
     expect(code == 0 and not err, "zds-replay: what goes well ends well", (code, err))
 
 
+def unaided(program, words, port):
+    """Two ranks that no launcher ends when one of them fails: what each says."""
+    ranks = [subprocess.Popen(
+        [os.path.join(PROGRAMS, program), *words], stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "RANK": str(r), "WORLD_SIZE": "2", "LOCAL_RANK": str(r),
+             "LOCAL_WORLD_SIZE": "2", "MASTER_PORT": str(port), "ZDS_TIMEOUT": "40"})
+        for r in range(2)]
+    return [(rank.communicate(timeout=60)[1], rank.returncode) for rank in ranks]
+
+
+def told(folder):
+    """What one rank finds in its own files, the other hears from it."""
+    config = write(folder, "good.json", ds("AdamW"))
+    words = commands(folder, config)
+    with open(os.path.join(folder, "ids"), "wb") as file:  # rank 1 reads the second block
+        file.write(struct.pack("<40H", *([7] * 5), *([300] * 4), *([7] * 31)))
+    train = words["zds-train"]
+    train[train.index("--train_file") + 1] = os.path.join(folder, "ids")
+    train += ["--token_dtype", "u16", "--data_order", "sequential"]
+    port = 20000 + os.getpid() % 20000
+    for program, text in (("zds-replay", "m001.r1.safetensors: No such file"),
+                          ("zds-train", "token 5 is 300")):
+        port += 1
+        (heard, first), (said, second) = unaided(program, words[program], port)
+        expect(first == second == 1 and text in said and text in heard and
+               "closed the communicator" not in heard,
+               f"{program}: what fails on rank 1 alone is told to rank 0", (heard, said))
+
+
 with tempfile.TemporaryDirectory() as home:
     prepare(home)
     exits(home)
     alike(home)
     alone(home)
+    told(home)
 sys.exit(1 if failed else 0)
