@@ -184,7 +184,7 @@ zds_status grads_open(zero *z, uint32_t k)
     grads_part *g = &z->grads;
     span_run *run = &g->spans[k];
     const layout_span *span = &z->lay->spans[k];
-    if (run->state == SPAN_OPEN || !grads_buffered(z, span))
+    if (run->state == SPAN_OPEN || !grads_buffered(z, span) || !span->count)
         return ZDS_OK;
     for (uint32_t i = 0; i < g->occupied_count && !g->spare.tier;) {
         const layout_span *other = &z->lay->spans[g->occupied[i]];
