@@ -47,8 +47,8 @@ static void starts(int rank, int size)
 {
     static const char *const more[] = {
         "", ", \"bf16\": {\"enabled\": true}",
-        ", \"bf16\": {\"enabled\": true}, \"zds\": {\"param_groups\": [{\"params\": \"norm.*\", "
-        "\"betas\": [0.5, 0.75, 0.125]}]}"};
+        (", \"bf16\": {\"enabled\": true}, \"zds\": {\"param_groups\": [{\"params\": \"norm.*\", "
+         "\"betas\": [0.5, 0.75, 0.125]}]}")};
     static float param[MOST], anchor[MOST], after[MOST], moved[MOST];
     for (int stage = 0; stage <= 2; stage++)
         for (int k = 0; k < 6; k++) {
