@@ -299,7 +299,7 @@ zds_status zds_micro_abandon(zds_engine *e)
                            !e->in_micro ? "outside a micro step"
                            : e->no_sync ? "between zds_no_sync(true) and (false)"
                                         : "after zds_finish: call zds_discard");
-    e->spoilt |= e->lowest < e->model->module_count;
+    e->spoilt |= e->in_backward;
     for (uint32_t m = 0; m < e->model->module_count; m++) {
         e->holds[m].forward = 0;
         if (!e->holds[m].backward)

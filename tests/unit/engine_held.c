@@ -348,3 +348,28 @@ Test(engine_held, what_was_abandoned_is_held_no_more)
 {
     run(1, true, none_of_the_first_use);
 }
+
+/* Whoever had begun no backward counts as zeros, however often it says that it gives up. */
+static void twice(int rank, int size)
+{
+    zds_engine *e = open_engine(at_stage(1, ""), size);
+    zds_step_result r = {.struct_size = sizeof r};
+    WORKS(zds_micro_begin(e, ZDS_BOUNDARY_AUTO));
+    if (rank == 0) {
+        WORKS(zds_micro_abandon(e));
+        WORKS(zds_micro_abandon(e));
+    } else {
+        zds_view view = acquire(e, 2, ZDS_BACKWARD);
+        fill(e, &view, 0);
+        WORKS(zds_grad_ready(e, 2, NULL));
+    }
+    WORKS(zds_step(e, &r));
+    NEED(r.applied && !r.skipped, "zeros spoil the step");
+    WORKS(zds_barrier(e));
+    zds_engine_destroy(e);
+}
+
+Test(engine_held, giving_up_twice_is_giving_up_once)
+{
+    run(2, true, twice);
+}
