@@ -109,9 +109,8 @@ static zds_status init(const zds_host *host, const void *options, const zds_comm
         return host->fail(host, ZDS_ERR_MEMORY, "no thread for a communicator");
     }
     init_call c = {j, &inner_env, ZDS_OK};
-    status = island_on_thread(j, false, do_init, &c);
-    if (!status)
-        status = told(j, c.status);
+    island_on_thread(j, false, do_init, &c);
+    status = told(j, c.status);
     if (status) {
         end_thread(j);
         free(j->options);
@@ -182,9 +181,8 @@ static zds_status split(void *self, int32_t color, int32_t key, void **child)
     if (!made)
         return j->host->fail(j->host, ZDS_ERR_MEMORY, "no memory for a communicator");
     split_call c = {.parent = parent, .color = color, .key = key};
-    zds_status status = island_on_thread(j, false, do_split, &c);
-    if (!status)
-        status = told(j, c.status);
+    island_on_thread(j, false, do_split, &c);
+    zds_status status = told(j, c.status);
     if (status) {
         free(made);
         return status;
@@ -249,15 +247,13 @@ static zds_status register_any(comm *c, void *base, uint64_t bytes, zds_region *
         return j->host->fail(j->host, ZDS_ERR_MEMORY, "no memory to register memory");
     *r = (registered){.base = base, .bytes = bytes};
     register_call call = {c, r};
-    zds_status status = bytes && !island_owns(base, bytes)
-                            ? j->host->fail(j->host, ZDS_ERR_UNSUPPORTED,
-                                            "%llu bytes at %p are no memory of an island",
-                                            (unsigned long long)bytes, base)
-                            : island_on_thread(j, false, do_register, &call);
-    if (status) {
+    if (bytes && !island_owns(base, bytes)) {
         free(r);
-        return status;
+        return j->host->fail(j->host, ZDS_ERR_UNSUPPORTED,
+                             "%llu bytes at %p are no memory of an island",
+                             (unsigned long long)bytes, base);
     }
+    island_on_thread(j, false, do_register, &call);
     pthread_mutex_lock(&island_lock);
     r->next = j->known;
     j->known = r;

@@ -33,7 +33,8 @@ typedef struct task {
     /* A call. */
     void (*call)(void *arg);
     void *arg;
-    bool last; /* after all that is in flight */
+    bool last;  /* after all that is in flight */
+    bool *over; /* then the task is the caller's, who waits for this */
     /* An operation. */
     collective function;
     zds_coll coll;
@@ -68,7 +69,7 @@ void *island_comm_live(void *arg);
 void island_comm_enqueue(job *j, task *t);
 /* Runs `call` on the thread, after what was issued before, and waits for it. `last`: after all that
  * is in flight. */
-zds_status island_on_thread(job *j, bool last, void (*call)(void *arg), void *arg);
+void island_on_thread(job *j, bool last, void (*call)(void *arg), void *arg);
 
 #pragma GCC visibility pop
 #endif

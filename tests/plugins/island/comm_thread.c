@@ -99,6 +99,11 @@ static void end_task(job *j, task *t, zds_status status)
                 j->last = before;
             break;
         }
+    if (t->over) {
+        *t->over = true;
+        pthread_cond_broadcast(&island_changed);
+        return;
+    }
     if (t->event) {
         island_event_end(t->event, status, j->text);
         island_event_drop(t->event);
@@ -225,22 +230,14 @@ void island_comm_enqueue(job *j, task *t)
     pthread_cond_broadcast(&island_changed);
 }
 
-zds_status island_on_thread(job *j, bool last, void (*call)(void *arg), void *arg)
+/* Takes no memory, so that what must not fail does not. */
+void island_on_thread(job *j, bool last, void (*call)(void *arg), void *arg)
 {
-    task *t = calloc(1, sizeof *t);
-    island_event *event = island_event_make(j->host, true);
-    if (!t || !event) {
-        free(t);
-        free(event);
-        return j->host->fail(j->host, ZDS_ERR_MEMORY, "no memory for a call between islands");
-    }
-    event->references++;
-    *t = (task){.comm = &j->root, .call = call, .arg = arg, .last = last, .event = event};
+    bool over = false;
+    task t = {.comm = &j->root, .call = call, .arg = arg, .last = last, .over = &over};
     pthread_mutex_lock(&island_lock);
-    island_comm_enqueue(j, t);
-    while (!event->done)
+    island_comm_enqueue(j, &t);
+    while (!over)
         pthread_cond_wait(&island_changed, &island_lock);
-    island_event_drop(event);
     pthread_mutex_unlock(&island_lock);
-    return ZDS_OK;
 }
