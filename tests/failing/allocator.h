@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <execinfo.h>
 #include <malloc.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -250,6 +251,21 @@ EXPORTED void *mmap(void *address, size_t bytes, int rights, int flags, int fd, 
         return MAP_FAILED;
     return (void *)syscall(SYS_mmap, address, bytes, rights, flags, fd, offset);
 }
+
+#if defined(BEFORE_ADDRESS_SANITIZER)
+/* AddressSanitizer asks for the stack of each thread that begins, and ends the process where the C
+ * library has no memory to answer. */
+EXPORTED int pthread_getattr_np(pthread_t thread, pthread_attr_t *attr)
+{
+    int (*next)(pthread_t, pthread_attr_t *);
+    bool before = failing_out;
+    failing_out = true;
+    *(void **)&next = dlsym(RTLD_NEXT, "pthread_getattr_np");
+    int error = next(thread, attr);
+    failing_out = before;
+    return error;
+}
+#endif
 
 /* === use === */
 
