@@ -81,6 +81,12 @@ static zds_status create_zero(zds_engine *e, zds_error *error)
         .postscale = set->postscale,
         .sum_factor = set->sum_factor,
         .bucket = set->bucket,
+        .keep = set->keep,
+        .keep_all = set->keep_all,
+        .live = set->live,
+        .ahead = set->ahead,
+        .reuse = set->reuse,
+        .tell_order = set->tell_order,
         .tile = e->device.space == ZDS_SPACE_HOST ? HOST_TILE : DEVICE_TILE,
         .seed = e->seed};
     const zero_means means = {.model = e->model,

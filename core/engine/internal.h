@@ -36,6 +36,8 @@ typedef struct settings {
     bool breakdown;
     bool progress_thread; /* for what moves between ranks */
     bool strict;          /* what is acquired must be released */
+    uint64_t keep, keep_all, live, ahead, reuse; /* zero_wishes */
+    bool tell_order;
     uint64_t bucket;
     loss_scale scale;        /* as it is at first */
     const char *states_tier; /* offload_optimizer's, for masters and states; NULL: none */

@@ -136,6 +136,12 @@ static void read_loss_scale(settings *set, const zds_config *c, problems *found)
     set->scale.hysteresis = set->scale.patience = hysteresis;
 }
 
+static uint64_t whole_number(const zds_config *c, const char *path)
+{
+    int64_t value = zds_config_int(c, path);
+    return value > 0 ? (uint64_t)value : 0;
+}
+
 settings settings_of(const zds_config *c, int32_t world_size, problems *found)
 {
     int32_t stage = (int32_t)zds_config_int(c, "zero_optimization.stage");
@@ -157,7 +163,15 @@ settings settings_of(const zds_config *c, int32_t world_size, problems *found)
         .reduce_scatter = stage == 0 || zds_config_bool(c, "zero_optimization.reduce_scatter"),
         .ignore_unused = zds_config_bool(c, "zero_optimization.ignore_unused_parameters"),
         .progress_thread = zds_config_bool(c, "zds.progress_thread"),
-        .strict = zds_config_bool(c, "zds.strict"),
+        .strict = stage == 3 || zds_config_bool(c, "zds.strict"),
+        .keep = whole_number(c, "zero_optimization.stage3_param_persistence_threshold"),
+        .keep_all =
+            whole_number(c, "zero_optimization.stage3_model_persistence_threshold") /
+            (uint64_t)world_size,
+        .live = whole_number(c, "zero_optimization.stage3_max_live_parameters"),
+        .ahead = whole_number(c, "zero_optimization.stage3_prefetch_bucket_size"),
+        .reuse = whole_number(c, "zero_optimization.stage3_max_reuse_distance"),
+        .tell_order = zds_config_bool(c, "zero_optimization.log_trace_cache_warnings"),
         .breakdown = zds_config_bool(c, "wall_clock_breakdown"),
         .check_overflow = true,
         /* zds overlaps unless it is told not to: a bucket more is all it costs. */

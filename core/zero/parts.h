@@ -1,10 +1,11 @@
 /* What ZeRO is made of, for the files of this folder alone: one part, one subject.
  *
- *  params   where parameters are, and how the ranks come to have them
- *  publish  what owners have updated on its way to all
- *  grads    gradients on their way from backward to their owners
- *  norm     their norm, and the norms of tensors
- *  stream   the optimizer's pass over what this rank owns */
+ *  params     where parameters are, and how the ranks come to have them
+ *  residency  of what ranks keep parts of: whole while it is used
+ *  publish    what owners have updated on its way to all
+ *  grads      gradients on their way from backward to their owners
+ *  norm       their norm, and the norms of tensors
+ *  stream     the optimizer's pass over what this rank owns */
 #ifndef CORE_ZERO_PARTS_H
 #define CORE_ZERO_PARTS_H
 
@@ -17,6 +18,8 @@ typedef struct module_use {
     zds_slot *slots; /* [slot_count] */
     uint32_t slot_count;
     bool *none; /* [slot_count]: no gradient comes from this use */
+    uint32_t *spans; /* [span_count] of its parameters that are in parts */
+    uint32_t span_count;
 } module_use;
 
 /* Whose pages parameters are in. */
@@ -28,7 +31,11 @@ typedef enum pages {
 
 typedef struct params_part {
     pages pages;
+    /* Ranks have no more than their parts, but for what is kept and what is gathered now. */
+    bool in_parts;
+    bool *kept; /* [params]: whole on every rank all the same */
     peer_slab trained, frozen;
+    uint64_t *at; /* [spans]: their bytes in the two; of one in parts, those of this rank's */
     module_use *modules; /* [modules] */
     peer_slab staged;    /* the memory of */
     float *staging;      /* [STAGING_ELEMENTS]: values in and out, */
@@ -37,10 +44,41 @@ typedef struct params_part {
 
 enum { STAGING_ELEMENTS = 1 << 20 };
 
+/* === residency === */
+
+/* A span in parts is SHARDED, or it has a place: GATHERING while its gathering is pending
+ * (span_publish), then RESIDENT. */
+typedef struct span_live {
+    bool placed;
+    uint32_t holds;   /* acquired and not released: it stays */
+    uint64_t at;      /* its bytes in live_part.memory, */
+    peer_slab beyond; /* or memory of its own: there was no room */
+    uint64_t used;    /* when it was acquired last */
+    char *what;       /* it is, for messages */
+} span_live;
+
+typedef struct live_part {
+    peer_slab memory; /* of what is gathered at a time: `bytes` */
+    uint64_t bytes;
+    span_live *spans; /* [spans] */
+    uint32_t *placed; /* [placed_count] spans in `memory`, by address */
+    uint32_t placed_count;
+    uint32_t *missing; /* [spans]: those that an acquire brings */
+    /* Modules in the order in which this micro step acquires them, and in which the one before did,
+     * which foretells what comes next as long as they agree. */
+    uint32_t *seen, *plan; /* [room] */
+    size_t seen_count, plan_count, room;
+    bool recording, foretold;
+    uint64_t clock;
+    bool told; /* that it went beyond its memory */
+} live_part;
+
 /* === publish === */
 
 typedef struct span_publish {
-    bool pending; /* owners have written, or will in this step; nobody has waited for it yet */
+    /* Owners have written, or will in this step, or it is being gathered; nobody has waited for it
+     * yet. */
+    bool pending;
     zds_event **events; /* [event_count] of its gathering: one, or one an owner */
     size_t event_count;
     bool counted;          /* this rank has said that it has written its part */
@@ -184,6 +222,7 @@ struct zero {
     zero_means with;
     layout *lay;
     params_part params;
+    live_part live;
     publish_part publish;
     grads_part grads;
     stream_part stream;
@@ -271,13 +310,43 @@ void zero_hold(zero *z, zds_event *event);
 zds_status zero_checked(zero *z, zds_status status, zds_error *error);
 
 /* params.c */
+/* Before the layout: whose pages, and whether ranks have more than their parts. */
+zds_status params_choose(zero *z, zds_error *error);
 zds_status params_open(zero *z, zds_error *error);
 void params_close(zero *z);
+/* Ranks have no more than their parts of the span, but while it is used. */
+static inline bool params_in_parts(const zero *z, const layout_span *span)
+{
+    return z->params.in_parts && !span->kept;
+}
+/* Where this rank keeps an element, which it has. */
 bufref params_at(const zero *z, uint32_t param, uint64_t first);
+/* What it keeps of a parameter: all, or of a span in parts its part. */
+layout_piece params_kept(const zero *z, uint32_t param);
+/* This rank's part of a span. */
+bufref params_own_part(const zero *z, const layout_span *span);
+/* A whole span; of one in parts while it has a place. */
 bufref params_of_span(const zero *z, const layout_span *span);
 /* At stage 1 and above callers may not write parameters: while sealed, zero may not either. */
 zds_status params_seal(zero *z, bool sealed);     /* those that are trained */
 zds_status params_seal_all(zero *z, bool sealed); /* frozen ones, too */
+
+/* residency.c: spans in parts, whole while they are used. All ranks acquire the same modules in the
+ * same order. */
+zds_status residency_create(zero *z, zds_error *error);
+void residency_destroy(zero *z);
+/* A micro step begins; its backward is over. */
+void residency_begin(zero *z);
+void residency_end(zero *z);
+/* The module's spans come, and stay until as many calls of release. To be awaited
+ * (publish_await). */
+zds_status residency_acquire(zero *z, uint32_t module);
+void residency_hold(zero *z, uint32_t module);
+zds_status residency_release(zero *z, uint32_t module);
+/* What was gathered is no more what the owners have; all of it, or what is trained. */
+zds_status residency_forget(zero *z, bool all);
+/* What is used next, as far as that is known, begins to come. */
+zds_status residency_look_ahead(zero *z);
 
 /* publish.c: all ranks come to have what the owners have written */
 zds_status publish_create(zero *z, zds_error *error);
@@ -290,6 +359,8 @@ void publish_expect(zero *z, uint32_t span, uint32_t tiles);
 void publish_wrote(zero *z, uint32_t span, uint32_t tiles);
 /* All is written. */
 zds_status publish_all(zero *z);
+/* A span in parts is gathered into its place. */
+zds_status publish_gather(zero *z, uint32_t span, const char *doing);
 /* Waits until a span is there; or all of them. */
 zds_status publish_await(zero *z, uint32_t span);
 zds_status publish_await_all(zero *z);

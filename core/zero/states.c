@@ -96,7 +96,10 @@ static bufref units_at(const zero *z, const cargo *c, uint64_t first, uint64_t *
     const piece *p = z->stream.piece_of[c->param];
     uint64_t size = zds_dtype_size(c->rests), at = first * size, bytes = *count * size;
     bufref b;
-    if (is_whole(z, c)) {
+    if (!p && c->state < 0) { /* frozen */
+        b = params_at(z, c->param, first);
+        at = 0;
+    } else if (is_whole(z, c)) {
         b = stream_whole_state(z, c->param, (uint32_t)c->state);
     } else {
         at -= unit_of(c, p->first) * size;
@@ -214,7 +217,7 @@ static zds_status move(zero *z, const cargo *c, int32_t owner, uint64_t first, u
     return ZDS_OK;
 }
 
-/* Parameters as the callers see them are the same everywhere: rank 0 has them already. */
+/* Whole parameters as the callers see them are the same everywhere: rank 0 has them already. */
 static zds_status write_own(zero *z, const cargo *trained, const outlet *to)
 {
     cargo c = *trained;
@@ -265,7 +268,8 @@ static zds_status write_cargo(zero *z, const cargo *c, const outlet *to)
         return ZDS_OK;
     }
     const layout_span *span = &z->lay->spans[z->lay->places[c->param].span];
-    if (c->state < 0 && (!layout_is_trained(span) || zero_is_master(z, span)))
+    if (c->state < 0 && !params_in_parts(z, span) &&
+        (!layout_is_trained(span) || zero_is_master(z, span)))
         return first ? write_own(z, c, to) : ZDS_OK;
     if (is_whole(z, c))
         return write_whole(z, c, to);
@@ -336,8 +340,10 @@ static zds_status keep_own(zero *z, const cargo *c, uint64_t first, uint64_t cou
 static zds_status keep_param(zero *z, const cargo *trained, uint64_t first, uint64_t count)
 {
     const piece *p = z->stream.piece_of[trained->param];
+    const layout_piece kept = params_kept(z, trained->param);
     cargo c = *trained;
-    uint64_t begin = first, end = first + count;
+    uint64_t begin = kept.param_first > first ? kept.param_first : first,
+             end = at_most(kept.param_first + kept.count, first + count);
     c.rests = params_at(z, c.param, 0).dtype;
     if (z->params.pages == PAGES_NODE) {
         begin = p && p->first > begin ? p->first : begin;
@@ -368,6 +374,8 @@ static zds_status read_cargo(zero *z, const cargo *c, const inlet *from)
 {
     zds_status status = settle(z, c);
     z->stream.replaced = true;
+    if (!status && c->state < 0)
+        status = residency_forget(z, true);
     if (!status)
         status = params_seal(z, false);
     for (int32_t lot = 0; !status && lot < c->lots; lot++)

@@ -161,7 +161,8 @@ void stream_touch(zero *z)
                          &g->travel.slab,
                          &z->stream.master,
                          &z->stream.states,
-                         &z->stream.whole.slab};
+                         &z->stream.whole.slab,
+                         &z->live.memory.slab};
     if (z->with.tier->planned || !zero_is_here(z))
         return;
     pool_run(z->with.threads, number_windows(z, takes_cut), touch_window, z);

@@ -9,7 +9,10 @@ zds_state_spec stream_spec(const zero *z, uint32_t param, int32_t state)
 {
     if (state >= 0)
         return z->with.params[param].needs.states[state];
-    return (zds_state_spec){.kind = ZDS_STATE_ELEMENT, .dtype = z->wish.master_dtype};
+    const layout_span *span = &z->lay->spans[z->lay->places[param].span];
+    return (zds_state_spec){.kind = ZDS_STATE_ELEMENT,
+                            .dtype = layout_is_trained(span) ? z->wish.master_dtype
+                                                             : zero_dtype(z, span)};
 }
 
 uint64_t state_bytes(const zds_state_spec *spec, uint64_t count)
@@ -280,9 +283,30 @@ static zds_status check_resting(const zero *z, zds_error *error)
                      z->with.optim_services->name, z->with.states_tier->name);
 }
 
+/* Each rank's own whole state cannot start as what no rank has whole. */
+static zds_status check_starts(const zero *z, zds_error *error)
+{
+    for (uint32_t i = 0; i < z->with.model->param_count; i++) {
+        const zds_param_needs *needs = &z->with.params[i].needs;
+        bool in_parts = params_in_parts(z, &z->lay->spans[z->lay->places[i].span]);
+        for (uint32_t s = 0; in_parts && s < needs->state_count; s++)
+            if (needs->states[s].scope == ZDS_SCOPE_RANK_LOCAL &&
+                needs->states[s].starts == ZDS_STARTS_AS_PARAM)
+                return error_set(error, ZDS_ERR_UNSUPPORTED,
+                                 "optimizer %s: state %s of %s is each rank's own and starts as "
+                                 "the parameter, of which ranks keep parts at "
+                                 "zero_optimization.stage 3; use stage 2",
+                                 z->with.optim_services->name, z->with.params[i].state_names[s],
+                                 z->with.model->params[i].name);
+    }
+    return ZDS_OK;
+}
+
 zds_status stream_create(zero *z, zds_error *error)
 {
     zds_status status = check_resting(z, error);
+    if (!status)
+        status = check_starts(z, error);
     if (!status)
         status = lists(z, error);
     if (!status)

@@ -37,6 +37,11 @@ typedef struct zero_wishes {
     double sum_factor;          /* of gradients that are to be summed, over their mean */
     uint64_t bucket;            /* elements */
     uint64_t tile;              /* elements of a full one: what the compute space likes */
+    /* Of stage 3, in elements: parameters up to `keep` are whole on every rank, as long as they are
+     * at most keep_all together; of the others at most `live` are gathered at a time, `ahead` of
+     * them before they are used, and none stays that is not used again within `reuse`. */
+    uint64_t keep, keep_all, live, ahead, reuse;
+    bool tell_order; /* a micro step that goes another way than the one before is warned of */
     uint64_t seed;
 } zero_wishes;
 
@@ -110,6 +115,10 @@ void zero_micro_begin(zero *z, bool boundary, bool local);
  * on `stream` from now on; NULL: by the caller itself. ZDS_ERR_UNSUPPORTED: there is no room for
  * its gradients beside those that are being written. */
 zds_status zero_acquire(zero *z, uint32_t module, int32_t pass, const zds_stream *stream);
+/* Once more, of a module that is acquired: its slots stay as they are. */
+void zero_hold_module(zero *z, uint32_t module);
+/* Undoes one of the two, after zero_used: the slots' addresses may be another module's now. */
+zds_status zero_release(zero *z, uint32_t module);
 /* What was put on `stream` so far reads parameters or writes gradients: all that follows here comes
  * after it. */
 zds_status zero_used(zero *z, const zds_stream *stream);
