@@ -164,6 +164,21 @@ static zds_status find_states(zds_engine *e, const char *name, zds_error *error)
     return ZDS_OK;
 }
 
+/* Parameters are gathered from where they are computed. */
+static zds_status check_params(zds_engine *e, zds_error *error)
+{
+    static const char path[] = "zero_optimization.offload_param.device";
+    const char *name = zds_config_string(e->config, path), *ours = spaces[e->device.space];
+    bool here = !name || strcmp(name, "none") == 0 || strcmp(name, ours) == 0 ||
+                (is_own(name) && e->device.space == ZDS_SPACE_HOST);
+    return here || e->set.stage < 3
+               ? ZDS_OK
+               : engine_refuse(e, ZDS_ERR_UNSUPPORTED, path, error,
+                               "parameters are computed in %s, and that they rest elsewhere is not "
+                               "implemented yet in this version of zds; delete offload_param",
+                               ours);
+}
+
 /* === names that nothing reads === */
 
 static const char *const sections[] = {"zero_optimization.offload_optimizer.device",
@@ -217,6 +232,9 @@ static zds_status find_all(zds_engine *e, zds_error *error)
     first = first ? first : compute;
     if (e->device.space != ZDS_SPACE_HOST && (!first || e->sample))
         status = find_compute(e, "host", &slots[1], ZDS_SPACE_HOST, error);
+    first = first ? first : status;
+    if (!first || e->sample)
+        status = check_params(e, error);
     first = first ? first : status;
     /* A section that names where parameters are anyway moves nothing. */
     if (states && strcmp(states, device) != 0 && (!first || e->sample))

@@ -77,8 +77,8 @@ typedef struct layout_wish {
      * module and eight times align x world_size. */
     uint64_t bucket;
     bool wide;       /* parameters that want fp32 are wider than the others */
-    bool in_parts;   /* ranks keep no more than their parts of parameters, */
-    const bool *kept; /* [params], then: but for these */
+    bool in_parts;    /* as if ranks kept no more than their parts of parameters, */
+    const bool *kept; /* [params]: but for these */
     /* [params]: above 0, the parameter must not be cut, and its update costs this much: owners are
      * chosen so that ranks have about the same. NULL: all may be cut. */
     const double *whole;

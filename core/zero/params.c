@@ -17,7 +17,7 @@ static bool choose_parts(const zero *z)
 static void choose_kept(zero *z)
 {
     uint64_t kept = 0;
-    for (uint32_t i = 0; z->params.in_parts && i < z->with.model->param_count; i++) {
+    for (uint32_t i = 0; z->wish.stage == 3 && i < z->with.model->param_count; i++) {
         uint64_t numel = z->with.model->params[i].numel;
         z->params.kept[i] = numel <= z->wish.keep && numel <= z->wish.keep_all - kept;
         kept += z->params.kept[i] ? numel : 0;

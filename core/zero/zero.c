@@ -62,7 +62,7 @@ static zds_status lay_out(zero *z, zds_error *error)
                                   .rank = (uint32_t)z->with.peers->rank,
                                   .align = 64 / narrowest,
                                   .wide = z->wish.param_dtype != ZDS_F32,
-                                  .in_parts = z->params.in_parts,
+                                  .in_parts = z->wish.stage == 3,
                                   .kept = z->params.kept,
                                   .granularity = granularity,
                                   .bucket = z->wish.bucket,
