@@ -316,6 +316,11 @@ zds_status zds_micro_abandon(zds_engine *e)
                            !e->in_micro ? "outside a micro step"
                            : e->no_sync ? "between zds_no_sync(true) and (false)"
                                         : "after zds_finish: call zds_discard");
+    if (zero_gathers(e->zero))
+        return engine_fail(e, ZDS_ERR_UNSUPPORTED,
+                           "zds_micro_abandon at zero_optimization.stage 3: the other ranks gather "
+                           "modules with this one, which must acquire them too; report zeros, end "
+                           "all ranks by zds_fail, or use stage 2");
     e->spoilt |= e->in_backward;
     for (uint32_t m = 0; !status && m < e->model->module_count; m++) {
         status = let_go_forwards(e, m);

@@ -165,9 +165,8 @@ settings settings_of(const zds_config *c, int32_t world_size, problems *found)
         .progress_thread = zds_config_bool(c, "zds.progress_thread"),
         .strict = stage == 3 || zds_config_bool(c, "zds.strict"),
         .keep = whole_number(c, "zero_optimization.stage3_param_persistence_threshold"),
-        .keep_all =
-            whole_number(c, "zero_optimization.stage3_model_persistence_threshold") /
-            (uint64_t)world_size,
+        .keep_all = whole_number(c, "zero_optimization.stage3_model_persistence_threshold") /
+                    (uint64_t)world_size,
         .live = whole_number(c, "zero_optimization.stage3_max_live_parameters"),
         .ahead = whole_number(c, "zero_optimization.stage3_prefetch_bucket_size"),
         .reuse = whole_number(c, "zero_optimization.stage3_max_reuse_distance"),

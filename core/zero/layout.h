@@ -76,7 +76,7 @@ typedef struct layout_wish {
     /* Consecutive modules share a span while they do not get longer than this, or than the largest
      * module and eight times align x world_size. */
     uint64_t bucket;
-    bool wide;       /* parameters that want fp32 are wider than the others */
+    bool wide;        /* parameters that want fp32 are wider than the others */
     bool in_parts;    /* as if ranks kept no more than their parts of parameters, */
     const bool *kept; /* [params]: but for these */
     /* [params]: above 0, the parameter must not be cut, and its update costs this much: owners are

@@ -191,8 +191,7 @@ static zds_status create_module(zero *z, uint32_t m, zds_error *error)
                                    .space = s->slab.block.device.space,
                                    .device = s->slab.block.device,
                                    .count = z->with.model->params[param].numel,
-                                   .data =
-                                       params_in_parts(z, span) ? NULL : base + data.offset};
+                                   .data = params_in_parts(z, span) ? NULL : base + data.offset};
     }
     return ZDS_OK;
 }
@@ -264,6 +263,11 @@ static zds_status let_read(zero *z, const zds_stream *stream)
     if (!z->queue)
         return ZDS_OK;
     return stream ? zero_follow(z, stream, z->queue) : zero_sync(z);
+}
+
+bool zero_gathers(const zero *z)
+{
+    return z->params.in_parts;
 }
 
 zds_status zero_used(zero *z, const zds_stream *stream)

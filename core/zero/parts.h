@@ -17,7 +17,7 @@
 typedef struct module_use {
     zds_slot *slots; /* [slot_count] */
     uint32_t slot_count;
-    bool *none; /* [slot_count]: no gradient comes from this use */
+    bool *none;      /* [slot_count]: no gradient comes from this use */
     uint32_t *spans; /* [span_count] of its parameters that are in parts */
     uint32_t span_count;
 } module_use;

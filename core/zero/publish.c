@@ -132,9 +132,9 @@ static zds_status gather_span(zero *z, uint32_t k, const char *doing)
 {
     peers *p = z->with.peers;
     zds_coll coll = gathering(z, k, doing);
-    return z->lay->spans[k].parts ? gather_owners(z, k, coll)
-                                  : peers_issue(p, p->ops->all_gather, &coll, doing,
-                                                &z->publish.spans[k].events[0]);
+    return z->lay->spans[k].parts
+               ? gather_owners(z, k, coll)
+               : peers_issue(p, p->ops->all_gather, &coll, doing, &z->publish.spans[k].events[0]);
 }
 
 /* An owner sends what is where the whole is to be. */

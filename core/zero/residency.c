@@ -1,10 +1,11 @@
 /* Spans of which ranks keep parts: gathered when a module that uses them is acquired, or before,
  * and dropped when their room is needed or their values change.
  *
- * Room is taken in one memory, as large as the config lets parameters be gathered (or as the largest
- * module). What is used next is known from the micro step before, as long as modules are acquired in
- * the same order; what is used last then goes first, and what comes next is gathered ahead. All of
- * it follows from the order of calls, which is the same on all ranks, so they need not agree. */
+ * Room is taken in one memory, as large as the config lets parameters be gathered (or as the
+ * largest module). What is used next is known from the micro step before, as long as modules are
+ * acquired in the same order; what is used last then goes first, and what comes next is gathered
+ * ahead. All of it follows from the order of calls, which is the same on all ranks, so they need
+ * not agree. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -42,8 +43,8 @@ static uint64_t module_bytes(const zero *z, uint32_t module, bool *counted)
     return bytes;
 }
 
-/* What may be gathered at a time: what the config says, but at least the largest module, and at most
- * all. */
+/* What may be gathered at a time: what the config says, but at least the largest module, and at
+ * most all. */
 static zds_status budget(zero *z, uint64_t *out, zds_error *error)
 {
     uint64_t all = 0, most = 0, wish = z->wish.live, size = zds_dtype_size(z->wish.param_dtype);
@@ -136,10 +137,11 @@ static void note(zero *z, uint32_t module)
     if (l->foretold && (l->seen_count >= l->plan_count || l->plan[l->seen_count] != module)) {
         l->foretold = false;
         if (z->wish.tell_order && z->with.peers->rank == 0)
-            log_line(ZDS_LOG_WARNING, -1, NULL,
-                     "module %s is acquired at another place than in the micro step before: what is "
-                     "used next is not known until the next one, and is not gathered ahead",
-                     z->with.model->modules[module].name);
+            log_line(
+                ZDS_LOG_WARNING, -1, NULL,
+                "module %s is acquired at another place than in the micro step before: what is "
+                "used next is not known until the next one, and is not gathered ahead",
+                z->with.model->modules[module].name);
     }
     if (l->seen_count < l->room)
         l->seen[l->seen_count] = module;

@@ -111,6 +111,8 @@ zds_status zero_copy_out(zero *z, void *to, const void *from, uint64_t bytes);
 
 /* `local`: the optimizer reduces this step's gradients itself. */
 void zero_micro_begin(zero *z, bool boundary, bool local);
+/* Modules are gathered by all ranks together when they are acquired. */
+bool zero_gathers(const zero *z);
 /* The module's parameters may be read, and with ZDS_BACKWARD its gradients written, by what is put
  * on `stream` from now on; NULL: by the caller itself. ZDS_ERR_UNSUPPORTED: there is no room for
  * its gradients beside those that are being written. */

@@ -1,6 +1,6 @@
 /* Ranks that keep their parts of parameters: every module is whole while it is acquired, whatever
- * there is room for, in whatever order, and what is trained is what stage 2 trains. On the host with
- * a backend that shares no pages, and with one that does; on the island without saying so. */
+ * there is room for, in whatever order, and what is trained is what stage 2 trains. On the host
+ * with a backend that shares no pages, and with one that does; on the island without saying so. */
 #include "engine_world.h"
 #include "small_model.h"
 
@@ -120,8 +120,8 @@ static void end(zds_engine *e)
     zds_engine_destroy(e);
 }
 
-#define KEEP(n) ", \"stage3_param_persistence_threshold\": " #n
-#define LIVE(n) ", \"stage3_max_live_parameters\": " #n
+#define KEEP(n)  ", \"stage3_param_persistence_threshold\": " #n
+#define LIVE(n)  ", \"stage3_max_live_parameters\": " #n
 #define AHEAD(n) ", \"stage3_prefetch_bucket_size\": " #n
 #define REUSE(n) ", \"stage3_max_reuse_distance\": " #n
 
@@ -181,8 +181,8 @@ static void optimizers(int rank, int size)
     static const char *const names[] = {"SGD", "Lion", "Adagrad", "AdamW8bit", "Muon", "Adafactor"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         for (size_t p = 0; p < 2; p++) {
-            zds_engine *e = open_engine(config_at(3, rooms[2 * p], precisions[p]), size, names[i],
-                                        false);
+            zds_engine *e =
+                open_engine(config_at(3, rooms[2 * p], precisions[p]), size, names[i], false);
             zds_engine *two = open_engine(config_at(2, "", precisions[p]), size, names[i], false);
             for (uint64_t k = 0; k < 4; k++)
                 micro(e, two, STRAIGHT, k);
@@ -196,4 +196,109 @@ static void optimizers(int rank, int size)
 Test(engine_stage3, every_kind_of_optimizer_trains_as_at_stage_2, .timeout = 120)
 {
     on_all((int[]){2, 4}, 2, optimizers);
+}
+
+/* === what it takes, and what it refuses === */
+
+typedef struct taken {
+    uint64_t params, gathered, shared;
+} taken;
+
+static taken memory_of(zds_engine *e)
+{
+    taken t = {0};
+    zds_memory_row row;
+    for (size_t i = 0; zds_memory_report(e, i, &row); i++) {
+        if (!strcmp(row.purpose, "parameters")) {
+            t.params += row.bytes;
+            t.shared += row.shared;
+        }
+        t.gathered += strcmp(row.purpose, "gathered parameters") ? 0 : row.peak;
+    }
+    return t;
+}
+
+/* Elements, each parameter padded to 16 and each span to what ranks share equally; the table of the
+ * small model, its largest module, is a span of its own. */
+static void parts(int rank, int size)
+{
+    const uint64_t w = 96, table = 6 * w * w, whole = table + 7 * w * w + 3 * w + w + w + 1;
+    small_width = (int64_t)w;
+    for (int kept = 0; kept < 2; kept++) {
+        zds_engine *e = open_engine(config_at(3, kept ? KEEP(400) LIVE(1) : KEEP(0) LIVE(1), ""),
+                                    size, "AdamW", false);
+        taken t = memory_of(e);
+        uint64_t slack = 4 * 5 * 16 * (uint64_t)size, small = kept ? 5 * w + 1 : 0;
+        if (backend || on_island()) {
+            uint64_t want = 4 * (whole - small) / (uint64_t)size + 4 * small;
+            NEED(t.params >= want && t.params <= want + slack, "%llu bytes, not %llu",
+                 (unsigned long long)t.params, (unsigned long long)want);
+            uint64_t most = 4 * (table + (kept ? 0 : 3 * w)); /* of h.0 */
+            NEED(t.gathered >= most && t.gathered <= most + slack, "%llu bytes gathered",
+                 (unsigned long long)t.gathered);
+        } else { /* one copy for the node, and nothing is gathered */
+            NEED(t.params == t.shared && !t.gathered, "%llu bytes, %llu shared",
+                 (unsigned long long)t.params, (unsigned long long)t.shared);
+        }
+        end(e);
+    }
+    small_width = 24;
+    (void)rank;
+}
+
+Test(engine_stage3, ranks_take_memory_for_their_parts_and_one_module)
+{
+    on_all((int[]){2, 3}, 2, parts);
+}
+
+static void refusals(int rank, int size)
+{
+    (void)rank;
+    zds_engine *e = open_engine(config_at(3, KEEP(0), ""), size, "AdamW", false);
+    zds_engine *two = open_engine(config_at(2, "", ""), size, "AdamW", false);
+    zds_view view;
+    micro(e, two, STRAIGHT, 0);
+    WORKS(zds_micro_begin(e, ZDS_BOUNDARY_AUTO));
+    WORKS(zds_acquire(e, 1, ZDS_FORWARD, NULL, &view));
+    NEED(zds_step(e, NULL) == ZDS_ERR_INVALID && strstr(zds_engine_error(e), "h.0") &&
+             !strstr(zds_engine_error(e), "strict"),
+         "%s", zds_engine_error(e));
+    WORKS(zds_release(e, 1, NULL));
+    NEED(zds_release(e, 1, NULL) == ZDS_ERR_INVALID, "released twice");
+    if (backend || on_island())
+        NEED(zds_micro_abandon(e) == ZDS_ERR_UNSUPPORTED && strstr(zds_engine_error(e), "zds_fail"),
+             "%s", zds_engine_error(e));
+    else
+        WORKS(zds_micro_abandon(e));
+    WORKS(zds_step(e, NULL));
+    for (uint64_t i = 1; i < 4; i++)
+        micro(e, two, HOLDS_ALL, i);
+    NEED(hash(e) == hash(two) || rank, "what was refused has changed something");
+    end(e);
+    end(two);
+}
+
+Test(engine_stage3, misuse_is_refused_and_changes_nothing)
+{
+    on_all((int[]){2}, 1, refusals);
+}
+
+/* Ranks that go through modules in other orders hear of it, where modules are gathered. */
+static void orders(int rank, int size)
+{
+    zds_view view;
+    if (!backend)
+        return;
+    zds_engine *e = open_engine(config_at(3, KEEP(0), ""), size, "AdamW", false);
+    zds_status status = zds_acquire(e, rank ? 1 : 2, ZDS_FORWARD, NULL, &view);
+    if (!status)
+        status = zds_acquire(e, 3, ZDS_FORWARD, NULL, &view);
+    NEED(status == ZDS_ERR_DIVERGED || status == ZDS_ERR_PEER, "%s", zds_status_name(status));
+    NEED(strstr(zds_engine_error(e), "parameters of module h."), "%s", zds_engine_error(e));
+    zds_engine_destroy(e);
+}
+
+Test(engine_stage3, ranks_in_other_orders_hear_of_it)
+{
+    on_all((int[]){2}, 1, orders);
 }
