@@ -52,3 +52,12 @@ function(zds_plugin kind name)
     add_dependencies(zds_plugins ${target})
     install(TARGETS ${target} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}/${ZDS_PLUGIN_DIR})
 endfunction()
+
+# zds_plugin_absent(KIND NAME REASON): it is left out of this build, and lib/zds/plugins/KIND_NAME.absent
+# says why, which zds-plugins --list shows and whoever asks for the plugin is told.
+function(zds_plugin_absent kind name reason)
+    message(STATUS "plugin ${kind} ${name} is left out: ${reason}")
+    set(file ${CMAKE_BINARY_DIR}/lib/${ZDS_PLUGIN_DIR}/${kind}_${name}.absent)
+    file(WRITE ${file} "${reason}\n")
+    install(FILES ${file} DESTINATION ${CMAKE_INSTALL_LIBDIR}/${ZDS_PLUGIN_DIR})
+endfunction()
