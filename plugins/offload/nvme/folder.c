@@ -222,8 +222,8 @@ zds_status folder_open(tier *t, const char *path)
 void folder_close(tier *t)
 {
     folder *f = &t->folder;
-    if (f->lock >= 0 && getpid() == t->process)
-        remove_all(f->parent, f->fd, f->name);
+    if (f->lock >= 0 && getpid() == t->process && unlinkat(f->fd, LOCK, 0) == 0)
+        (void)unlinkat(f->parent, f->name, AT_REMOVEDIR); /* the files went with their blocks */
     const int all[] = {f->lock, f->fd, f->parent};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (all[i] >= 0)
@@ -273,8 +273,10 @@ zds_status folder_traits(tier *t)
     const int plain = openat(t->folder.fd, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (plain < 0 || fstatvfs(plain, &space) != 0) {
         zds_status status = failed(t, "a file in", t->folder.name);
-        if (plain >= 0)
+        if (plain >= 0) {
             close(plain);
+            (void)unlinkat(t->folder.fd, name, 0);
+        }
         return status;
     }
     const int fd = openat(t->folder.fd, name, O_RDWR | O_DIRECT | O_CLOEXEC);

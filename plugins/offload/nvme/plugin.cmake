@@ -1,4 +1,4 @@
-pkg_check_modules(LIBURING IMPORTED_TARGET liburing>=2.2)
+pkg_check_modules(LIBURING IMPORTED_TARGET GLOBAL liburing>=2.2)
 if(LIBURING_FOUND)
     zds_plugin(offload nvme LIBRARIES PkgConfig::LIBURING Threads::Threads)
 else()
