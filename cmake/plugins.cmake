@@ -49,6 +49,17 @@ function(zds_plugin kind name)
     target_link_libraries(${target} PRIVATE plugin_common ${arg_LIBRARIES} m)
     set_target_properties(${target} PROPERTIES PREFIX "" OUTPUT_NAME ${target}
         LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/lib/${ZDS_PLUGIN_DIR})
+    file(REMOVE ${CMAKE_BINARY_DIR}/lib/${ZDS_PLUGIN_DIR}/${target}.absent) # of a build before
     add_dependencies(zds_plugins ${target})
     install(TARGETS ${target} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}/${ZDS_PLUGIN_DIR})
+endfunction()
+
+# zds_plugin_absent(KIND NAME REASON): it is left out of this build, and lib/zds/plugins/KIND_NAME.absent
+# says why, which zds-plugins --list shows and whoever asks for the plugin is told.
+function(zds_plugin_absent kind name reason)
+    message(STATUS "plugin ${kind} ${name} is left out: ${reason}")
+    set(file ${CMAKE_BINARY_DIR}/lib/${ZDS_PLUGIN_DIR}/${kind}_${name})
+    file(REMOVE ${file}.so) # of a build before
+    file(WRITE ${file}.absent "${reason}\n")
+    install(FILES ${file}.absent DESTINATION ${CMAKE_INSTALL_LIBDIR}/${ZDS_PLUGIN_DIR})
 endfunction()

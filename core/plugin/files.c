@@ -5,6 +5,7 @@
 #include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -58,10 +59,19 @@ static const char *base_name(const char *path)
     return slash ? slash + 1 : path;
 }
 
+/* Instead of a plugin that a build has left out: a line that says why. */
+static const char ABSENT[] = ".absent";
+
+static bool ends_with(const char *name, const char *end)
+{
+    size_t length = strlen(name), tail = strlen(end);
+    return length > tail && strcmp(name + length - tail, end) == 0;
+}
+
 static int is_library(const struct dirent *entry)
 {
-    size_t length = strlen(entry->d_name);
-    return entry->d_name[0] != '.' && length > 3 && strcmp(entry->d_name + length - 3, ".so") == 0;
+    return entry->d_name[0] != '.' &&
+           (ends_with(entry->d_name, ".so") || ends_with(entry->d_name, ABSENT));
 }
 
 static int by_bytes(const struct dirent **a, const struct dirent **b)
@@ -220,6 +230,17 @@ plugin_file *files_named(plugin_files *files, const char *path)
     return file;
 }
 
+static char *absence(const char *path)
+{
+    char line[512] = "";
+    FILE *text = fopen(path, "re");
+    if (text && fgets(line, sizeof line, text))
+        line[strcspn(line, "\n")] = '\0';
+    if (text)
+        fclose(text);
+    return fault_format("%s", *line ? line : "it was left out of this build");
+}
+
 void file_open(const plugin_files *files, plugin_file *file, bool in_child)
 {
     if (file->known)
@@ -227,6 +248,9 @@ void file_open(const plugin_files *files, plugin_file *file, bool in_child)
     char *reason = place_fault(file->path, file->installed);
     if (reason) {
         refuse(file, reason);
+    } else if (ends_with(file->path, ABSENT)) {
+        refuse(file, absence(file->path));
+        file->warned = true; /* it stands in nobody's way */
     } else if (file->installed && !in_child) {
         file_load(file);
     } else {
@@ -272,14 +296,14 @@ bool file_may_hold(const plugin_file *file, int32_t kind)
     return true;
 }
 
-/* True if the stem up to ".so" is a name, or how it begins: "warmup" for WarmupLR. Case, _ and -
- * count for nothing. */
+/* True if the stem up to ".so" or ".absent" is a name, or how it begins: "warmup" for WarmupLR.
+ * Case, _ and - count for nothing. */
 static bool begins_with_stem(const char *name, const char *stem)
 {
     for (;; stem++, name++) {
         stem += strspn(stem, "_-");
         name += strspn(name, "_-");
-        if (strcmp(stem, ".so") == 0)
+        if (strcmp(stem, ".so") == 0 || strcmp(stem, ABSENT) == 0)
             return true;
         if (tolower((unsigned char)*stem) != tolower((unsigned char)*name))
             return false;

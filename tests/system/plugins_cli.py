@@ -62,10 +62,11 @@ def check_install():
     installed = os.path.join(os.path.dirname(PROGRAMS), "lib", "zds", "plugins")
     listed = entries(None)
     files = {e["file"] for e in listed}
-    wanted = {os.path.join(installed, f) for f in os.listdir(installed) if f.endswith(".so")}
+    wanted = {os.path.join(installed, f) for f in os.listdir(installed)
+              if f.endswith((".so", ".absent"))}
     expect(files == wanted, f"the list shows every file of the install's folder: {files ^ wanted}")
     for e in listed:
-        expect(e["status"] == "ok", f"{e['kind']} {e['name']} is {e['status']}: {e['reason']}")
+        expect(e["status"] == "ok" or e["file"].endswith(".absent"), f"{e['kind']} {e['name']} is {e['status']}: {e['reason']}")
 
 
 def check_list(folder):
@@ -110,6 +111,22 @@ def check_list(folder):
     expect(code == 0 and lines[0].split() == ["KIND", "NAME", "VERSION", "ABI", "STATUS", "FILE"] and
            any(line.split()[:5] == ["optim", "Sample", "1.0", "1.0", "ok"] for line in lines),
            "--list as text")
+
+
+def check_absent(folder):
+    """A plugin that a build has left out is told with the reason, to whoever asks for it alone."""
+    put(folder, "sample")
+    path = os.path.join(folder, "offload_far.absent")
+    with open(path, "w", encoding="utf-8") as file:
+        file.write("it was built without libfar: install libfar-dev\n")
+    os.chmod(path, 0o644)
+    rows = {e["file"]: (e["status"], e["reason"]) for e in entries(folder)}
+    expect(rows.get(path) == ("rejected", "it was built without libfar: install libfar-dev"),
+           f"the list says why: {rows.get(path)}")
+    code, _, err = plugins("--info", "far", path=folder)
+    expect(code == 1 and path in err and "without libfar" in err, f"--info far: {err.strip()}")
+    code, _, err = plugins("--info", "sample", path=folder)
+    expect(code == 0 and "libfar" not in err, f"--info sample says nothing of it: {err.strip()}")
 
 
 def check_info(folder):
@@ -165,7 +182,7 @@ if not os.path.isdir(SAMPLES):
     sys.exit(77)
 check_usage()
 check_install()
-for test in check_list, check_info, check_check:
+for test in check_list, check_info, check_absent, check_check:
     with tempfile.TemporaryDirectory() as temporary:
         test(os.path.realpath(temporary))
 sys.exit(1 if failures else 0)

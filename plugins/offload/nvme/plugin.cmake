@@ -1,0 +1,6 @@
+pkg_check_modules(LIBURING IMPORTED_TARGET GLOBAL liburing>=2.2)
+if(LIBURING_FOUND)
+    zds_plugin(offload nvme LIBRARIES PkgConfig::LIBURING Threads::Threads)
+else()
+    zds_plugin_absent(offload nvme "it was built without liburing: install liburing-dev, and build anew")
+endif()
