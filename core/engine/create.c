@@ -87,6 +87,10 @@ static zds_status create_zero(zds_engine *e, zds_error *error)
         .ahead = set->ahead,
         .reuse = set->reuse,
         .tell_order = set->tell_order,
+        .buffers = set->buffers,
+        .reads_ahead = set->reads_ahead,
+        .writes_behind = set->writes_behind,
+        .ratio = set->ratio,
         .tile = e->device.space == ZDS_SPACE_HOST ? HOST_TILE : DEVICE_TILE,
         .seed = e->seed};
     const zero_means means = {.model = e->model,

@@ -156,7 +156,8 @@ typedef struct piece {
      * begin with tiles of pieces before it, and the last end with tiles of those behind. */
     uint64_t window, window_end;
     bool rests;      /* its master and states are records in another memory, */
-    uint64_t record; /* from here on: one a tile */
+    uint64_t record; /* from here on: one a tile, */
+    uint64_t sum;    /* whose checksums begin here */
 } piece;
 
 /* The tiles that are bound and stepped together. */
@@ -168,18 +169,31 @@ typedef struct window {
     size_t count;
 } window;
 
-enum { RING_BUFFERS = 3 };
+enum { LOAD_WINDOWS = 16 }; /* that threads share */
 
-/* Buffers of windows whose records rest in another memory, taken in turn. */
+/* A buffer of records, and what is under way to and from it. */
+typedef struct record_slot {
+    uint32_t windows;          /* of the load that it has */
+    uint64_t at[LOAD_WINDOWS]; /* [windows]: bytes of their records in it, */
+    uint64_t bytes;            /* and of all */
+    /* What is read, what is written, and what was written before and the reading waits for; on a
+     * device one event each. */
+    zds_event **reads, **writes, **waited;
+    size_t read_count, write_count, waited_count;
+} record_slot;
+
+/* Buffers of loads whose records rest in another memory, taken in turn. */
 typedef struct record_ring {
     slab records; /* in the other memory */
-    slab buffers; /* [RING_BUFFERS][bytes] where the optimizer computes */
-    uint64_t bytes, alignment;
-    zds_stream *reads, *writes;
-    uint64_t turn;
-    /* [RING_BUFFERS]: what was read, what was written, and what the reading in progress waits for
-     */
-    zds_event *read[RING_BUFFERS], *written[RING_BUFFERS], *waited[RING_BUFFERS];
+    slab buffers; /* [slot_count][bytes] where the optimizer computes, from byte `first` on */
+    uint64_t first, bytes, alignment;
+    uint32_t load; /* windows of one */
+    uint32_t slot_count;
+    record_slot *slots;
+    zds_stream *reads, *writes; /* of a device */
+    uint64_t count, *sums;      /* [count] records' checksums, where the host computes */
+    /* The record that is in the first buffer for itself; STREAM_NONE. */
+    uint64_t open, open_bytes, open_sum;
 } record_ring;
 
 typedef struct stream_part {
@@ -413,22 +427,41 @@ uint64_t state_bytes(const zds_state_spec *spec, uint64_t count);
 uint64_t state_offset(const zds_state_spec *spec, uint64_t elements);
 /* Elements of a full tile of a parameter: whole chunks of the norm and whole blocks, or all. */
 uint64_t stream_tile(const zero *z, uint32_t param);
-/* records.c: masters and states that rest in another memory than the device's */
+/* records.c: masters and states that rest in another memory than where the optimizer computes */
 zds_status records_create(zero *z, zds_error *error);
 void records_destroy(zero *z);
 /* What holds byte *at of a piece's master (state -1) or state, and from which byte of that on, with
- * at most *bytes lying together. */
-bufref record_of(const zero *z, const piece *p, int32_t state, uint64_t *at, uint64_t *bytes);
+ * at most *bytes lying together. On the host the record itself comes, and goes back by
+ * records_keep. */
+zds_status record_of(zero *z, const piece *p, int32_t state, uint64_t *at, uint64_t *bytes,
+                     bufref *out);
+zds_status records_keep(zero *z);
 /* Begins a pass over windows: what was written before is there. */
 zds_status records_begin(zero *z);
-/* The next window's records come into its buffers, to which its tiles then point; `fresh`: zeros,
- * in place of records. */
-zds_status records_read(zero *z, window *w, bool fresh);
+/* A pass goes over loads of windows, in order: so many, */
+uint64_t records_loads(const zero *z, uint64_t windows);
+/* and of one that is read, so many windows. */
+uint32_t records_windows(const zero *z, uint64_t load);
+/* A load's records begin to come into its buffer, at most as many loads ahead as there are others;
+ * `fresh`: a buffer, on a device of zeros, in place of records. */
+zds_status records_read(zero *z, uint64_t load, uint64_t windows, bool fresh);
+/* They are there, for what is put on the queue. */
+zds_status records_await(zero *z, uint64_t load);
+/* A window of it, whose tiles point into the buffer. */
+void records_bind(const zero *z, uint64_t load, uint32_t j, window *w);
+/* On the host: zeros; the checksums of what a step has left; a parameter whose records are not what
+ * was left, or -1, which is then an error. */
+void records_clear(const zero *z, const window *w);
+void records_seal(const zero *z, const window *w);
+int64_t records_check(const zero *z, const window *w);
+zds_status records_spoilt(zero *z, uint32_t param);
 /* And go back, after what was put on the queue. */
-zds_status records_write(zero *z, const window *w);
+zds_status records_write(zero *z, uint64_t load);
 /* All of them are there. */
 zds_status records_settle(zero *z);
-/* stream.c: the pages of what was taken come, each near the thread that will use it */
+/* stream.c: the tiles of a window, as this step numbers them */
+void stream_bind_window(const zero *z, uint64_t i, window *w);
+/* the pages of what was taken come, each near the thread that will use it */
 void stream_touch(zero *z);
 /* after the optimizer's failure in the middle of an update */
 zds_status stream_failed(zero *z, zds_status status, const char *what, int64_t step);

@@ -91,10 +91,11 @@ static bool is_whole(const zero *z, const cargo *c)
 
 /* Where units lie on this rank, from `first` of the parameter's; *count: at most as many as lie
  * together. */
-static bufref units_at(const zero *z, const cargo *c, uint64_t first, uint64_t *count)
+static zds_status units_at(zero *z, const cargo *c, uint64_t first, uint64_t *count, bufref *out)
 {
     const piece *p = z->stream.piece_of[c->param];
     uint64_t size = zds_dtype_size(c->rests), at = first * size, bytes = *count * size;
+    zds_status status = ZDS_OK;
     bufref b;
     if (!p && c->state < 0) { /* frozen */
         b = params_at(z, c->param, first);
@@ -103,14 +104,15 @@ static bufref units_at(const zero *z, const cargo *c, uint64_t first, uint64_t *
         b = stream_whole_state(z, c->param, (uint32_t)c->state);
     } else {
         at -= unit_of(c, p->first) * size;
-        b = p->rests       ? record_of(z, p, c->state, &at, &bytes)
-            : c->state < 0 ? p->master
-                           : p->states[c->state];
+        b = c->state < 0 ? p->master : p->states[c->state];
+        if (p->rests)
+            status = record_of(z, p, c->state, &at, &bytes, &b);
     }
     *count = bytes / size;
     b.offset += at;
     b.dtype = c->rests;
-    return b;
+    *out = b;
+    return status;
 }
 
 static void convert(const cargo *c, void *to, zds_dtype to_dtype, const void *from,
@@ -190,8 +192,10 @@ static zds_status stage_own(zero *z, const cargo *c, uint64_t first, uint64_t co
     zds_status status = ZDS_OK;
     for (uint64_t i = 0; !status && i < count;) {
         uint64_t n = count - i;
-        bufref from = units_at(z, c, first + i, &n);
-        status = stage(z, c, from, i, n);
+        bufref from;
+        status = units_at(z, c, first + i, &n, &from);
+        if (!status)
+            status = stage(z, c, from, i, n);
         i += n;
     }
     return status;
@@ -329,8 +333,12 @@ static zds_status keep_own(zero *z, const cargo *c, uint64_t first, uint64_t cou
     }
     for (uint64_t i = begin; !status && i < end;) {
         uint64_t n = end - i;
-        bufref to = units_at(z, c, i, &n);
-        status = unstage(z, c, to, i - first, n);
+        bufref to;
+        status = units_at(z, c, i, &n, &to);
+        if (!status)
+            status = unstage(z, c, to, i - first, n);
+        if (!status && p && p->rests && zero_is_here(z) && !is_whole(z, c))
+            status = records_keep(z);
         i += n;
     }
     return status;

@@ -41,6 +41,11 @@ typedef struct zero_wishes {
      * at most keep_all together; of the others at most `live` are gathered at a time, `ahead` of
      * them before they are used, and none stays that is not used again within `reuse`. */
     uint64_t keep, keep_all, live, ahead, reuse;
+    /* Where masters and states rest elsewhere: how many buffers go over them, whether one is read
+     * ahead and written behind, and which share of them rests there. */
+    uint32_t buffers;
+    bool reads_ahead, writes_behind;
+    double ratio;
     bool tell_order; /* a micro step that goes another way than the one before is warned of */
     uint64_t seed;
 } zero_wishes;
