@@ -58,10 +58,11 @@ static struct {
     int how;
     atomic_long count;
     bool no_ring, no_fallocate;
-    atomic_bool held;      /* reads do not come back */
+    atomic_bool held;      /* reads do not come back; of the ring: nothing does */
     atomic_llong clock_ms; /* ahead of the real one */
     /* Of the ring, for whoever looks: requests that the kernel has. */
-    long submits, most_together, in_flight;
+    long submits, most_together;
+    atomic_long in_flight;
     bool refilled; /* something was submitted while others were in flight, and some had ended */
     bool some_ended;
 } fault = {.which = CALLS};
@@ -188,9 +189,30 @@ EXPORTED int io_uring_submit(struct io_uring *g)
     return taken;
 }
 
+/* Puts the end of the wait for the eventfd before others. False where there is none. */
+static bool prefer_wake(struct io_uring *g)
+{
+    const unsigned head = *g->cq.khead, mask = *g->cq.kring_mask;
+    for (unsigned i = 0; i < io_uring_cq_ready(g); i++) {
+        struct io_uring_cqe *first = &g->cq.cqes[head & mask],
+                            *other = &g->cq.cqes[(head + i) & mask], kept = *other;
+        if (kept.user_data)
+            continue;
+        *other = *first;
+        *first = kept;
+        return true;
+    }
+    return false;
+}
+
 EXPORTED int __io_uring_get_cqe(struct io_uring *g, struct io_uring_cqe **cqe, unsigned submit,
                                 unsigned wait, sigset_t *mask)
 {
+    while (atomic_load(&fault.held) && !prefer_wake(g)) {
+        if (!wait)
+            return -EAGAIN;
+        usleep(1000);
+    }
     const int error = NEXT(__io_uring_get_cqe)(g, cqe, submit, wait, mask);
     if (error)
         return error;
@@ -455,6 +477,36 @@ static void look_at_ring(bool single, bool overlap)
     NEED(how == 0 && rmdir(path) == 0, "single_submit %d, overlap_events %d", single, overlap);
 }
 
+/* Copies begin beside one whose requests do not come back. */
+static void look_at_company(void)
+{
+    enum { COPIES = 3 };
+    const settings set = {
+        .block_size = 4096, .queue_depth = 8, .intra_op_parallelism = 1, .overlap_events = true};
+    static world w = {.folder = "/tmp/zds-failing-XXXXXX"};
+    static char memory[4096];
+    zds_block block = {.struct_size = sizeof block};
+    zds_event *reads[COPIES];
+    NEED(mkdtemp(w.folder), "%s", strerror(errno));
+    fault.which = CALLS;
+    atomic_store(&fault.in_flight, 0);
+    NEED(!world_open(&w, &set) && !w.ops->alloc(w.self, 4096, &block), "%s", w.error);
+    atomic_store(&fault.held, true);
+    for (int i = 0; i < COPIES; i++) {
+        NEED(!world_begin(&w, &block, memory, NULL, 0, 4096, NULL, &reads[i]), "%s", w.error);
+        for (int ms = 0; atomic_load(&fault.in_flight) < i + 2; ms++) { /* and the eventfd */
+            NEED(ms < 20000, "copy %d was not begun", i);
+            usleep(1000);
+        }
+    }
+    atomic_store(&fault.held, false);
+    for (int i = 0; i < COPIES; i++)
+        NEED(!world_end(reads[i]), "%s", w.error);
+    w.ops->free(w.self, &block);
+    w.ops->close(w.self);
+    NEED(rmdir(w.folder) == 0, "%s", strerror(errno));
+}
+
 static bool was_logged(world *w, const char *part)
 {
     pthread_mutex_lock(&w->lock);
@@ -549,6 +601,7 @@ int main(void)
     for (int single = 0; single < 2; single++)
         for (int overlap = 0; overlap < 2; overlap++)
             look_at_ring(single, overlap);
+    look_at_company();
     look_at_warnings();
     printf("%d attempts, %d with an error, %d faults\n", tried, told, faults);
     return faults || told < tried / 4;

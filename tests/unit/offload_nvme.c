@@ -312,6 +312,33 @@ Test(offload_nvme, chains_are_kept_in_order)
     }
 }
 
+/* Bounce buffers are fewer than requests may be: others wait till one is free. */
+Test(offload_nvme, memory_of_no_alignment_takes_turns)
+{
+    enum { BYTES = 72 << 20, PARTS = 3 };
+    tier t;
+    open_new(&t, "{\"block_size\": 4194304, \"queue_depth\": 32}");
+    zds_block block = take(&t, BYTES);
+    char *memory = malloc(BYTES + 1) /* for the shift */, *m = memory + 1;
+    zds_event *events[PARTS];
+    const uint64_t part = BYTES / PARTS;
+    for (int way = 0; way < 2; way++) {
+        if (way)
+            memset(m, 0, BYTES);
+        else
+            put_values(m, BYTES, 1);
+        for (uint64_t i = 0; i < PARTS; i++)
+            events[i] = way ? begin(&t, in(&block, i * part), at(m + i * part), part, NULL)
+                            : begin(&t, at(m + i * part), in(&block, i * part), part, NULL);
+        for (int i = 0; i < PARTS; i++)
+            cr_assert_eq(end(events[i]), ZDS_OK, "%s", t.h.error);
+    }
+    expect_values(m, BYTES, 1);
+    free(memory);
+    t.ops->free(t.self, &block);
+    close_new(&t);
+}
+
 Test(offload_nvme, nothing_to_copy_is_done)
 {
     tier t;

@@ -110,7 +110,9 @@ static struct io_uring_cqe *next_end(ring *g, bool sleep)
     const int error = io_uring_wait_cqe_nr(&g->io, &cqe, sleep);
     if (!error)
         return cqe;
-    if (error != -EAGAIN && error != -EINTR)
+    if (error == -EAGAIN && !sleep)
+        return NULL;
+    if (error != -EINTR)
         nap();
     return io_uring_peek_cqe(&g->io, &cqe) == 0 ? cqe : NULL;
 }
