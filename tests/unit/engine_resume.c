@@ -351,9 +351,13 @@ Test(engine_resume, every_optimizer_goes_on_by_the_bytes_of_its_states)
     munmap(file, sizeof *file);
 }
 
-/* In records of several tiles, on a device, and in the host's memory as ever. */
+#define DISK ", \"zds\": {\"tiers\": {\"disk\": {\"type\": \"nvme\"}}}"
+
+/* In records of several tiles, of a device, and in files; and in the host's memory as ever. */
 Test(engine_resume, states_that_rest_elsewhere_go_on)
 {
+    static const run_of files[] = {{"AdamW8bit", NULL, DISK, "{\"min_8bit_size\": 4096}"},
+                                   {"NAdam", NULL, DISK ", \"bf16\": {\"enabled\": true}", NULL}};
     static const run_of runs[] = {{"AdamW8bit", "WarmupLR", "", "{\"min_8bit_size\": 4096}"},
                                   {"NAdam", "WarmupLR", ", \"bf16\": {\"enabled\": true}", NULL}};
     map_file();
@@ -363,6 +367,13 @@ Test(engine_resume, states_that_rest_elsewhere_go_on)
         for (int to = 1; to <= 2; to++) {
             by_values = to == 2; /* what has values */
             stops(&runs[w], 3 - to, to, 1, 2);
+        }
+    zero_keys =
+        ", \"offload_optimizer\": {\"device\": \"disk\", \"nvme_path\": \"" TEST_BINARY_DIR "\"}";
+    for (size_t w = 0; !on_island() && w < sizeof files / sizeof *files; w++)
+        for (int to = 1; to <= 2; to++) {
+            by_values = to == 2;
+            stops(&files[w], 3 - to, to, 1, 3);
         }
     munmap(file, sizeof *file);
 }
