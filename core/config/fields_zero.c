@@ -166,21 +166,23 @@ static const field rows[] = {
      .stages = STAGE_3},
     {Z "offload_param.device", FIELD_ENUM, FIELD_DONE, "none",
      "none: where they are computed; cpu: host memory, which for parameters that are computed "
-     "there changes nothing; nvme: files; else the tier of that name in zds.tiers, which DeepSpeed "
-     "does not know.",
+     "there changes nothing; nvme: files, but for max_in_cpu elements; else the tier of that name "
+     "in zds.tiers, which DeepSpeed does not know.",
      .choices = "none|cpu|nvme", .flags = FIELD_TYPED | FIELD_OR_TIER,
-     .auto_from = "none (accelerate's default)", .planned = "nvme", .stages = STAGE_3},
+     .auto_from = "none (accelerate's default)", .stages = STAGE_3},
     {Z "offload_param.nvme_path", FIELD_STRING, FIELD_DONE, NULL,
      "Folder for the files of nvme; no effect with cpu.", .flags = FIELD_TYPED | FIELD_NULLABLE,
      .auto_from = "none (accelerate's default)", .stages = STAGE_3},
-    {Z "offload_param.buffer_count", FIELD_INT, FIELD_DONE, "5",
-     "nvme: buffers between file and memory; no effect with cpu.", .flags = FIELD_TYPED | FIELD_MIN,
-     .stages = STAGE_3},
-    {Z "offload_param.buffer_size", FIELD_INT, FIELD_DONE, "100000000",
-     "nvme: elements of one buffer; no effect with cpu.", .flags = FIELD_TYPED | FIELD_MIN,
+    {Z "offload_param.buffer_count", FIELD_INT, FIELD_NOOP, "5",
+     "Buffers between file and memory: zds reads into the memory of what is gathered, and writes "
+     "from offload_optimizer's buffers.",
+     .flags = FIELD_TYPED | FIELD_MIN, .stages = STAGE_3},
+    {Z "offload_param.buffer_size", FIELD_INT, FIELD_NOOP, "100000000",
+     "Elements of one buffer: parameters of any size need none.", .flags = FIELD_TYPED | FIELD_MIN,
      .stages = STAGE_3},
     {Z "offload_param.max_in_cpu", FIELD_INT, FIELD_DONE, "1000000000",
-     "nvme: elements that stay in host memory; no effect with cpu.",
+     "nvme: elements of a rank's that stay in host memory; of one rank alone whole parameters, in "
+     "the model's order. No effect with cpu.",
      .flags = FIELD_TYPED | FIELD_MIN, .stages = STAGE_3},
     {Z "offload_param.pin_memory", FIELD_BOOL, FIELD_DONE, "true",
      "Page-locked host memory, which devices read without a copy; no effect where the host "

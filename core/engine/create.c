@@ -86,6 +86,7 @@ static zds_status create_zero(zds_engine *e, zds_error *error)
         .live = set->live,
         .ahead = set->ahead,
         .reuse = set->reuse,
+        .stay = e->device.space == ZDS_SPACE_HOST ? set->stay : 0,
         .tell_order = set->tell_order,
         .buffers = set->buffers,
         .reads_ahead = set->reads_ahead,
@@ -103,6 +104,7 @@ static zds_status create_zero(zds_engine *e, zds_error *error)
                               .control = e->control,
                               .tier = e->tier,
                               .states_tier = e->states_tier ? e->states_tier : e->tier,
+                              .params_tier = e->params_tier ? e->params_tier : e->tier,
                               .threads = e->threads,
                               .ledger = e->ledger,
                               .failure = &e->failure};
@@ -142,7 +144,7 @@ static zds_status build(zds_engine *e, const zds_model *model, const zds_engine_
     if (!status)
         status = groups_create(e, o, error);
     if (!status)
-        status = tiers_open_states(e, error);
+        status = tiers_open_rest(e, error);
     if (!status)
         status = plugins_open_sched(e, o, error);
     if (!status)

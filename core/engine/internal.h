@@ -41,6 +41,8 @@ typedef struct settings {
     uint64_t bucket;
     loss_scale scale;        /* as it is at first */
     const char *states_tier; /* offload_optimizer's, for masters and states; NULL: none */
+    const char *params_tier; /* offload_param's; likewise */
+    uint64_t stay;           /* zero_wishes */
     uint32_t buffers;        /* zero_wishes */
     bool reads_ahead, writes_behind;
     double ratio;
@@ -89,11 +91,12 @@ struct zds_engine {
     tier *tier;        /* of it */
     tier *host_tier;   /* NULL: the same */
     tier *states_tier; /* of masters and states; NULL: the same */
+    tier *params_tier; /* where parameters rest; NULL: the same */
     bool states_rest;  /* they are not where the optimizer computes, and are streamed */
     struct tier_plugin {
         const zds_plugin *plugin; /* NULL: not used */
         void *options;
-    } tier_plugins[3]; /* of these */
+    } tier_plugins[4]; /* of these */
     struct bootstrap *bootstrap;
     comm_link comm;      /* of buffers in the device's memory, */
     comm_link host_comm; /* and of the host's, where that is another */
@@ -216,8 +219,8 @@ zds_status links_check(zds_engine *e, const zds_engine_options *options, const c
 /* tiers.c: finds the plugins of all tiers, of which a sample tells all that is refused, and opens
  * those of parameters; */
 zds_status tiers_open(zds_engine *e, const zds_engine_options *options, zds_error *error);
-/* that of masters and states, once it is known what there will be of them */
-zds_status tiers_open_states(zds_engine *e, zds_error *error);
+/* those of what rests elsewhere, once it is known how much that will be */
+zds_status tiers_open_rest(zds_engine *e, zds_error *error);
 void tiers_close(zds_engine *e);
 /* agree.c: all ranks have the same config, model and options, or none starts */
 zds_status agree_on_start(zds_engine *e, const zds_engine_options *options, zds_error *error);

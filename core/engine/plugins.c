@@ -206,7 +206,8 @@ zds_status plugins_open_optim(zds_engine *e, const zds_engine_options *o, zds_er
                          .rank = e->launch.rank,
                          .seed = e->seed,
                          .sharded = e->set.stage >= 1 && e->launch.world_size > 1,
-                         .has_output = e->set.master_dtype != e->set.param_dtype || e->states_rest,
+                         .has_output = e->set.master_dtype != e->set.param_dtype ||
+                                       e->states_rest || e->tier_plugins[3].plugin,
                          .ordinal = e->device.ordinal};
     for (uint32_t i = 0; i < e->model->param_count; i++)
         if (!e->model->params[i].frozen) {

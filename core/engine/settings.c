@@ -67,6 +67,13 @@ static const char *states_tier(const zds_config *c, int32_t stage)
     return strcmp(device, "nvme") == 0 && stage < 3 && !config_tier(c, device) ? "cpu" : device;
 }
 
+/* At stage 3 alone. */
+static const char *params_tier(const zds_config *c, int32_t stage)
+{
+    const char *device = zds_config_string(c, "zero_optimization.offload_param.device");
+    return stage == 3 && device && strcmp(device, "none") != 0 ? device : NULL;
+}
+
 /* True unless the config says otherwise. */
 static bool is_on(const zds_config *c, const char *path)
 {
@@ -189,6 +196,8 @@ settings settings_of(const zds_config *c, int32_t world_size, problems *found)
         .writes_behind = is_on(c, OFFLOAD "pipeline_write"),
         .ratio = zds_config_float(c, OFFLOAD "ratio"),
         .states_tier = states_tier(c, stage),
+        .params_tier = params_tier(c, stage),
+        .stay = whole_number(c, "zero_optimization.offload_param.max_in_cpu"),
         .bucket = (uint64_t)zds_config_int(c, "zero_optimization.reduce_bucket_size"),
         .print_every = every > 0 ? every : 0};
     read_precision(&set, c, found);

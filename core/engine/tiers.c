@@ -164,19 +164,25 @@ static zds_status find_states(zds_engine *e, const char *name, zds_error *error)
     return ZDS_OK;
 }
 
-/* Parameters are gathered from where they are computed. */
-static zds_status check_params(zds_engine *e, zds_error *error)
+/* Parameters are gathered from where they rest: on a device from memory that its tier reaches, on
+ * the host from files. */
+static zds_status find_params(zds_engine *e, const char *name, zds_error *error)
 {
-    static const char path[] = "zero_optimization.offload_param.device";
-    const char *name = zds_config_string(e->config, path), *ours = spaces[e->device.space];
-    bool here = !name || strcmp(name, "none") == 0 || strcmp(name, ours) == 0 ||
-                (is_own(name) && e->device.space == ZDS_SPACE_HOST);
-    return here || e->set.stage < 3
-               ? ZDS_OK
-               : engine_refuse(e, ZDS_ERR_UNSUPPORTED, path, error,
-                               "parameters are computed in %s, and that they rest elsewhere is not "
-                               "implemented yet in this version of zds; delete offload_param",
-                               ours);
+    struct tier_plugin *slot = &e->tier_plugins[3];
+    wanted w = want(name, slot);
+    zds_offload_ops ops;
+    bool on_host = e->device.space == ZDS_SPACE_HOST;
+    zds_status status = find(e, &w, error);
+    if (status)
+        return status;
+    plugin_ops(slot->plugin, &ops, sizeof ops);
+    if (on_host ? ops.space == ZDS_SPACE_FILE
+                : ops.flags & ZDS_OFFLOAD_DIRECT && !space_is_device(ops.space))
+        return ZDS_OK;
+    return engine_refuse(e, ZDS_ERR_UNSUPPORTED, w.type, error,
+                         "parameters are computed in %s, and that they rest in memory of the kind "
+                         "that %s has is not implemented in this version of zds",
+                         spaces[e->device.space], slot->plugin->name);
 }
 
 /* === names that nothing reads === */
@@ -224,7 +230,8 @@ static zds_status check_names(zds_engine *e, zds_error *error)
 /* A sample goes on, for all that is refused; of a device that cannot be had no more is asked. */
 static zds_status find_all(zds_engine *e, zds_error *error)
 {
-    const char *device = spaces[e->device.space], *states = e->set.states_tier;
+    const char *device = spaces[e->device.space], *states = e->set.states_tier,
+               *params = e->set.params_tier;
     struct tier_plugin *slots = e->tier_plugins;
     zds_status first = check_names(e, error), status = ZDS_OK, compute = ZDS_OK;
     if (!first || e->sample)
@@ -233,8 +240,10 @@ static zds_status find_all(zds_engine *e, zds_error *error)
     if (e->device.space != ZDS_SPACE_HOST && (!first || e->sample))
         status = find_compute(e, "host", &slots[1], ZDS_SPACE_HOST, error);
     first = first ? first : status;
-    if (!first || e->sample)
-        status = check_params(e, error);
+    bool here = !params || strcmp(params, device) == 0 ||
+                (is_own(params) && e->device.space == ZDS_SPACE_HOST);
+    if (!here && (!first || e->sample))
+        status = find_params(e, params, error);
     first = first ? first : status;
     /* A section that names where parameters are anyway moves nothing. */
     if (states && strcmp(states, device) != 0 && (!first || e->sample))
@@ -326,17 +335,50 @@ static zds_status check_states(zds_engine *e, zds_error *error)
     return ZDS_OK;
 }
 
-zds_status tiers_open_states(zds_engine *e, zds_error *error)
+/* Bytes of this rank's parts of all parameters, without what pads them. */
+static uint64_t param_bytes(const zds_engine *e)
+{
+    uint64_t bytes = 0, ranks = (uint64_t)e->launch.world_size;
+    for (uint32_t i = 0; i < e->model->param_count; i++)
+        bytes += e->model->params[i].numel * zds_dtype_size(e->set.param_dtype);
+    return (bytes + ranks - 1) / ranks;
+}
+
+static zds_status open_params(zds_engine *e, zds_error *error)
+{
+    if (!e->tier_plugins[3].plugin)
+        return ZDS_OK;
+    const zds_offload_env env = {
+        .pin_memory = zds_config_bool(e->config, "zero_optimization.offload_param.pin_memory"),
+        .path = zds_config_string(e->config, "zero_optimization.offload_param.nvme_path"),
+        .capacity_hint = param_bytes(e)};
+    zds_status status = open_one(e, e->set.params_tier, 3, env, &e->params_tier, error);
+    wanted w = want(e->set.params_tier, NULL);
+    if (status || e->planned)
+        return status;
+    const zds_offload_info *at = &e->tier->info, *rest = &e->params_tier->info;
+    bool reaches = rest->device.space == ZDS_SPACE_FILE
+                       ? rest->reaches & ZDS_SPACE_BIT(ZDS_SPACE_HOST)
+                       : at->reaches & ZDS_SPACE_BIT(rest->device.space);
+    return reaches ? ZDS_OK
+                   : engine_refuse(e, ZDS_ERR_UNSUPPORTED, w.type, error,
+                                   "parameters are computed in memory tier %s, between which and "
+                                   "%s neither copies",
+                                   e->tier->name, e->params_tier->name);
+}
+
+zds_status tiers_open_rest(zds_engine *e, zds_error *error)
 {
     const char *path =
         zds_config_string(e->config, "zero_optimization.offload_optimizer.nvme_path");
-    if (!e->tier_plugins[2].plugin)
-        return ZDS_OK;
+    zds_status status = open_params(e, error);
+    if (status || !e->tier_plugins[2].plugin)
+        return status;
     const zds_offload_env env = {
         .pin_memory = zds_config_bool(e->config, "zero_optimization.offload_optimizer.pin_memory"),
         .path = path,
         .capacity_hint = bytes_needed(e)};
-    zds_status status = open_one(e, e->set.states_tier, 2, env, &e->states_tier, error);
+    status = open_one(e, e->set.states_tier, 2, env, &e->states_tier, error);
     if (status)
         return status;
     /* Pinned or not, the host computes with it in place. */
@@ -347,6 +389,7 @@ zds_status tiers_open_states(zds_engine *e, zds_error *error)
 
 void tiers_close(zds_engine *e)
 {
+    tier_close(e->params_tier);
     tier_close(e->states_tier);
     tier_close(e->host_tier);
     tier_close(e->tier);

@@ -77,7 +77,7 @@ zds_status tier_plan(const char *name, zds_device device, ledger *memory, pool *
     t->planned = true;
     t->in_host = device.space == ZDS_SPACE_HOST;
     t->info.device = device;
-    t->info.alignment = 64;
+    t->info.alignment = device.space == ZDS_SPACE_FILE ? 4096 : 64; /* as most disks have it */
     services_init(&t->services, name, 0, memory, threads);
     return ZDS_OK;
 }

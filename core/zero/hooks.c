@@ -42,6 +42,7 @@ static zds_status create_zero(hooked *h, zds_error *error)
                               .control = &h->peers,
                               .tier = h->tier,
                               .states_tier = h->tier,
+                              .params_tier = h->tier,
                               .threads = h->threads,
                               .ledger = h->ledger,
                               .failure = &h->failure};

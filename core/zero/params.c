@@ -7,20 +7,39 @@
 
 #include "zero/parts.h"
 
-/* Of stage 3: where no page can be all ranks', each has its parts. */
+enum { PAGE = 4096 };
+
+/* Of stage 3: where no page can be all ranks', or pages are elsewhere, each has its parts. */
 static bool choose_parts(const zero *z)
 {
-    return z->wish.stage == 3 && !is_alone(z) && z->params.pages != PAGES_NODE;
+    return z->wish.stage == 3 &&
+           (zero_params_rest(z) || (!is_alone(z) && z->params.pages != PAGES_NODE));
 }
 
-/* In the order of the model, as far as all of them may be. */
+/* In the order of the model, as far as all of them may be; alone, what stays here is whole. */
 static void choose_kept(zero *z)
 {
-    uint64_t kept = 0;
+    uint64_t kept = 0, stays = is_alone(z) && zero_params_rest(z) ? z->wish.stay : 0;
     for (uint32_t i = 0; z->wish.stage == 3 && i < z->with.model->param_count; i++) {
         uint64_t numel = z->with.model->params[i].numel;
-        z->params.kept[i] = numel <= z->wish.keep && numel <= z->wish.keep_all - kept;
-        kept += z->params.kept[i] ? numel : 0;
+        bool small = numel <= z->wish.keep && numel <= z->wish.keep_all - kept,
+             stay = !small && numel <= stays;
+        z->params.kept[i] = small || stay;
+        kept += small ? numel : 0;
+        stays -= stay ? numel : 0;
+    }
+}
+
+/* Of spans in parts all go that there is no room for. */
+static void choose_away(zero *z)
+{
+    uint64_t stays = z->wish.stay;
+    for (uint32_t k = 0; k < z->lay->span_count; k++) {
+        const layout_span *span = &z->lay->spans[k];
+        uint64_t part = (span->count + z->lay->world_size - 1) / z->lay->world_size;
+        bool in_parts = params_in_parts(z, span) && zero_params_rest(z);
+        z->params.away[k] = in_parts && (is_alone(z) || part > stays);
+        stays -= in_parts && !z->params.away[k] ? part : 0;
     }
 }
 
@@ -32,7 +51,7 @@ static pages choose_pages(const zero *z)
     const peers *p = z->with.peers;
     if (is_alone(z) || (z->wish.stage == 0 && zero_any_memory(z)))
         return PAGES_OWN;
-    return z->wish.stage > 0 && zero_is_here(z) && p->one_node &&
+    return z->wish.stage > 0 && zero_is_here(z) && p->one_node && !zero_params_rest(z) &&
                    p->ops->flags & ZDS_COMM_NODE_SHARED
                ? PAGES_NODE
                : PAGES_SYMMETRIC;
@@ -60,13 +79,33 @@ static uint64_t place(zero *z, bool trained, uint32_t rank)
     uint64_t at = 0;
     for (uint32_t k = 0; k < z->lay->span_count; k++) {
         const layout_span *span = &z->lay->spans[k];
-        if (layout_is_trained(span) != trained)
+        if (layout_is_trained(span) != trained || z->params.away[k])
             continue;
         z->params.at[k] = at;
         at += (params_in_parts(z, span) ? layout_part_count(span, rank) : span->count) *
               zds_dtype_size(zero_dtype(z, span));
     }
     return at;
+}
+
+static uint64_t part_bytes(const zero *z, const layout_span *span)
+{
+    return layout_part_count(span, (uint32_t)z->with.peers->rank) *
+           zds_dtype_size(zero_dtype(z, span));
+}
+
+/* Parts that rest elsewhere. */
+static zds_status take_home(zero *z, zds_error *error)
+{
+    uint64_t bytes = 0;
+    for (uint32_t k = 0; k < z->lay->span_count; k++) {
+        if (!z->params.away[k])
+            continue;
+        z->params.at[k] = bytes;
+        bytes += part_bytes(z, &z->lay->spans[k]);
+    }
+    return bytes ? zero_alloc(z->with.params_tier, &z->params.home, "parameters", bytes, error)
+                 : ZDS_OK;
 }
 
 static zds_status take_memory(zero *z, peer_slab *s, bool trained, zds_error *error)
@@ -120,7 +159,9 @@ zds_status params_seal_all(zero *z, bool sealed)
 static bufref kept_at(const zero *z, const layout_span *span)
 {
     const peer_slab *s = layout_is_trained(span) ? &z->params.trained : &z->params.frozen;
-    return (bufref){&s->slab, z->params.at[span - z->lay->spans], zero_dtype(z, span)};
+    size_t k = (size_t)(span - z->lay->spans);
+    return (bufref){z->params.away[k] ? &z->params.home : &s->slab, z->params.at[k],
+                    zero_dtype(z, span)};
 }
 
 bufref params_of_span(const zero *z, const layout_span *span)
@@ -183,13 +224,14 @@ static zds_status create_module(zero *z, uint32_t m, zds_error *error)
             z->with.params[param].trainable ? &z->params.trained : &z->params.frozen;
         const char *base = s->read_only && z->wish.stage ? s->read_only : s->slab.block.pointer;
         const layout_span *span = &z->lay->spans[z->lay->places[param].span];
-        bufref data = params_at(z, param, 0);
+        bufref data = params_in_parts(z, span) ? (bufref){.dtype = zero_dtype(z, span)}
+                                               : params_at(z, param, 0);
         list_span(z, use, z->lay->places[param].span);
         use->slots[i] = (zds_slot){.param = param,
                                    .dtype = data.dtype,
                                    .grad_dtype = data.dtype,
-                                   .space = s->slab.block.device.space,
-                                   .device = s->slab.block.device,
+                                   .space = z->with.tier->info.device.space,
+                                   .device = z->with.tier->info.device,
                                    .count = z->with.model->params[param].numel,
                                    .data = params_in_parts(z, span) ? NULL : base + data.offset};
     }
@@ -210,9 +252,13 @@ zds_status params_choose(zero *z, zds_error *error)
 zds_status params_open(zero *z, zds_error *error)
 {
     z->params.at = calloc(z->lay->span_count + (size_t)1, sizeof *z->params.at);
-    if (!z->params.at)
+    z->params.away = calloc(z->lay->span_count + (size_t)1, sizeof *z->params.away);
+    if (!z->params.at || !z->params.away)
         return zero_no_memory(error, "parameters", 0);
-    zds_status status = take_memory(z, &z->params.trained, true, error);
+    choose_away(z);
+    zds_status status = take_home(z, error);
+    if (!status)
+        status = take_memory(z, &z->params.trained, true, error);
     if (!status)
         status = take_memory(z, &z->params.frozen, false, error);
     if (status)
@@ -222,9 +268,9 @@ zds_status params_open(zero *z, zds_error *error)
     if (status)
         return status;
     z->params.staging = z->params.staged.slab.block.pointer;
-    if (!zero_is_here(z)) {
+    if (!zero_is_here(z) || zero_params_rest(z)) {
         z->params.raw =
-            ledger_alloc(z->with.ledger, "staging", STAGING_ELEMENTS * sizeof(double), 0);
+            ledger_alloc(z->with.ledger, "staging", STAGING_ELEMENTS * sizeof(double), PAGE);
         if (!z->params.raw)
             return zero_no_memory(error, "staging", STAGING_ELEMENTS * sizeof(double));
     }
@@ -248,11 +294,13 @@ void params_close(zero *z)
     }
     free(p->modules);
     free(p->at);
+    free(p->away);
     peers_free(z->with.control, &p->staged);
     ledger_free(z->with.ledger, p->raw);
     params_seal_all(z, false); /* whoever gives memory back may write into it */
     peers_free(z->with.peers, &p->trained);
     peers_free(z->with.peers, &p->frozen);
+    tier_free(&p->home);
 }
 
 /* === a module's caller === */

@@ -35,7 +35,9 @@ typedef struct params_part {
     bool in_parts;
     bool *kept; /* [params]: whole on every rank all the same */
     peer_slab trained, frozen;
-    uint64_t *at; /* [spans]: their bytes in the two; of one in parts, those of this rank's */
+    slab home;    /* of parts that rest elsewhere */
+    uint64_t *at; /* [spans]: their bytes in the three; of one in parts, those of this rank's */
+    bool *away;   /* [spans]: its parts rest elsewhere */
     module_use *modules; /* [modules] */
     peer_slab staged;    /* the memory of */
     float *staging;      /* [STAGING_ELEMENTS]: values in and out, */
@@ -50,11 +52,12 @@ enum { STAGING_ELEMENTS = 1 << 20 };
  * (span_publish), then RESIDENT. */
 typedef struct span_live {
     bool placed;
-    uint32_t holds;   /* acquired and not released: it stays */
-    uint64_t at;      /* its bytes in live_part.memory, */
-    peer_slab beyond; /* or memory of its own: there was no room */
-    uint64_t used;    /* when it was acquired last */
-    char *what;       /* it is, for messages */
+    uint32_t holds;    /* acquired and not released: it stays */
+    uint64_t at;       /* its bytes in live_part.memory, */
+    peer_slab beyond;  /* or memory of its own: there was no room */
+    uint64_t used;     /* when it was acquired last */
+    zds_event *coming; /* this rank's part, from where it rests */
+    char *what;        /* it is, for messages */
 } span_live;
 
 typedef struct live_part {
@@ -155,6 +158,7 @@ typedef struct piece {
     /* Windows of this step that hold tiles of it, from `window` up to `window_end`; the first may
      * begin with tiles of pieces before it, and the last end with tiles of those behind. */
     uint64_t window, window_end;
+    bool away;       /* its parameter rests in another memory, to which outputs go */
     bool rests;      /* its master and states are records in another memory, */
     uint64_t record; /* from here on: one a tile, */
     uint64_t sum;    /* whose checksums begin here */
@@ -165,29 +169,40 @@ typedef struct window {
     zds_tile tiles[WINDOW_TILES];
     void *states[WINDOW_TILES][ZDS_MAX_STATES];
     const piece *pieces[WINDOW_TILES];
-    uint64_t at[WINDOW_TILES]; /* of pieces that rest elsewhere: bytes of the ring's buffers */
+    /* Bytes of the ring's buffers: of records of pieces that rest elsewhere, and of outputs of
+     * those whose parameters do. */
+    uint64_t at[WINDOW_TILES], out_at[WINDOW_TILES];
     size_t count;
 } window;
 
 enum { LOAD_WINDOWS = 16 }; /* that threads share */
 
+/* Copies under way, and whose. */
+typedef struct moves {
+    zds_event **events; /* [count] */
+    tier **tiers;       /* [count] */
+    size_t count;
+} moves;
+
 /* A buffer of records, and what is under way to and from it. */
 typedef struct record_slot {
-    uint32_t windows;          /* of the load that it has */
-    uint64_t at[LOAD_WINDOWS]; /* [windows]: bytes of their records in it, */
-    uint64_t bytes;            /* and of all */
+    uint32_t windows; /* of the load that it has */
+    /* [windows]: bytes of their records in it, and of outputs behind them; and of all records. */
+    uint64_t at[LOAD_WINDOWS], out_at[LOAD_WINDOWS];
+    uint64_t bytes;
     /* What is read, what is written, and what was written before and the reading waits for; on a
      * device one event each. */
-    zds_event **reads, **writes, **waited;
-    size_t read_count, write_count, waited_count;
+    moves reads, writes, waited;
 } record_slot;
 
-/* Buffers of loads whose records rest in another memory, taken in turn. */
+/* Buffers of loads of which something rests in another memory, taken in turn. */
 typedef struct record_ring {
     slab records; /* in the other memory */
-    slab buffers; /* [slot_count][bytes] where the optimizer computes, from byte `first` on */
-    uint64_t first, bytes, alignment;
-    uint32_t load; /* windows of one */
+    /* [slot_count] where the optimizer computes, from byte `first` on: `bytes` of records each, and
+     * out_bytes of outputs. */
+    slab buffers;
+    uint64_t first, bytes, out_bytes, alignment, out_alignment;
+    uint32_t load; /* windows of one; 0: there are none */
     uint32_t slot_count;
     record_slot *slots;
     zds_stream *reads, *writes; /* of a device */
@@ -294,14 +309,26 @@ static inline bool zero_rests(const zero *z)
     return a.space != b.space || a.ordinal != b.ordinal;
 }
 
+/* Parameters rest where nothing computes with them, but for those that stay. */
+static inline bool zero_params_rest(const zero *z)
+{
+    zds_device a = z->with.tier->info.device, b = z->with.params_tier->info.device;
+    return a.space != b.space || a.ordinal != b.ordinal;
+}
+
 /* Masters are kept apart from the parameters, but for wide ones that are here. */
 static inline bool zero_has_output(const zero *z)
 {
-    return z->wish.master_dtype != z->wish.param_dtype || zero_rests(z);
+    return z->wish.master_dtype != z->wish.param_dtype || zero_rests(z) || zero_params_rest(z);
 }
 static inline bool zero_is_master(const zero *z, const layout_span *span)
 {
-    return !zero_rests(z) && z->wish.master_dtype == zero_dtype(z, span);
+    return !zero_rests(z) && !zero_params_rest(z) && z->wish.master_dtype == zero_dtype(z, span);
+}
+/* The host's code may point there. */
+static inline bool zero_points_to(bufref b)
+{
+    return b.slab->tier->in_host;
 }
 
 /* passes.c: what is done to bytes, in the order of the queue; a failure is the end of the run */

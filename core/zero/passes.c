@@ -107,22 +107,30 @@ zds_status zero_follow(zero *z, const zds_stream *later, const zds_stream *earli
     return status;
 }
 
+/* In a file all of what lies there as one, which the other end has room for. */
+static uint64_t as_it_lies(bufref b, uint64_t bytes)
+{
+    uint64_t align = b.slab->tier->info.alignment;
+    return b.slab->block.pointer || align < 2 ? bytes : (bytes + align - 1) / align * align;
+}
+
 static zds_status copy(zero *z, tier_end to, tier_end from, uint64_t bytes)
 {
     zds_error error = ZDS_ERROR_INIT;
-    tier_order order = order_of(z);
+    const slab *s = to.slab ? to.slab : from.slab;
+    tier_order order = s->tier == z->with.tier ? order_of(z) : (tier_order){0};
     zds_status status = zero_checked(z, tier_copy(to, from, bytes, &order, NULL, &error), &error);
     return status ? status : zero_sync(z);
 }
 
 zds_status zero_fetch(zero *z, void *to, bufref from, uint64_t bytes)
 {
-    return copy(z, tier_at(to), end_of(from), bytes);
+    return copy(z, tier_at(to), end_of(from), as_it_lies(from, bytes));
 }
 
 zds_status zero_send(zero *z, bufref to, const void *from, uint64_t bytes)
 {
-    return copy(z, end_of(to), tier_at((void *)(uintptr_t)from), bytes);
+    return copy(z, end_of(to), tier_at((void *)(uintptr_t)from), as_it_lies(to, bytes));
 }
 
 zds_status grads_sums(zero *z, bufref part, const zds_segment *segments, size_t count,

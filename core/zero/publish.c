@@ -92,6 +92,15 @@ void publish_wrote(zero *z, uint32_t span, uint32_t tiles)
         s->counted = peers_try_count(z->with.peers, &z->publish.counters, span);
 }
 
+/* This rank's part, where peers read it: in its place, where it does not rest here. */
+static bufref own_part(const zero *z, uint32_t k)
+{
+    const layout_span *span = &z->lay->spans[k];
+    return z->params.away[k] ? bufref_moved(params_of_span(z, span),
+                                            layout_part_first(span, (uint32_t)z->with.peers->rank))
+                             : params_own_part(z, span);
+}
+
 /* What is asked of the plugin for one span: of each rank's part, to where the whole is. */
 static zds_coll gathering(const zero *z, uint32_t k, const char *doing)
 {
@@ -100,7 +109,7 @@ static zds_coll gathering(const zero *z, uint32_t k, const char *doing)
     return (zds_coll){.struct_size = sizeof(zds_coll),
                       .tag = (uint64_t)k << 8 | 4,
                       .what = doing,
-                      .src = bufref_at(params_own_part(z, span), 0),
+                      .src = bufref_at(own_part(z, k), 0),
                       .dst = bufref_at(params_of_span(z, span), 0),
                       .count = span->part,
                       .src_dtype = dtype,
@@ -146,14 +155,42 @@ static zds_status place_own(zero *z, const layout_span *span)
     return count ? zero_convert(z, to, params_own_part(z, span), count) : ZDS_OK;
 }
 
+/* What rests elsewhere comes into its place, on the wire. */
+static zds_status fetch_own(zero *z, uint32_t k)
+{
+    const layout_span *span = &z->lay->spans[k];
+    bufref from = params_own_part(z, span), to = own_part(z, k);
+    uint64_t bytes = layout_part_count(span, (uint32_t)z->with.peers->rank) *
+                     zds_dtype_size(zero_dtype(z, span));
+    zds_error error = ZDS_ERROR_INIT;
+    const tier_order order = {.stream = z->wire};
+    return zero_checked(z,
+                        tier_copy(tier_in(to.slab, to.offset), tier_in(from.slab, from.offset),
+                                  bytes, &order, z->wire ? NULL : &z->live.spans[k].coming, &error),
+                        &error);
+}
+
+/* Between ranks goes what is there. */
+static zds_status await_own(zero *z, uint32_t k)
+{
+    zds_error error = ZDS_ERROR_INIT;
+    return zero_checked(z, tier_wait(z->with.params_tier, &z->live.spans[k].coming, &error),
+                        &error);
+}
+
 zds_status publish_gather(zero *z, uint32_t k, const char *doing)
 {
     const layout_span *span = &z->lay->spans[k];
-    zds_status status = span->parts ? place_own(z, span) : ZDS_OK;
+    bool away = z->params.away[k];
+    zds_status status = span->parts && !away ? place_own(z, span) : ZDS_OK;
     if (!status && z->wire)
         status = zero_follow(z, z->wire, z->queue);
     z->publish.spans[k].pending = true;
-    return status || !span->count ? status : gather_span(z, k, doing);
+    if (!status && away)
+        status = fetch_own(z, k);
+    if (!status && away && !is_alone(z))
+        status = await_own(z, k);
+    return status || !span->count || is_alone(z) ? status : gather_span(z, k, doing);
 }
 
 static zds_status gather(zero *z)
@@ -175,7 +212,7 @@ zds_status publish_all(zero *z)
 {
     zds_status status = ZDS_OK;
     if (!is_needed(z))
-        return ZDS_OK;
+        return z->params.in_parts ? residency_look_ahead(z) : ZDS_OK;
     if (is_gathered(z))
         return gather(z);
     for (uint32_t k = 0; !status && k < z->lay->span_count; k++)
@@ -195,6 +232,8 @@ zds_status publish_await(zero *z, uint32_t k)
     zds_status status = ZDS_OK;
     for (size_t i = 0; !status && i < s->event_count; i++)
         status = peers_wait(p, &s->events[i], z->live.spans ? z->live.spans[k].what : publishing);
+    if (!status && params_in_parts(z, &z->lay->spans[k]) && z->params.away[k])
+        status = z->wire ? zero_follow(z, z->queue, z->wire) : await_own(z, k);
     if (!status && b->counters.there)
         status =
             peers_count_wait(p, &b->counters, k, b->epoch * (uint64_t)p->world_size, publishing);

@@ -1,5 +1,6 @@
 /* What rests in another memory than the one where the optimizer computes. Of a tile, its master
- * weights and states lie side by side there, as one record. A ring of buffers where it computes
+ * weights and states lie side by side there, as one record; its parameter, to which the optimizer's
+ * output goes, in this rank's part of its span (params.c). A ring of buffers where it computes
  * goes over loads of windows: one is read while another is stepped and a third is written. On a
  * device a load is a window, and streams keep the order; on the host threads share a load, the
  * tier's events tell when it is there, and each record has a checksum in memory. */
@@ -76,17 +77,48 @@ static uint64_t number_records(zero *z, uint64_t *densest, uint64_t *largest, ui
     return total;
 }
 
+/* Bytes of a tile's output, as far as its copy goes. */
+static uint64_t output_bytes(const zero *z, const piece *p, uint64_t count)
+{
+    return round_up(count * zds_dtype_size(p->dtype), z->stream.ring.out_alignment);
+}
+
+/* Of the outputs of a window, at most. */
+static uint64_t outputs_of_window(const zero *z)
+{
+    const stream_part *t = &z->stream;
+    uint64_t largest = 0, away = 0;
+    for (uint32_t k = 0; k < t->piece_count; k++) {
+        const piece *p = &t->pieces[k];
+        uint64_t tile = stream_tile(z, p->param), count = p->count < tile ? p->count : tile;
+        if (!p->away)
+            continue;
+        away += output_bytes(z, p, count);
+        largest = output_bytes(z, p, count) > largest ? output_bytes(z, p, count) : largest;
+    }
+    uint64_t shared = z->wish.tile * sizeof(float) + WINDOW_TILES * t->ring.out_alignment;
+    return shared > largest ? away < shared ? away : shared : largest;
+}
+
+static moves *moves_of(record_slot *s, size_t k)
+{
+    moves *all[] = {&s->reads, &s->writes, &s->waited};
+    return all[k];
+}
+
 static zds_status take_slots(zero *z, zds_error *error)
 {
     record_ring *r = &z->stream.ring;
-    size_t copies = (size_t)r->load * WINDOW_TILES;
+    size_t copies = (size_t)2 * r->load * WINDOW_TILES;
     r->slots = calloc(r->slot_count, sizeof *r->slots);
     for (uint32_t i = 0; r->slots && i < r->slot_count; i++) {
-        r->slots[i].reads = calloc(copies, sizeof(zds_event *));
-        r->slots[i].writes = calloc(copies, sizeof(zds_event *));
-        r->slots[i].waited = calloc(copies, sizeof(zds_event *));
-        if (!r->slots[i].reads || !r->slots[i].writes || !r->slots[i].waited)
-            return zero_no_memory(error, "offload buffers", 0);
+        for (size_t k = 0; k < 3; k++) {
+            moves *m = moves_of(&r->slots[i], k);
+            m->events = calloc(copies, sizeof(zds_event *));
+            m->tiers = calloc(copies, sizeof(tier *));
+            if (!m->events || !m->tiers)
+                return zero_no_memory(error, "offload buffers", 0);
+        }
     }
     return r->slots ? ZDS_OK : zero_no_memory(error, "offload buffers", 0);
 }
@@ -94,17 +126,19 @@ static zds_status take_slots(zero *z, zds_error *error)
 static zds_status take_memory(zero *z, uint64_t total, zds_error *error)
 {
     record_ring *r = &z->stream.ring;
-    zds_status status =
-        zero_alloc(z->with.states_tier, &r->records, "optimizer states", total, error);
+    zds_status status = ZDS_OK;
+    if (total)
+        status = zero_alloc(z->with.states_tier, &r->records, "optimizer states", total, error);
     if (!status)
         status = zero_alloc(z->with.tier, &r->buffers, "offload buffers",
-                            r->slot_count * r->bytes + r->alignment, error);
+                            r->slot_count * (r->bytes + r->out_bytes) + r->alignment, error);
     if (status || !zero_is_here(z))
         return status;
     uintptr_t at = (uintptr_t)r->buffers.block.pointer;
     r->first = at ? round_up(at, r->alignment) - at : 0;
-    r->sums = ledger_alloc(z->with.ledger, "checksums", r->count * sizeof *r->sums, 0);
-    return r->sums || z->with.tier->planned
+    if (total)
+        r->sums = ledger_alloc(z->with.ledger, "checksums", r->count * sizeof *r->sums, 0);
+    return r->sums || !total || z->with.tier->planned
                ? ZDS_OK
                : zero_no_memory(error, "checksums", r->count * sizeof *r->sums);
 }
@@ -114,10 +148,14 @@ zds_status records_create(zero *z, zds_error *error)
     record_ring *r = &z->stream.ring;
     uint64_t densest = 0, largest = 0, short_of = 0;
     const zds_offload_info *info = &z->with.states_tier->info;
+    r->out_alignment = z->with.params_tier->info.alignment;
+    r->out_alignment = r->out_alignment > 64 ? r->out_alignment : 64;
     r->alignment = info->alignment > 64 ? info->alignment : 64;
+    r->alignment = r->alignment > r->out_alignment ? r->alignment : r->out_alignment;
     r->open = STREAM_NONE;
-    uint64_t total = number_records(z, &densest, &largest, &short_of);
-    if (!total)
+    uint64_t total = number_records(z, &densest, &largest, &short_of),
+             outputs = outputs_of_window(z);
+    if (!total && !outputs)
         return ZDS_OK;
     /* Small tiles share a window up to a tile's size, each with a padding of its own, and with a
      * last block that may be short in elements, but not in bytes. */
@@ -127,6 +165,7 @@ zds_status records_create(zero *z, zds_error *error)
     r->load = zero_is_here(z) ? LOAD_WINDOWS : 1;
     r->bytes = round_up(r->load * (bytes > largest ? bytes : largest), r->alignment);
     r->bytes = r->bytes < total ? r->bytes : total;
+    r->out_bytes = round_up(r->load * outputs, r->alignment);
     r->slot_count = z->wish.buffers > 0 ? z->wish.buffers : 1;
     zds_status status = take_memory(z, total, error);
     if (status || z->with.tier->planned)
@@ -137,22 +176,21 @@ zds_status records_create(zero *z, zds_error *error)
     return status ? status : tier_stream_create(z->with.tier, &r->writes, error);
 }
 
-static void drop_events(zds_event **events, size_t count)
+static void drop_moves(moves *m)
 {
-    for (size_t i = 0; events && i < count; i++)
-        if (events[i])
-            events[i]->ops->release(events[i]);
-    free(events);
+    for (size_t i = 0; i < m->count; i++)
+        if (m->events[i])
+            m->events[i]->ops->release(m->events[i]);
+    free(m->events);
+    free(m->tiers);
 }
 
 void records_destroy(zero *z)
 {
     record_ring *r = &z->stream.ring;
-    for (uint32_t i = 0; r->slots && i < r->slot_count; i++) {
-        drop_events(r->slots[i].reads, r->slots[i].read_count);
-        drop_events(r->slots[i].writes, r->slots[i].write_count);
-        drop_events(r->slots[i].waited, r->slots[i].waited_count);
-    }
+    for (uint32_t i = 0; r->slots && i < r->slot_count; i++)
+        for (size_t k = 0; k < 3; k++)
+            drop_moves(moves_of(&r->slots[i], k));
     free(r->slots);
     tier_stream_destroy(z->with.tier, r->reads);
     tier_stream_destroy(z->with.tier, r->writes);
@@ -164,17 +202,37 @@ void records_destroy(zero *z)
 /* === loads === */
 
 typedef struct moving {
-    uint64_t record, at; /* of one tile, among the records and in the load */
-    uint64_t bytes;
+    const slab *slab; /* where it rests: */
+    uint64_t there;   /* bytes of it, */
+    uint64_t at;      /* and of the load's buffer */
+    uint64_t bytes;   /* 0: nothing */
 } moving;
 
-static moving moving_of(const zero *z, const window *w, size_t i, uint64_t *used)
+/* Of a tile: its record, */
+static moving record_of_tile(const zero *z, const window *w, size_t i, uint64_t *used)
 {
     const piece *p = w->pieces[i];
     uint64_t tile = stream_tile(z, p->param), first = w->tiles[i].first - p->first;
-    moving m = {.record = p->record + first / tile * record_bytes(z, p, tile),
-                .at = *used,
-                .bytes = record_bytes(z, p, w->tiles[i].count)};
+    moving m = {.slab = &z->stream.ring.records, .at = *used};
+    if (!p->rests)
+        return m;
+    m.there = p->record + first / tile * record_bytes(z, p, tile);
+    m.bytes = record_bytes(z, p, w->tiles[i].count);
+    *used += m.bytes;
+    return m;
+}
+
+/* and its output, to where its parameter rests. */
+static moving output_of_tile(const zero *z, const window *w, size_t i, uint64_t *used)
+{
+    const piece *p = w->pieces[i];
+    moving m = {.at = *used};
+    if (!p->away)
+        return m;
+    bufref home = bufref_moved(p->output, w->tiles[i].first - p->first);
+    m.slab = home.slab;
+    m.there = home.offset;
+    m.bytes = output_bytes(z, p, w->tiles[i].count);
     *used += m.bytes;
     return m;
 }
@@ -187,18 +245,17 @@ static uint32_t slot_of(const zero *z, uint64_t load)
 /* Where a slot's buffer begins. */
 static uint64_t buffer_at(const zero *z, uint32_t slot)
 {
-    return z->stream.ring.first + slot * z->stream.ring.bytes;
+    return z->stream.ring.first + slot * (z->stream.ring.bytes + z->stream.ring.out_bytes);
 }
 
 uint64_t records_loads(const zero *z, uint64_t windows)
 {
-    uint32_t load = z->stream.ring.load;
-    return load ? (windows + load - 1) / load : windows;
+    return (windows + z->stream.ring.load - 1) / z->stream.ring.load;
 }
 
 uint32_t records_windows(const zero *z, uint64_t load)
 {
-    return z->stream.ring.load ? z->stream.ring.slots[slot_of(z, load)].windows : 1;
+    return z->stream.ring.slots[slot_of(z, load)].windows;
 }
 
 /* What lies together among the records, and so in the buffer, moves at once. */
@@ -214,26 +271,29 @@ static zds_status move(run *r, zds_error *error)
 {
     record_ring *ring = &r->z->stream.ring;
     tier_end here = tier_in(&ring->buffers, r->buffer + r->m.at),
-             there = tier_in(&ring->records, r->m.record);
+             there = tier_in(r->m.slab, r->m.there);
     record_slot *s = r->slot;
-    size_t *count = r->in ? &s->read_count : &s->write_count;
-    zds_event **done = &(r->in ? s->reads : s->writes)[*count];
+    moves *m = r->in ? &s->reads : &s->writes;
+    zds_event **done = &m->events[m->count];
     /* What was written from this buffer before is there, before it is read into. */
-    const tier_order order = {.waits = s->waited,
-                              .wait_count = r->in ? s->waited_count : 0,
+    const tier_order order = {.waits = s->waited.events,
+                              .wait_count = r->in ? s->waited.count : 0,
                               .stream = r->in ? ring->reads : ring->writes};
     if (!r->m.bytes)
         return ZDS_OK;
     zds_status status = tier_copy(r->in ? here : there, r->in ? there : here, r->m.bytes, &order,
                                   order.stream ? NULL : done, error);
-    *count += !status && !order.stream && *done;
+    m->tiers[m->count] = r->m.slab->tier;
+    m->count += !status && !order.stream && *done;
     r->m.bytes = 0;
     return status;
 }
 
 static zds_status add(run *r, const moving *m, zds_error *error)
 {
-    bool joins = r->m.bytes && r->m.record + r->m.bytes == m->record;
+    bool joins = r->m.bytes && r->m.slab == m->slab && r->m.there + r->m.bytes == m->there;
+    if (!m->bytes)
+        return ZDS_OK;
     zds_status status = joins ? ZDS_OK : move(r, error);
     if (joins)
         r->m.bytes += m->bytes;
@@ -242,8 +302,9 @@ static zds_status add(run *r, const moving *m, zds_error *error)
     return status;
 }
 
-/* All records of a load, in or out. */
-static zds_status move_load(zero *z, uint64_t load, bool in)
+typedef moving (*what_moves)(const zero *z, const window *w, size_t i, uint64_t *used);
+
+static zds_status move_each(zero *z, uint64_t load, bool in, what_moves what, const uint64_t *at)
 {
     record_ring *ring = &z->stream.ring;
     uint32_t slot = slot_of(z, load);
@@ -252,28 +313,45 @@ static zds_status move_load(zero *z, uint64_t load, bool in)
     zds_status status = ZDS_OK;
     for (uint32_t j = 0; !status && j < r.slot->windows; j++) {
         window w;
-        uint64_t used = r.slot->at[j];
+        uint64_t used = at[j];
         stream_bind_window(z, load * ring->load + j, &w);
         for (size_t i = 0; !status && i < w.count; i++) {
-            if (!w.pieces[i]->rests)
-                continue;
-            moving m = moving_of(z, &w, i, &used);
+            moving m = what(z, &w, i, &used);
             status = add(&r, &m, &error);
         }
     }
     return zero_checked(z, status ? status : move(&r, &error), &error);
 }
 
-static zds_status wait_all(zero *z, zds_event **events, size_t *count)
+/* All records of a load, in or out, */
+static zds_status move_records(zero *z, uint64_t load, bool in)
+{
+    return move_each(z, load, in, record_of_tile, z->stream.ring.slots[slot_of(z, load)].at);
+}
+
+/* and all outputs: out, or once, in, what masters start from. */
+static zds_status move_outputs(zero *z, uint64_t load, bool in)
+{
+    return move_each(z, load, in, output_of_tile, z->stream.ring.slots[slot_of(z, load)].out_at);
+}
+
+static zds_status wait_all(zero *z, moves *m)
 {
     zds_error error = ZDS_ERROR_INIT;
     zds_status status = ZDS_OK;
-    for (size_t i = 0; i < *count; i++) {
-        zds_status one = tier_wait(z->with.states_tier, &events[i], status ? NULL : &error);
+    for (size_t i = 0; i < m->count; i++) {
+        zds_status one = tier_wait(m->tiers[i], &m->events[i], status ? NULL : &error);
         status = status ? status : one;
     }
-    *count = 0;
+    m->count = 0;
     return zero_checked(z, status, &error);
+}
+
+/* The device's event for what its stream was given. */
+static void keep(moves *m, tier *t)
+{
+    m->tiers[0] = t;
+    m->count = 1;
 }
 
 /* Where each window's records are in the buffer. */
@@ -281,15 +359,17 @@ static void lay_out(const zero *z, uint64_t load, uint64_t windows)
 {
     const record_ring *r = &z->stream.ring;
     record_slot *s = &r->slots[slot_of(z, load)];
-    uint64_t first = load * r->load, left = windows - first, used = 0;
+    uint64_t first = load * r->load, left = windows - first, used = 0, out = r->bytes;
     s->windows = (uint32_t)(left < r->load ? left : r->load);
     for (uint32_t j = 0; j < s->windows; j++) {
         window w;
         s->at[j] = used;
+        s->out_at[j] = out;
         stream_bind_window(z, first + j, &w);
-        for (size_t i = 0; i < w.count; i++)
-            if (w.pieces[i]->rests)
-                moving_of(z, &w, i, &used);
+        for (size_t i = 0; i < w.count; i++) {
+            record_of_tile(z, &w, i, &used);
+            output_of_tile(z, &w, i, &out);
+        }
     }
     s->bytes = used;
 }
@@ -302,7 +382,7 @@ static zds_status clear_load(zero *z, uint64_t load)
     const record_slot *s = &r->slots[slot];
     zds_error error = ZDS_ERROR_INIT;
     const tier_order order = {
-        .waits = s->waited, .wait_count = s->waited_count, .stream = r->reads};
+        .waits = s->waited.events, .wait_count = s->waited.count, .stream = r->reads};
     return zero_checked(z,
                         tier_fill(tier_in(&r->buffers, buffer_at(z, slot)), ZDS_U8, 0, s->bytes,
                                   &order, NULL, &error),
@@ -323,31 +403,31 @@ zds_status records_read(zero *z, uint64_t load, uint64_t windows, bool fresh)
     record_ring *r = &z->stream.ring;
     uint32_t slot = slot_of(z, load);
     record_slot *s = &r->slots[slot];
-    zds_status status = wait_all(z, s->reads, &s->read_count);
+    zds_status status = wait_all(z, &s->reads);
     if (!status)
-        status = wait_all(z, s->waited, &s->waited_count);
-    zds_event **swapped = s->waited;
+        status = wait_all(z, &s->waited);
+    moves swapped = s->waited;
     s->waited = s->writes;
-    s->waited_count = s->write_count;
     s->writes = swapped;
-    s->write_count = 0;
     lay_out(z, load, windows);
     if (!status && fresh && z->queue)
         status = clear_load(z, load);
     else if (!status && fresh)
-        status = wait_all(z, s->waited, &s->waited_count);
+        status = wait_all(z, &s->waited);
     else if (!status)
-        status = move_load(z, load, true);
+        status = move_records(z, load, true);
+    if (!status && fresh)
+        status = move_outputs(z, load, true);
     if (status || !z->queue)
         return status;
-    s->read_count = 1;
-    return zero_follow_event(z, z->queue, r->reads, &s->reads[0]);
+    keep(&s->reads, z->with.tier);
+    return zero_follow_event(z, z->queue, r->reads, &s->reads.events[0]);
 }
 
 zds_status records_await(zero *z, uint64_t load)
 {
     record_slot *s = &z->stream.ring.slots[slot_of(z, load)];
-    return z->queue ? ZDS_OK : wait_all(z, s->reads, &s->read_count);
+    return z->queue ? ZDS_OK : wait_all(z, &s->reads);
 }
 
 zds_status records_write(zero *z, uint64_t load)
@@ -357,13 +437,15 @@ zds_status records_write(zero *z, uint64_t load)
     zds_error error = ZDS_ERROR_INIT;
     zds_status status = z->queue ? zero_follow(z, r->writes, z->queue) : ZDS_OK;
     if (!status)
-        status = move_load(z, load, false);
+        status = move_records(z, load, false);
+    if (!status)
+        status = move_outputs(z, load, false);
     if (!status && z->queue) {
-        s->write_count = 1;
-        status =
-            zero_checked(z, tier_record(z->with.tier, r->writes, &s->writes[0], &error), &error);
+        keep(&s->writes, z->with.tier);
+        status = zero_checked(z, tier_record(z->with.tier, r->writes, &s->writes.events[0], &error),
+                              &error);
     }
-    return status || z->wish.writes_behind ? status : wait_all(z, s->writes, &s->write_count);
+    return status || z->wish.writes_behind ? status : wait_all(z, &s->writes);
 }
 
 zds_status records_settle(zero *z)
@@ -374,7 +456,7 @@ zds_status records_settle(zero *z)
     if (z->queue)
         return zero_checked(z, tier_sync(z->with.tier, r->writes, &error), &error);
     for (uint32_t i = 0; r->slots && !status && i < r->slot_count; i++)
-        status = wait_all(z, r->slots[i].writes, &r->slots[i].write_count);
+        status = wait_all(z, &r->slots[i].writes);
     return status;
 }
 
@@ -384,15 +466,17 @@ void records_bind(const zero *z, uint64_t load, uint32_t j, window *w)
 {
     const record_ring *r = &z->stream.ring;
     uint32_t slot = slot_of(z, load);
-    uint64_t used = r->slots[slot].at[j];
+    uint64_t used = r->slots[slot].at[j], out = r->slots[slot].out_at[j];
     stream_bind_window(z, load * r->load + j, w);
     for (size_t i = 0; i < w->count; i++) {
         const piece *p = w->pieces[i];
         const zds_param_needs *needs = &z->with.params[p->param].needs;
+        w->at[i] = buffer_at(z, slot) + record_of_tile(z, w, i, &used).at;
+        w->out_at[i] = buffer_at(z, slot) + output_of_tile(z, w, i, &out).at;
+        if (p->away)
+            w->tiles[i].output = bufref_at((bufref){&r->buffers, w->out_at[i], ZDS_U8}, 0);
         if (!p->rests)
             continue;
-        moving m = moving_of(z, w, i, &used);
-        w->at[i] = buffer_at(z, slot) + m.at;
         bufref at = {&r->buffers, w->at[i], ZDS_U8};
         w->tiles[i].master = bufref_at(at, 0);
         for (uint32_t s = 0; s < needs->state_count; s++)

@@ -12,13 +12,14 @@
 #include "host/log.h"
 #include "zero/parts.h"
 
-enum { ALIGN = 64, ACQUIRES = 4 /* of a module in a micro step that is foretold */ };
+enum { ACQUIRES = 4 /* of a module in a micro step that is foretold */ };
 
 static uint64_t span_bytes(const zero *z, uint32_t k)
 {
     const layout_span *span = &z->lay->spans[k];
-    uint64_t bytes = span->count * zds_dtype_size(zero_dtype(z, span));
-    return (bytes + ALIGN - 1) / ALIGN * ALIGN;
+    uint64_t bytes = span->count * zds_dtype_size(zero_dtype(z, span)),
+             align = zero_params_rest(z) ? z->with.params_tier->info.alignment : 64;
+    return (bytes + align - 1) / align * align;
 }
 
 static const module_use *use_of(const zero *z, uint32_t module)
@@ -96,6 +97,8 @@ void residency_destroy(zero *z)
 {
     live_part *l = &z->live;
     for (uint32_t k = 0; l->spans && k < z->lay->span_count; k++) {
+        if (l->spans[k].coming)
+            l->spans[k].coming->ops->release(l->spans[k].coming);
         peers_free(z->with.peers, &l->spans[k].beyond);
         free(l->spans[k].what);
     }

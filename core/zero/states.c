@@ -132,7 +132,7 @@ static void *staged(const zero *z, const cargo *c, uint64_t at)
 /* Between some units and the staging, from its unit `at` on. */
 static zds_status stage(zero *z, const cargo *c, bufref from, uint64_t at, uint64_t count)
 {
-    bool here = zero_is_here(z);
+    bool here = zero_points_to(from);
     zds_status status =
         here ? ZDS_OK : zero_fetch(z, z->params.raw, from, count * zds_dtype_size(c->rests));
     if (!status)
@@ -143,7 +143,7 @@ static zds_status stage(zero *z, const cargo *c, bufref from, uint64_t at, uint6
 
 static zds_status unstage(zero *z, const cargo *c, bufref to, uint64_t at, uint64_t count)
 {
-    bool here = zero_is_here(z);
+    bool here = zero_points_to(to);
     convert(c, here ? bufref_at(to, 0) : z->params.raw, c->rests, staged(z, c, at), c->moves,
             count);
     return here ? ZDS_OK : zero_send(z, to, z->params.raw, count * zds_dtype_size(c->rests));

@@ -237,22 +237,37 @@ static zds_status start_piece(zero *z, const piece *p)
     return status;
 }
 
-/* A tile whose record is not written yet. */
+/* Where a tile's output goes first. */
+static bufref output_at(const zero *z, const window *w, size_t i)
+{
+    const piece *p = w->pieces[i];
+    return p->away ? (bufref){&z->stream.ring.buffers, w->out_at[i], p->dtype}
+                   : bufref_moved(p->output, w->tiles[i].first - p->first);
+}
+
+/* A tile whose record or parameter rests elsewhere, and has not been there yet. */
 static zds_status start_tile(zero *z, const window *w, size_t i)
 {
     const zds_tile *t = &w->tiles[i];
     const piece *p = w->pieces[i];
     const zds_param_needs *needs = &z->with.params[p->param].needs;
     const slab *buffers = &z->stream.ring.buffers;
-    const bufref master = {buffers, w->at[i], z->wish.master_dtype};
-    zds_status status =
-        zero_convert(z, master, bufref_moved(p->output, t->first - p->first), t->count);
+    uint64_t first = t->first - p->first;
+    const bufref master = p->rests ? (bufref){buffers, w->at[i], z->wish.master_dtype}
+                                   : bufref_moved(p->master, first);
+    zds_status status = zero_convert(z, master, output_at(z, w, i), t->count);
     for (uint32_t s = 0; !status && s < needs->state_count; s++) {
         const zds_state_spec *spec = &needs->states[s];
-        if (spec->kind != ZDS_STATE_ELEMENT || p->states[s].slab)
+        bufref state = p->states[s];
+        if (spec->kind != ZDS_STATE_ELEMENT || (p->rests && state.slab))
             continue;
-        uint64_t at = (uint64_t)((char *)t->states[s] - (char *)buffers->block.pointer);
-        status = start_state(z, spec, (bufref){buffers, at, spec->dtype}, master, t->count);
+        if (p->rests)
+            state =
+                (bufref){buffers, (uint64_t)((char *)t->states[s] - (char *)buffers->block.pointer),
+                         spec->dtype};
+        else
+            state.offset += state_offset(spec, first);
+        status = start_state(z, spec, state, master, t->count);
     }
     return status;
 }
@@ -284,7 +299,7 @@ static zds_status start_load(zero *z, uint64_t load)
     }
     records_bind(z, load, 0, &w);
     for (size_t k = 0; !status && k < w.count; k++)
-        if (w.pieces[k]->rests)
+        if (w.pieces[k]->rests || w.pieces[k]->away)
             status = start_tile(z, &w, k);
     return status;
 }
@@ -295,6 +310,8 @@ static zds_status start_records(zero *z)
     zds_status status = records_begin(z);
     for (uint64_t i = 0; !status && i < loads; i++) {
         status = records_read(z, i, windows, true);
+        if (!status)
+            status = records_await(z, i);
         if (!status)
             status = start_load(z, i);
         if (!status)
@@ -319,13 +336,15 @@ zds_status zero_start(zero *z)
     zds_status status = forget_states(z);
     if (status)
         return status;
-    if (z->stream.ring.count)
+    if (z->stream.ring.load)
         status = start_records(z);
     else if (zero_is_here(z))
         pool_run(z->with.threads, number_windows(z, takes_all), start_window, z);
-    for (uint32_t k = 0; !status && !zero_is_here(z) && k < z->stream.piece_count; k++)
-        if (!z->stream.pieces[k].rests)
-            status = start_piece(z, &z->stream.pieces[k]);
+    for (uint32_t k = 0; !status && !zero_is_here(z) && k < z->stream.piece_count; k++) {
+        const piece *p = &z->stream.pieces[k];
+        if (!p->rests && !p->away)
+            status = start_piece(z, p);
+    }
     /* States that are this rank's own reach beyond its parts. */
     for (uint32_t i = 0; i < z->with.model->param_count; i++)
         for (uint32_t s = 0; !status && s < z->with.params[i].needs.state_count; s++) {
@@ -419,20 +438,19 @@ static zds_status copy_outputs(zero *z, const window *w)
         bufref from = p->rests ? (bufref){&z->stream.ring.buffers, w->at[i], z->wish.master_dtype}
                                : bufref_moved(p->master, first);
         if (!t->output)
-            status = zero_convert(z, bufref_moved(p->output, first), from, t->count);
+            status = zero_convert(z, output_at(z, w, i), from, t->count);
     }
     return status;
 }
 
 /* The same by a thread, which has both before it. */
-static void copy_outputs_here(const window *w)
+static void copy_outputs_here(const zero *z, const window *w)
 {
     for (size_t i = 0; i < w->count; i++) {
-        const piece *p = w->pieces[i];
         const zds_tile *t = &w->tiles[i];
+        bufref to = output_at(z, w, i);
         if (!t->output)
-            kernel_convert(bufref_element(p->output, t->first - p->first), p->dtype, t->master,
-                           t->master_dtype, t->count);
+            kernel_convert(bufref_at(to, 0), to.dtype, t->master, t->master_dtype, t->count);
     }
 }
 
@@ -452,7 +470,7 @@ static void run_loaded(void *arg, size_t j, int32_t thread)
     if (p->status)
         return;
     if (p->copies)
-        copy_outputs_here(&w);
+        copy_outputs_here(p->z, &w);
     records_seal(p->z, &w);
     for (size_t k = 0; p->writes && k < w.count; k++)
         publish_wrote(p->z, span_of(p->z, w.tiles[k].param->index), 1);
@@ -508,8 +526,9 @@ static zds_status run_windows(pass *p, uint64_t windows)
 {
     zero *z = p->z;
     zds_status status = ZDS_OK;
-    p->copies = zero_rests(z) && p->writes && !(z->with.optim->flags & ZDS_OPTIM_F32_OUTPUT);
-    if (z->stream.ring.count)
+    p->copies = (zero_rests(z) || zero_params_rest(z)) && p->writes &&
+                !(z->with.optim->flags & ZDS_OPTIM_F32_OUTPUT);
+    if (z->stream.ring.load)
         return run_records(p, windows);
     if (zero_is_here(z))
         pool_run(z->with.threads, windows, run_window, p);
@@ -589,5 +608,7 @@ zds_status zero_update(zero *z, int64_t step, double grad_scale)
     if (ops->end_step && (status = ops->end_step(*z->with.optim_self, &ctx)) != ZDS_OK)
         return stream_failed(z, status, "end_step", step);
     status = params_seal(z, true);
+    if (!status && zero_params_rest(z)) /* from where they are gathered */
+        status = records_settle(z);
     return status ? status : publish_all(z);
 }

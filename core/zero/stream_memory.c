@@ -203,6 +203,7 @@ static void add_piece(zero *z, const layout_span *span, uint32_t param, uint64_t
         .param = param, .first = l.param_first, .count = l.count, .dtype = zero_dtype(z, span)};
     p->chunks = (size_t)((l.count + LAYOUT_CHUNK - 1) / LAYOUT_CHUNK);
     p->master = p->output = params_at(z, param, l.param_first);
+    p->away = z->params.away[z->lay->places[param].span];
     if (zero_is_master(z, span))
         p->output.slab = NULL;
     else
@@ -344,7 +345,7 @@ zds_status stream_create(zero *z, zds_error *error)
         status = norm_create(z, error);
     if (!status)
         status = piece_states(z, error);
-    return !status && zero_rests(z) ? records_create(z, error) : status;
+    return !status && (zero_rests(z) || zero_params_rest(z)) ? records_create(z, error) : status;
 }
 
 void stream_destroy(zero *z)

@@ -33,7 +33,7 @@ static zds_status share_staged(zero *z, uint64_t bytes, int32_t root, const char
 /* Values go where parameters are, rounded to their type. */
 static zds_status keep(zero *z, bufref to, const float *values, uint64_t count)
 {
-    bool here = zero_is_here(z);
+    bool here = zero_points_to(to);
     kernel_convert(here ? bufref_at(to, 0) : z->params.raw, to.dtype, values, ZDS_F32, count);
     return here ? ZDS_OK : zero_send(z, to, z->params.raw, count * zds_dtype_size(to.dtype));
 }
@@ -43,7 +43,7 @@ static zds_status read_some(zero *z, uint32_t param, uint64_t first, uint64_t co
                             zds_read_fn read, void *user, zds_status *read_status)
 {
     bufref to = params_at(z, param, first);
-    bool direct = zero_is_here(z) && to.dtype == ZDS_F32;
+    bool direct = zero_points_to(to) && to.dtype == ZDS_F32;
     float *floats = direct ? bufref_at(to, 0) : z->params.staging;
     *read_status = read(user, param, first, count, floats);
     return *read_status || direct ? ZDS_OK : keep(z, to, floats, count);

@@ -53,14 +53,16 @@ static zds_status lay_out(zero *z, zds_error *error)
     size_t narrowest = zds_dtype_size(z->wish.param_dtype);
     if (zds_dtype_size(z->wish.accum_dtype) < narrowest)
         narrowest = zds_dtype_size(z->wish.accum_dtype);
+    uint64_t align = zero_params_rest(z) ? z->with.params_tier->info.alignment : 0;
     zds_status status = ZDS_ERR_MEMORY;
+    align = align > 64 ? align : 64;
     if (whole && granularity) {
         fill_costs(z, whole);
         for (uint32_t i = 0; i < z->with.model->param_count; i++)
             granularity[i] = z->with.params[i].needs.granularity;
         const layout_wish wish = {.world_size = (uint32_t)z->with.peers->world_size,
                                   .rank = (uint32_t)z->with.peers->rank,
-                                  .align = 64 / narrowest,
+                                  .align = align / narrowest,
                                   .wide = z->wish.param_dtype != ZDS_F32,
                                   .in_parts = z->wish.stage == 3,
                                   .kept = z->params.kept,

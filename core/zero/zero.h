@@ -41,6 +41,7 @@ typedef struct zero_wishes {
      * at most keep_all together; of the others at most `live` are gathered at a time, `ahead` of
      * them before they are used, and none stays that is not used again within `reuse`. */
     uint64_t keep, keep_all, live, ahead, reuse;
+    uint64_t stay; /* so many of a rank's stay where they are computed, and do not rest elsewhere */
     /* Where masters and states rest elsewhere: how many buffers go over them, whether one is read
      * ahead and written behind, and which share of them rests there. */
     uint32_t buffers;
@@ -62,6 +63,7 @@ typedef struct zero_means {
     peers *control;    /* and for the host's own: the same where that is the space */
     tier *tier;        /* where parameters are computed */
     tier *states_tier; /* of masters and states */
+    tier *params_tier; /* where parameters in parts rest */
     pool *threads;
     ledger *ledger;
     failure *failure;
