@@ -151,10 +151,12 @@ static zds_status ask(const question *q, const plan *p, const zds_model *model, 
 {
     const zds_config_context context = {.struct_size = sizeof context,
                                         .world_size = (int32_t)q->ranks};
-    /* Ranks of all nodes as if of one: what they would share is known then. */
+    /* Ranks of all nodes as if of one: what they would share is known then. At stage 3 each has its
+     * own part where they are on several. */
     const zds_engine_options options = {.struct_size = sizeof options,
                                         .world_size = (int32_t)q->ranks,
-                                        .local_world_size = (int32_t)q->ranks,
+                                        .local_world_size =
+                                            (int32_t)(p->stage == 3 ? q->per_node : q->ranks),
                                         .threads = 1,
                                         .optimizer = "AdamW"};
     zds_config *config = NULL;

@@ -192,8 +192,8 @@ static const field rows[] = {
      "way. Leave it a core of its own.",
      .flags = 0},
     {"zds.strict", FIELD_BOOL, FIELD_DONE, "false",
-     "A module that is acquired for forward and not released when a micro step ends is an error; "
-     "otherwise it is released then.",
+     "A module that is acquired for forward and not released when a micro step ends is an error, "
+     "as it always is at stage 3; otherwise it is released then.",
      .flags = 0},
     {"zds.device", FIELD_ENUM, FIELD_DONE, "host",
      "Where parameters, gradients and optimizer states are, and are computed with; test: a device "

@@ -195,9 +195,6 @@ static void offload(zds_config *c)
                    "false: a CUDA device copies from memory that is not page-locked in two steps, "
                    "and not while it computes; write true, unless host memory is short");
     }
-    if (stage_of(c) == 3 && is_written(c, Z "stage3_gather_16bit_weights_on_model_save", false))
-        ADVISE(Z "stage3_gather_16bit_weights_on_model_save",
-               "false leaves a saved model in shards that transformers does not load; write true");
 }
 
 /* === optimizer and schedule === */

@@ -34,11 +34,16 @@ typedef struct settings {
     double sum_factor;          /* of gradients that are to be summed, over their mean */
     int64_t print_every;        /* 0: never */
     bool breakdown;
-    bool progress_thread; /* for what moves between ranks */
-    bool strict;          /* what is acquired must be released */
+    bool progress_thread;                        /* for what moves between ranks */
+    bool strict;                                 /* what is acquired must be released */
+    uint64_t keep, keep_all, live, ahead, reuse; /* zero_wishes */
+    bool tell_order;
     uint64_t bucket;
     loss_scale scale;        /* as it is at first */
     const char *states_tier; /* offload_optimizer's, for masters and states; NULL: none */
+    uint32_t buffers;        /* zero_wishes */
+    bool reads_ahead, writes_behind;
+    double ratio;
 } settings;
 
 /* A GLOBAL state: one, whichever parameters describe it. */
@@ -186,6 +191,10 @@ zds_status plugins_find(zds_engine *e, const zds_engine_options *options, zds_er
 /* The plugin's options: from the config's object at `section`, else the program's JSON text. */
 zds_status plugins_read_options(zds_engine *e, const zds_plugin *plugin, const char *section,
                                 const char *text, void **options, zds_error *error);
+/* A memory tier's: `section` has its params; what they leave out of the section aio comes from
+ * there. */
+zds_status plugins_read_tier(zds_engine *e, const zds_plugin *plugin, const char *section,
+                             void **options, zds_error *error);
 /* No such plugin, or none that fits. `type`: the key that names it; `found` says why. */
 zds_status plugins_refuse_name(zds_engine *e, zds_status status, const char *type, zds_error *found,
                                zds_error *error);

@@ -26,19 +26,29 @@ zds_status engine_all_reported(zds_engine *e, const char *call)
                        call, e->model->modules[m].name, e->backwards > 1 ? ", and more are" : "");
 }
 
+static zds_status let_go_forwards(zds_engine *e, uint32_t module)
+{
+    module_hold *hold = &e->holds[module];
+    zds_status status = ZDS_OK;
+    for (; !status && hold->forward; hold->forward--, e->forwards--)
+        status = zero_release(e->zero, module);
+    return status;
+}
+
 zds_status engine_close_forwards(zds_engine *e, const char *call)
 {
-    for (uint32_t m = 0; e->forwards && m < e->model->module_count; m++) {
-        module_hold *hold = &e->holds[m];
+    zds_status status = ZDS_OK;
+    for (uint32_t m = 0; !status && e->forwards && m < e->model->module_count; m++) {
+        const module_hold *hold = &e->holds[m];
         if (hold->forward && e->set.strict)
             return engine_fail(e, ZDS_ERR_INVALID,
                                "%s while module %s is acquired for forward, %u times more than it "
-                               "was released: release it, or set zds.strict to false",
-                               call, e->model->modules[m].name, hold->forward);
-        e->forwards -= hold->forward;
-        hold->forward = 0;
+                               "was released: release it%s",
+                               call, e->model->modules[m].name, hold->forward,
+                               e->set.stage == 3 ? "" : ", or set zds.strict to false");
+        status = let_go_forwards(e, m);
     }
-    return ZDS_OK;
+    return status;
 }
 
 /* Whether this optimizer step's gradients are averaged, or left to the optimizer. */
@@ -169,8 +179,11 @@ static zds_status acquire_backward(zds_engine *e, uint32_t module, const zds_str
 static zds_status acquire_forward(zds_engine *e, uint32_t module, const zds_stream *stream)
 {
     module_hold *hold = &e->holds[module];
-    zds_status status =
-        hold->backward ? ZDS_OK : zero_acquire(e->zero, module, ZDS_FORWARD, stream);
+    zds_status status = ZDS_OK;
+    if (hold->backward)
+        zero_hold_module(e->zero, module);
+    else
+        status = zero_acquire(e->zero, module, ZDS_FORWARD, stream);
     hold->forward += !status;
     e->forwards += !status;
     return status;
@@ -240,6 +253,8 @@ zds_status zds_release(zds_engine *e, uint32_t module, const zds_stream *stream)
                                ? "; what is acquired for backward ends with zds_grad_ready"
                                : "");
     status = zero_used(e->zero, stream);
+    if (!status)
+        status = zero_release(e->zero, module);
     if (status)
         return status;
     e->holds[module].forward--;
@@ -261,10 +276,11 @@ zds_status zds_grad_none(zds_engine *e, uint32_t module, uint32_t slot)
     return zero_grad_none(e->zero, module, slot);
 }
 
-static void let_go(zds_engine *e, uint32_t module)
+static zds_status let_go_backward(zds_engine *e, uint32_t module)
 {
     e->holds[module].backward = false;
     e->backwards--;
+    return zero_release(e->zero, module);
 }
 
 zds_status zds_grad_ready(zds_engine *e, uint32_t module, const zds_stream *stream)
@@ -281,8 +297,9 @@ zds_status zds_grad_ready(zds_engine *e, uint32_t module, const zds_stream *stre
     if (status)
         return status;
     zero_grads_written(e->zero, module);
-    let_go(e, module);
-    status = engine_pass_over(e, e->lowest);
+    status = let_go_backward(e, module);
+    if (!status)
+        status = engine_pass_over(e, e->lowest);
     if (!status)
         status = peers_progress(&e->comm.peers);
     e->now.grad_ready_ms += engine_now_ms() - start;
@@ -299,16 +316,20 @@ zds_status zds_micro_abandon(zds_engine *e)
                            !e->in_micro ? "outside a micro step"
                            : e->no_sync ? "between zds_no_sync(true) and (false)"
                                         : "after zds_finish: call zds_discard");
+    if (zero_gathers(e->zero))
+        return engine_fail(e, ZDS_ERR_UNSUPPORTED,
+                           "zds_micro_abandon at zero_optimization.stage 3: the other ranks gather "
+                           "modules with this one, which must acquire them too; report zeros, end "
+                           "all ranks by zds_fail, or use stage 2");
     e->spoilt |= e->in_backward;
-    for (uint32_t m = 0; m < e->model->module_count; m++) {
-        e->holds[m].forward = 0;
-        if (!e->holds[m].backward)
+    for (uint32_t m = 0; !status && m < e->model->module_count; m++) {
+        status = let_go_forwards(e, m);
+        if (status || !e->holds[m].backward)
             continue;
         zero_grads_spoilt(e->zero, m);
-        let_go(e, m);
+        status = let_go_backward(e, m);
     }
-    e->forwards = 0;
-    return engine_pass_over(e, 0);
+    return status ? status : engine_pass_over(e, 0);
 }
 
 zds_status zds_no_sync(zds_engine *e, bool on)

@@ -20,14 +20,64 @@ zds_status plugins_find(zds_engine *e, const zds_engine_options *o, zds_error *e
 typedef struct reader {
     zds_engine *engine;
     const char *section; /* "optimizer.params"; "optimizer" of the program's own */
+    const cJSON *params; /* of it, where others come from aio */
 } reader;
 
 static void note(void *user, const char *key, const char *message)
 {
     const reader *r = user;
     char path[256];
-    snprintf(path, sizeof path, "%s.%.128s", r->section, key);
+    bool of_aio = r->params && !cJSON_GetObjectItemCaseSensitive(r->params, key);
+    snprintf(path, sizeof path, "%s.%.128s", of_aio ? "aio" : r->section, key);
     engine_note(r->engine, path, message);
+}
+
+static zds_status read_object(zds_engine *e, const zds_plugin *plugin, reader *r,
+                              const cJSON *params, void **options, zds_error *error)
+{
+    size_t before = problems_heard(&e->found);
+    *options = options_create(plugin, cJSON_IsNull(params) ? NULL : params, note, r);
+    if (*options)
+        return ZDS_OK;
+    if (problems_heard(&e->found) == before)
+        return error_set(error, ZDS_ERR_MEMORY, "no memory for the options of %s", plugin->name);
+    char *intro = text_format("%s has problems with its params:\n", plugin->name);
+    zds_status status = engine_tell(e, ZDS_ERR_CONFIG, intro ? intro : "", error);
+    free(intro);
+    return status;
+}
+
+/* What the tier has options for of the section aio, and its own params do not say. */
+static bool add_aio(const zds_engine *e, const zds_plugin *plugin, cJSON *to)
+{
+    const cJSON *key;
+    cJSON_ArrayForEach(key, config_node(e->config, "aio"))
+    {
+        if (!options_find(plugin, key->string) || cJSON_GetObjectItemCaseSensitive(to, key->string))
+            continue;
+        cJSON *copy = cJSON_Duplicate(key, true);
+        if (!copy || !cJSON_AddItemToObject(to, key->string, copy)) {
+            cJSON_Delete(copy);
+            return false;
+        }
+    }
+    return true;
+}
+
+zds_status plugins_read_tier(zds_engine *e, const zds_plugin *plugin, const char *section,
+                             void **options, zds_error *error)
+{
+    const cJSON *own = config_node(e->config, section);
+    cJSON *none = cJSON_CreateObject(),
+          *all = cJSON_IsObject(own) ? cJSON_Duplicate(own, true) : cJSON_CreateObject();
+    reader r = {e, section, cJSON_IsObject(own) ? own : none};
+    zds_status status =
+        none && all && add_aio(e, plugin, all)
+            ? read_object(e, plugin, &r, all, options, error)
+            : error_set(error, ZDS_ERR_MEMORY, "no memory for the options of %s", plugin->name);
+    cJSON_Delete(all);
+    cJSON_Delete(none);
+    return status;
 }
 
 /* The plugin's options from the config's object or the program's JSON text. */
@@ -38,7 +88,7 @@ zds_status plugins_read_options(zds_engine *e, const zds_plugin *plugin, const c
                                        [ZDS_KIND_SCHED] = "scheduler",
                                        [ZDS_KIND_OFFLOAD] = "zds.tiers",
                                        [ZDS_KIND_COMM] = "zds.comm"};
-    reader r = {e, section ? section : owns[plugin->kind]};
+    reader r = {e, section ? section : owns[plugin->kind], NULL};
     cJSON *parsed = NULL;
     const cJSON *params = section ? config_node(e->config, section) : NULL;
     if (!section && text) {
@@ -50,16 +100,8 @@ zds_status plugins_read_options(zds_engine *e, const zds_plugin *plugin, const c
                              text);
         }
     }
-    size_t before = problems_heard(&e->found);
-    *options = options_create(plugin, cJSON_IsNull(params) ? NULL : params, note, &r);
+    zds_status status = read_object(e, plugin, &r, params, options, error);
     cJSON_Delete(parsed);
-    if (*options)
-        return ZDS_OK;
-    if (problems_heard(&e->found) == before)
-        return error_set(error, ZDS_ERR_MEMORY, "no memory for the options of %s", plugin->name);
-    char *intro = text_format("%s has problems with its params:\n", plugin->name);
-    zds_status status = engine_tell(e, ZDS_ERR_CONFIG, intro ? intro : "", error);
-    free(intro);
     return status;
 }
 

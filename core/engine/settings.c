@@ -56,12 +56,21 @@ static zds_status check_world(const zds_config *c, int32_t world_size, zds_error
                      (long long)(unit > 0 ? batch / unit : 0), world_size);
 }
 
-/* As in DeepSpeed it means nothing at stage 0. */
+#define OFFLOAD "zero_optimization.offload_optimizer."
+
+/* As in DeepSpeed it means nothing at stage 0, and nvme is cpu below stage 3. */
 static const char *states_tier(const zds_config *c, int32_t stage)
 {
-    const char *device = zds_config_string(c, "zero_optimization.offload_optimizer.device");
-    bool there = stage > 0 && device && (strcmp(device, "cpu") == 0 || config_tier(c, device));
-    return there ? device : NULL;
+    const char *device = zds_config_string(c, OFFLOAD "device");
+    if (stage == 0 || !device || strcmp(device, "none") == 0)
+        return NULL;
+    return strcmp(device, "nvme") == 0 && stage < 3 && !config_tier(c, device) ? "cpu" : device;
+}
+
+/* True unless the config says otherwise. */
+static bool is_on(const zds_config *c, const char *path)
+{
+    return !zds_config_is_set(c, path) || zds_config_bool(c, path);
 }
 
 static void read_scales(settings *set, const zds_config *c, int32_t world_size)
@@ -136,6 +145,12 @@ static void read_loss_scale(settings *set, const zds_config *c, problems *found)
     set->scale.hysteresis = set->scale.patience = hysteresis;
 }
 
+static uint64_t whole_number(const zds_config *c, const char *path)
+{
+    int64_t value = zds_config_int(c, path);
+    return value > 0 ? (uint64_t)value : 0;
+}
+
 settings settings_of(const zds_config *c, int32_t world_size, problems *found)
 {
     int32_t stage = (int32_t)zds_config_int(c, "zero_optimization.stage");
@@ -157,12 +172,22 @@ settings settings_of(const zds_config *c, int32_t world_size, problems *found)
         .reduce_scatter = stage == 0 || zds_config_bool(c, "zero_optimization.reduce_scatter"),
         .ignore_unused = zds_config_bool(c, "zero_optimization.ignore_unused_parameters"),
         .progress_thread = zds_config_bool(c, "zds.progress_thread"),
-        .strict = zds_config_bool(c, "zds.strict"),
+        .strict = stage == 3 || zds_config_bool(c, "zds.strict"),
+        .keep = whole_number(c, "zero_optimization.stage3_param_persistence_threshold"),
+        .keep_all = whole_number(c, "zero_optimization.stage3_model_persistence_threshold") /
+                    (uint64_t)world_size,
+        .live = whole_number(c, "zero_optimization.stage3_max_live_parameters"),
+        .ahead = whole_number(c, "zero_optimization.stage3_prefetch_bucket_size"),
+        .reuse = whole_number(c, "zero_optimization.stage3_max_reuse_distance"),
+        .tell_order = zds_config_bool(c, "zero_optimization.log_trace_cache_warnings"),
         .breakdown = zds_config_bool(c, "wall_clock_breakdown"),
         .check_overflow = true,
         /* zds overlaps unless it is told not to: a bucket more is all it costs. */
-        .overlap = !zds_config_is_set(c, "zero_optimization.overlap_comm") ||
-                   zds_config_bool(c, "zero_optimization.overlap_comm"),
+        .overlap = is_on(c, "zero_optimization.overlap_comm"),
+        .buffers = (uint32_t)whole_number(c, OFFLOAD "buffer_count"),
+        .reads_ahead = is_on(c, OFFLOAD "pipeline_read"),
+        .writes_behind = is_on(c, OFFLOAD "pipeline_write"),
+        .ratio = zds_config_float(c, OFFLOAD "ratio"),
         .states_tier = states_tier(c, stage),
         .bucket = (uint64_t)zds_config_int(c, "zero_optimization.reduce_bucket_size"),
         .print_every = every > 0 ? every : 0};

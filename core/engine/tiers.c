@@ -109,10 +109,8 @@ static zds_status find(zds_engine *e, const wanted *w, zds_error *error)
     bool by_space = !named && !own && strcmp(w->name, spaces[e->device.space]) == 0;
     const char *name = named ? type->valuestring : own ? "cpu" : w->name;
     zds_status status = by_space ? find_by_space(e, w, error) : find_by_name(e, w, name, error);
-    bool has_params = cJSON_IsObject(config_node(e->config, w->params));
     return status ? status
-                  : plugins_read_options(e, w->slot->plugin, has_params ? w->params : NULL, NULL,
-                                         &w->slot->options, error);
+                  : plugins_read_tier(e, w->slot->plugin, w->params, &w->slot->options, error);
 }
 
 /* Parameters are computed with where they are. */
@@ -132,8 +130,8 @@ static zds_status find_compute(zds_engine *e, const char *name, struct tier_plug
                          slot->plugin->name, spaces[space]);
 }
 
-/* Masters and states are updated in place, or are streamed: the device's tier copies them on its
- * queues, for which it needs an address at the other end. */
+/* Masters and states are updated in place, or are streamed: on a device by its tier, on its queues,
+ * for which it needs an address at the other end; from files to the host by theirs. */
 static zds_status find_states(zds_engine *e, const char *name, zds_error *error)
 {
     struct tier_plugin *slot = &e->tier_plugins[2];
@@ -144,12 +142,14 @@ static zds_status find_states(zds_engine *e, const char *name, zds_error *error)
         return status;
     plugin_ops(slot->plugin, &ops, sizeof ops);
     bool on_host = e->device.space == ZDS_SPACE_HOST;
-    e->states_rest = !on_host && ops.space != e->device.space;
-    if (ops.space == ZDS_SPACE_FILE)
+    e->states_rest = ops.space == ZDS_SPACE_FILE || (!on_host && ops.space != e->device.space);
+    if (ops.space == ZDS_SPACE_FILE && !on_host)
         return engine_refuse(e, ZDS_ERR_UNSUPPORTED, w.type, error,
-                             "%s keeps files, and masters and states in files are not implemented "
-                             "yet in this version of zds",
+                             "%s keeps files, and masters and states in files for a device are not "
+                             "implemented yet in this version of zds",
                              slot->plugin->name);
+    if (ops.space == ZDS_SPACE_FILE)
+        return ZDS_OK;
     if (!(ops.flags & ZDS_OFFLOAD_DIRECT))
         return engine_refuse(e, ZDS_ERR_UNSUPPORTED, w.type, error,
                              "masters and states are %s, and %s has no addresses for that "
@@ -162,6 +162,21 @@ static zds_status find_states(zds_engine *e, const char *name, zds_error *error)
                              "updated in place, and the memory of %s is elsewhere",
                              slot->plugin->name);
     return ZDS_OK;
+}
+
+/* Parameters are gathered from where they are computed. */
+static zds_status check_params(zds_engine *e, zds_error *error)
+{
+    static const char path[] = "zero_optimization.offload_param.device";
+    const char *name = zds_config_string(e->config, path), *ours = spaces[e->device.space];
+    bool here = !name || strcmp(name, "none") == 0 || strcmp(name, ours) == 0 ||
+                (is_own(name) && e->device.space == ZDS_SPACE_HOST);
+    return here || e->set.stage < 3
+               ? ZDS_OK
+               : engine_refuse(e, ZDS_ERR_UNSUPPORTED, path, error,
+                               "parameters are computed in %s, and that they rest elsewhere is not "
+                               "implemented yet in this version of zds; delete offload_param",
+                               ours);
 }
 
 /* === names that nothing reads === */
@@ -217,6 +232,9 @@ static zds_status find_all(zds_engine *e, zds_error *error)
     first = first ? first : compute;
     if (e->device.space != ZDS_SPACE_HOST && (!first || e->sample))
         status = find_compute(e, "host", &slots[1], ZDS_SPACE_HOST, error);
+    first = first ? first : status;
+    if (!first || e->sample)
+        status = check_params(e, error);
     first = first ? first : status;
     /* A section that names where parameters are anyway moves nothing. */
     if (states && strcmp(states, device) != 0 && (!first || e->sample))
@@ -288,6 +306,13 @@ static zds_status check_states(zds_engine *e, zds_error *error)
 {
     const zds_offload_info *at = &e->tier->info, *rest = &e->states_tier->info;
     wanted w = want(e->states_tier->name, NULL);
+    if (rest->device.space == ZDS_SPACE_FILE && !(rest->reaches & ZDS_SPACE_BIT(ZDS_SPACE_HOST)))
+        return engine_refuse(e, ZDS_ERR_UNSUPPORTED, w.type, error,
+                             "masters and states are computed in the host's memory, which memory "
+                             "tier %s does not reach",
+                             e->states_tier->name);
+    if (rest->device.space == ZDS_SPACE_FILE)
+        return ZDS_OK;
     if (e->states_rest && !(at->reaches & ZDS_SPACE_BIT(rest->device.space)))
         return engine_refuse(e, ZDS_ERR_UNSUPPORTED, w.type, error,
                              "masters and states are copied by the device, and memory tier %s does "
@@ -315,7 +340,7 @@ zds_status tiers_open_states(zds_engine *e, zds_error *error)
     if (status)
         return status;
     /* Pinned or not, the host computes with it in place. */
-    if (e->device.space == ZDS_SPACE_HOST)
+    if (e->device.space == ZDS_SPACE_HOST && !e->states_rest)
         e->states_tier->info.device = e->device;
     return e->planned ? ZDS_OK : check_states(e, error);
 }

@@ -417,6 +417,7 @@ void zero_micro_begin(zero *z, bool boundary, bool local)
 {
     z->boundary = boundary;
     z->local = local;
+    residency_begin(z);
     for (uint32_t k = 0; k < z->lay->span_count; k++)
         z->grads.spans[k].waiting = z->lay->spans[k].module_count;
 }
@@ -437,6 +438,8 @@ void zero_grads_written(zero *z, uint32_t module)
 
 zds_status zero_module_done(zero *z, uint32_t module)
 {
+    if (module == 0)
+        residency_end(z);
     if (z->lay->spans_of[module] == LAYOUT_NONE)
         return ZDS_OK;
     uint32_t first = (uint32_t)z->lay->spans_of[module], k = first;

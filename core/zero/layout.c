@@ -17,6 +17,7 @@ typedef struct filling {
     const zds_model *model;
     const layout_wish *wish;
     int32_t owner; /* of the parameters that are put now */
+    int64_t alone; /* the one that has a span of its own, or LAYOUT_NONE */
     uint64_t align, at;
     bool impossible; /* no common multiple */
 } filling;
@@ -34,10 +35,24 @@ static uint64_t module_elements(const zds_model *model, uint32_t module, uint64_
     return sum;
 }
 
+static bool is_kept(const filling *f, uint32_t param)
+{
+    return f->wish->in_parts && f->wish->kept[param];
+}
+
+/* It has a span of its own. */
+static bool is_shared(const filling *f, uint32_t param)
+{
+    const model_param *p = &f->model->params[param];
+    return f->wish->in_parts && !is_kept(f, param) && p->last_use > p->home;
+}
+
 static bool is_in(const layout *l, const filling *f, uint32_t param, const layout_span *span)
 {
     const model_param *p = &f->model->params[param];
-    if ((f->wish->wide && p->fp32) != span->wide)
+    if (is_shared(f, param) ? f->alone != param : f->alone != LAYOUT_NONE)
+        return false;
+    if ((f->wish->wide && p->fp32) != span->wide || is_kept(f, param) != span->kept)
         return false;
     if (p->frozen)
         return span->kind == SPAN_FROZEN;
@@ -94,12 +109,14 @@ static void put_one(layout *l, layout_span *span, uint32_t param, filling *f)
         span->open_module = p->last_use;
 }
 
+/* The spans of one kind, if there are such parameters. */
 static zds_status add_span(layout *l, filling *f, uint32_t module, uint32_t count, span_kind kind,
-                           bool wide)
+                           bool wide, bool kept)
 {
     layout_span *span = &l->spans[l->span_count];
     *span = (layout_span){.kind = kind,
                           .wide = wide,
+                          .kept = kept,
                           .first_module = module,
                           .module_count = count,
                           .open_module = module + count - 1};
@@ -127,8 +144,9 @@ static zds_status add_span(layout *l, filling *f, uint32_t module, uint32_t coun
     f->owner = LAYOUT_NONE;
     if (kind != SPAN_WHOLE)
         each(l, f, span, put_one);
-    span->count = kind == SPAN_CUT ? round_up(f->at, f->align * l->world_size) : f->at;
-    if (kind == SPAN_CUT)
+    bool equal = kind == SPAN_CUT || (kind == SPAN_FROZEN && f->wish->in_parts && !kept);
+    span->count = equal ? round_up(f->at, f->align * l->world_size) : f->at;
+    if (equal)
         span->part = span->count / l->world_size;
     if (kind == SPAN_WHOLE)
         span->parts[l->world_size] = span->count;
@@ -159,32 +177,50 @@ static void number(layout *l, const layout_wish *wish)
     }
 }
 
-static zds_status fill(layout *l, const zds_model *model, const layout_wish *wish)
+/* All spans of some modules. */
+static zds_status add_spans(layout *l, filling *f, uint32_t module, uint32_t count)
 {
     static const span_kind kinds[] = {SPAN_CUT, SPAN_WHOLE, SPAN_FROZEN};
+    zds_status status = ZDS_OK;
+    for (size_t i = 0; !status && i < 4 * (sizeof kinds / sizeof *kinds); i++)
+        status = add_span(l, f, module, count, kinds[i / 4], i / 2 % 2, i % 2);
+    for (uint32_t m = module; m < module + count; m++)
+        for (uint32_t i = 0; !status && i < f->model->modules[m].home_count; i++) {
+            uint32_t param = f->model->modules[m].params[i];
+            if (!is_shared(f, param))
+                continue;
+            f->alone = param;
+            for (size_t k = 0; !status && k < 2 * (sizeof kinds / sizeof *kinds); k++)
+                status = add_span(l, f, module, count, kinds[k / 2], k % 2, false);
+            f->alone = LAYOUT_NONE;
+        }
+    return status;
+}
+
+static zds_status fill(layout *l, const zds_model *model, const layout_wish *wish)
+{
     uint64_t largest = 0, bucket = wish->bucket;
     for (uint32_t m = 0; m < model->module_count; m++) {
         uint64_t size = module_elements(model, m, wish->align);
         largest = size > largest ? size : largest;
         l->spans_of[m] = LAYOUT_NONE;
     }
-    /* With many ranks small modules join so that padding stays a small part of a span. */
+    /* With many ranks small modules join so that padding stays a small part of a span. What is
+     * fetched for a module alone joins for no other reason. */
     uint64_t padded = PADDINGS * wish->align * (wish->world_size - 1);
-    largest = largest > padded ? largest : padded;
+    largest = largest > padded && !wish->in_parts ? largest : padded;
     if (bucket > largest)
         bucket = largest;
-    filling f = {.model = model, .wish = wish, .owner = LAYOUT_NONE};
+    filling f = {.model = model, .wish = wish, .owner = LAYOUT_NONE, .alone = LAYOUT_NONE};
     for (uint32_t m = 0; m < model->module_count;) {
         uint32_t count = 1;
         uint64_t size = module_elements(model, m, wish->align);
         while (m + count < model->module_count &&
                size + module_elements(model, m + count, wish->align) <= bucket)
             size += module_elements(model, m + count++, wish->align);
-        for (size_t i = 0; i < 2 * (sizeof kinds / sizeof *kinds); i++) {
-            zds_status status = add_span(l, &f, m, count, kinds[i / 2], i % 2);
-            if (status)
-                return status;
-        }
+        zds_status status = add_spans(l, &f, m, count);
+        if (status)
+            return status;
         m += count;
     }
     number(l, wish);
@@ -239,7 +275,7 @@ zds_status layout_create(const zds_model *model, const layout_wish *wish, layout
     if (!l)
         return ZDS_ERR_MEMORY;
     l->world_size = wish->world_size;
-    l->spans = calloc(6 * (size_t)model->module_count + 1, sizeof *l->spans);
+    l->spans = calloc(12 * (size_t)model->module_count + model->param_count + 1, sizeof *l->spans);
     l->places = calloc(model->param_count + (size_t)1, sizeof *l->places);
     l->spans_of = calloc(model->module_count + (size_t)1, sizeof *l->spans_of);
     zds_status status = l->spans && l->places && l->spans_of && choose_owners(l, model, wish->whole)
@@ -325,7 +361,7 @@ layout_piece layout_piece_of(const layout *l, const zds_model *model, uint32_t p
     layout_piece piece = {.param = param};
     const layout_place *place = &l->places[param];
     const layout_span *span = &l->spans[place->span];
-    if (!layout_is_trained(span))
+    if (!layout_is_trained(span) && !span->part)
         return piece;
     uint64_t part_at = layout_part_first(span, rank),
              part_end = part_at + layout_part_count(span, rank);

@@ -8,6 +8,10 @@
  * rank's part is what it owns. SPAN_FROZEN: those that are not trained. The spans of the same
  * modules follow each other in this order.
  *
+ * Where ranks keep no more of parameters than their parts (stage 3), frozen spans are cut like the
+ * others, and small modules alone share one. Parameters that every rank keeps whole all the same
+ * have spans of their own, and so has each that several modules use.
+ *
  * Addresses are in elements. There are three spaces: of trained parameters, of frozen ones, and of
  * gradients, masters and states. Parameters that stay fp32 in a run of 16 bits have spans of their
  * own, the wide ones, which follow the others of their kind. */
@@ -29,11 +33,13 @@ typedef struct layout_place {
 typedef struct layout_span {
     span_kind kind;
     bool wide; /* its parameters are fp32 where others have 16 bits */
+    bool kept; /* whole on every rank, where ranks keep parts */
     uint32_t first_module, module_count;
     uint32_t *params; /* [param_count] in the order they lie */
     uint32_t param_count;
     uint64_t count; /* elements */
-    uint64_t part;  /* CUT: elements of each rank's part; count is world_size times that */
+    /* CUT, and FROZEN in parts: elements of each rank's part; count is world_size times that. */
+    uint64_t part;
     /* WHOLE: [world_size + 1], rank r's part is parts[r] up to parts[r + 1]; else NULL. */
     uint64_t *parts;
     /* Among the parameters of its kind, trained or frozen, in places of narrow elements. */
@@ -70,7 +76,9 @@ typedef struct layout_wish {
     /* Consecutive modules share a span while they do not get longer than this, or than the largest
      * module and eight times align x world_size. */
     uint64_t bucket;
-    bool wide; /* parameters that want fp32 are wider than the others */
+    bool wide;        /* parameters that want fp32 are wider than the others */
+    bool in_parts;    /* as if ranks kept no more than their parts of parameters, */
+    const bool *kept; /* [params]: but for these */
     /* [params]: above 0, the parameter must not be cut, and its update costs this much: owners are
      * chosen so that ranks have about the same. NULL: all may be cut. */
     const double *whole;
@@ -92,7 +100,7 @@ static inline bool layout_is_trained(const layout_span *span)
     return span->kind != SPAN_FROZEN;
 }
 
-/* A rank's part of a trainable span, counted from the span's first element. */
+/* A rank's part of a span that has parts, counted from the span's first element. */
 static inline uint64_t layout_part_first(const layout_span *span, uint32_t rank)
 {
     return span->parts ? span->parts[rank] : rank * span->part;

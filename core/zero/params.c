@@ -7,6 +7,23 @@
 
 #include "zero/parts.h"
 
+/* Of stage 3: where no page can be all ranks', each has its parts. */
+static bool choose_parts(const zero *z)
+{
+    return z->wish.stage == 3 && !is_alone(z) && z->params.pages != PAGES_NODE;
+}
+
+/* In the order of the model, as far as all of them may be. */
+static void choose_kept(zero *z)
+{
+    uint64_t kept = 0;
+    for (uint32_t i = 0; z->wish.stage == 3 && i < z->with.model->param_count; i++) {
+        uint64_t numel = z->with.model->params[i].numel;
+        z->params.kept[i] = numel <= z->wish.keep && numel <= z->wish.keep_all - kept;
+        kept += z->params.kept[i] ? numel : 0;
+    }
+}
+
 /* At stage 0, or alone, no peer reads a rank's parameters: its own memory may be of huge pages,
  * which shared memory seldom is, and matrix products walk over many rows at a time. But initial
  * values go from rank 0 to all, into a device's memory, or by a backend that must know of it. */
@@ -37,9 +54,33 @@ static zds_status take_own(zero *z, peer_slab *s, uint64_t bytes, zds_error *err
     return tier_adopt(t, (void *)first, bytes, &s->slab, error);
 }
 
-static zds_status take_memory(zero *z, peer_slab *s, uint64_t places, zds_error *error)
+/* Numbers the bytes of spans, trained or frozen, as `rank` has them; returns how many there are. */
+static uint64_t place(zero *z, bool trained, uint32_t rank)
 {
-    uint64_t bytes = places * zds_dtype_size(z->wish.param_dtype);
+    uint64_t at = 0;
+    for (uint32_t k = 0; k < z->lay->span_count; k++) {
+        const layout_span *span = &z->lay->spans[k];
+        if (layout_is_trained(span) != trained)
+            continue;
+        z->params.at[k] = at;
+        at += (params_in_parts(z, span) ? layout_part_count(span, rank) : span->count) *
+              zds_dtype_size(zero_dtype(z, span));
+    }
+    return at;
+}
+
+static zds_status take_memory(zero *z, peer_slab *s, bool trained, zds_error *error)
+{
+    uint64_t bytes = 0;
+    for (uint32_t r = 0; r < z->lay->world_size; r++) { /* ranks know of the same bytes */
+        uint64_t theirs = place(z, trained, r);
+        bytes = theirs > bytes ? theirs : bytes;
+        if (!z->params.in_parts)
+            break;
+    }
+    place(z, trained, (uint32_t)z->with.peers->rank);
+    if (!bytes && !trained)
+        return ZDS_OK;
     if (z->params.pages == PAGES_OWN)
         return take_own(z, s, bytes, error);
     return peers_alloc(z->with.peers, s, "parameters", bytes,
@@ -75,17 +116,55 @@ zds_status params_seal_all(zero *z, bool sealed)
     return !status && is_sealed(z) ? set_rights(z, &z->params.frozen, sealed) : status;
 }
 
-bufref params_of_span(const zero *z, const layout_span *span)
+/* What this rank keeps of a span: all, or its part. */
+static bufref kept_at(const zero *z, const layout_span *span)
 {
     const peer_slab *s = layout_is_trained(span) ? &z->params.trained : &z->params.frozen;
-    return (bufref){&s->slab, span->param_first * zds_dtype_size(z->wish.param_dtype),
+    return (bufref){&s->slab, z->params.at[span - z->lay->spans], zero_dtype(z, span)};
+}
+
+bufref params_of_span(const zero *z, const layout_span *span)
+{
+    if (!params_in_parts(z, span))
+        return kept_at(z, span);
+    const span_live *live = &z->live.spans[span - z->lay->spans];
+    const bool beyond = live->beyond.slab.tier != NULL;
+    return (bufref){beyond ? &live->beyond.slab : &z->live.memory.slab, beyond ? 0 : live->at,
                     zero_dtype(z, span)};
+}
+
+bufref params_own_part(const zero *z, const layout_span *span)
+{
+    bufref kept = kept_at(z, span);
+    return params_in_parts(z, span)
+               ? kept
+               : bufref_moved(kept, layout_part_first(span, (uint32_t)z->with.peers->rank));
 }
 
 bufref params_at(const zero *z, uint32_t param, uint64_t first)
 {
     const layout_place *place = &z->lay->places[param];
-    return bufref_moved(params_of_span(z, &z->lay->spans[place->span]), place->first + first);
+    const layout_span *span = &z->lay->spans[place->span];
+    uint64_t at = place->first + first;
+    if (params_in_parts(z, span))
+        at -= layout_part_first(span, (uint32_t)z->with.peers->rank);
+    return bufref_moved(kept_at(z, span), at);
+}
+
+layout_piece params_kept(const zero *z, uint32_t param)
+{
+    if (params_in_parts(z, &z->lay->spans[z->lay->places[param].span]))
+        return layout_piece_of(z->lay, z->with.model, param, (uint32_t)z->with.peers->rank);
+    return (layout_piece){.param = param, .count = z->with.model->params[param].numel};
+}
+
+static void list_span(const zero *z, module_use *use, uint32_t k)
+{
+    for (uint32_t i = 0; i < use->span_count; i++)
+        if (use->spans[i] == k)
+            return;
+    if (params_in_parts(z, &z->lay->spans[k]))
+        use->spans[use->span_count++] = k;
 }
 
 static zds_status create_module(zero *z, uint32_t m, zds_error *error)
@@ -95,31 +174,47 @@ static zds_status create_module(zero *z, uint32_t m, zds_error *error)
     use->slot_count = module->home_count + module->use_count;
     use->slots = calloc(use->slot_count + (size_t)1, sizeof *use->slots);
     use->none = calloc(use->slot_count + (size_t)1, sizeof *use->none);
-    if (!use->slots || !use->none)
+    use->spans = calloc(use->slot_count + (size_t)1, sizeof *use->spans);
+    if (!use->slots || !use->none || !use->spans)
         return zero_no_memory(error, "modules", 0);
     for (uint32_t i = 0; i < use->slot_count; i++) {
         uint32_t param = module->params[i];
         const peer_slab *s =
             z->with.params[param].trainable ? &z->params.trained : &z->params.frozen;
         const char *base = s->read_only && z->wish.stage ? s->read_only : s->slab.block.pointer;
+        const layout_span *span = &z->lay->spans[z->lay->places[param].span];
         bufref data = params_at(z, param, 0);
+        list_span(z, use, z->lay->places[param].span);
         use->slots[i] = (zds_slot){.param = param,
                                    .dtype = data.dtype,
                                    .grad_dtype = data.dtype,
                                    .space = s->slab.block.device.space,
                                    .device = s->slab.block.device,
                                    .count = z->with.model->params[param].numel,
-                                   .data = base + data.offset};
+                                   .data = params_in_parts(z, span) ? NULL : base + data.offset};
     }
+    return ZDS_OK;
+}
+
+zds_status params_choose(zero *z, zds_error *error)
+{
+    z->params.kept = calloc(z->with.model->param_count + (size_t)1, sizeof *z->params.kept);
+    if (!z->params.kept)
+        return zero_no_memory(error, "parameters", 0);
+    z->params.pages = choose_pages(z);
+    z->params.in_parts = choose_parts(z);
+    choose_kept(z);
     return ZDS_OK;
 }
 
 zds_status params_open(zero *z, zds_error *error)
 {
-    z->params.pages = choose_pages(z);
-    zds_status status = take_memory(z, &z->params.trained, z->lay->trained, error);
-    if (!status && z->lay->frozen)
-        status = take_memory(z, &z->params.frozen, z->lay->frozen, error);
+    z->params.at = calloc(z->lay->span_count + (size_t)1, sizeof *z->params.at);
+    if (!z->params.at)
+        return zero_no_memory(error, "parameters", 0);
+    zds_status status = take_memory(z, &z->params.trained, true, error);
+    if (!status)
+        status = take_memory(z, &z->params.frozen, false, error);
     if (status)
         return status;
     status = peers_alloc(z->with.control, &z->params.staged, "staging",
@@ -149,8 +244,10 @@ void params_close(zero *z)
     for (uint32_t m = 0; p->modules && m < z->with.model->module_count; m++) {
         free(p->modules[m].slots);
         free(p->modules[m].none);
+        free(p->modules[m].spans);
     }
     free(p->modules);
+    free(p->at);
     peers_free(z->with.control, &p->staged);
     ledger_free(z->with.ledger, p->raw);
     params_seal_all(z, false); /* whoever gives memory back may write into it */
@@ -168,24 +265,65 @@ static zds_status let_read(zero *z, const zds_stream *stream)
     return stream ? zero_follow(z, stream, z->queue) : zero_sync(z);
 }
 
+bool zero_gathers(const zero *z)
+{
+    return z->params.in_parts;
+}
+
 zds_status zero_used(zero *z, const zds_stream *stream)
 {
     return z->queue && stream ? zero_follow(z, z->queue, stream) : ZDS_OK;
 }
 
-zds_status zero_acquire(zero *z, uint32_t module, int32_t pass, const zds_stream *stream)
+/* Where spans that come and go are now. */
+static void point_slots(zero *z, module_use *use)
+{
+    for (uint32_t i = 0; use->span_count && i < use->slot_count; i++) {
+        const layout_place *place = &z->lay->places[use->slots[i].param];
+        const layout_span *span = &z->lay->spans[place->span];
+        if (params_in_parts(z, span))
+            use->slots[i].data = bufref_element(params_of_span(z, span), place->first);
+    }
+}
+
+static zds_status open_module(zero *z, uint32_t module, int32_t pass, const zds_stream *stream)
 {
     module_use *use = &z->params.modules[module];
-    zds_status status = peers_progress(z->with.peers);
+    zds_status status = ZDS_OK;
     for (uint32_t i = 0; !status && i < use->slot_count; i++) {
         uint32_t param = use->slots[i].param, span = z->lay->places[param].span;
         status = publish_await(z, span);
         if (!status && pass == ZDS_BACKWARD && z->with.params[param].trainable)
             status = grads_open(z, span);
     }
+    return status ? status : let_read(z, stream);
+}
+
+void zero_hold_module(zero *z, uint32_t module)
+{
+    residency_hold(z, module);
+}
+
+zds_status zero_release(zero *z, uint32_t module)
+{
+    return residency_release(z, module);
+}
+
+zds_status zero_acquire(zero *z, uint32_t module, int32_t pass, const zds_stream *stream)
+{
+    module_use *use = &z->params.modules[module];
+    zds_status status = peers_progress(z->with.peers);
     if (!status)
-        status = let_read(z, stream);
-    for (uint32_t i = 0; !status && i < use->slot_count; i++) {
+        status = residency_acquire(z, module);
+    if (status)
+        return status;
+    status = open_module(z, module, pass, stream);
+    if (status) {
+        zds_status released = residency_release(z, module);
+        return z->with.failure->broken ? status : released ? released : status;
+    }
+    point_slots(z, use);
+    for (uint32_t i = 0; i < use->slot_count; i++) {
         zds_slot *slot = &use->slots[i];
         bool writes = pass == ZDS_BACKWARD && z->with.params[slot->param].trainable;
         use->none[i] = false;

@@ -1,10 +1,11 @@
 /* What ZeRO is made of, for the files of this folder alone: one part, one subject.
  *
- *  params   where parameters are, and how the ranks come to have them
- *  publish  what owners have updated on its way to all
- *  grads    gradients on their way from backward to their owners
- *  norm     their norm, and the norms of tensors
- *  stream   the optimizer's pass over what this rank owns */
+ *  params     where parameters are, and how the ranks come to have them
+ *  residency  of what ranks keep parts of: whole while it is used
+ *  publish    what owners have updated on its way to all
+ *  grads      gradients on their way from backward to their owners
+ *  norm       their norm, and the norms of tensors
+ *  stream     the optimizer's pass over what this rank owns */
 #ifndef CORE_ZERO_PARTS_H
 #define CORE_ZERO_PARTS_H
 
@@ -16,7 +17,9 @@
 typedef struct module_use {
     zds_slot *slots; /* [slot_count] */
     uint32_t slot_count;
-    bool *none; /* [slot_count]: no gradient comes from this use */
+    bool *none;      /* [slot_count]: no gradient comes from this use */
+    uint32_t *spans; /* [span_count] of its parameters that are in parts */
+    uint32_t span_count;
 } module_use;
 
 /* Whose pages parameters are in. */
@@ -28,7 +31,11 @@ typedef enum pages {
 
 typedef struct params_part {
     pages pages;
+    /* Ranks have no more than their parts, but for what is kept and what is gathered now. */
+    bool in_parts;
+    bool *kept; /* [params]: whole on every rank all the same */
     peer_slab trained, frozen;
+    uint64_t *at; /* [spans]: their bytes in the two; of one in parts, those of this rank's */
     module_use *modules; /* [modules] */
     peer_slab staged;    /* the memory of */
     float *staging;      /* [STAGING_ELEMENTS]: values in and out, */
@@ -37,10 +44,41 @@ typedef struct params_part {
 
 enum { STAGING_ELEMENTS = 1 << 20 };
 
+/* === residency === */
+
+/* A span in parts is SHARDED, or it has a place: GATHERING while its gathering is pending
+ * (span_publish), then RESIDENT. */
+typedef struct span_live {
+    bool placed;
+    uint32_t holds;   /* acquired and not released: it stays */
+    uint64_t at;      /* its bytes in live_part.memory, */
+    peer_slab beyond; /* or memory of its own: there was no room */
+    uint64_t used;    /* when it was acquired last */
+    char *what;       /* it is, for messages */
+} span_live;
+
+typedef struct live_part {
+    peer_slab memory; /* of what is gathered at a time: `bytes` */
+    uint64_t bytes;
+    span_live *spans; /* [spans] */
+    uint32_t *placed; /* [placed_count] spans in `memory`, by address */
+    uint32_t placed_count;
+    uint32_t *missing; /* [spans]: those that an acquire brings */
+    /* Modules in the order in which this micro step acquires them, and in which the one before did,
+     * which foretells what comes next as long as they agree. */
+    uint32_t *seen, *plan; /* [room] */
+    size_t seen_count, plan_count, room;
+    bool recording, foretold;
+    uint64_t clock;
+    bool told; /* that it went beyond its memory */
+} live_part;
+
 /* === publish === */
 
 typedef struct span_publish {
-    bool pending; /* owners have written, or will in this step; nobody has waited for it yet */
+    /* Owners have written, or will in this step, or it is being gathered; nobody has waited for it
+     * yet. */
+    bool pending;
     zds_event **events; /* [event_count] of its gathering: one, or one an owner */
     size_t event_count;
     bool counted;          /* this rank has said that it has written its part */
@@ -118,7 +156,8 @@ typedef struct piece {
      * begin with tiles of pieces before it, and the last end with tiles of those behind. */
     uint64_t window, window_end;
     bool rests;      /* its master and states are records in another memory, */
-    uint64_t record; /* from here on: one a tile */
+    uint64_t record; /* from here on: one a tile, */
+    uint64_t sum;    /* whose checksums begin here */
 } piece;
 
 /* The tiles that are bound and stepped together. */
@@ -130,18 +169,31 @@ typedef struct window {
     size_t count;
 } window;
 
-enum { RING_BUFFERS = 3 };
+enum { LOAD_WINDOWS = 16 }; /* that threads share */
 
-/* Buffers of windows whose records rest in another memory, taken in turn. */
+/* A buffer of records, and what is under way to and from it. */
+typedef struct record_slot {
+    uint32_t windows;          /* of the load that it has */
+    uint64_t at[LOAD_WINDOWS]; /* [windows]: bytes of their records in it, */
+    uint64_t bytes;            /* and of all */
+    /* What is read, what is written, and what was written before and the reading waits for; on a
+     * device one event each. */
+    zds_event **reads, **writes, **waited;
+    size_t read_count, write_count, waited_count;
+} record_slot;
+
+/* Buffers of loads whose records rest in another memory, taken in turn. */
 typedef struct record_ring {
     slab records; /* in the other memory */
-    slab buffers; /* [RING_BUFFERS][bytes] where the optimizer computes */
-    uint64_t bytes, alignment;
-    zds_stream *reads, *writes;
-    uint64_t turn;
-    /* [RING_BUFFERS]: what was read, what was written, and what the reading in progress waits for
-     */
-    zds_event *read[RING_BUFFERS], *written[RING_BUFFERS], *waited[RING_BUFFERS];
+    slab buffers; /* [slot_count][bytes] where the optimizer computes, from byte `first` on */
+    uint64_t first, bytes, alignment;
+    uint32_t load; /* windows of one */
+    uint32_t slot_count;
+    record_slot *slots;
+    zds_stream *reads, *writes; /* of a device */
+    uint64_t count, *sums;      /* [count] records' checksums, where the host computes */
+    /* The record that is in the first buffer for itself; STREAM_NONE. */
+    uint64_t open, open_bytes, open_sum;
 } record_ring;
 
 typedef struct stream_part {
@@ -184,6 +236,7 @@ struct zero {
     zero_means with;
     layout *lay;
     params_part params;
+    live_part live;
     publish_part publish;
     grads_part grads;
     stream_part stream;
@@ -271,13 +324,43 @@ void zero_hold(zero *z, zds_event *event);
 zds_status zero_checked(zero *z, zds_status status, zds_error *error);
 
 /* params.c */
+/* Before the layout: whose pages, and whether ranks have more than their parts. */
+zds_status params_choose(zero *z, zds_error *error);
 zds_status params_open(zero *z, zds_error *error);
 void params_close(zero *z);
+/* Ranks have no more than their parts of the span, but while it is used. */
+static inline bool params_in_parts(const zero *z, const layout_span *span)
+{
+    return z->params.in_parts && !span->kept;
+}
+/* Where this rank keeps an element, which it has. */
 bufref params_at(const zero *z, uint32_t param, uint64_t first);
+/* What it keeps of a parameter: all, or of a span in parts its part. */
+layout_piece params_kept(const zero *z, uint32_t param);
+/* This rank's part of a span. */
+bufref params_own_part(const zero *z, const layout_span *span);
+/* A whole span; of one in parts while it has a place. */
 bufref params_of_span(const zero *z, const layout_span *span);
 /* At stage 1 and above callers may not write parameters: while sealed, zero may not either. */
 zds_status params_seal(zero *z, bool sealed);     /* those that are trained */
 zds_status params_seal_all(zero *z, bool sealed); /* frozen ones, too */
+
+/* residency.c: spans in parts, whole while they are used. All ranks acquire the same modules in the
+ * same order. */
+zds_status residency_create(zero *z, zds_error *error);
+void residency_destroy(zero *z);
+/* A micro step begins; its backward is over. */
+void residency_begin(zero *z);
+void residency_end(zero *z);
+/* The module's spans come, and stay until as many calls of release. To be awaited
+ * (publish_await). */
+zds_status residency_acquire(zero *z, uint32_t module);
+void residency_hold(zero *z, uint32_t module);
+zds_status residency_release(zero *z, uint32_t module);
+/* What was gathered is no more what the owners have; all of it, or what is trained. */
+zds_status residency_forget(zero *z, bool all);
+/* What is used next, as far as that is known, begins to come. */
+zds_status residency_look_ahead(zero *z);
 
 /* publish.c: all ranks come to have what the owners have written */
 zds_status publish_create(zero *z, zds_error *error);
@@ -290,6 +373,8 @@ void publish_expect(zero *z, uint32_t span, uint32_t tiles);
 void publish_wrote(zero *z, uint32_t span, uint32_t tiles);
 /* All is written. */
 zds_status publish_all(zero *z);
+/* A span in parts is gathered into its place. */
+zds_status publish_gather(zero *z, uint32_t span, const char *doing);
 /* Waits until a span is there; or all of them. */
 zds_status publish_await(zero *z, uint32_t span);
 zds_status publish_await_all(zero *z);
@@ -342,22 +427,41 @@ uint64_t state_bytes(const zds_state_spec *spec, uint64_t count);
 uint64_t state_offset(const zds_state_spec *spec, uint64_t elements);
 /* Elements of a full tile of a parameter: whole chunks of the norm and whole blocks, or all. */
 uint64_t stream_tile(const zero *z, uint32_t param);
-/* records.c: masters and states that rest in another memory than the device's */
+/* records.c: masters and states that rest in another memory than where the optimizer computes */
 zds_status records_create(zero *z, zds_error *error);
 void records_destroy(zero *z);
 /* What holds byte *at of a piece's master (state -1) or state, and from which byte of that on, with
- * at most *bytes lying together. */
-bufref record_of(const zero *z, const piece *p, int32_t state, uint64_t *at, uint64_t *bytes);
+ * at most *bytes lying together. On the host the record itself comes, and goes back by
+ * records_keep. */
+zds_status record_of(zero *z, const piece *p, int32_t state, uint64_t *at, uint64_t *bytes,
+                     bufref *out);
+zds_status records_keep(zero *z);
 /* Begins a pass over windows: what was written before is there. */
 zds_status records_begin(zero *z);
-/* The next window's records come into its buffers, to which its tiles then point; `fresh`: zeros,
- * in place of records. */
-zds_status records_read(zero *z, window *w, bool fresh);
+/* A pass goes over loads of windows, in order: so many, */
+uint64_t records_loads(const zero *z, uint64_t windows);
+/* and of one that is read, so many windows. */
+uint32_t records_windows(const zero *z, uint64_t load);
+/* A load's records begin to come into its buffer, at most as many loads ahead as there are others;
+ * `fresh`: a buffer, on a device of zeros, in place of records. */
+zds_status records_read(zero *z, uint64_t load, uint64_t windows, bool fresh);
+/* They are there, for what is put on the queue. */
+zds_status records_await(zero *z, uint64_t load);
+/* A window of it, whose tiles point into the buffer. */
+void records_bind(const zero *z, uint64_t load, uint32_t j, window *w);
+/* On the host: zeros; the checksums of what a step has left; a parameter whose records are not what
+ * was left, or -1, which is then an error. */
+void records_clear(const zero *z, const window *w);
+void records_seal(const zero *z, const window *w);
+int64_t records_check(const zero *z, const window *w);
+zds_status records_spoilt(zero *z, uint32_t param);
 /* And go back, after what was put on the queue. */
-zds_status records_write(zero *z, const window *w);
+zds_status records_write(zero *z, uint64_t load);
 /* All of them are there. */
 zds_status records_settle(zero *z);
-/* stream.c: the pages of what was taken come, each near the thread that will use it */
+/* stream.c: the tiles of a window, as this step numbers them */
+void stream_bind_window(const zero *z, uint64_t i, window *w);
+/* the pages of what was taken come, each near the thread that will use it */
 void stream_touch(zero *z);
 /* after the optimizer's failure in the middle of an update */
 zds_status stream_failed(zero *z, zds_status status, const char *what, int64_t step);

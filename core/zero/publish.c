@@ -5,7 +5,7 @@
  * needs nothing of the others but that they have written, so that one rank alone may evaluate. An
  * owner writes only when nobody reads any more: it is in a step, after the exchange of norms, which
  * a rank takes part in once it has used everything. Else spans are gathered, meanwhile where
- * something moves them. */
+ * something moves them. Spans in parts are gathered when they are used (residency.c). */
 #include <stdlib.h>
 
 #include "zero/parts.h"
@@ -65,9 +65,10 @@ zds_status publish_begin(zero *z)
     for (uint32_t k = 0; k < z->lay->span_count; k++) {
         b->spans[k].counted = false;
         b->spans[k].unwritten = 0;
-        b->spans[k].pending = is_needed(z) && layout_is_trained(&z->lay->spans[k]);
+        b->spans[k].pending = is_needed(z) && layout_is_trained(&z->lay->spans[k]) &&
+                              !params_in_parts(z, &z->lay->spans[k]);
     }
-    return status;
+    return status ? status : residency_forget(z, false);
 }
 
 void publish_expect(zero *z, uint32_t span, uint32_t tiles)
@@ -91,18 +92,16 @@ void publish_wrote(zero *z, uint32_t span, uint32_t tiles)
         s->counted = peers_try_count(z->with.peers, &z->publish.counters, span);
 }
 
-/* What is asked of the plugin for one span, in place. */
-static zds_coll gathering(const zero *z, uint32_t k)
+/* What is asked of the plugin for one span: of each rank's part, to where the whole is. */
+static zds_coll gathering(const zero *z, uint32_t k, const char *doing)
 {
     const layout_span *span = &z->lay->spans[k];
     zds_dtype dtype = zero_dtype(z, span);
-    char *base = bufref_at(params_of_span(z, span), 0);
     return (zds_coll){.struct_size = sizeof(zds_coll),
                       .tag = (uint64_t)k << 8 | 4,
-                      .what = publishing,
-                      .src =
-                          base + (uint64_t)z->with.peers->rank * span->part * zds_dtype_size(dtype),
-                      .dst = base,
+                      .what = doing,
+                      .src = bufref_at(params_own_part(z, span), 0),
+                      .dst = bufref_at(params_of_span(z, span), 0),
                       .count = span->part,
                       .src_dtype = dtype,
                       .dst_dtype = dtype,
@@ -123,10 +122,38 @@ static zds_status gather_owners(zero *z, uint32_t k, zds_coll coll)
         coll.dst = base + layout_part_first(span, r) * zds_dtype_size(coll.src_dtype);
         coll.src = coll.dst;
         if (coll.count)
-            status = peers_issue(p, p->ops->broadcast, &coll, publishing,
+            status = peers_issue(p, p->ops->broadcast, &coll, coll.what,
                                  &z->publish.spans[k].events[used++]);
     }
     return status;
+}
+
+static zds_status gather_span(zero *z, uint32_t k, const char *doing)
+{
+    peers *p = z->with.peers;
+    zds_coll coll = gathering(z, k, doing);
+    return z->lay->spans[k].parts
+               ? gather_owners(z, k, coll)
+               : peers_issue(p, p->ops->all_gather, &coll, doing, &z->publish.spans[k].events[0]);
+}
+
+/* An owner sends what is where the whole is to be. */
+static zds_status place_own(zero *z, const layout_span *span)
+{
+    uint32_t rank = (uint32_t)z->with.peers->rank;
+    uint64_t count = layout_part_count(span, rank);
+    bufref to = bufref_moved(params_of_span(z, span), layout_part_first(span, rank));
+    return count ? zero_convert(z, to, params_own_part(z, span), count) : ZDS_OK;
+}
+
+zds_status publish_gather(zero *z, uint32_t k, const char *doing)
+{
+    const layout_span *span = &z->lay->spans[k];
+    zds_status status = span->parts ? place_own(z, span) : ZDS_OK;
+    if (!status && z->wire)
+        status = zero_follow(z, z->wire, z->queue);
+    z->publish.spans[k].pending = true;
+    return status || !span->count ? status : gather_span(z, k, doing);
 }
 
 static zds_status gather(zero *z)
@@ -135,13 +162,11 @@ static zds_status gather(zero *z)
     zds_status status = z->wire ? zero_follow(z, z->wire, z->queue) : ZDS_OK;
     for (uint32_t k = 0; !status && k < z->lay->span_count; k++) {
         const layout_span *span = &z->lay->spans[k];
-        zds_coll coll = gathering(z, k);
-        if (!span->count || !layout_is_trained(span))
-            continue;
-        status = span->parts ? gather_owners(z, k, coll)
-                             : peers_issue(p, p->ops->all_gather, &coll, publishing,
-                                           &z->publish.spans[k].events[0]);
+        if (span->count && layout_is_trained(span) && !params_in_parts(z, span))
+            status = gather_span(z, k, publishing);
     }
+    if (!status && peers_move_alone(p))
+        status = residency_look_ahead(z);
     /* Whoever computes without calling zds would keep the others waiting. */
     return status || peers_move_alone(p) ? status : publish_await_all(z);
 }
@@ -169,7 +194,7 @@ zds_status publish_await(zero *z, uint32_t k)
         return ZDS_OK;
     zds_status status = ZDS_OK;
     for (size_t i = 0; !status && i < s->event_count; i++)
-        status = peers_wait(p, &s->events[i], publishing);
+        status = peers_wait(p, &s->events[i], z->live.spans ? z->live.spans[k].what : publishing);
     if (!status && b->counters.there)
         status =
             peers_count_wait(p, &b->counters, k, b->epoch * (uint64_t)p->world_size, publishing);

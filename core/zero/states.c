@@ -91,23 +91,28 @@ static bool is_whole(const zero *z, const cargo *c)
 
 /* Where units lie on this rank, from `first` of the parameter's; *count: at most as many as lie
  * together. */
-static bufref units_at(const zero *z, const cargo *c, uint64_t first, uint64_t *count)
+static zds_status units_at(zero *z, const cargo *c, uint64_t first, uint64_t *count, bufref *out)
 {
     const piece *p = z->stream.piece_of[c->param];
     uint64_t size = zds_dtype_size(c->rests), at = first * size, bytes = *count * size;
+    zds_status status = ZDS_OK;
     bufref b;
-    if (is_whole(z, c)) {
+    if (!p && c->state < 0) { /* frozen */
+        b = params_at(z, c->param, first);
+        at = 0;
+    } else if (is_whole(z, c)) {
         b = stream_whole_state(z, c->param, (uint32_t)c->state);
     } else {
         at -= unit_of(c, p->first) * size;
-        b = p->rests       ? record_of(z, p, c->state, &at, &bytes)
-            : c->state < 0 ? p->master
-                           : p->states[c->state];
+        b = c->state < 0 ? p->master : p->states[c->state];
+        if (p->rests)
+            status = record_of(z, p, c->state, &at, &bytes, &b);
     }
     *count = bytes / size;
     b.offset += at;
     b.dtype = c->rests;
-    return b;
+    *out = b;
+    return status;
 }
 
 static void convert(const cargo *c, void *to, zds_dtype to_dtype, const void *from,
@@ -187,8 +192,10 @@ static zds_status stage_own(zero *z, const cargo *c, uint64_t first, uint64_t co
     zds_status status = ZDS_OK;
     for (uint64_t i = 0; !status && i < count;) {
         uint64_t n = count - i;
-        bufref from = units_at(z, c, first + i, &n);
-        status = stage(z, c, from, i, n);
+        bufref from;
+        status = units_at(z, c, first + i, &n, &from);
+        if (!status)
+            status = stage(z, c, from, i, n);
         i += n;
     }
     return status;
@@ -214,7 +221,7 @@ static zds_status move(zero *z, const cargo *c, int32_t owner, uint64_t first, u
     return ZDS_OK;
 }
 
-/* Parameters as the callers see them are the same everywhere: rank 0 has them already. */
+/* Whole parameters as the callers see them are the same everywhere: rank 0 has them already. */
 static zds_status write_own(zero *z, const cargo *trained, const outlet *to)
 {
     cargo c = *trained;
@@ -265,7 +272,8 @@ static zds_status write_cargo(zero *z, const cargo *c, const outlet *to)
         return ZDS_OK;
     }
     const layout_span *span = &z->lay->spans[z->lay->places[c->param].span];
-    if (c->state < 0 && (!layout_is_trained(span) || zero_is_master(z, span)))
+    if (c->state < 0 && !params_in_parts(z, span) &&
+        (!layout_is_trained(span) || zero_is_master(z, span)))
         return first ? write_own(z, c, to) : ZDS_OK;
     if (is_whole(z, c))
         return write_whole(z, c, to);
@@ -325,8 +333,12 @@ static zds_status keep_own(zero *z, const cargo *c, uint64_t first, uint64_t cou
     }
     for (uint64_t i = begin; !status && i < end;) {
         uint64_t n = end - i;
-        bufref to = units_at(z, c, i, &n);
-        status = unstage(z, c, to, i - first, n);
+        bufref to;
+        status = units_at(z, c, i, &n, &to);
+        if (!status)
+            status = unstage(z, c, to, i - first, n);
+        if (!status && p && p->rests && zero_is_here(z) && !is_whole(z, c))
+            status = records_keep(z);
         i += n;
     }
     return status;
@@ -336,8 +348,10 @@ static zds_status keep_own(zero *z, const cargo *c, uint64_t first, uint64_t cou
 static zds_status keep_param(zero *z, const cargo *trained, uint64_t first, uint64_t count)
 {
     const piece *p = z->stream.piece_of[trained->param];
+    const layout_piece kept = params_kept(z, trained->param);
     cargo c = *trained;
-    uint64_t begin = first, end = first + count;
+    uint64_t begin = kept.param_first > first ? kept.param_first : first,
+             end = at_most(kept.param_first + kept.count, first + count);
     c.rests = params_at(z, c.param, 0).dtype;
     if (z->params.pages == PAGES_NODE) {
         begin = p && p->first > begin ? p->first : begin;
@@ -368,6 +382,8 @@ static zds_status read_cargo(zero *z, const cargo *c, const inlet *from)
 {
     zds_status status = settle(z, c);
     z->stream.replaced = true;
+    if (!status && c->state < 0)
+        status = residency_forget(z, true);
     if (!status)
         status = params_seal(z, false);
     for (int32_t lot = 0; !status && lot < c->lots; lot++)

@@ -92,7 +92,7 @@ static uint32_t first_piece(const zero *z, uint64_t i)
     return low;
 }
 
-static void bind_window(const zero *z, uint64_t i, window *w)
+void stream_bind_window(const zero *z, uint64_t i, window *w)
 {
     w->count = 0;
     for (uint32_t k = first_piece(z, i); k < z->stream.piece_count; k++) {
@@ -129,7 +129,7 @@ static void touch_window(void *arg, size_t i, int32_t thread)
     (void)thread;
     const zero *z = arg;
     window w;
-    bind_window(z, i, &w);
+    stream_bind_window(z, i, &w);
     for (size_t k = 0; k < w.count; k++) {
         const zds_tile *t = &w.tiles[k];
         const zds_param_needs *needs = &z->with.params[t->param->index].needs;
@@ -161,7 +161,8 @@ void stream_touch(zero *z)
                          &g->travel.slab,
                          &z->stream.master,
                          &z->stream.states,
-                         &z->stream.whole.slab};
+                         &z->stream.whole.slab,
+                         &z->live.memory.slab};
     if (z->with.tier->planned || !zero_is_here(z))
         return;
     pool_run(z->with.threads, number_windows(z, takes_cut), touch_window, z);
@@ -200,14 +201,10 @@ static zds_status start_state(zero *z, const zds_state_spec *spec, bufref state,
     return starts_as_value(spec) ? zero_fill(z, state, spec->initial, count) : ZDS_OK;
 }
 
-static void start_window(void *arg, size_t i, int32_t thread)
+static void start_tiles(const zero *z, const window *w)
 {
-    (void)thread;
-    const zero *z = arg;
-    window w;
-    bind_window(z, i, &w);
-    for (size_t k = 0; k < w.count; k++) {
-        const zds_tile *t = &w.tiles[k];
+    for (size_t k = 0; k < w->count; k++) {
+        const zds_tile *t = &w->tiles[k];
         const zds_param_needs *needs = &z->with.params[t->param->index].needs;
         if (t->output)
             kernel_convert(t->master, t->master_dtype, t->output, t->output_dtype, t->count);
@@ -219,6 +216,14 @@ static void start_window(void *arg, size_t i, int32_t thread)
                 kernel_fill(t->states[s], spec->dtype, spec->initial, t->count);
         }
     }
+}
+
+static void start_window(void *arg, size_t i, int32_t thread)
+{
+    (void)thread;
+    window w;
+    stream_bind_window(arg, i, &w);
+    start_tiles(arg, &w);
 }
 
 /* On a device piece by piece, in the order of its queue. */
@@ -252,18 +257,48 @@ static zds_status start_tile(zero *z, const window *w, size_t i)
     return status;
 }
 
+typedef struct loaded {
+    const zero *z;
+    uint64_t load;
+} loaded;
+
+static void start_loaded(void *arg, size_t j, int32_t thread)
+{
+    (void)thread;
+    const loaded *l = arg;
+    window w;
+    records_bind(l->z, l->load, (uint32_t)j, &w);
+    records_clear(l->z, &w);
+    start_tiles(l->z, &w);
+    records_seal(l->z, &w);
+}
+
+static zds_status start_load(zero *z, uint64_t load)
+{
+    loaded l = {z, load};
+    window w;
+    zds_status status = ZDS_OK;
+    if (zero_is_here(z)) {
+        pool_run(z->with.threads, records_windows(z, load), start_loaded, &l);
+        return ZDS_OK;
+    }
+    records_bind(z, load, 0, &w);
+    for (size_t k = 0; !status && k < w.count; k++)
+        if (w.pieces[k]->rests)
+            status = start_tile(z, &w, k);
+    return status;
+}
+
 static zds_status start_records(zero *z)
 {
-    uint64_t windows = number_windows(z, takes_all);
+    uint64_t windows = number_windows(z, takes_all), loads = records_loads(z, windows);
     zds_status status = records_begin(z);
-    for (uint64_t i = 0; !status && i < windows; i++) {
-        window w;
-        bind_window(z, i, &w);
-        status = records_read(z, &w, true);
-        for (size_t k = 0; !status && k < w.count; k++)
-            status = start_tile(z, &w, k);
+    for (uint64_t i = 0; !status && i < loads; i++) {
+        status = records_read(z, i, windows, true);
         if (!status)
-            status = records_write(z, &w);
+            status = start_load(z, i);
+        if (!status)
+            status = records_write(z, i);
     }
     return status;
 }
@@ -284,12 +319,12 @@ zds_status zero_start(zero *z)
     zds_status status = forget_states(z);
     if (status)
         return status;
-    if (zero_is_here(z))
-        pool_run(z->with.threads, number_windows(z, takes_all), start_window, z);
-    else if (zero_rests(z))
+    if (z->stream.ring.count)
         status = start_records(z);
-    else
-        for (uint32_t k = 0; !status && k < z->stream.piece_count; k++)
+    else if (zero_is_here(z))
+        pool_run(z->with.threads, number_windows(z, takes_all), start_window, z);
+    for (uint32_t k = 0; !status && !zero_is_here(z) && k < z->stream.piece_count; k++)
+        if (!z->stream.pieces[k].rests)
             status = start_piece(z, &z->stream.pieces[k]);
     /* States that are this rank's own reach beyond its parts. */
     for (uint32_t i = 0; i < z->with.model->param_count; i++)
@@ -316,8 +351,11 @@ typedef struct pass {
     zero *z;
     zds_step_ctx ctx; /* but for scratch, which is a thread's */
     step_function function;
-    bool writes; /* parameters */
+    bool writes;   /* parameters; states any may */
+    bool copies;   /* and leaves copies in fp32 to the host */
+    uint64_t load; /* of records */
     _Atomic int32_t status;
+    _Atomic int64_t spoilt; /* a parameter whose records are not what was left, or -1 */
 } pass;
 
 static void run_tiles(pass *p, const zds_tile *first, size_t count, int32_t thread)
@@ -357,7 +395,7 @@ static void run_window(void *arg, size_t i, int32_t thread)
 {
     pass *p = arg;
     window w;
-    bind_window(p->z, i, &w);
+    stream_bind_window(p->z, i, &w);
     run_tiles(p, w.tiles, w.count, thread);
     for (size_t k = 0; p->writes && !p->status && k < w.count; k++)
         publish_wrote(p->z, span_of(p->z, w.tiles[k].param->index), 1);
@@ -374,48 +412,113 @@ static void hide_outputs(window *w)
 static zds_status copy_outputs(zero *z, const window *w)
 {
     zds_status status = ZDS_OK;
-    for (size_t i = 0; !status && i < w->count; i++)
-        if (!w->tiles[i].output)
-            status = zero_convert(
-                z, bufref_moved(w->pieces[i]->output, w->tiles[i].first - w->pieces[i]->first),
-                (bufref){&z->stream.ring.buffers, w->at[i], z->wish.master_dtype},
-                w->tiles[i].count);
-    return status;
-}
-
-/* One after the other, in the order of the device's queue. */
-static zds_status run_on_device(pass *p, uint64_t windows)
-{
-    zero *z = p->z;
-    bool rests = zero_rests(z), copies = rests && p->function == z->with.optim->step &&
-                                         !(z->with.optim->flags & ZDS_OPTIM_F32_OUTPUT);
-    zds_status status = rests ? records_begin(z) : ZDS_OK;
-    for (uint64_t i = 0; !status && i < windows; i++) {
-        window w;
-        bind_window(z, i, &w);
-        if (rests)
-            status = records_read(z, &w, false);
-        if (copies)
-            hide_outputs(&w);
-        if (!status)
-            run_tiles(p, w.tiles, w.count, 0);
-        if (p->status)
-            return ZDS_OK;
-        if (!status && copies)
-            status = copy_outputs(z, &w);
-        if (!status && rests)
-            status = records_write(z, &w);
+    for (size_t i = 0; !status && i < w->count; i++) {
+        const piece *p = w->pieces[i];
+        const zds_tile *t = &w->tiles[i];
+        uint64_t first = t->first - p->first;
+        bufref from = p->rests ? (bufref){&z->stream.ring.buffers, w->at[i], z->wish.master_dtype}
+                               : bufref_moved(p->master, first);
+        if (!t->output)
+            status = zero_convert(z, bufref_moved(p->output, first), from, t->count);
     }
     return status;
 }
 
-/* On a device, a status of what was to be done around the optimizer's calls. */
+/* The same by a thread, which has both before it. */
+static void copy_outputs_here(const window *w)
+{
+    for (size_t i = 0; i < w->count; i++) {
+        const piece *p = w->pieces[i];
+        const zds_tile *t = &w->tiles[i];
+        if (!t->output)
+            kernel_convert(bufref_element(p->output, t->first - p->first), p->dtype, t->master,
+                           t->master_dtype, t->count);
+    }
+}
+
+static void run_loaded(void *arg, size_t j, int32_t thread)
+{
+    pass *p = arg;
+    window w;
+    records_bind(p->z, p->load, (uint32_t)j, &w);
+    int64_t spoilt = records_check(p->z, &w);
+    if (spoilt >= 0)
+        p->spoilt = spoilt;
+    if (p->spoilt >= 0 || p->status)
+        return;
+    if (p->copies)
+        hide_outputs(&w);
+    run_tiles(p, w.tiles, w.count, thread);
+    if (p->status)
+        return;
+    if (p->copies)
+        copy_outputs_here(&w);
+    records_seal(p->z, &w);
+    for (size_t k = 0; p->writes && k < w.count; k++)
+        publish_wrote(p->z, span_of(p->z, w.tiles[k].param->index), 1);
+}
+
+/* One window, in the order of the device's queue. */
+static zds_status run_on_device(pass *p, window *w)
+{
+    if (p->copies)
+        hide_outputs(w);
+    run_tiles(p, w->tiles, w->count, 0);
+    return p->copies && !p->status ? copy_outputs(p->z, w) : ZDS_OK;
+}
+
+static zds_status run_load(pass *p)
+{
+    zero *z = p->z;
+    window w;
+    zds_status status = records_await(z, p->load);
+    if (status)
+        return status;
+    if (!zero_is_here(z)) {
+        records_bind(z, p->load, 0, &w);
+        return run_on_device(p, &w);
+    }
+    pool_run(z->with.threads, records_windows(z, p->load), run_loaded, p);
+    return p->spoilt >= 0 ? records_spoilt(z, (uint32_t)p->spoilt) : ZDS_OK;
+}
+
+/* Loads of records are read ahead of the one that is stepped, and written behind it. */
+static zds_status run_records(pass *p, uint64_t windows)
+{
+    zero *z = p->z;
+    uint64_t loads = records_loads(z, windows), read = 0,
+             ahead = z->wish.reads_ahead ? z->stream.ring.slot_count - 1 : 0;
+    zds_status status = records_begin(z);
+    for (uint64_t i = 0; !status && i < loads; i++) {
+        for (; !status && read < loads && read <= i + ahead; read++)
+            status = records_read(z, read, windows, false);
+        p->load = i;
+        if (!status)
+            status = run_load(p);
+        if (p->status)
+            return ZDS_OK;
+        if (!status)
+            status = records_write(z, i);
+    }
+    return status;
+}
+
+/* A status of what was to be done around the optimizer's calls. */
 static zds_status run_windows(pass *p, uint64_t windows)
 {
-    if (!zero_is_here(p->z))
-        return run_on_device(p, windows);
-    pool_run(p->z->with.threads, windows, run_window, p);
-    return ZDS_OK;
+    zero *z = p->z;
+    zds_status status = ZDS_OK;
+    p->copies = zero_rests(z) && p->writes && !(z->with.optim->flags & ZDS_OPTIM_F32_OUTPUT);
+    if (z->stream.ring.count)
+        return run_records(p, windows);
+    if (zero_is_here(z))
+        pool_run(z->with.threads, windows, run_window, p);
+    for (uint64_t i = 0; !zero_is_here(z) && !status && !p->status && i < windows; i++) {
+        window w;
+        stream_bind_window(z, i, &w);
+        status = run_on_device(p, &w);
+    }
+    return status;
 }
 
 /* Parameters that are updated whole: all of this rank's in one call. */
@@ -438,7 +541,7 @@ static zds_status step_tiles(zero *z, const zds_step_ctx *ctx)
 {
     const zds_optim_ops *ops = z->with.optim;
     uint64_t windows = number_windows(z, takes_present);
-    pass p = {.z = z, .ctx = *ctx, .function = ops->norms};
+    pass p = {.z = z, .ctx = *ctx, .function = ops->norms, .spoilt = -1};
     if (z->stream.norm_count) {
         zds_status status = run_windows(&p, windows);
         if (p.status)

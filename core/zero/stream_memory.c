@@ -9,7 +9,10 @@ zds_state_spec stream_spec(const zero *z, uint32_t param, int32_t state)
 {
     if (state >= 0)
         return z->with.params[param].needs.states[state];
-    return (zds_state_spec){.kind = ZDS_STATE_ELEMENT, .dtype = z->wish.master_dtype};
+    const layout_span *span = &z->lay->spans[z->lay->places[param].span];
+    return (zds_state_spec){.kind = ZDS_STATE_ELEMENT,
+                            .dtype = layout_is_trained(span) ? z->wish.master_dtype
+                                                             : zero_dtype(z, span)};
 }
 
 uint64_t state_bytes(const zds_state_spec *spec, uint64_t count)
@@ -37,6 +40,12 @@ static uint64_t padded(uint64_t bytes)
 static uint64_t gap_after(uint64_t bytes)
 {
     return bytes >= LEDGER_LARGE ? LEDGER_STAGGER : 0;
+}
+
+/* Where masters and states are that do not rest elsewhere. */
+static tier *resident(const zero *z)
+{
+    return zero_rests(z) ? z->with.tier : z->with.states_tier;
 }
 
 /* === states that no part cuts === */
@@ -108,8 +117,7 @@ static zds_status whole_states(zero *z, zds_error *error)
     if (!placed)
         return zero_no_memory(error, "the list of states", 0);
     zds_status status =
-        total ? zero_alloc_known(z, zero_rests(z) ? z->with.tier : z->with.states_tier, &t->whole,
-                                 "optimizer states", total, error)
+        total ? zero_alloc_known(z, resident(z), &t->whole, "optimizer states", total, error)
               : ZDS_OK;
     for (size_t k = 0; !status && k < (size_t)z->with.model->param_count * ZDS_MAX_STATES; k++)
         if (t->whole_at[k] != STREAM_NONE)
@@ -157,8 +165,7 @@ static zds_status piece_states(zero *z, zds_error *error)
             place_state(z, &z->stream.pieces[k], s, &total);
         total += gap_after(total - before);
     }
-    return total ? zero_alloc(z->with.states_tier, &z->stream.states, "optimizer states", total,
-                              error)
+    return total ? zero_alloc(resident(z), &z->stream.states, "optimizer states", total, error)
                  : ZDS_OK;
 }
 
@@ -183,7 +190,7 @@ void stream_refer(zero *z)
     }
 }
 
-/* `masters_at`: where the span's masters begin. */
+/* `masters_at`: where the span's masters begin, of those that do not rest elsewhere. */
 static void add_piece(zero *z, const layout_span *span, uint32_t param, uint64_t masters_at)
 {
     stream_part *t = &z->stream;
@@ -196,15 +203,32 @@ static void add_piece(zero *z, const layout_span *span, uint32_t param, uint64_t
         .param = param, .first = l.param_first, .count = l.count, .dtype = zero_dtype(z, span)};
     p->chunks = (size_t)((l.count + LAYOUT_CHUNK - 1) / LAYOUT_CHUNK);
     p->master = p->output = params_at(z, param, l.param_first);
-    p->rests = zero_rests(z);
-    if (p->rests)
-        p->master.slab = NULL;
-    else if (zero_is_master(z, span))
+    if (zero_is_master(z, span))
         p->output.slab = NULL;
     else
         p->master = bufref_of(
             &t->master, masters_at + (z->wish.stage ? l.part_first : z->lay->places[param].first),
             z->wish.master_dtype);
+}
+
+/* Of masters that rest elsewhere the first do, as many elements as the share of all. */
+static uint64_t choose_resting(zero *z)
+{
+    uint64_t all = 0, resting = 0, masters = 0;
+    for (uint32_t k = 0; k < z->stream.piece_count; k++)
+        all += z->stream.pieces[k].count;
+    for (uint32_t k = 0; k < z->stream.piece_count; k++) {
+        piece *p = &z->stream.pieces[k];
+        p->rests = (double)resting < z->wish.ratio * (double)all;
+        if (p->rests) {
+            resting += p->count;
+            p->master.slab = NULL;
+        } else {
+            p->master = bufref_of(&z->stream.master, masters, z->wish.master_dtype);
+            masters += (p->count + 15) / 16 * 16;
+        }
+    }
+    return masters;
 }
 
 static zds_status pieces(zero *z, zds_error *error)
@@ -216,11 +240,13 @@ static zds_status pieces(zero *z, zds_error *error)
             continue;
         for (uint32_t i = 0; i < span->param_count; i++)
             add_piece(z, span, span->params[i], masters);
-        if (!zero_rests(z) && !zero_is_master(z, span))
+        if (!zero_is_master(z, span))
             masters += z->wish.stage ? layout_part_count(span, (uint32_t)z->with.peers->rank)
                                      : span->count;
     }
-    return masters ? zero_alloc(z->with.states_tier, &z->stream.master, "master weights",
+    if (zero_rests(z))
+        masters = choose_resting(z);
+    return masters ? zero_alloc(resident(z), &z->stream.master, "master weights",
                                 masters * zds_dtype_size(z->wish.master_dtype), error)
                    : ZDS_OK;
 }
@@ -280,9 +306,30 @@ static zds_status check_resting(const zero *z, zds_error *error)
                      z->with.optim_services->name, z->with.states_tier->name);
 }
 
+/* Each rank's own whole state cannot start as what no rank has whole. */
+static zds_status check_starts(const zero *z, zds_error *error)
+{
+    for (uint32_t i = 0; i < z->with.model->param_count; i++) {
+        const zds_param_needs *needs = &z->with.params[i].needs;
+        bool in_parts = params_in_parts(z, &z->lay->spans[z->lay->places[i].span]);
+        for (uint32_t s = 0; in_parts && s < needs->state_count; s++)
+            if (needs->states[s].scope == ZDS_SCOPE_RANK_LOCAL &&
+                needs->states[s].starts == ZDS_STARTS_AS_PARAM)
+                return error_set(error, ZDS_ERR_UNSUPPORTED,
+                                 "optimizer %s: state %s of %s is each rank's own and starts as "
+                                 "the parameter, of which ranks keep parts at "
+                                 "zero_optimization.stage 3; use stage 2",
+                                 z->with.optim_services->name, z->with.params[i].state_names[s],
+                                 z->with.model->params[i].name);
+    }
+    return ZDS_OK;
+}
+
 zds_status stream_create(zero *z, zds_error *error)
 {
     zds_status status = check_resting(z, error);
+    if (!status)
+        status = check_starts(z, error);
     if (!status)
         status = lists(z, error);
     if (!status)

@@ -62,6 +62,8 @@ static zds_status lay_out(zero *z, zds_error *error)
                                   .rank = (uint32_t)z->with.peers->rank,
                                   .align = 64 / narrowest,
                                   .wide = z->wish.param_dtype != ZDS_F32,
+                                  .in_parts = z->wish.stage == 3,
+                                  .kept = z->params.kept,
                                   .granularity = granularity,
                                   .bucket = z->wish.bucket,
                                   .whole = z->wish.stage ? whole : NULL};
@@ -82,13 +84,17 @@ zds_status zero_create(const zero_wishes *wishes, const zero_means *means, zero 
         return zero_no_memory(error, "the layout of parameters", 0);
     z->wish = *wishes;
     z->with = *means;
-    zds_status status = lay_out(z, error);
+    zds_status status = params_choose(z, error);
+    if (!status)
+        status = lay_out(z, error);
     if (!status && !zero_is_here(z))
         status = tier_stream_create(z->with.tier, &z->queue, error);
     if (!status && !zero_is_here(z))
         status = tier_stream_create(z->with.tier, &z->wire, error);
     if (!status)
         status = params_open(z, error);
+    if (!status)
+        status = residency_create(z, error);
     if (!status)
         status = publish_create(z, error);
     if (!status)
@@ -117,6 +123,7 @@ void zero_destroy(zero *z)
     if (z->lay) {
         grads_destroy(z);
         publish_destroy(z);
+        residency_destroy(z);
         params_close(z);
         stream_destroy(z);
     }
@@ -125,5 +132,6 @@ void zero_destroy(zero *z)
     if (z->wire)
         tier_stream_destroy(z->with.tier, z->wire);
     layout_destroy(z->lay);
+    free(z->params.kept);
     free(z);
 }

@@ -37,6 +37,16 @@ typedef struct zero_wishes {
     double sum_factor;          /* of gradients that are to be summed, over their mean */
     uint64_t bucket;            /* elements */
     uint64_t tile;              /* elements of a full one: what the compute space likes */
+    /* Of stage 3, in elements: parameters up to `keep` are whole on every rank, as long as they are
+     * at most keep_all together; of the others at most `live` are gathered at a time, `ahead` of
+     * them before they are used, and none stays that is not used again within `reuse`. */
+    uint64_t keep, keep_all, live, ahead, reuse;
+    /* Where masters and states rest elsewhere: how many buffers go over them, whether one is read
+     * ahead and written behind, and which share of them rests there. */
+    uint32_t buffers;
+    bool reads_ahead, writes_behind;
+    double ratio;
+    bool tell_order; /* a micro step that goes another way than the one before is warned of */
     uint64_t seed;
 } zero_wishes;
 
@@ -106,10 +116,16 @@ zds_status zero_copy_out(zero *z, void *to, const void *from, uint64_t bytes);
 
 /* `local`: the optimizer reduces this step's gradients itself. */
 void zero_micro_begin(zero *z, bool boundary, bool local);
+/* Modules are gathered by all ranks together when they are acquired. */
+bool zero_gathers(const zero *z);
 /* The module's parameters may be read, and with ZDS_BACKWARD its gradients written, by what is put
  * on `stream` from now on; NULL: by the caller itself. ZDS_ERR_UNSUPPORTED: there is no room for
  * its gradients beside those that are being written. */
 zds_status zero_acquire(zero *z, uint32_t module, int32_t pass, const zds_stream *stream);
+/* Once more, of a module that is acquired: its slots stay as they are. */
+void zero_hold_module(zero *z, uint32_t module);
+/* Undoes one of the two, after zero_used: the slots' addresses may be another module's now. */
+zds_status zero_release(zero *z, uint32_t module);
 /* What was put on `stream` so far reads parameters or writes gradients: all that follows here comes
  * after it. */
 zds_status zero_used(zero *z, const zds_stream *stream);

@@ -44,7 +44,7 @@ typedef struct scenario {
     int32_t ranks, threads;
     void (*run)(const struct scenario *s, int32_t rank, outcome *o);
     long stride; /* of the allocations that fail, every stride-th */
-    bool texts;  /* the result is texts, which may be shorter where there is no memory */
+    bool texts;  /* it may say nothing but in the log, or in texts that are shorter */
 } scenario;
 
 static int attempt_number;

@@ -130,6 +130,12 @@ static void check(const scenario *s, int32_t rank, outcome *o)
 #define ISLAND      "\"zds\": {\"device\": \"test\"}, "
 #define RESTS                                                                                      \
     "\"zero_optimization\": {\"stage\": 1, \"offload_optimizer\": {\"device\": \"cpu\"}}, "
+#define PARTS                                                                                      \
+    "\"zero_optimization\": {\"stage\": 3, \"stage3_param_persistence_threshold\": 0, "            \
+    "\"stage3_max_live_parameters\": 1}, "
+#define FILES                                                                                      \
+    "\"zero_optimization\": {\"stage\": 3, \"offload_optimizer\": {\"device\": \"nvme\", "         \
+    "\"nvme_path\": \"" TEST_BINARY_DIR "\"}}, "
 #define THREAD "\"zds\": {\"progress_thread\": true}, "
 
 static const char wrong[] =
@@ -173,8 +179,17 @@ static const scenario scenarios[] = {
     TWO("ranks, stage 0", ZERO("0") OPTIM("AdamW"), 97),
     TWO("ranks, stage 1", BF16 WARMUP ZERO("1") OPTIM("Lamb"), 97),
     TWO("ranks, stage 2", BF16 ZERO("2") OPTIM("Muon"), 97),
+    TWO("ranks, stage 3", BF16 ZERO("3") OPTIM("AdamW"), 97),
     TWO("ranks, progress thread", BF16 THREAD ZERO("2") OPTIM("AdamW"), 97),
     ONE("device", ISLAND BF16 ZERO("1") OPTIM("AdamW"), 61),
+    {.name = "files",
+     .json = "{" STEPS FILES OPTIM("AdamW") "}",
+     .ranks = 1,
+     .threads = 1,
+     .run = train,
+     .stride = 11,
+     .texts = true}, /* without memory for io_uring it goes on with threads, and says so */
+    TWO("devices, stage 3", ISLAND PARTS OPTIM("AdamW"), 997),
     ONE("device, states that rest", ISLAND RESTS OPTIM("AdamW"), 67),
 };
 

@@ -120,4 +120,4 @@ def check(case, programs, folder):
 
 
 if __name__ == "__main__":
-    sys.exit(golden.run_cases(DATA, check, ""))
+    sys.exit(golden.run_cases(DATA, check))

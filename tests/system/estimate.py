@@ -167,7 +167,8 @@ def follows_the_formulas():
                (got, wanted))
     out = estimate("--params", "1G", "--world-size", n, "--compute", "device")
     row = row_of(out, 3, "nvme", "cpu")
-    expect((row["host"], row["file"]) == (2 * p / n, 12 * p / n), "tiers of stage 3 with nvme", row)
+    expect(2 * p / n <= row["host"] <= 2.01 * p / n and 12 * p / n <= row["file"] <= 12.01 * p / n,
+           "tiers of stage 3 with nvme", row)
     row = row_of(out, 2, "cpu")
     expect(12 * p / n <= row["host"] <= 12.01 * p / n and row["node_host"] == n * row["host"],
            "the optimizer on cpu", row)

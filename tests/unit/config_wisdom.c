@@ -104,9 +104,6 @@ static const trap traps[] = {
      "zero_optimization:{stage:1, offload_optimizer:{device:'cpu'}}"},
     {"zero_optimization:{stage:2, offload_param:{device:'cpu'}}", "zero_optimization.offload_param",
      "no effect", "zero_optimization:{stage:3, offload_param:{device:'cpu'}}"},
-    {"zero_optimization:{stage:3, stage3_gather_16bit_weights_on_model_save:false}",
-     "zero_optimization.stage3_gather_16bit_weights_on_model_save", "shards",
-     "zero_optimization:{stage:3, stage3_gather_16bit_weights_on_model_save:true}"},
     /* optimizer and schedule */
     {"optimizer:{type:'AdamW', params:{lr:1e-3}},"
      "scheduler:{type:'WarmupLR', params:{warmup_max_lr:1e-4}}",

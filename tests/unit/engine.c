@@ -42,7 +42,7 @@ Test(engine, one_step_in_every_stage_and_precision)
 
 Test(engine, accumulation_by_count_and_by_the_caller)
 {
-    for (int stage = 0; stage < 3; stage++)
+    for (int stage = 0; stage < 4; stage++)
         for (int by_caller = 0; by_caller < 2; by_caller++)
             for (int bf16 = 0; bf16 < 2; bf16++) {
                 char json[300];
@@ -79,7 +79,7 @@ Test(engine, accumulation_by_count_and_by_the_caller)
 
 Test(engine, a_parameter_without_gradient_is_left_alone)
 {
-    for (int stage = 0; stage < 3; stage++) {
+    for (int stage = 0; stage < 4; stage++) {
         char json[200];
         snprintf(json, sizeof json,
                  "{\"train_micro_batch_size_per_gpu\":1,\"gradient_clipping\":0,\"zero_"
@@ -111,7 +111,7 @@ Test(engine, a_parameter_without_gradient_is_left_alone)
 
 Test(engine, clipping_and_gradients_that_are_not_finite)
 {
-    for (int stage = 0; stage < 3; stage++)
+    for (int stage = 0; stage < 4; stage++)
         for (int bf16 = 0; bf16 < 2; bf16++) {
             char json[300];
             snprintf(json, sizeof json,

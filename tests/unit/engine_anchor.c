@@ -50,7 +50,7 @@ static void starts(int rank, int size)
         (", \"bf16\": {\"enabled\": true}, \"zds\": {\"param_groups\": [{\"params\": \"norm.*\", "
          "\"betas\": [0.5, 0.75, 0.125]}]}")};
     static float param[MOST], anchor[MOST], after[MOST], moved[MOST];
-    for (int stage = 0; stage <= 2; stage++)
+    for (int stage = 0; stage <= 3; stage++)
         for (int k = 0; k < 6; k++) {
             char json[500];
             snprintf(json, sizeof json,

@@ -82,7 +82,7 @@ static int run_ranks(const char *json, void (*body)(const char *json, int32_t ra
 /* At each stage; `keys` begins with a comma, or is empty. */
 static void at_each_stage(const char *keys, void (*body)(const char *json, int32_t rank))
 {
-    for (int stage = 0; stage < 3; stage++) {
+    for (int stage = 0; stage < 4; stage++) {
         char json[300];
         snprintf(
             json, sizeof json,

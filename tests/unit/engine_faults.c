@@ -257,7 +257,7 @@ static const zds_plugin *const linked[] = {&coarse, NULL};
 
 Test(engine_faults, granularities_without_a_common_multiple)
 {
-    for (int stage = 0; stage < 3; stage++) {
+    for (int stage = 0; stage < 4; stage++) {
         char json[128];
         fixture f;
         zds_error error = ZDS_ERROR_INIT;
@@ -304,7 +304,7 @@ Test(engine_faults, a_model_of_frozen_parameters_is_not_stepped)
 
 Test(engine_faults, a_step_without_a_gradient_is_none)
 {
-    for (int stage = 0; stage < 3; stage++) {
+    for (int stage = 0; stage < 4; stage++) {
         char json[300];
         snprintf(json, sizeof json,
                  "{\"train_micro_batch_size_per_gpu\": 1, \"zero_optimization\": {\"stage\": %d},"
@@ -370,7 +370,7 @@ static void without_sync(zds_engine *e)
 
 Test(engine_faults, gradients_add_up_in_fp32_whenever_there_are_several)
 {
-    for (int stage = 0; stage < 3; stage++) {
+    for (int stage = 0; stage < 4; stage++) {
         char one[200], many[200];
         const char *text = "{\"train_micro_batch_size_per_gpu\": 1, \"bf16\": {\"enabled\": true},"
                            "\"gradient_accumulation_steps\": %d,"
@@ -427,7 +427,7 @@ Test(engine_faults, a_plan_maps_no_memory_that_it_only_plans, .disabled = MAPS_T
     rlim_t most = (rlim_t)pages_mapped() * (rlim_t)sysconf(_SC_PAGESIZE) + ((rlim_t)512 << 20);
     cr_assert_eq(setrlimit(RLIMIT_AS, &(struct rlimit){most, most}), 0);
     where_search();
-    for (int stage = 0; stage < 3; stage++)
+    for (int stage = 0; stage < 4; stage++)
         for (int32_t world = 1; world <= 8; world *= 8) {
             char json[200];
             double bytes = 0;
@@ -520,8 +520,8 @@ static double planned(const zds_model *m, int stage, bool bf16, int32_t ranks)
     where_search();
     snprintf(json, sizeof json,
              "{\"train_micro_batch_size_per_gpu\": 1, \"bf16\": {\"enabled\": %s}, "
-             "\"zero_optimization\": {\"stage\": %d}}",
-             bf16 ? "true" : "false", stage);
+             "\"zero_optimization\": {\"stage\": %d%s}}",
+             bf16 ? "true" : "false", stage, stage == 3 ? ", \"max_live_parameters\": 1" : "");
     cr_assert_eq(zds_config_load(where_config(json), &context, &config, &error), ZDS_OK);
     cr_assert_eq(zds_engine_plan(config, m, &o, add_row, &t, &error), ZDS_OK, "%s", error.text);
     zds_config_destroy(config);
@@ -534,10 +534,10 @@ Test(engine_faults, a_higher_stage_takes_no_more_memory)
     zds_model *m = gpt2();
     for (int bf16 = 0; bf16 < 2; bf16++)
         for (int32_t ranks = 1; ranks <= 8; ranks *= 2) {
-            double bytes[3];
-            for (int stage = 0; stage < 3; stage++)
+            double bytes[4];
+            for (int stage = 0; stage < 4; stage++)
                 bytes[stage] = planned(m, stage, bf16, ranks);
-            for (int stage = 1; stage < 3; stage++)
+            for (int stage = 1; stage < 4; stage++)
                 cr_expect_leq(bytes[stage], bytes[stage - 1] + 65536,
                               "%s, %d ranks: stage %d takes %.1f MiB, stage %d %.1f",
                               bf16 ? "bf16" : "fp32", (int)ranks, stage, bytes[stage] / 1048576,

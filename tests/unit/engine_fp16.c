@@ -59,7 +59,7 @@ Test(engine_fp16, no_bit_depends_on_the_scale)
                                        ", \"gradient_clipping\": 0"};
     for (size_t m = 0; m < sizeof more / sizeof *more; m++) {
         uint64_t first = 0;
-        for (int stage = 0; stage <= 2; stage++)
+        for (int stage = 0; stage <= 3; stage++)
             for (size_t s = 0; s < sizeof scales / sizeof *scales; s++) {
                 zds_engine *e = create(stage, scales[s], more[m]);
                 cr_expect_eq(zds_param_dtype(e), ZDS_F16);
@@ -77,7 +77,7 @@ Test(engine_fp16, no_bit_depends_on_the_scale)
 
 Test(engine_fp16, overflow_changes_nothing_but_the_scale)
 {
-    for (int stage = 0; stage <= 2; stage++) {
+    for (int stage = 0; stage <= 3; stage++) {
         zds_engine *e = create(stage, ", \"initial_scale_power\": 4, \"hysteresis\": 1",
                                ", \"scheduler\": {\"type\": \"WarmupLR\", \"params\": "
                                "{\"warmup_num_steps\": 100, \"warmup_type\": \"linear\"}}");
@@ -101,7 +101,7 @@ Test(engine_fp16, overflow_changes_nothing_but_the_scale)
 /* The run ends with an error, and what was trained can still be read. */
 Test(engine_fp16, overflow_at_the_least_scale_ends_the_run)
 {
-    for (int stage = 0; stage <= 2; stage++) {
+    for (int stage = 0; stage <= 3; stage++) {
         zds_engine *e = create(
             stage, ", \"initial_scale_power\": 1, \"hysteresis\": 1, \"min_loss_scale\": 2", "");
         zds_step_result r = micro(e, 0, 1);
@@ -119,7 +119,7 @@ Test(engine_fp16, overflow_at_the_least_scale_ends_the_run)
 /* Masters in fp16: the parameters are what is updated. */
 Test(engine_fp16, trains_without_fp32_masters)
 {
-    for (int stage = 1; stage <= 2; stage++) {
+    for (int stage = 1; stage <= 3; stage++) {
         zds_engine *e =
             create(stage, ", \"loss_scale\": 4, \"fp16_master_weights_and_grads\": true", "");
         uint64_t before = hash(e);

@@ -241,7 +241,7 @@ static void recompute(zds_engine *e, uint64_t micro, bool again)
 
 static void recomputes(int rank, int size)
 {
-    for (int stage = 0; stage <= 2; stage++) {
+    for (int stage = 0; stage <= 3; stage++) {
         const char *json = at_stage(stage, precisions[5]);
         zds_engine *once = open_engine(json, size), *e = open_engine(json, size);
         for (uint64_t micro = 0; micro < 4; micro++) {

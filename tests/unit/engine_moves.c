@@ -153,7 +153,7 @@ static void on_device(int rank, int size)
 {
     setenv("ZDS_PLUGIN_PATH", TEST_BINARY_DIR "/lib/zds/plugins:" TEST_BINARY_DIR "/tests/island",
            1);
-    for (int stage = 1; stage <= 2; stage++)
+    for (int stage = 1; stage <= 2; stage++) /* at stage 3 they gather modules together */
         train(rank, size, stage, "{\"device\": \"test\"}", 1, wait_outside);
 }
 
@@ -174,7 +174,8 @@ static void run_with_pipes(void (*body)(int rank, int size))
 static void evaluate(int rank, int size, const char *zds, int32_t threads)
 {
     enum { STEPS = 20 };
-    for (int stage = 1; stage <= 2; stage++) {
+    /* At stage 3 ranks evaluate together, where they share no pages. */
+    for (int stage = 1; stage <= (on_island() ? 2 : 3); stage++) {
         zds_engine *e = open_engine(size, stage, zds, threads);
         for (int k = 1; k <= STEPS; k++) {
             NEED(!zds_micro_begin(e, ZDS_BOUNDARY_AUTO), "%s", zds_engine_error(e));

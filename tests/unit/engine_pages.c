@@ -64,7 +64,7 @@ static void create(int size, int stage, bool bf16)
 static void create_all(int rank, int size)
 {
     (void)rank;
-    for (int stage = 0; stage <= 2; stage++)
+    for (int stage = 0; stage <= 3; stage++)
         for (int bf16 = 0; bf16 < 2; bf16++)
             create(size, stage, bf16);
 }

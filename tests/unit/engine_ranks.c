@@ -220,7 +220,7 @@ Test(engine_ranks, wrong_options_of_a_backend, .timeout = 120)
 static void alone(int rank, int size)
 {
     (void)rank, (void)size;
-    for (int stage = 0; stage <= 2; stage++) {
+    for (int stage = 0; stage <= 3; stage++) {
         zds_config *config = load(
             4096, stage, "{\"comm\": \"" TEST_BINARY_DIR "/tests/plugins/comm_copies.so:copies\"}");
         set_number("WORLD_SIZE", 4096);

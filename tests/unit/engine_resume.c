@@ -255,13 +255,13 @@ Test(engine_resume, goes_on_with_the_same_bits)
     for (size_t w = 0; w < sizeof runs / sizeof *runs; w++)
         for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
             what = &runs[w];
-            stage = (int)((w + s) % 3);
+            stage = (int)((w + s) % 4);
             run(1, true, at_once);
             uint64_t want = file->hash;
             double rate = file->rate;
             run(sizes[s][0], true, save);
             cr_expect_neq(file->hash, want);
-            stage = (stage + 1) % 3;
+            stage = (stage + 1) % 4;
             run(sizes[s][1], true, resume);
             cr_expect_eq(file->hash, want, "%s%s, %d ranks to %d", what->optimizer, what->keys,
                          sizes[s][0], sizes[s][1]);
@@ -351,9 +351,13 @@ Test(engine_resume, every_optimizer_goes_on_by_the_bytes_of_its_states)
     munmap(file, sizeof *file);
 }
 
-/* In records of several tiles, on a device, and in the host's memory as ever. */
+#define DISK ", \"zds\": {\"tiers\": {\"disk\": {\"type\": \"nvme\"}}}"
+
+/* In records of several tiles, of a device, and in files; and in the host's memory as ever. */
 Test(engine_resume, states_that_rest_elsewhere_go_on)
 {
+    static const run_of files[] = {{"AdamW8bit", NULL, DISK, "{\"min_8bit_size\": 4096}"},
+                                   {"NAdam", NULL, DISK ", \"bf16\": {\"enabled\": true}", NULL}};
     static const run_of runs[] = {{"AdamW8bit", "WarmupLR", "", "{\"min_8bit_size\": 4096}"},
                                   {"NAdam", "WarmupLR", ", \"bf16\": {\"enabled\": true}", NULL}};
     map_file();
@@ -363,6 +367,13 @@ Test(engine_resume, states_that_rest_elsewhere_go_on)
         for (int to = 1; to <= 2; to++) {
             by_values = to == 2; /* what has values */
             stops(&runs[w], 3 - to, to, 1, 2);
+        }
+    zero_keys =
+        ", \"offload_optimizer\": {\"device\": \"disk\", \"nvme_path\": \"" TEST_BINARY_DIR "\"}";
+    for (size_t w = 0; !on_island() && w < sizeof files / sizeof *files; w++)
+        for (int to = 1; to <= 2; to++) {
+            by_values = to == 2;
+            stops(&files[w], 3 - to, to, 1, 3);
         }
     munmap(file, sizeof *file);
 }

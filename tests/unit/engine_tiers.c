@@ -115,8 +115,7 @@ static void expect_refused(const char *zero, const char *zds, zds_status wanted,
 
 Test(engine_tiers, what_cannot_hold_them_is_refused)
 {
-    expect_refused(OFFLOAD("heap"), TIER("heap", HEAP), ZDS_ERR_UNSUPPORTED, "zds.tiers.heap.type",
-                   "files");
+    expect_refused(OFFLOAD("heap"), TIER("heap", HEAP), ZDS_ERR_IO, "heap", "a folder is needed");
     expect_refused(OFFLOAD("far"), TIER("far", LENDS ":lends_copies"), ZDS_ERR_UNSUPPORTED,
                    "zds.tiers.far.type", "ZDS_OFFLOAD_DIRECT");
     expect_refused(OFFLOAD("cpu"), TIER("cpu", LENDS ":lends_copies"), ZDS_ERR_UNSUPPORTED,

@@ -216,7 +216,7 @@ Test(engine_types, some_in_fp32_leave_the_others_alone, .timeout = 240)
 /* More micro steps than the config foresees; all modules held at once. */
 static void unforeseen(int rank, int size)
 {
-    for (int stage = 0; stage <= 2; stage++) {
+    for (int stage = 0; stage <= 3; stage++) {
         const setup s = {"AdamW", "{}", stage, 1, "1.0", ""};
         zds_engine *plain = open_engine(config_of(&s, ""), size, 0);
         zds_engine *e = open_engine(config_of(&s, bf16), size, ALL);

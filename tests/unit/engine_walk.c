@@ -202,13 +202,14 @@ static void walks(int rank, int size)
         drawn = (uint64_t)seed * 7919 + 1;
         walk w = {.accumulation = 1 + draw(3), .strict = draw(2)};
         const char *precision = precisions[draw(3)];
+        uint32_t stage = draw(4);
+        w.strict |= stage == 3;
         small_fp32 = *precision ? draw(1 << SMALL_PARAMS) : 0;
         snprintf(json, sizeof json,
                  "{\"train_micro_batch_size_per_gpu\": 1, \"gradient_accumulation_steps\": %u, "
                  "\"zero_optimization\": {\"stage\": %u, \"reduce_bucket_size\": %u}%s, \"zds\": "
                  "{\"strict\": %s}}",
-                 w.accumulation, draw(3), draw(2) ? 1 : 5000, precision,
-                 w.strict ? "true" : "false");
+                 w.accumulation, stage, draw(2) ? 1 : 5000, precision, w.strict ? "true" : "false");
         w.e = open_engine(json);
         w.plain = open_engine(json);
         for (int i = 0; i < CALLS; i++)

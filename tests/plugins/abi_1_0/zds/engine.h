@@ -300,15 +300,22 @@ zds_status zds_micro_begin(zds_engine *engine, int32_t boundary);
  * the config did not foresee, and where modules are held together. BACKWARD must come in descending
  * order of modules, once each in a micro step; what is left out has no gradients in it.
  *
+ * At stage 3 addresses hold until the module's release or grad_ready. Where ranks share no pages
+ * (they are on several nodes, or parameters on devices), each keeps its part of a module, and all
+ * gather it together when it is acquired: they acquire the same modules in the same order, in micro
+ * steps and outside of them; a difference is ZDS_ERR_DIVERGED or ZDS_ERR_PEER where the
+ * communication plugin sees it, else ZDS_ERR_PEER once the timeout is over.
+ *
  * FORWARD is counted: each is ended by a zds_release, in a micro step or outside. What is not
- * released when the micro step ends is released then, or with "zds": {"strict": true} an error of
- * zds_step. FORWARD within the module's BACKWARD, to recompute, sees the same pointers.
+ * released when the micro step ends is released then, or at stage 3, and with "zds": {"strict":
+ * true}, an error of zds_step. FORWARD within the module's BACKWARD, to recompute, sees the same
+ * pointers.
  *
  * Several modules may be held for BACKWARD, at stages 0 and 1 all of them, as where a whole graph
  * is run at once. Where gradients are added up in another type than the parameters', this takes
- * memory of all gradients once more, in the parameters' type, from the first time on. At stage 2
- * there is room for some: ZDS_ERR_UNSUPPORTED, and nothing has changed, until one is reported.
- * ZDS_ERR_INVALID: no such module, or out of order. */
+ * memory of all gradients once more, in the parameters' type, from the first time on. At stages 2
+ * and 3 there is room for some: ZDS_ERR_UNSUPPORTED, and nothing has changed, until one is
+ * reported. ZDS_ERR_INVALID: no such module, or out of order. */
 zds_status zds_acquire(zds_engine *engine, uint32_t module, int32_t pass, const zds_stream *stream,
                        zds_view *view);
 /* The end of a FORWARD use. ZDS_ERR_INVALID: the module is not acquired so often. */
@@ -355,7 +362,7 @@ zds_status zds_discard(zds_engine *engine, zds_step_result *result);
 /* This rank gives up the micro step in progress, whose zds_step is next; what it holds is released.
  * Where it had acquired nothing for BACKWARD, it counts as zeros; else its gradients are spoilt,
  * and the boundary discards the optimizer step on all ranks (`skipped`, the loss scale untouched).
- */
+ * ZDS_ERR_UNSUPPORTED at stage 3 where ranks gather modules together (see zds_acquire). */
 zds_status zds_micro_abandon(zds_engine *engine);
 
 /* This rank cannot go on: the other ranks get ZDS_ERR_PEER with the text wherever they wait for it;

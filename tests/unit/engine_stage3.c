@@ -1,0 +1,304 @@
+/* Ranks that keep their parts of parameters: every module is whole while it is acquired, whatever
+ * there is room for, in whatever order, and what is trained is what stage 2 trains. On the host
+ * with a backend that shares no pages, and with one that does; on the island without saying so. */
+#include "engine_world.h"
+#include "small_model.h"
+
+#define WORKS(call) NEED(!(call), "%s: %s", #call, zds_engine_error(e))
+
+static const char *backend; /* NULL: the one that is chosen */
+
+/* `zero`: further keys of the section; `more`: sections. */
+static const char *config_at(int stage, const char *zero, const char *more)
+{
+    static char json[1000];
+    char comm[200] = "";
+    if (backend)
+        snprintf(comm, sizeof comm, ", \"zds\": {\"comm\": \"%s\"}", backend);
+    snprintf(json, sizeof json,
+             "{\"train_micro_batch_size_per_gpu\": 1, \"gradient_clipping\": 0, "
+             "\"zero_optimization\": {\"stage\": %d%s}%s%s}",
+             stage, zero, more, comm);
+    return json;
+}
+
+static zds_engine *open_engine(const char *json, int size, const char *optimizer, bool everywhere)
+{
+    zds_error error = ZDS_ERROR_INIT;
+    zds_config *config = NULL; /* stays as long as the process */
+    zds_model *model = NULL;
+    zds_engine *e = NULL;
+    const zds_config_context context = {.struct_size = sizeof context, .world_size = size};
+    const zds_engine_options o = {.struct_size = sizeof o,
+                                  .threads = 1,
+                                  .optimizer = optimizer,
+                                  .values_everywhere = everywhere,
+                                  .trust_config_plugins = true};
+    NEED(!zds_config_load(where_config(json), &context, &config, &error), "%s", error.text);
+    NEED(!small_model(&model), "model");
+    NEED(!zds_engine_create(config, model, &o, &e, &error), "%s: %s", json, error.text);
+    zds_model_destroy(model);
+    WORKS(zds_set_values(e, small_values, NULL));
+    return e;
+}
+
+/* What a module's caller reads is the same in both. */
+static void compare(zds_engine *e, const zds_view *view, zds_engine *other, const zds_view *theirs)
+{
+    enum { SOME = 16384 };
+    static char here[SOME], there[SOME];
+    for (size_t s = 0; s < view->count; s++) {
+        size_t size = zds_dtype_size(view->slots[s].dtype);
+        NEED(view->slots[s].count * size <= SOME, "a parameter of the test is too large");
+        WORKS(zds_copy_out(e, here, view->slots[s].data, view->slots[s].count * size));
+        NEED(!zds_copy_out(other, there, theirs->slots[s].data, theirs->slots[s].count * size),
+             "%s", zds_engine_error(other));
+        NEED(memcmp(here, there, view->slots[s].count * size) == 0, "slot %zu of parameter %u", s,
+             view->slots[s].param);
+    }
+}
+
+static void visit(zds_engine *e, zds_engine *other, uint32_t module)
+{
+    zds_view view, theirs;
+    WORKS(zds_acquire(e, module, ZDS_FORWARD, NULL, &view));
+    NEED(!zds_acquire(other, module, ZDS_FORWARD, NULL, &theirs), "%s", zds_engine_error(other));
+    compare(e, &view, other, &theirs);
+    WORKS(zds_release(e, module, NULL));
+    NEED(!zds_release(other, module, NULL), "%s", zds_engine_error(other));
+}
+
+typedef enum order { STRAIGHT, SKIPS, RETURNS, HOLDS_ALL, EVALUATES, ORDERS } order;
+
+/* A micro step of both; forward in some order, backward as it must be. */
+static void micro(zds_engine *e, zds_engine *other, order way, uint64_t number)
+{
+    zds_view views[SMALL_MODULES], view, theirs;
+    for (uint32_t m = SMALL_MODULES; way == EVALUATES && m-- > 0;)
+        visit(e, other, m);
+    WORKS(zds_micro_begin(e, ZDS_BOUNDARY_AUTO));
+    NEED(!zds_micro_begin(other, ZDS_BOUNDARY_AUTO), "%s", zds_engine_error(other));
+    for (uint32_t m = 0; m < SMALL_MODULES; m++) {
+        if (way == HOLDS_ALL)
+            WORKS(zds_acquire(e, m, ZDS_FORWARD, NULL, &views[m]));
+        else if (way != SKIPS || (m + number) % 3)
+            visit(e, other, m);
+        if (way == RETURNS && m == 2)
+            visit(e, other, 0);
+    }
+    uint64_t seed = 100 + number * 64 + (uint64_t)zds_rank(e) * 16;
+    for (uint32_t m = SMALL_MODULES; m-- > 0;) {
+        WORKS(zds_acquire(e, m, ZDS_BACKWARD, NULL, &view));
+        NEED(!zds_acquire(other, m, ZDS_BACKWARD, NULL, &theirs), "%s", zds_engine_error(other));
+        compare(e, &view, other, &theirs);
+        for (size_t s = 0; s < view.count; s++)
+            if (view.slots[s].grad) {
+                WORKS(small_gradient(e, &view.slots[s], seed, (float)zds_loss_scale(e)));
+                NEED(!small_gradient(other, &theirs.slots[s], seed, (float)zds_loss_scale(other)),
+                     "%s", zds_engine_error(other));
+            }
+        WORKS(zds_grad_ready(e, m, NULL));
+        NEED(!zds_grad_ready(other, m, NULL), "%s", zds_engine_error(other));
+        if (way == HOLDS_ALL)
+            WORKS(zds_release(e, m, NULL));
+    }
+    WORKS(zds_step(e, NULL));
+    NEED(!zds_step(other, NULL), "%s", zds_engine_error(other));
+}
+
+static uint64_t hash(zds_engine *e)
+{
+    small_sum sum;
+    WORKS(small_hash(e, &sum));
+    NEED(zds_rank(e) || sum.finite, "not finite");
+    return sum.hash;
+}
+
+static void end(zds_engine *e)
+{
+    WORKS(zds_barrier(e));
+    zds_engine_destroy(e);
+}
+
+#define KEEP(n)  ", \"stage3_param_persistence_threshold\": " #n
+#define LIVE(n)  ", \"stage3_max_live_parameters\": " #n
+#define AHEAD(n) ", \"stage3_prefetch_bucket_size\": " #n
+#define REUSE(n) ", \"stage3_max_reuse_distance\": " #n
+
+static const char *const rooms[] = {
+    KEEP(0),
+    KEEP(0) LIVE(1) AHEAD(0),
+    KEEP(0) LIVE(1),
+    KEEP(0) LIVE(9000) AHEAD(3000),
+    KEEP(0) REUSE(0),
+    KEEP(200) LIVE(6000),
+    KEEP(200) ", \"stage3_model_persistence_threshold\": 400",
+    "",
+};
+
+static const char *const precisions[] = {
+    "",
+    ", \"bf16\": {\"enabled\": true}",
+    ", \"bf16\": {\"enabled\": true}, \"gradient_accumulation_steps\": 3",
+    ", \"fp16\": {\"enabled\": true, \"initial_scale_power\": 3}",
+};
+
+static void rooms_and_orders(int rank, int size)
+{
+    for (size_t r = 0; r < sizeof rooms / sizeof *rooms; r++)
+        for (int o = 0; o < ORDERS; o++) {
+            const char *precision = precisions[(r + (size_t)o) % 4];
+            small_fp32 = o == SKIPS ? 1u << 6 | 1u << 0 : 0;
+            zds_engine *e = open_engine(config_at(3, rooms[r], precision), size, "AdamW", o % 2);
+            zds_engine *two = open_engine(config_at(2, "", precision), size, "AdamW", false);
+            for (uint64_t i = 0; i < 6; i++)
+                micro(e, two, (order)o, i);
+            NEED(hash(e) == hash(two) || rank, "rooms %zu, order %d", r, o);
+            end(e);
+            end(two);
+        }
+}
+
+static void on_all(const int *sizes, size_t count, void (*body)(int rank, int size))
+{
+    for (size_t i = 0; i < count; i++) {
+        backend = on_island() ? NULL : TEST_BINARY_DIR "/tests/plugins/modest_comm.so:modest";
+        run(sizes[i], true, body);
+        backend = NULL;
+        if (!on_island())
+            run(sizes[i], true, body);
+    }
+}
+
+Test(engine_stage3, modules_are_whole_in_any_room_and_order, .timeout = 300)
+{
+    on_all((int[]){1, 2, 3}, 3, rooms_and_orders);
+}
+
+/* Element-wise, in blocks, and of whole matrices. */
+static void optimizers(int rank, int size)
+{
+    static const char *const names[] = {"SGD", "Lion", "Adagrad", "AdamW8bit", "Muon", "Adafactor"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        for (size_t p = 0; p < 2; p++) {
+            zds_engine *e =
+                open_engine(config_at(3, rooms[2 * p], precisions[p]), size, names[i], false);
+            zds_engine *two = open_engine(config_at(2, "", precisions[p]), size, names[i], false);
+            for (uint64_t k = 0; k < 4; k++)
+                micro(e, two, STRAIGHT, k);
+            /* Adafactor adds over parts, which are others here. */
+            NEED(hash(e) == hash(two) || rank || i == 5, "%s, %s", names[i], precisions[p]);
+            end(e);
+            end(two);
+        }
+}
+
+Test(engine_stage3, every_kind_of_optimizer_trains_as_at_stage_2, .timeout = 120)
+{
+    on_all((int[]){2, 4}, 2, optimizers);
+}
+
+/* === what it takes, and what it refuses === */
+
+typedef struct taken {
+    uint64_t params, gathered, shared;
+} taken;
+
+static taken memory_of(zds_engine *e)
+{
+    taken t = {0};
+    zds_memory_row row;
+    for (size_t i = 0; zds_memory_report(e, i, &row); i++) {
+        if (!strcmp(row.purpose, "parameters")) {
+            t.params += row.bytes;
+            t.shared += row.shared;
+        }
+        t.gathered += strcmp(row.purpose, "gathered parameters") ? 0 : row.peak;
+    }
+    return t;
+}
+
+/* Elements, each parameter padded to 16 and each span to what ranks share equally; the table of the
+ * small model, its largest module, is a span of its own. */
+static void parts(int rank, int size)
+{
+    const uint64_t w = 96, table = 6 * w * w, whole = table + 7 * w * w + 3 * w + w + w + 1;
+    small_width = (int64_t)w;
+    for (int kept = 0; kept < 2; kept++) {
+        zds_engine *e = open_engine(config_at(3, kept ? KEEP(400) LIVE(1) : KEEP(0) LIVE(1), ""),
+                                    size, "AdamW", false);
+        taken t = memory_of(e);
+        uint64_t slack = 4 * 5 * 16 * (uint64_t)size, small = kept ? 5 * w + 1 : 0;
+        if (backend || on_island()) {
+            uint64_t want = 4 * (whole - small) / (uint64_t)size + 4 * small;
+            NEED(t.params >= want && t.params <= want + slack, "%llu bytes, not %llu",
+                 (unsigned long long)t.params, (unsigned long long)want);
+            uint64_t most = 4 * (table + (kept ? 0 : 3 * w)); /* of h.0 */
+            NEED(t.gathered >= most && t.gathered <= most + slack, "%llu bytes gathered",
+                 (unsigned long long)t.gathered);
+        } else { /* one copy for the node, and nothing is gathered */
+            NEED(t.params == t.shared && !t.gathered, "%llu bytes, %llu shared",
+                 (unsigned long long)t.params, (unsigned long long)t.shared);
+        }
+        end(e);
+    }
+    small_width = 24;
+    (void)rank;
+}
+
+Test(engine_stage3, ranks_take_memory_for_their_parts_and_one_module)
+{
+    on_all((int[]){2, 3}, 2, parts);
+}
+
+static void refusals(int rank, int size)
+{
+    (void)rank;
+    zds_engine *e = open_engine(config_at(3, KEEP(0), ""), size, "AdamW", false);
+    zds_engine *two = open_engine(config_at(2, "", ""), size, "AdamW", false);
+    zds_view view;
+    micro(e, two, STRAIGHT, 0);
+    WORKS(zds_micro_begin(e, ZDS_BOUNDARY_AUTO));
+    WORKS(zds_acquire(e, 1, ZDS_FORWARD, NULL, &view));
+    NEED(zds_step(e, NULL) == ZDS_ERR_INVALID && strstr(zds_engine_error(e), "h.0") &&
+             !strstr(zds_engine_error(e), "strict"),
+         "%s", zds_engine_error(e));
+    WORKS(zds_release(e, 1, NULL));
+    NEED(zds_release(e, 1, NULL) == ZDS_ERR_INVALID, "released twice");
+    if (backend || on_island())
+        NEED(zds_micro_abandon(e) == ZDS_ERR_UNSUPPORTED && strstr(zds_engine_error(e), "zds_fail"),
+             "%s", zds_engine_error(e));
+    else
+        WORKS(zds_micro_abandon(e));
+    WORKS(zds_step(e, NULL));
+    for (uint64_t i = 1; i < 4; i++)
+        micro(e, two, HOLDS_ALL, i);
+    NEED(hash(e) == hash(two) || rank, "what was refused has changed something");
+    end(e);
+    end(two);
+}
+
+Test(engine_stage3, misuse_is_refused_and_changes_nothing)
+{
+    on_all((int[]){2}, 1, refusals);
+}
+
+/* Ranks that go through modules in other orders hear of it, where modules are gathered. */
+static void orders(int rank, int size)
+{
+    zds_view view;
+    if (!backend)
+        return;
+    zds_engine *e = open_engine(config_at(3, KEEP(0), ""), size, "AdamW", false);
+    zds_status status = zds_acquire(e, rank ? 1 : 2, ZDS_FORWARD, NULL, &view);
+    if (!status)
+        status = zds_acquire(e, 3, ZDS_FORWARD, NULL, &view);
+    NEED(status == ZDS_ERR_DIVERGED || status == ZDS_ERR_PEER, "%s", zds_status_name(status));
+    NEED(strstr(zds_engine_error(e), "parameters of module h."), "%s", zds_engine_error(e));
+    zds_engine_destroy(e);
+}
+
+Test(engine_stage3, ranks_in_other_orders_hear_of_it)
+{
+    on_all((int[]){2}, 1, orders);
+}
