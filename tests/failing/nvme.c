@@ -31,24 +31,19 @@ typedef enum call {
     STATX,
     FSTATVFS,
     FDATASYNC,
+    THREAD,
     RING_INIT,
     RING_SUBMIT,
     RING_WAIT, /* a completion's own result */
     CALLS
 } call;
-static const char *const call_names[] = {"pread",
-                                         "pwrite",
-                                         "fallocate",
-                                         "openat",
-                                         "mkdirat",
-                                         "flock",
-                                         "ftruncate",
-                                         "statx",
-                                         "fstatvfs",
-                                         "fdatasync",
-                                         "io_uring_queue_init",
-                                         "io_uring_submit",
-                                         "__io_uring_get_cqe"};
+static const char *const call_names[] = {"pread",           "pwrite",
+                                         "fallocate",       "openat",
+                                         "mkdirat",         "flock",
+                                         "ftruncate",       "statx",
+                                         "fstatvfs",        "fdatasync",
+                                         "pthread_create",  "io_uring_queue_init",
+                                         "io_uring_submit", "__io_uring_get_cqe"};
 
 enum { SHORT = -1, NOTHING = -2 }; /* beside errnos: half of it, or one byte less; 0 bytes */
 
@@ -167,6 +162,12 @@ EXPORTED int openat(int fd, const char *name, int flags, ...)
     const mode_t mode = flags & O_CREAT ? va_arg(args, mode_t) : 0;
     va_end(args);
     return fails(OPENAT) && is_error() ? -1 : NEXT(openat)(fd, name, flags, mode);
+}
+
+EXPORTED int pthread_create(pthread_t *thread, const pthread_attr_t *how, void *(*body)(void *),
+                            void *arg)
+{
+    return fails(THREAD) ? fault.how : NEXT(pthread_create)(thread, how, body, arg);
 }
 
 EXPORTED int io_uring_queue_init(unsigned entries, struct io_uring *g, unsigned flags)
@@ -367,7 +368,7 @@ static bool attempted(outcome *o, long fail_at)
 static bool speaks(const outcome *o)
 {
     if (o->status == ZDS_ERR_MEMORY)
-        return strstr(o->text, "memory") != NULL;
+        return strstr(o->text, "memory") || strstr(o->text, "thread");
     if (o->status == ZDS_OK)
         return true;
     return o->status == ZDS_ERR_IO || o->status == ZDS_ERR_NOT_FOUND
@@ -552,7 +553,7 @@ int main(void)
     static const int disk[] = {EIO, ENOSPC, SHORT, NOTHING, EINTR, EAGAIN},
                      files[] = {ENOSPC, EIO, EINTR}, open_ways[] = {EMFILE, EACCES, ENOSPC, ENOENT},
                      space[] = {EIO}, rings[] = {ENOSYS, EPERM, ENOMEM, EMFILE},
-                     submits[] = {EBUSY, EAGAIN, EINTR, EBADF};
+                     threads[] = {EAGAIN}, submits[] = {EBUSY, EAGAIN, EINTR, EBADF};
     outcome *o = mmap(NULL, sizeof *o, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 #define EACH(which, ways, stride, what)                                                            \
     each(o, which, ways, sizeof(ways) / sizeof *(ways), stride, what)
@@ -564,6 +565,7 @@ int main(void)
     EACH(FALLOCATE, files, 1, "with io_uring");
     EACH(RING_INIT, rings, 1, "with io_uring");
     NEED(strstr(o->logged, "io_uring") && strstr(o->logged, strerror(EMFILE)), "%s", o->logged);
+    EACH(THREAD, threads, 1, "with io_uring");
     EACH(RING_SUBMIT, submits, 3, "with io_uring");
     EACH(RING_WAIT, disk, 2, "with io_uring");
     often(o, RING_WAIT, SHORT, "with io_uring", true);
@@ -572,6 +574,7 @@ int main(void)
     often(o, RING_WAIT, EIO, "with io_uring", false);
     often(o, RING_SUBMIT, EAGAIN, "with io_uring", true);
     fault.no_ring = true;
+    EACH(THREAD, threads, 1, "with threads");
     EACH(PREAD, disk, 2, "with threads");
     EACH(PWRITE, disk, 2, "with threads");
     often(o, PREAD, SHORT, "with threads", true);

@@ -16,12 +16,13 @@ typedef struct slot {
 
 struct ring {
     struct io_uring io;
-    int wake;     /* the eventfd */
-    bool armed;   /* the ring looks at it */
-    bool asleep;  /* whoever has more to do must wake the thread; of the tier's lock */
-    slot *slots;  /* [depth] */
-    slot *free;   /* of them */
-    slot **order; /* [depth + 1]: what the kernel has not taken yet; NULL: the eventfd */
+    int wake;      /* the eventfd */
+    bool armed;    /* the ring looks at it */
+    bool asleep;   /* whoever has more to do must wake the thread; of the tier's lock */
+    slot *slots;   /* [depth] */
+    slot *free;    /* of them */
+    unsigned busy; /* the others */
+    slot **order;  /* [depth + 1]: what the kernel has not taken yet; NULL: the eventfd */
     unsigned waiting, in_flight;
     int dead; /* errno of a ring that takes nothing any more */
     pthread_t thread;
@@ -162,17 +163,10 @@ static slot *take_new(tier *t)
         *end = g->free;
         g->free = g->free->next;
         end = &(*end)->next;
+        g->busy++;
     }
     *end = NULL;
     return list;
-}
-
-static bool all_free(const tier *t)
-{
-    unsigned free = 0;
-    for (const slot *s = t->ring->free; s; s = s->next)
-        free++;
-    return free == t->depth;
 }
 
 static void finish_all(tier *t, slot *list)
@@ -183,6 +177,7 @@ static void finish_all(tier *t, slot *list)
         queue_finish(t, &s->r);
         s->next = g->free;
         g->free = s;
+        g->busy--;
     }
 }
 
@@ -193,7 +188,7 @@ static void *run(void *arg)
     slot *again = NULL;
     pthread_mutex_lock(&t->lock);
     while (!t->stopping) {
-        const bool idle = all_free(t), may_take = idle || t->set.overlap_events;
+        const bool idle = !g->busy, may_take = idle || t->set.overlap_events;
         slot *fresh = may_take ? take_new(t) : NULL;
         if (idle && !fresh) {
             pthread_cond_wait(&t->work, &t->lock);
