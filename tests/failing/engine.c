@@ -136,6 +136,10 @@ static void check(const scenario *s, int32_t rank, outcome *o)
 #define FILES                                                                                      \
     "\"zero_optimization\": {\"stage\": 3, \"offload_optimizer\": {\"device\": \"nvme\", "         \
     "\"nvme_path\": \"" TEST_BINARY_DIR "\"}}, "
+#define PARAMS                                                                                     \
+    "\"zero_optimization\": {\"stage\": 3, \"offload_param\": {\"device\": \"nvme\", "             \
+    "\"max_in_cpu\": 0, \"nvme_path\": \"" TEST_BINARY_DIR                                         \
+    "\"}, \"stage3_param_persistence_threshold\": 0}, "
 #define THREAD "\"zds\": {\"progress_thread\": true}, "
 
 static const char wrong[] =
@@ -189,6 +193,13 @@ static const scenario scenarios[] = {
      .run = train,
      .stride = 11,
      .texts = true}, /* without memory for io_uring it goes on with threads, and says so */
+    {.name = "parameters in files",
+     .json = "{" STEPS BF16 PARAMS OPTIM("AdamW") "}",
+     .ranks = 2,
+     .threads = 1,
+     .run = train,
+     .stride = 97,
+     .texts = true},
     TWO("devices, stage 3", ISLAND PARTS OPTIM("AdamW"), 997),
     ONE("device, states that rest", ISLAND RESTS OPTIM("AdamW"), 67),
 };
