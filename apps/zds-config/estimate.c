@@ -40,6 +40,7 @@ static const plan plans[] = {
     {3, "nvme", "none"}, {3, "nvme", "cpu"},  {3, "nvme", "nvme"},
 };
 enum { PLANS = sizeof plans / sizeof *plans };
+enum { GATHERED = 3 }; /* modules, at stage 3 */
 
 /* Bytes of one rank, by purpose and by tier. A page that ranks of a node share counts in parts. */
 typedef struct answer {
@@ -84,7 +85,7 @@ static answer by_formula(const question *q, const plan *p)
     if (p->stage >= 2 || wider)
         a.buffers += fmin(2 * q->shapes.largest, all) * element;
     if (p->stage == 3)
-        a.buffers += fmin(3 * q->shapes.largest, all) * element;
+        a.buffers += fmin(GATHERED * q->shapes.largest, all) * element;
     place_all(&a, p);
     return a;
 }
@@ -105,6 +106,10 @@ static cJSON *plan_config(const question *q, const plan *p)
         cJSON_AddTrueToObject(cJSON_AddObjectToObject(ds, q->dtype), "enabled");
     cJSON *zero = cJSON_AddObjectToObject(ds, "zero_optimization");
     cJSON_AddNumberToObject(zero, "stage", p->stage);
+    /* At stage 3 as much is gathered at a time as keeps a run going, not all that there is. */
+    double live = GATHERED * q->shapes.largest;
+    if (p->stage == 3 && live >= 1 && live < q->shapes.parameters)
+        cJSON_AddNumberToObject(zero, "stage3_max_live_parameters", ceil(live));
     const char *names[] = {"offload_optimizer", "offload_param"},
                *devices[] = {p->optimizer, p->param};
     for (size_t i = 0; i < 2; i++) {
@@ -114,6 +119,8 @@ static cJSON *plan_config(const question *q, const plan *p)
         cJSON_AddStringToObject(section, "device", devices[i]);
         if (strcmp(devices[i], "nvme") == 0)
             cJSON_AddStringToObject(section, "nvme_path", "/local_nvme");
+        if (i == 1 && strcmp(devices[i], "nvme") == 0)
+            cJSON_AddNumberToObject(section, "max_in_cpu", 0);
     }
     return ds;
 }

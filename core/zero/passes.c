@@ -118,7 +118,7 @@ static zds_status copy(zero *z, tier_end to, tier_end from, uint64_t bytes)
 {
     zds_error error = ZDS_ERROR_INIT;
     const slab *s = to.slab ? to.slab : from.slab;
-    tier_order order = s->tier == z->with.tier ? order_of(z) : (tier_order){0};
+    tier_order order = s->tier->on_device ? order_of(z) : (tier_order){0};
     zds_status status = zero_checked(z, tier_copy(to, from, bytes, &order, NULL, &error), &error);
     return status ? status : zero_sync(z);
 }

@@ -148,7 +148,7 @@ zds_status records_create(zero *z, zds_error *error)
     record_ring *r = &z->stream.ring;
     uint64_t densest = 0, largest = 0, short_of = 0;
     const zds_offload_info *info = &z->with.states_tier->info;
-    r->out_alignment = z->with.params_tier->info.alignment;
+    r->out_alignment = zero_params_rest(z) ? z->with.params_tier->info.alignment : 64;
     r->out_alignment = r->out_alignment > 64 ? r->out_alignment : 64;
     r->alignment = info->alignment > 64 ? info->alignment : 64;
     r->alignment = r->alignment > r->out_alignment ? r->alignment : r->out_alignment;
