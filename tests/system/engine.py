@@ -37,7 +37,7 @@ def bench(ds, params="100000", steps="4"):
 
 
 def every_stage(folder):
-    for stage in (0, 1, 2):
+    for stage in (0, 1, 2, 3):
         for bf16 in (False, True):
             ds = config(folder, zero_optimization={"stage": stage}, bf16={"enabled": bf16})
             for ranks in (1, 2, 3):
@@ -68,8 +68,8 @@ def stopped_rank(folder):
     check("a stopped rank: an error", ps[0].returncode == 1 and "silent for 4000 ms (ZDS_TIMEOUT)" in err, err[-400:])
 
 
-def killed_rank(folder):
-    ds = config(folder, zero_optimization={"stage": 2})
+def killed_rank(folder, zero):
+    ds = config(folder, zero_optimization=zero)
     port = free_port()
     ps = [start(r, 2, port, bench(ds, "4Mi", "100000")) for r in range(2)]
     joined = lambda p: p.poll() is not None or "zds-shm" in open(f"/proc/{p.pid}/maps").read()
@@ -90,6 +90,21 @@ def killed_rank(folder):
           f"exit {ps[0].returncode} after {took:.1f} s: {err.strip()[-200:]}")
     left = [n for n in os.listdir("/dev/shm") if "zds" in n]
     check("nothing is left in /dev/shm", not left, str(left))
+
+
+def killed_over_files(folder):
+    """Wherever it is in what it reads and writes: the next start removes what it left."""
+    files = os.path.join(folder, "files")
+    os.mkdir(files)
+    nvme = {"device": "nvme", "nvme_path": files}
+    zero = {"stage": 3, "stage3_param_persistence_threshold": 0, "offload_optimizer": nvme,
+            "offload_param": {**nvme, "max_in_cpu": 0}}
+    killed_rank(folder, zero)
+    left = os.listdir(files)
+    check("a rank that ends by itself leaves no files", len(left) <= 2, str(left))
+    p = subprocess.run([f"{BIN}/zds-run", "-n", "2"] + bench(config(folder, zero_optimization=zero), "100003"), capture_output=True,
+                       text=True, timeout=120)
+    check("a restart works, and nothing is left", p.returncode == 0 and not os.listdir(files), f"{p.stderr[-300:]} {os.listdir(files)}")
 
 
 def missing_peer(folder):
@@ -133,7 +148,8 @@ def bad_configs(folder):
 with tempfile.TemporaryDirectory() as folder:
     every_stage(folder)
     stopped_rank(folder)
-    killed_rank(folder)
+    killed_rank(folder, {"stage": 2})
+    killed_over_files(folder)
     missing_peer(folder)
     disagreement(folder)
     bad_configs(folder)
