@@ -452,7 +452,8 @@ zds_state_spec stream_spec(const zero *z, uint32_t param, int32_t state);
 uint64_t state_bytes(const zds_state_spec *spec, uint64_t count);
 /* Bytes from the state of an element to that of the one `elements` further on. */
 uint64_t state_offset(const zds_state_spec *spec, uint64_t elements);
-/* Elements of a full tile of a parameter: whole chunks of the norm and whole blocks, or all. */
+/* Elements of a full tile of a parameter: whole chunks of the norm and whole blocks, and what a
+ * file aligns; or all. */
 uint64_t stream_tile(const zero *z, uint32_t param);
 /* records.c: masters and states that rest in another memory than where the optimizer computes */
 zds_status records_create(zero *z, zds_error *error);

@@ -16,6 +16,8 @@ uint64_t stream_tile(const zero *z, uint32_t param)
         return z->with.model->params[param].numel;
     uint64_t block = needs->granularity > 1 ? needs->granularity : 1;
     uint64_t unit = layout_multiple(LAYOUT_CHUNK, block);
+    if (zero_params_rest(z)) /* each tile's output is a copy */
+        unit = layout_multiple(unit, z->with.params_tier->info.alignment);
     return unit >= z->wish.tile ? unit : z->wish.tile / unit * unit;
 }
 

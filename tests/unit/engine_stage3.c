@@ -6,7 +6,8 @@
 
 #define WORKS(call) NEED(!(call), "%s: %s", #call, zds_engine_error(e))
 
-static const char *backend; /* NULL: the one that is chosen */
+static const char *backend;              /* NULL: the one that is chosen */
+static const zds_plugin *const *program; /* plugins of the program's own */
 
 /* `zero`: further keys of the section; `more`: sections. */
 static const char *config_at(int stage, const char *zero, const char *more)
@@ -33,6 +34,7 @@ static zds_engine *open_engine(const char *json, int size, const char *optimizer
                                   .threads = 1,
                                   .optimizer = optimizer,
                                   .values_everywhere = everywhere,
+                                  .plugins = program,
                                   .trust_config_plugins = true};
     NEED(!zds_config_load(where_config(json), &context, &config, &error), "%s", error.text);
     NEED(!small_model(&model), "model");
@@ -408,4 +410,68 @@ static void values_elsewhere(int rank, int size)
 Test(engine_stage3, values_that_are_set_are_gathered)
 {
     on_all((int[]){1, 2}, 2, values_elsewhere);
+}
+
+/* An optimizer whose blocks are no divisor of what a file system aligns. */
+static zds_status thousands(void *self, const zds_param *param, zds_param_needs *needs)
+{
+    (void)self, (void)param;
+    needs->granularity = 1000;
+    return ZDS_OK;
+}
+
+static zds_status descend(void *self, const zds_tiles *tiles, const zds_step_ctx *ctx)
+{
+    (void)self;
+    for (size_t k = 0; k < tiles->count; k++) {
+        const zds_tile *t = zds_tile_at(tiles, k);
+        float *w = t->master;
+        for (uint64_t i = 0; i < t->count; i++) {
+            w[i] -= 0.01f * (float)ctx->grad_scale * ((const float *)t->grad)[i];
+            if (t->output)
+                ((uint16_t *)t->output)[i] = bf16_from_float(w[i]);
+        }
+    }
+    return ZDS_OK;
+}
+
+static const zds_optim_ops odd_ops = {.struct_size = sizeof odd_ops,
+                                      .spaces = ZDS_SPACE_BIT(ZDS_SPACE_HOST),
+                                      .grad_dtypes = ZDS_DTYPE_BIT(ZDS_F32),
+                                      .master_dtypes = ZDS_DTYPE_BIT(ZDS_F32),
+                                      .output_dtypes = ZDS_DTYPE_BIT(ZDS_BF16),
+                                      .describe = thousands,
+                                      .step = descend};
+static const zds_plugin odd = {.struct_size = sizeof odd,
+                               .kind = ZDS_KIND_OPTIM,
+                               .abi_minor = ZDS_ABI_MINOR,
+                               .name = "Odd",
+                               .version = "1",
+                               .doc = "for tests",
+                               .ops = &odd_ops};
+
+static void odd_blocks(int rank, int size)
+{
+    static const zds_plugin *const linked[] = {&odd, NULL};
+    small_width = 160; /* the table has two tiles */
+    program = linked;
+    const char *bf16 = ", \"bf16\": {\"enabled\": true}, \"data_types\": {\"grad_accum_dtype\": "
+                       "\"fp32\"}";
+    zds_engine *e = open_engine(config_at(3, FILES(0) KEEP(0), bf16), size, "Odd", false);
+    zds_engine *two = open_engine(config_at(2, "", bf16), size, "Odd", false);
+    for (uint64_t k = 0; k < 3; k++)
+        NEED(!small_micro(e, ZDS_BOUNDARY_AUTO, k, NULL) &&
+                 !small_micro(two, ZDS_BOUNDARY_AUTO, k, NULL),
+             "%s%s", zds_engine_error(e), zds_engine_error(two));
+    NEED(hash(e) == hash(two) || rank, "other bits");
+    end(e);
+    end(two);
+    program = NULL;
+    small_width = 24;
+}
+
+Test(engine_stage3, tiles_of_odd_blocks_go_to_files)
+{
+    ON_HOST_ALONE("files for a device are refused");
+    on_all((int[]){1, 2}, 2, odd_blocks);
 }
