@@ -191,7 +191,7 @@ settings settings_of(const zds_config *c, int32_t world_size, problems *found)
         .check_overflow = true,
         /* zds overlaps unless it is told not to: a bucket more is all it costs. */
         .overlap = is_on(c, "zero_optimization.overlap_comm"),
-        .buffers = (uint32_t)whole_number(c, OFFLOAD "buffer_count"),
+        .buffers = (uint32_t)fmin((double)whole_number(c, OFFLOAD "buffer_count"), UINT32_MAX),
         .reads_ahead = is_on(c, OFFLOAD "pipeline_read"),
         .writes_behind = is_on(c, OFFLOAD "pipeline_write"),
         .ratio = zds_config_float(c, OFFLOAD "ratio"),

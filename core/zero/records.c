@@ -166,7 +166,12 @@ zds_status records_create(zero *z, zds_error *error)
     r->bytes = round_up(r->load * (bytes > largest ? bytes : largest), r->alignment);
     r->bytes = r->bytes < total ? r->bytes : total;
     r->out_bytes = round_up(r->load * outputs, r->alignment);
-    r->slot_count = z->wish.buffers > 0 ? z->wish.buffers : 1;
+    /* More than there are loads are of no use. */
+    uint64_t loads = 1;
+    for (uint32_t k = 0; k < z->stream.piece_count; k++)
+        loads += tiles_of(z, &z->stream.pieces[k]);
+    r->slot_count = z->wish.buffers < loads ? z->wish.buffers : (uint32_t)loads;
+    r->slot_count = r->slot_count ? r->slot_count : 1;
     zds_status status = take_memory(z, total, error);
     if (status || z->with.tier->planned)
         return status;

@@ -138,6 +138,7 @@ static void pipelines(int rank, int size)
     static const char *const more[] = {
         "",
         ", \"buffer_count\": 1",
+        ", \"buffer_count\": 9000000000",
         ", \"buffer_count\": 2, \"pipeline_read\": false",
         ", \"buffer_count\": 3, \"pipeline_write\": false",
         ", \"buffer_count\": 2, \"pipeline_read\": false, \"pipeline_write\": false",
