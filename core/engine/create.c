@@ -6,6 +6,8 @@
 #include "engine/internal.h"
 #include "host/bootstrap.h"
 #include "host/error.h"
+#include "host/log.h"
+#include "host/proc.h"
 #include "host/sized.h"
 
 #define GROUP_DESC_1_0 (offsetof(zds_group_desc, hyper) + ZDS_HYPER_1_0)
@@ -116,6 +118,28 @@ static zds_status create_zero(zds_engine *e, zds_error *error)
     return zero_create(&wishes, &means, &e->zero, error);
 }
 
+/* Pages come when they are touched, and where there are none the system ends the process: what will
+ * be too much is told before. */
+static void tell_room(const zds_engine *e)
+{
+    enum { GIB = 1 << 30 };
+    zds_memory_row row;
+    double ranks = e->launch.local_world_size > 0 ? e->launch.local_world_size : 1, bytes = 0,
+           left = proc_memory_left("");
+    for (size_t i = 0; zds_memory_report(e, i, &row); i++)
+        if (tiers_are_here(e, row.tier))
+            bytes += (double)(row.bytes - row.shared) * ranks + (double)row.shared;
+    if (e->planned || bytes <= left)
+        return;
+    log_line(
+        ZDS_LOG_WARNING, e->launch.rank, NULL,
+        "%.0f rank(s) of this run take %.2f GiB of this machine's memory, of which %.2f GiB are "
+        "left: the system may end them. A higher zero_optimization.stage takes less, and "
+        "offload_optimizer or offload_param with device nvme still less; `zds-config "
+        "estimate --memory` finds what fits",
+        ranks, bytes / GIB, left / GIB);
+}
+
 static zds_status build(zds_engine *e, const zds_model *model, const zds_engine_options *o,
                         zds_error *error)
 {
@@ -151,6 +175,10 @@ static zds_status build(zds_engine *e, const zds_model *model, const zds_engine_
         status = check_rates(e, error);
     if (!status)
         status = create_zero(e, error);
+    if (!status && e->launch.local_rank == 0)
+        tell_room(e);
+    if (!status)
+        zero_touch(e->zero);
     if (!status && (status = update_hypers(e, 0)) != ZDS_OK)
         error_set(error, status, "%s", zds_engine_error(e));
     return status ? status : zero_prepare(e->zero, error);

@@ -221,6 +221,8 @@ zds_status links_check(zds_engine *e, const zds_engine_options *options, const c
 zds_status tiers_open(zds_engine *e, const zds_engine_options *options, zds_error *error);
 /* those of what rests elsewhere, once it is known how much that will be */
 zds_status tiers_open_rest(zds_engine *e, zds_error *error);
+/* Whether what the memory report has under this name is the host's. */
+bool tiers_are_here(const zds_engine *e, const char *name);
 void tiers_close(zds_engine *e);
 /* agree.c: all ranks have the same config, model and options, or none starts */
 zds_status agree_on_start(zds_engine *e, const zds_engine_options *options, zds_error *error);

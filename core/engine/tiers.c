@@ -387,6 +387,15 @@ zds_status tiers_open_rest(zds_engine *e, zds_error *error)
     return e->planned ? ZDS_OK : check_states(e, error);
 }
 
+bool tiers_are_here(const zds_engine *e, const char *name)
+{
+    const tier *all[] = {e->tier, e->host_tier, e->states_tier, e->params_tier};
+    bool here = strcmp(name, "host") == 0;
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        here |= all[i] && all[i]->in_host && strcmp(all[i]->name, name) == 0;
+    return here;
+}
+
 void tiers_close(zds_engine *e)
 {
     tier_close(e->params_tier);

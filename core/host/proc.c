@@ -1,4 +1,5 @@
-/* The kernel's files: /proc for ancestors and their processors, control groups for limits. */
+/* The kernel's files: /proc for ancestors, their processors and memory, control groups for limits.
+ */
 #include "host/proc.h"
 
 #include <math.h>
@@ -57,7 +58,7 @@ static bool find_mount(const char *root, const char *controller, mount *out)
     return found;
 }
 
-static double ratio_in(const char *root, const char *folder)
+static double time_in(const char *root, const char *folder)
 {
     long long quota, period;
     double limit = INFINITY;
@@ -80,8 +81,52 @@ static double ratio_in(const char *root, const char *folder)
     return limit;
 }
 
+/* The first number in a file; -1: there is none. */
+static double number_in(const char *root, const char *folder, const char *name)
+{
+    double number;
+    FILE *f = open_at(root, folder, name);
+    if (!f || fscanf(f, "%lf", &number) != 1)
+        number = -1;
+    if (f)
+        fclose(f);
+    return number;
+}
+
+/* "key number", among lines; 0: it is not there. */
+static double line_in(const char *root, const char *path, const char *name, const char *key)
+{
+    FILE *f = open_at(root, path, name);
+    char *line = NULL;
+    size_t size = 0, length = strlen(key);
+    double number = 0;
+    while (f && getline(&line, &size, f) > 0)
+        if (strncmp(line, key, length) == 0 && sscanf(line + length, "%lf", &number) == 1)
+            break;
+    free(line);
+    if (f)
+        fclose(f);
+    return number;
+}
+
+/* What a group may still take, with what it would give up. */
+static double memory_in(const char *root, const char *folder)
+{
+    double limit = number_in(root, folder, "/memory.max"),
+           used = number_in(root, folder, "/memory.current"),
+           spare = line_in(root, folder, "/memory.stat", "inactive_file ");
+    if (limit < 0) {
+        limit = number_in(root, folder, "/memory.limit_in_bytes");
+        used = number_in(root, folder, "/memory.usage_in_bytes");
+        spare = line_in(root, folder, "/memory.stat", "total_inactive_file ");
+    }
+    return limit < 0 || used < 0 ? INFINITY : fmax(limit - used + spare, 0);
+}
+
+typedef double (*limit_in)(const char *root, const char *folder);
+
 /* From the group up to the topmost that is seen: each may limit those below. */
-static double limit_of(const char *root, const char *controller, const char *group)
+static double limit_of(const char *root, const char *controller, const char *group, limit_in in)
 {
     mount m;
     if (!find_mount(root, controller, &m))
@@ -91,7 +136,7 @@ static double limit_of(const char *root, const char *controller, const char *gro
     char *folder = text_format("%s%s", m.point, under ? group + above : "");
     double limit = INFINITY;
     while (folder && strlen(folder) >= strlen(m.point)) {
-        limit = fmin(limit, ratio_in(root, folder));
+        limit = fmin(limit, in(root, folder));
         char *last = strrchr(folder, '/');
         if (!last)
             break;
@@ -101,7 +146,8 @@ static double limit_of(const char *root, const char *controller, const char *gro
     return limit;
 }
 
-double proc_cpu_limit(const char *root)
+/* Of all groups of this process that have the controller. */
+static double least_limit(const char *root, const char *controller, limit_in in)
 {
     FILE *f = open_at(root, "/proc/self/cgroup", "");
     char *line = NULL;
@@ -116,14 +162,25 @@ double proc_cpu_limit(const char *root)
         *group++ = '\0';
         controllers++;
         if (!*controllers)
-            limit = fmin(limit, limit_of(root, NULL, group));
-        else if (listed(controllers, "cpu"))
-            limit = fmin(limit, limit_of(root, "cpu", group));
+            limit = fmin(limit, limit_of(root, NULL, group, in));
+        else if (listed(controllers, controller))
+            limit = fmin(limit, limit_of(root, controller, group, in));
     }
     free(line);
     if (f)
         fclose(f);
     return limit;
+}
+
+double proc_cpu_limit(const char *root)
+{
+    return least_limit(root, "cpu", time_in);
+}
+
+double proc_memory_left(const char *root)
+{
+    double kib = line_in(root, "/proc/meminfo", "", "MemAvailable:");
+    return fmin(kib > 0 ? kib * 1024 : INFINITY, least_limit(root, "memory", memory_in));
 }
 
 /* === ancestors === */

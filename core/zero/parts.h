@@ -489,8 +489,6 @@ zds_status records_write(zero *z, uint64_t load);
 zds_status records_settle(zero *z);
 /* stream.c: the tiles of a window, as this step numbers them */
 void stream_bind_window(const zero *z, uint64_t i, window *w);
-/* the pages of what was taken come, each near the thread that will use it */
-void stream_touch(zero *z);
 /* after the optimizer's failure in the middle of an update */
 zds_status stream_failed(zero *z, zds_status status, const char *what, int64_t step);
 /* stream_params.c: calls over whole parameters, begin_step first in every step; each does nothing

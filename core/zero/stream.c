@@ -153,7 +153,7 @@ static void touch_run(void *arg, size_t i, int32_t thread)
 
 /* Memory is placed by who writes it first: what a tile has, by the thread that will step it. All of
  * it here, so that no step pays for it. */
-void stream_touch(zero *z)
+void zero_touch(zero *z)
 {
     const grads_part *g = &z->grads;
     const slab *all[] = {z->params.pages == PAGES_NODE ? NULL : &z->params.trained.slab,

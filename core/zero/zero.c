@@ -107,7 +107,6 @@ zds_status zero_create(const zero_wishes *wishes, const zero_means *means, zero 
         zero_destroy(z);
         return status;
     }
-    stream_touch(z);
     *out = z;
     return ZDS_OK;
 }

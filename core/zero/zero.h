@@ -72,6 +72,8 @@ typedef struct zero_means {
 /* Lays out and takes all memory. Collective. */
 zds_status zero_create(const zero_wishes *wishes, const zero_means *means, zero **out,
                        zds_error *error);
+/* The pages of what was taken come, each near the thread that will use it. */
+void zero_touch(zero *z);
 void zero_destroy(zero *z);
 
 /* Takes the gradients' memory anew, for micro steps that are added up in another type; between

@@ -131,6 +131,53 @@ Test(proc, the_least_limit_of_the_control_groups_counts)
     }
 }
 
+#define MEMINFO "MemTotal: 9000 kB\nMemFree: 10 kB\nMemAvailable:    1000 kB\n"
+
+static const struct {
+    const char *what;
+    double left;
+    file files[8];
+} memories[] = {
+    {"nothing to read", INFINITY, {{"/proc/x", ""}}},
+    {"no control groups", 1024000, {{"/proc/meminfo", MEMINFO}}},
+    {"version 2, its group has less, and would give up some",
+     700,
+     {{"/proc/meminfo", MEMINFO},
+      {CGROUP, "0::/a/b\n"},
+      {MOUNTS, MOUNT_2},
+      {"/sys/fs/cgroup/a/memory.max", "5000\n"},
+      {"/sys/fs/cgroup/a/memory.current", "4500\n"},
+      {"/sys/fs/cgroup/a/memory.stat", "anon 9\ninactive_file 200\nactive_file 7\n"},
+      {"/sys/fs/cgroup/a/b/memory.max", "max\n"}}},
+    {"version 1, over its limit",
+     0,
+     {{"/proc/meminfo", MEMINFO},
+      {CGROUP, "4:memory:/x\n"},
+      {MOUNTS, "31 29 0:27 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"},
+      {"/sys/fs/cgroup/memory/x/memory.limit_in_bytes", "1000\n"},
+      {"/sys/fs/cgroup/memory/x/memory.usage_in_bytes", "1300\n"},
+      {"/sys/fs/cgroup/memory/x/memory.stat", "inactive_file 900\ntotal_inactive_file 100\n"}}},
+    {"version 1, no limit",
+     1024000,
+     {{"/proc/meminfo", MEMINFO},
+      {CGROUP, "4:memory:/\n"},
+      {MOUNTS, "31 29 0:27 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"},
+      {"/sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n"},
+      {"/sys/fs/cgroup/memory/memory.usage_in_bytes", "5\n"}}},
+};
+
+Test(proc, what_is_left_of_memory_is_the_least)
+{
+    for (size_t i = 0; i < sizeof memories / sizeof *memories; i++) {
+        plant(memories[i].files, sizeof memories[i].files / sizeof *memories[i].files);
+        double left = proc_memory_left(root);
+        cr_expect(left == memories[i].left, "%s: %g instead of %g", memories[i].what, left,
+                  memories[i].left);
+        remove_tree();
+    }
+    cr_expect_gt(proc_memory_left(""), 0);
+}
+
 #define STATUS(parent, cpus)                                                                       \
     "Name:\tx\nPPid:\t" parent "\nCpus_allowed:\tffff\nCpus_allowed_list:\t" cpus "\n"
 
