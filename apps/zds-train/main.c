@@ -60,7 +60,7 @@ static zds_status read_model(training *t, zds_error *error)
     if (!status)
         status = params_create(&t->model, &t->params, error);
     t->source = (source){.params = &t->params, .seed = (uint64_t)t->o.seed};
-    if (!status && t->o.model && rank_here() == 0)
+    if (!status && t->o.model)
         status = source_open(t->o.model, &t->params, &t->source, error);
     return status;
 }
@@ -184,7 +184,8 @@ static zds_status create_engine(training *t, zds_error *error)
                                      .group_stride = sizeof *groups,
                                      .seed = (uint64_t)t->o.seed,
                                      .total_steps = t->steps,
-                                     .warmup_steps = warmup_steps(t)};
+                                     .warmup_steps = warmup_steps(t),
+                                     .values_everywhere = true}; /* each reads its own */
         status = zds_engine_create(t->config, model, &wanted, &t->engine, error);
         if (!status && rank_here() == 0 && zds_param_device(t->engine).space != ZDS_SPACE_HOST)
             fprintf(stderr,
