@@ -306,6 +306,20 @@ zds_status zds_grad_ready(zds_engine *e, uint32_t module, const zds_stream *stre
     return status;
 }
 
+/* In what the others gather with this rank, and in the reductions in between. */
+static zds_status take_part(zds_engine *e)
+{
+    uint32_t module;
+    int32_t pass;
+    zds_status status = engine_pass_over(e, e->lowest);
+    while (!status && zero_next(e->zero, &module, &pass)) {
+        status = zero_take_part(e->zero, module, pass);
+        if (!status && pass == ZDS_BACKWARD)
+            status = engine_pass_over(e, module);
+    }
+    return status ? status : engine_pass_over(e, 0);
+}
+
 zds_status zds_micro_abandon(zds_engine *e)
 {
     zds_status status = engine_usable(e);
@@ -316,11 +330,11 @@ zds_status zds_micro_abandon(zds_engine *e)
                            !e->in_micro ? "outside a micro step"
                            : e->no_sync ? "between zds_no_sync(true) and (false)"
                                         : "after zds_finish: call zds_discard");
-    if (zero_gathers(e->zero))
+    if (!zero_foretold(e->zero))
         return engine_fail(e, ZDS_ERR_UNSUPPORTED,
                            "zds_micro_abandon at zero_optimization.stage 3: the other ranks gather "
-                           "modules with this one, which must acquire them too; report zeros, end "
-                           "all ranks by zds_fail, or use stage 2");
+                           "modules with this one, which does not know their order from the micro "
+                           "step before; report zeros, end all ranks by zds_fail, or use stage 2");
     e->spoilt |= e->in_backward;
     for (uint32_t m = 0; !status && m < e->model->module_count; m++) {
         status = let_go_forwards(e, m);
@@ -329,7 +343,7 @@ zds_status zds_micro_abandon(zds_engine *e)
         zero_grads_spoilt(e->zero, m);
         status = let_go_backward(e, m);
     }
-    return status ? status : engine_pass_over(e, 0);
+    return status ? status : take_part(e);
 }
 
 zds_status zds_no_sync(zds_engine *e, bool on)

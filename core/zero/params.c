@@ -313,11 +313,6 @@ static zds_status let_read(zero *z, const zds_stream *stream)
     return stream ? zero_follow(z, stream, z->queue) : zero_sync(z);
 }
 
-bool zero_gathers(const zero *z)
-{
-    return z->params.in_parts;
-}
-
 zds_status zero_used(zero *z, const zds_stream *stream)
 {
     return z->queue && stream ? zero_follow(z, z->queue, stream) : ZDS_OK;
@@ -362,7 +357,7 @@ zds_status zero_acquire(zero *z, uint32_t module, int32_t pass, const zds_stream
     module_use *use = &z->params.modules[module];
     zds_status status = peers_progress(z->with.peers);
     if (!status)
-        status = residency_acquire(z, module);
+        status = residency_acquire(z, module, pass);
     if (status)
         return status;
     status = open_module(z, module, pass, stream);

@@ -67,8 +67,9 @@ typedef struct live_part {
     uint32_t *placed; /* [placed_count] spans in `memory`, by address */
     uint32_t placed_count;
     uint32_t *missing; /* [spans]: those that an acquire brings */
-    /* Modules in the order in which this micro step acquires them, and in which the one before did,
-     * which foretells what comes next as long as they agree. */
+    /* Modules in the order in which this micro step acquires them, each twice its number and 1 for
+     * backward; and in which the one before did, which foretells what comes next as long as they
+     * agree. */
     uint32_t *seen, *plan; /* [room] */
     size_t seen_count, plan_count, room;
     bool recording, foretold;
@@ -381,7 +382,7 @@ void residency_begin(zero *z);
 void residency_end(zero *z);
 /* The module's spans come, and stay until as many calls of release. To be awaited
  * (publish_await). */
-zds_status residency_acquire(zero *z, uint32_t module);
+zds_status residency_acquire(zero *z, uint32_t module, int32_t pass);
 void residency_hold(zero *z, uint32_t module);
 zds_status residency_release(zero *z, uint32_t module);
 /* What was gathered is no more what the owners have; all of it, or what is trained. */

@@ -132,12 +132,13 @@ void residency_end(zero *z)
 }
 
 /* This acquire is the next of the micro step. */
-static void note(zero *z, uint32_t module)
+static void note(zero *z, uint32_t module, int32_t pass)
 {
     live_part *l = &z->live;
+    uint32_t use = 2 * module + (pass == ZDS_BACKWARD);
     if (!l->recording)
         return;
-    if (l->foretold && (l->seen_count >= l->plan_count || l->plan[l->seen_count] != module)) {
+    if (l->foretold && (l->seen_count >= l->plan_count || l->plan[l->seen_count] != use)) {
         l->foretold = false;
         if (z->wish.tell_order && z->with.peers->rank == 0)
             log_line(
@@ -147,7 +148,7 @@ static void note(zero *z, uint32_t module)
                 z->with.model->modules[module].name);
     }
     if (l->seen_count < l->room)
-        l->seen[l->seen_count] = module;
+        l->seen[l->seen_count] = use;
     l->seen_count++;
 }
 
@@ -155,7 +156,22 @@ static void note(zero *z, uint32_t module)
 static uint32_t foretold(const live_part *l, size_t i)
 {
     size_t at = l->recording && l->seen_count < l->plan_count ? l->seen_count : 0;
-    return l->plan[(at + i) % l->plan_count];
+    return l->plan[(at + i) % l->plan_count] / 2;
+}
+
+bool zero_foretold(const zero *z)
+{
+    return !z->params.in_parts || is_alone(z) || z->live.foretold;
+}
+
+bool zero_next(const zero *z, uint32_t *module, int32_t *pass)
+{
+    const live_part *l = &z->live;
+    if (!l->recording || !l->foretold || l->seen_count >= l->plan_count)
+        return false;
+    *module = l->plan[l->seen_count] / 2;
+    *pass = l->plan[l->seen_count] % 2 ? ZDS_BACKWARD : ZDS_FORWARD;
+    return true;
 }
 
 static bool uses(const module_use *use, uint32_t k)
@@ -347,12 +363,12 @@ static zds_status bring(zero *z, uint32_t module)
     return status ? status : gather(z, missing, count);
 }
 
-zds_status residency_acquire(zero *z, uint32_t module)
+zds_status residency_acquire(zero *z, uint32_t module, int32_t pass)
 {
     if (!z->params.in_parts)
         return ZDS_OK;
     z->live.clock++;
-    note(z, module);
+    note(z, module, pass);
     residency_hold(z, module);
     zds_status status = bring(z, module);
     return status ? status : residency_look_ahead(z);
@@ -386,6 +402,15 @@ zds_status residency_release(zero *z, uint32_t module)
             status = drop(z, k);
     }
     return status;
+}
+
+zds_status zero_take_part(zero *z, uint32_t module, int32_t pass)
+{
+    const module_use *use = use_of(z, module);
+    zds_status status = residency_acquire(z, module, pass);
+    for (uint32_t i = 0; !status && i < use->span_count; i++)
+        status = publish_await(z, use->spans[i]);
+    return status ? status : residency_release(z, module);
 }
 
 zds_status residency_forget(zero *z, bool all)

@@ -120,8 +120,12 @@ zds_status zero_copy_out(zero *z, void *to, const void *from, uint64_t bytes);
 
 /* `local`: the optimizer reduces this step's gradients itself. */
 void zero_micro_begin(zero *z, bool boundary, bool local);
-/* Modules are gathered by all ranks together when they are acquired. */
-bool zero_gathers(const zero *z);
+/* Where all ranks gather modules together, one that gives up a micro step takes part in what the
+ * others acquire, as the micro step before has it. True: it is known, or nothing is gathered. */
+bool zero_foretold(const zero *z);
+/* False: there is nothing more in this micro step. */
+bool zero_next(const zero *z, uint32_t *module, int32_t *pass);
+zds_status zero_take_part(zero *z, uint32_t module, int32_t pass);
 /* The module's parameters may be read, and with ZDS_BACKWARD its gradients written, by what is put
  * on `stream` from now on; NULL: by the caller itself. ZDS_ERR_UNSUPPORTED: there is no room for
  * its gradients beside those that are being written. */

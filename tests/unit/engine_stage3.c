@@ -285,6 +285,54 @@ Test(engine_stage3, misuse_is_refused_and_changes_nothing)
     on_all((int[]){2}, 1, refusals);
 }
 
+/* Rank 1 gives up, before its forward, in it, or in its backward; the others go on. */
+static void given_up(int rank, int size)
+{
+    for (int when = 0; when < 3; when++) {
+        zds_engine *e = open_engine(config_at(3, KEEP(0) LIVE(1), ""), size, "AdamW", false);
+        zds_engine *once = open_engine(config_at(3, KEEP(0) LIVE(1), ""), size, "AdamW", false);
+        zds_step_result r = {.struct_size = sizeof r};
+        zds_view view;
+        WORKS(small_micro(e, ZDS_BOUNDARY_AUTO, 0, NULL));
+        WORKS(zds_micro_begin(e, ZDS_BOUNDARY_AUTO));
+        if (rank != 1) {
+            WORKS(small_passes(e, 1, 1));
+        } else {
+            for (uint32_t m = 0; when && m < (when == 1 ? 2 : SMALL_MODULES); m++) {
+                WORKS(zds_acquire(e, m, ZDS_FORWARD, NULL, &view));
+                WORKS(zds_release(e, m, NULL));
+            }
+            for (uint32_t m = SMALL_MODULES; when == 2 && m-- > 2;) {
+                WORKS(zds_acquire(e, m, ZDS_BACKWARD, NULL, &view));
+                if (m == 3)
+                    WORKS(zds_grad_ready(e, m, NULL));
+            }
+            WORKS(zds_micro_abandon(e));
+        }
+        WORKS(zds_step(e, &r));
+        NEED(when == 2 ? r.skipped : r.applied, "gave up at %d", when);
+        /* Without rank 1 its gradients are zeros; or nothing has happened. */
+        WORKS(small_micro(once, ZDS_BOUNDARY_AUTO, 0, NULL));
+        WORKS(zds_micro_begin(once, ZDS_BOUNDARY_AUTO));
+        WORKS(small_passes(once, 1, rank == 1 ? 0 : 1));
+        if (when == 2)
+            WORKS(zds_finish(once, NULL));
+        WORKS(when == 2 ? zds_discard(once, NULL) : zds_step(once, NULL));
+        for (uint64_t i = 2; i < 5; i++) {
+            WORKS(small_micro(e, ZDS_BOUNDARY_AUTO, i, NULL));
+            WORKS(small_micro(once, ZDS_BOUNDARY_AUTO, i, NULL));
+        }
+        NEED(hash(e) == hash(once) || rank, "gave up at %d", when);
+        end(e);
+        end(once);
+    }
+}
+
+Test(engine_stage3, a_rank_that_gives_up_takes_part_in_what_the_others_gather, .timeout = 120)
+{
+    on_all((int[]){2, 3}, 2, given_up);
+}
+
 /* Ranks that go through modules in other orders hear of it, where modules are gathered. */
 static void orders(int rank, int size)
 {

@@ -362,7 +362,9 @@ zds_status zds_discard(zds_engine *engine, zds_step_result *result);
 /* This rank gives up the micro step in progress, whose zds_step is next; what it holds is released.
  * Where it had acquired nothing for BACKWARD, it counts as zeros; else its gradients are spoilt,
  * and the boundary discards the optimizer step on all ranks (`skipped`, the loss scale untouched).
- * ZDS_ERR_UNSUPPORTED at stage 3 where ranks gather modules together (see zds_acquire). */
+ * At stage 3, where ranks gather modules together (see zds_acquire), it takes part in what the
+ * others acquire, as the micro step before had it; ZDS_ERR_UNSUPPORTED: there was none, or this one
+ * has gone another way. */
 zds_status zds_micro_abandon(zds_engine *engine);
 
 /* This rank cannot go on: the other ranks get ZDS_ERR_PEER with the text wherever they wait for it;
