@@ -22,7 +22,7 @@ enum {
 
 typedef struct bench {
     zds_engine *engine;
-    int64_t params, tensors, rows, steps;
+    int64_t params, tensors, rows, frozen, steps;
     double *ready, *step, *mix;
     double create; /* ms that zds_engine_create took */
     stream_arrays stream;
@@ -81,7 +81,8 @@ static zds_status one_step(bench *b, int64_t step)
             break;
         fill f = {
             .slot = view.slots[0], .parts = (uint64_t)zds_threads(b->engine) * 4, .step = step};
-        zds_parallel_for(b->engine, f.parts, fill_part, &f);
+        if (f.slot.grad)
+            zds_parallel_for(b->engine, f.parts, fill_part, &f);
         start = now_ms();
         status = zds_grad_ready(b->engine, (uint32_t)m, NULL);
         ready += now_ms() - start;
@@ -115,20 +116,26 @@ static double median(double *values, int64_t n)
     return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
 }
 
-/* Tensors of one extent, or with `rows` matrices. */
+static int64_t numel_of(const bench *b, int64_t i)
+{
+    return b->params / b->tensors + (i < b->params % b->tensors);
+}
+
+/* Tensors of one extent, or with `rows` matrices; the first ones are frozen. */
 static zds_model *make_model(const bench *b)
 {
     zds_model *model = zds_model_create();
     for (int64_t i = 0; model && i < b->tensors; i++) {
         char name[32];
         uint32_t module;
-        int64_t numel = b->params / b->tensors + (i < b->params % b->tensors);
+        int64_t numel = numel_of(b, i);
         int64_t shape[] = {b->rows ? b->rows : numel, b->rows ? numel / b->rows : 1};
         snprintf(name, sizeof name, "tensor.%lld", (long long)i);
         zds_param_desc desc = {.struct_size = sizeof desc,
                                .name = name,
                                .shape = shape,
                                .ndim = b->rows ? 2 : 1,
+                               .frozen = i < b->frozen,
                                .role = ZDS_ROLE_MATRIX};
         if (zds_model_add_module(model, name, &module) ||
             zds_model_add_param(model, module, &desc, NULL)) {
@@ -203,7 +210,10 @@ static int report(bench *b, const zds_config *config, bool json)
         return output_error("%s", zds_engine_error(b->engine));
     if (zds_rank(b->engine) != 0)
         return EXIT_DONE;
-    double bytes = BYTES_A_PARAMETER * (double)b->params / (stage ? world : 1);
+    double trained = 0;
+    for (int64_t i = b->frozen; i < b->tensors; i++)
+        trained += (double)numel_of(b, i);
+    double bytes = BYTES_A_PARAMETER * trained / (stage ? world : 1);
     double gbs = mix_bytes / (sums[2] / world) * 1e-6, bound = bytes / gbs * 1e-6;
     double ready = sums[0] / world, step = sums[1] / world;
     double pss = sums[3] / world, reported = sums[4] / world;
@@ -278,7 +288,7 @@ static int run(bench *b, const char *path, int64_t threads, bool json)
 int bench_step(int argc, char **argv)
 {
     const char *config = NULL;
-    int64_t params = 64 << 20, tensors = 16, rows = 0, steps = 12, threads = 0;
+    int64_t params = 64 << 20, tensors = 16, rows = 0, frozen = 0, steps = 12, threads = 0;
     bool json = false;
     args_option options[] = {
         {.name = "config",
@@ -301,6 +311,11 @@ int bench_step(int argc, char **argv)
          .value = &rows,
          .meta = "R",
          .doc = "which are matrices of so many rows (default: of one extent)"},
+        {.name = "frozen",
+         .type = ARGS_COUNT,
+         .value = &frozen,
+         .meta = "F",
+         .doc = "the first of them, so many, are not trained (default 0)"},
         {.name = "steps",
          .type = ARGS_COUNT,
          .value = &steps,
@@ -336,10 +351,14 @@ int bench_step(int argc, char **argv)
     if (params < 1 || tensors < 1 || tensors > params || tensors > 1 << 20 || steps < 3 ||
         threads > 4096)
         return args_wrong("need 1 <= tensors <= params, at least 3 steps, at most 4096 threads");
+    if (frozen >= tensors)
+        return args_wrong("--frozen %lld leaves none of %lld tensors to be trained",
+                          (long long)frozen, (long long)tensors);
     if (rows && params % (tensors * rows))
         return args_wrong("matrices of %lld rows do not make %lld parameters in %lld tensors",
                           (long long)rows, (long long)params, (long long)tensors);
-    bench b = {.params = params, .tensors = tensors, .rows = rows, .steps = steps};
+    bench b = {
+        .params = params, .tensors = tensors, .rows = rows, .frozen = frozen, .steps = steps};
     b.ready = calloc((size_t)steps, sizeof *b.ready);
     b.step = calloc((size_t)steps, sizeof *b.step);
     b.mix = calloc((size_t)steps, sizeof *b.mix);

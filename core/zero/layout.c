@@ -22,15 +22,15 @@ typedef struct filling {
     bool impossible; /* no common multiple */
 } filling;
 
-/* Elements of a module's trainable parameters, each rounded up to `align`. */
-static uint64_t module_elements(const zds_model *model, uint32_t module, uint64_t align)
+/* Elements of a module's parameters that are trained, or in parts, each rounded up. */
+static uint64_t module_elements(const zds_model *model, uint32_t module, const layout_wish *wish)
 {
     const model_module *m = &model->modules[module];
     uint64_t sum = 0;
     for (uint32_t i = 0; i < m->home_count; i++) {
         const model_param *p = &model->params[m->params[i]];
-        if (!p->frozen)
-            sum += round_up(p->numel, align);
+        if (!p->frozen || wish->in_parts)
+            sum += round_up(p->numel, wish->align);
     }
     return sum;
 }
@@ -201,7 +201,7 @@ static zds_status fill(layout *l, const zds_model *model, const layout_wish *wis
 {
     uint64_t largest = 0, bucket = wish->bucket;
     for (uint32_t m = 0; m < model->module_count; m++) {
-        uint64_t size = module_elements(model, m, wish->align);
+        uint64_t size = module_elements(model, m, wish);
         largest = size > largest ? size : largest;
         l->spans_of[m] = LAYOUT_NONE;
     }
@@ -214,10 +214,10 @@ static zds_status fill(layout *l, const zds_model *model, const layout_wish *wis
     filling f = {.model = model, .wish = wish, .owner = LAYOUT_NONE, .alone = LAYOUT_NONE};
     for (uint32_t m = 0; m < model->module_count;) {
         uint32_t count = 1;
-        uint64_t size = module_elements(model, m, wish->align);
+        uint64_t size = module_elements(model, m, wish);
         while (m + count < model->module_count &&
-               size + module_elements(model, m + count, wish->align) <= bucket)
-            size += module_elements(model, m + count++, wish->align);
+               size + module_elements(model, m + count, wish) <= bucket)
+            size += module_elements(model, m + count++, wish);
         zds_status status = add_spans(l, &f, m, count);
         if (status)
             return status;

@@ -272,6 +272,38 @@ Test(layout, parts_hold_whole_blocks)
     zds_model_destroy(model);
 }
 
+/* Where ranks keep parts: a module of much is a span of its own, trained or not, which is cut; one
+ * that is kept is not, and one that modules share is by itself. */
+Test(layout, spans_in_parts_are_of_one_module)
+{
+    shape s = {6, {100000, 90000, 80000, 70000, 60000, 5}, 1};
+    const bool kept[6] = {false, false, true, false, false, false};
+    zds_model *model = build(&s, true);
+    for (uint32_t m = 1; m < 6; m++)
+        model->params[m].frozen = m != 2;
+    for (uint32_t world = 1; world <= 4; world++) {
+        layout *l = create(model, (layout_wish){.world_size = world,
+                                                .align = 16,
+                                                .bucket = 1 << 30,
+                                                .in_parts = true,
+                                                .kept = kept});
+        for (uint32_t p = 0; p < 5; p++) {
+            const layout_span *span = &l->spans[l->places[p].span];
+            cr_expect_eq(span->param_count, 1, "parameter %u shares a span", p);
+            cr_expect_eq(span->kept, p == 2);
+            cr_expect_eq(span->kind, p == 0 || p == 2 ? SPAN_CUT : SPAN_FROZEN);
+            cr_expect_eq(span->part * world, span->count, "parameter %u is not cut", p);
+            cr_expect_lt(span->count, s.numels[p] + 16 * world);
+            uint64_t held = 0;
+            for (uint32_t r = 0; r < world; r++)
+                held += layout_piece_of(l, model, p, r).count;
+            cr_expect_eq(held, s.numels[p]);
+        }
+        layout_destroy(l);
+    }
+    zds_model_destroy(model);
+}
+
 /* Primes whose product is larger than any number of the machine. */
 Test(layout, blocks_without_a_common_multiple_are_refused)
 {
