@@ -1,4 +1,5 @@
 /* An engine's beginning and end. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -122,14 +123,14 @@ static zds_status create_zero(zds_engine *e, zds_error *error)
  * be too much is told before. */
 static void tell_room(const zds_engine *e)
 {
-    enum { GIB = 1 << 30 };
+    enum { GIB = 1 << 30, SMALL = 64 << 20 /* fits anywhere */ };
     zds_memory_row row;
-    double ranks = e->launch.local_world_size > 0 ? e->launch.local_world_size : 1, bytes = 0,
-           left = proc_memory_left("");
+    double ranks = e->launch.local_world_size > 0 ? e->launch.local_world_size : 1, bytes = 0;
     for (size_t i = 0; zds_memory_report(e, i, &row); i++)
         if (tiers_are_here(e, row.tier))
             bytes += (double)(row.bytes - row.shared) * ranks + (double)row.shared;
-    if (e->planned || bytes <= left)
+    double left = e->planned || bytes < SMALL ? INFINITY : proc_memory_left("");
+    if (bytes <= left)
         return;
     log_line(
         ZDS_LOG_WARNING, e->launch.rank, NULL,

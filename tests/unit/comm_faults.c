@@ -299,9 +299,19 @@ Test(comm_faults, a_busy_rank, .timeout = 30)
 
 /* === disagreement === */
 
+/* Nobody is in init any more. */
+static void meet(rank *me)
+{
+    zds_event *done = NULL;
+    const zds_coll c = {.struct_size = sizeof c};
+    NEED(!me->ops->barrier(me->self, &c, &done), "issue");
+    NEED(!finish(done), "wait");
+}
+
 static void diverges(rank *me, void *arg)
 {
     int kind = *(int *)arg;
+    meet(me);
     float src[8] = {0}, dst[64];
     zds_event *done = NULL;
     bool odd = me->rank == 1;
@@ -355,6 +365,7 @@ Test(comm_faults, ranks_that_disagree, .timeout = 30)
 static void diverging_message(rank *me, void *arg)
 {
     (void)arg;
+    meet(me);
     float x[4] = {0};
     zds_event *done = NULL;
     zds_coll c = floats(x, x, 4, 5 + (uint64_t)me->rank);

@@ -197,10 +197,11 @@ static void keep_text(void *user, const zds_problem *p)
 
 Test(plan, check_tells_all_at_once)
 {
-    zds_config *config = load("{\"train_batch_size\":64,\"zds\":{\"comm\":\"\\u001b[31m\"},\n"
-                              "\"zero_optimization\":{\"stage\":3,\"zero_quantized_weights\":true},\n"
-                              "\"optimizer\":{\"type\":\"SGD\",\"params\":{\"nesterov\":true}}}",
-                              64);
+    zds_config *config =
+        load("{\"train_batch_size\":64,\"zds\":{\"comm\":\"\\u001b[31m\"},\n"
+             "\"zero_optimization\":{\"stage\":3,\"zero_quantized_weights\":true},\n"
+             "\"optimizer\":{\"type\":\"SGD\",\"params\":{\"nesterov\":true}}}",
+             64);
     char text[1024] = "";
     zds_error error = ZDS_ERROR_INIT;
     cr_expect_eq(zds_engine_check(config, &alone, keep_text, text, &error), ZDS_ERR_CONFIG);
