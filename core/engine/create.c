@@ -45,6 +45,10 @@ zds_status engine_options(const zds_engine_options *given, zds_engine_options *o
 static zds_status find_launch(launch *l, const zds_engine_options *o, zds_error *error)
 {
     zds_status status = launch_read(l, error);
+    if (!status && o->timeout_ms < 0)
+        return error_set(error, ZDS_ERR_INVALID,
+                         "options.timeout_ms is %d; 0 leaves it to ZDS_TIMEOUT",
+                         (int)o->timeout_ms);
     if (o->timeout_ms > 0)
         l->timeout_ms = o->timeout_ms;
     if (status || o->world_size == 0)

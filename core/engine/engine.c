@@ -102,14 +102,15 @@ zds_status zds_fail(zds_engine *e, zds_status status, const char *format, ...)
 {
     zds_status usable = engine_usable(e);
     if (usable)
-        return status ? status : usable;
+        return status && getpid() == e->process ? status : usable;
     va_list args;
     va_start(args, format);
     char *text = text_formatv(format, args);
     va_end(args);
     engine_fail(e, status, "%s", text ? text : format);
     free(text);
-    return engine_give_up(e, status ? status : ZDS_ERR_INVALID);
+    e->given_up = status ? status : ZDS_ERR_INVALID;
+    return engine_give_up(e, e->given_up);
 }
 
 double zds_loss_scale(const zds_engine *e)

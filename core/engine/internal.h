@@ -140,6 +140,7 @@ struct zds_engine {
     bool finished;         /* gradients are reduced, and their norm is known: */
     zero_norm_result norm; /* of this optimizer step, unscaled */
     bool spoilt;           /* this rank abandoned a backward of it */
+    zds_status given_up;   /* what zds_fail was told; the run is over */
     double pending_loss, mean_loss;
     uint64_t seed;
     bool values_everywhere;    /* each rank reads initial values itself */
@@ -156,6 +157,12 @@ zds_status engine_fail(zds_engine *e, zds_status status, const char *format, ...
 /* After a failure of this rank alone in what all ranks do, with its text set: nothing may follow,
  * and the peers, who would wait for this rank, are told. Returns status. */
 zds_status engine_give_up(zds_engine *e, zds_status status);
+/* Of a call with a function of the program's, which may have ended the run by zds_fail: that is
+ * then why it failed. */
+static inline zds_status engine_why(const zds_engine *e, zds_status status)
+{
+    return status && e && e->given_up ? e->given_up : status;
+}
 /* ZDS_ERR_INVALID in a forked child or after a lost peer. */
 zds_status engine_usable(zds_engine *e);
 

@@ -1,6 +1,6 @@
 /* Where a run stands, so that another can go on there: counts, the loss scale, the schedule's own
  * state. */
-#include <math.h>
+#include <float.h>
 #include <string.h>
 
 #include "engine/internal.h"
@@ -25,14 +25,24 @@ zds_status zds_get_progress(zds_engine *e, zds_progress *progress)
     return ZDS_OK;
 }
 
+/* No run comes so far, and what is counted on from there is still a number. */
+static const int64_t MOST = INT64_C(1) << 53;
+
 static const char *progress_fault(const zds_engine *e, const zds_progress *p)
 {
     if (p->steps < 0 || p->skips < 0)
         return "counts below 0";
-    if (!(p->loss_scale > 0) || !isfinite(p->loss_scale))
-        return "a loss_scale that is none";
+    if (p->steps > MOST || p->skips > MOST || p->scale_steps > MOST)
+        return "counts above 2 to the 53rd";
+    if (!(p->loss_scale >= (double)FLT_MIN && p->loss_scale <= (double)FLT_MAX))
+        return "a loss_scale that fp32 cannot hold";
     if (!e->scale.dynamic && p->loss_scale != e->scale.value)
         return "a loss_scale that is not the config's: only fp16's dynamic one moves";
+    if (e->scale.dynamic && p->loss_scale < e->scale.least && p->loss_scale < e->set.scale.value)
+        return "a loss_scale below fp16.min_loss_scale";
+    int64_t most = e->scale.hysteresis, least = most < 1 ? most : 1;
+    if (e->scale.dynamic && (p->scale_patience < least || p->scale_patience > most))
+        return "a scale_patience that is not from 1 to fp16.hysteresis";
     if (p->scale_overflow < -1 || p->scale_overflow >= p->scale_steps + (p->scale_steps == 0))
         return "a scale_overflow that is no boundary of the scale_steps";
     return NULL;

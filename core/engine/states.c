@@ -97,6 +97,25 @@ static zds_status no_such_param(zds_engine *e, uint32_t param)
                        e->model->param_count);
 }
 
+/* All ranks want the same. Nothing has been done yet where they do not. */
+static zds_status agree_on_what(zds_engine *e, const char *call, uint32_t param, int32_t index)
+{
+    const int64_t mine[2] = {param, index};
+    const void *all;
+    zds_status status = peers_gather(e->control, mine, sizeof mine, &all, call);
+    for (int32_t r = 0; !status && r < e->launch.world_size; r++) {
+        const int64_t *theirs = (const int64_t *)all + (size_t)2 * (size_t)r;
+        const char *what = theirs[1] < 0 ? "" : e->params[theirs[0]].state_names[theirs[1]];
+        if (memcmp(theirs, mine, sizeof mine) != 0)
+            status = engine_fail(e, ZDS_ERR_DIVERGED,
+                                 "%s: rank %d asks for %s%sparameter %s, rank %d for another: all "
+                                 "ranks must ask for the same",
+                                 call, r, what, *what ? " of " : "",
+                                 e->model->params[theirs[0]].name, e->launch.rank);
+    }
+    return status;
+}
+
 /* *index: the state to get, -1 for none. */
 static zds_status check_get(zds_engine *e, const char *call, uint32_t param, const char *state,
                             filter passes, bool can_write, int32_t *index)
@@ -113,7 +132,7 @@ static zds_status check_get(zds_engine *e, const char *call, uint32_t param, con
     if (state && *index < 0)
         return engine_fail(e, ZDS_ERR_NOT_FOUND, "parameter %s has no state %s",
                            e->model->params[param].name, state);
-    return ZDS_OK;
+    return agree_on_what(e, call, param, *index);
 }
 
 /* `written`: what rank 0's function said. */
@@ -135,7 +154,7 @@ zds_status zds_get_values(zds_engine *e, uint32_t param, const char *state, zds_
     zds_status status = check_get(e, call, param, state, has_values, write != NULL, &index);
     if (!status)
         status = zero_write_values(e->zero, param, index, write, user, &written);
-    return status ? status : end_get(e, call, param, written);
+    return engine_why(e, status ? status : end_get(e, call, param, written));
 }
 
 zds_status zds_get_state_bytes(zds_engine *e, uint32_t param, const char *state,
@@ -148,7 +167,7 @@ zds_status zds_get_state_bytes(zds_engine *e, uint32_t param, const char *state,
         check_get(e, call, param, state ? state : "", has_bytes, write != NULL, &index);
     if (!status)
         status = zero_write_bytes(e->zero, param, index, write, user, &written);
-    return status ? status : end_get(e, call, param, written);
+    return engine_why(e, status ? status : end_get(e, call, param, written));
 }
 
 /* === in === */
@@ -159,6 +178,7 @@ static zds_status check_set(zds_engine *e, const char *call, uint32_t param, con
     zds_status status = engine_usable(e);
     if (status)
         return status;
+    can_read |= e->launch.rank != 0;
     if (!e->values_set || engine_in_step(e) || !can_read)
         return engine_fail(e, ZDS_ERR_INVALID, "%s %s", call,
                            !can_read       ? "needs a function to read from"
@@ -171,7 +191,7 @@ static zds_status check_set(zds_engine *e, const char *call, uint32_t param, con
     if (!trainable || (state && *index < 0))
         return engine_fail(e, ZDS_ERR_NOT_FOUND, "parameter %s %s%s", e->model->params[param].name,
                            trainable ? "has no state " : "is frozen", trainable ? state : "");
-    return peers_agree(e->control, ZDS_OK, call); /* nobody reads shared pages */
+    return agree_on_what(e, call, param, *index); /* and nobody reads shared pages */
 }
 
 /* `read_status`: what rank 0's function said. */
@@ -229,9 +249,9 @@ zds_status zds_set_state(zds_engine *e, uint32_t param, const char *state, zds_r
     if (status)
         return status;
     if (index >= 0 && e->params[param].needs.states[index].kind == ZDS_STATE_CONSTANT)
-        return set_constant(e, call, param, index, read, user);
+        return engine_why(e, set_constant(e, call, param, index, read, user));
     status = zero_read_state(e->zero, param, index, read, user, &read_status);
-    return status ? status : end_set(e, call, param, read_status);
+    return engine_why(e, status ? status : end_set(e, call, param, read_status));
 }
 
 /* Bytes that were got where the state was `saved` mean the same here. */
@@ -287,5 +307,5 @@ zds_status zds_set_state_bytes(zds_engine *e, uint32_t param, const zds_state_in
         status = check_saved(e, param, index, saved);
     if (!status)
         status = zero_read_bytes(e->zero, param, index, read, user, &read_status);
-    return status ? status : end_set(e, call, param, read_status);
+    return engine_why(e, status ? status : end_set(e, call, param, read_status));
 }

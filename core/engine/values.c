@@ -53,12 +53,12 @@ static zds_status read_from_first(zds_engine *e, zds_read_fn read, void *user)
                              zds_status_name(common));
 }
 
-zds_status zds_set_values(zds_engine *e, zds_read_fn read, void *user)
+static zds_status set_values(zds_engine *e, zds_read_fn read, void *user)
 {
     zds_status status = engine_usable(e);
     if (status)
         return status;
-    if (!read)
+    if (!read && (e->launch.rank == 0 || e->values_everywhere))
         return engine_fail(e, ZDS_ERR_INVALID, "zds_set_values needs a function to read from");
     if (engine_in_step(e))
         return engine_fail(e, ZDS_ERR_INVALID, "zds_set_values in the middle of an optimizer step");
@@ -78,6 +78,11 @@ zds_status zds_set_values(zds_engine *e, zds_read_fn read, void *user)
     status = zero_start(e->zero);
     e->values_set = !status;
     return status;
+}
+
+zds_status zds_set_values(zds_engine *e, zds_read_fn read, void *user)
+{
+    return engine_why(e, set_values(e, read, user));
 }
 
 static zds_status check_copy(zds_engine *e, const char *call, const void *to, const void *from,

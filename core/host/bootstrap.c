@@ -144,7 +144,8 @@ static zds_status collect(bootstrap *b, inbox *in, size_t bytes, int64_t until, 
             char absent[200];
             list_absent(b, in, absent, sizeof absent);
             status = error_set(error, ZDS_ERR_PEER,
-                               "rank(s) %s silent for %d ms (ZDS_TIMEOUT) while the ranks met",
+                               "rank(s) %s silent for %d ms (ZDS_TIMEOUT, or options.timeout_ms) "
+                               "while the ranks met",
                                absent, (int)m->timeout_ms);
         } else if (poll(fds, n, left < 1000 ? (int)left : 1000) < 0 && errno != EINTR) {
             status = error_set(error, ZDS_ERR_IO, "poll: %s", strerror(errno));
@@ -218,9 +219,10 @@ static zds_status await_answer(bootstrap *b, char *all, size_t bytes, int64_t un
         if (go_on < 0)
             return error_set(error, ZDS_ERR_IO, "poll: %s", strerror(errno));
         if (!go_on)
-            return error_set(error, ZDS_ERR_PEER,
-                             "rank 0 did not answer within %d ms (ZDS_TIMEOUT)",
-                             (int)m->timeout_ms);
+            return error_set(
+                error, ZDS_ERR_PEER,
+                "rank 0 did not answer within %d ms (ZDS_TIMEOUT, or options.timeout_ms)",
+                (int)m->timeout_ms);
     }
     for (char *c = text; *c; c++) /* it is printed, and may be anybody's */
         *c = iscntrl((unsigned char)*c) ? '?' : *c;

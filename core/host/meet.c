@@ -341,7 +341,8 @@ static zds_status gather(gathering *g, int64_t until, zds_error *error)
             char missing[200];
             list_missing(m, missing, sizeof missing);
             status = error_set(error, ZDS_ERR_PEER,
-                               "rank(s) %s did not come within %d ms (ZDS_TIMEOUT); were all %d"
+                               "rank(s) %s did not come within %d ms (ZDS_TIMEOUT, or "
+                               "options.timeout_ms); were all %d"
                                " started, with the same MASTER_ADDR and MASTER_PORT, and with one"
                                " LOCAL_WORLD_SIZE on each machine?",
                                missing, (int)m->timeout_ms, (int)m->size);
@@ -515,7 +516,8 @@ static int unix_connect(meeting *m, int64_t until, zds_error *error)
         pause_ms(nap);
     }
     error_set(error, ZDS_ERR_PEER,
-              "rank 0 did not come within %d ms (ZDS_TIMEOUT): nobody listens at MASTER_ADDR %s,"
+              "rank 0 did not come within %d ms (ZDS_TIMEOUT, or options.timeout_ms): nobody "
+              "listens at MASTER_ADDR %s,"
               " MASTER_PORT %d for user %u on this machine, or the job there is complete",
               (int)m->timeout_ms, m->addr, (int)m->port, (unsigned)geteuid());
     return -1;

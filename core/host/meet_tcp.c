@@ -266,7 +266,8 @@ int meet_tcp_connect(const meeting *m, int64_t until, zds_error *error)
         error_set(error, ZDS_ERR_IO, "MASTER_ADDR %s: %s", m->addr, gai_strerror(reason));
     else
         error_set(error, ZDS_ERR_PEER,
-                  "rank 0 did not come within %d ms (ZDS_TIMEOUT): nobody answers as rank 0 at"
+                  "rank 0 did not come within %d ms (ZDS_TIMEOUT, or options.timeout_ms): nobody "
+                  "answers as rank 0 at"
                   " MASTER_ADDR %s, MASTER_PORT %d to %d%s",
                   (int)m->timeout_ms, m->addr, (int)m->port, (int)m->port + MEET_PORTS - 1, other);
     return -1;

@@ -147,6 +147,15 @@ static zds_status unfit_error(const lookup *look, const char *name, const char *
 }
 
 /* Names of usable plugins: those near `name`, or all. */
+static bool is_listed(const char *list, const char *name)
+{
+    size_t length = strlen(name);
+    for (const char *p = list; p && (p = strstr(p, name)) != NULL; p += length)
+        if ((p == list || p[-1] == ' ') && strchr(", ", p[length]))
+            return true;
+    return false;
+}
+
 static char *known_names(const lookup *look, const char *name, bool near_only)
 {
     char *list = NULL;
@@ -157,7 +166,7 @@ static char *known_names(const lookup *look, const char *name, bool near_only)
         {
             const char *by, *known = fact_text(fact, "name");
             if (!fact_reason(fact) && fact_is(fact, look->kind, known) &&
-                (!near_only || name_is_near(name, known)) &&
+                (!near_only || name_is_near(name, known)) && !is_listed(list, known) &&
                 !files_shadowed(look->files, look->files->file[i], index, &by))
                 text_append(&list, near_only ? " or " : ", ", "%s", known);
             index++;

@@ -261,7 +261,8 @@ typedef struct zds_slot {
     zds_dtype dtype;  /* of data */
     uint64_t count;   /* elements */
     const void *data; /* read only; at stage >= 1 the pages are not writable */
-    void *grad;       /* BACKWARD of a trainable parameter; else NULL */
+    void *grad;       /* of a trainable parameter, while the module is acquired for BACKWARD (each
+                         view of it sees it); else NULL */
     bool accumulate;  /* add to grad; false: overwrite it (what is there is undefined). Of uses that
                          are held together, the one acquired first overwrites, before the others */
     uint8_t reserved[3];
@@ -333,11 +334,12 @@ zds_status zds_grad_ready(zds_engine *engine, uint32_t module, const zds_stream 
 typedef struct zds_step_result {
     size_t struct_size;
     int32_t applied;   /* 1: parameters were updated */
-    int32_t skipped;   /* 1: a boundary, but a gradient was not finite: nothing changed */
+    int32_t skipped;   /* 1: a boundary, but a gradient was not finite, or the step was discarded
+                          or abandoned: nothing changed */
     int64_t steps;     /* applied so far */
     int64_t skips;     /* skipped so far */
     double grad_norm;  /* over all parameters and ranks, unscaled, before clipping; NaN if not a
-                          boundary; Inf or NaN if skipped */
+                          boundary; Inf or NaN if a gradient was not finite */
     double loss_scale; /* that the next step will use */
     double lr; /* rate of the first trainable parameter (of those that lead, see plugin.h) in this
                   step, applied or not */

@@ -153,3 +153,68 @@ Test(engine_values, all_ranks_say_so_or_none)
 {
     run(2, true, one_everywhere);
 }
+
+/* === ranks that do not want the same, and programs that end the run within a callback === */
+
+static zds_status ignore(void *user, uint32_t param, uint64_t first, uint64_t count,
+                         const float *values)
+{
+    (void)user, (void)param, (void)first, (void)count, (void)values;
+    return ZDS_OK;
+}
+
+static zds_status fail_reading(void *user, uint32_t param, uint64_t first, uint64_t count,
+                               float *out)
+{
+    (void)param, (void)first, (void)count, (void)out;
+    return zds_fail(user, ZDS_ERR_FORMAT, "the file is torn");
+}
+
+static zds_status fail_writing(void *user, uint32_t param, uint64_t first, uint64_t count,
+                               const float *values)
+{
+    (void)param, (void)first, (void)count, (void)values;
+    return zds_fail(user, ZDS_ERR_IO, "the disk is full");
+}
+
+static void other_wishes(int rank, int size)
+{
+    for (int stage = 0; stage <= 3; stage++) {
+        zds_engine *e = open_engine(at_stage(stage, ""), size, false);
+        /* Only rank 0 reads and writes. */
+        NEED(!zds_set_values(e, rank ? NULL : small_values, NULL), "%s", zds_engine_error(e));
+        NEED(!small_micro(e, ZDS_BOUNDARY_AUTO, 0, NULL), "%s", zds_engine_error(e));
+        NEED(zds_get_values(e, (uint32_t)rank, NULL, ignore, NULL) == ZDS_ERR_DIVERGED &&
+                 strstr(zds_engine_error(e), "asks for parameter"),
+             "%s", zds_engine_error(e));
+        NEED(zds_get_values(e, 0, rank ? "exp_avg" : "exp_avg_sq", ignore, NULL) ==
+                     ZDS_ERR_DIVERGED &&
+                 strstr(zds_engine_error(e), "exp_avg"),
+             "%s", zds_engine_error(e));
+        NEED(zds_set_state(e, (uint32_t)rank, NULL, rank ? NULL : small_values, NULL) ==
+                 ZDS_ERR_DIVERGED,
+             "%s", zds_engine_error(e));
+        /* Nothing has happened. */
+        NEED(!zds_get_values(e, 0, "exp_avg", rank ? NULL : ignore, NULL), "%s",
+             zds_engine_error(e));
+        NEED(!zds_set_state(e, 0, NULL, rank ? NULL : small_values, NULL), "%s",
+             zds_engine_error(e));
+        zds_status status = zds_get_values(e, 0, NULL, fail_writing, e);
+        NEED(status == (rank ? ZDS_ERR_PEER : ZDS_ERR_IO) &&
+                 strstr(zds_engine_error(e), "the disk is full"),
+             "%s: %s", zds_status_name(status), zds_engine_error(e));
+        zds_engine_destroy(e);
+        e = open_engine(at_stage(stage, ""), size, false);
+        status = zds_set_values(e, fail_reading, e);
+        NEED(status == (rank ? ZDS_ERR_PEER : ZDS_ERR_FORMAT) &&
+                 strstr(zds_engine_error(e), "the file is torn"),
+             "%s: %s", zds_status_name(status), zds_engine_error(e));
+        zds_engine_destroy(e);
+    }
+}
+
+Test(engine_values, ranks_with_other_wishes_and_programs_that_end_within)
+{
+    run(2, true, other_wishes);
+    run(3, true, other_wishes);
+}

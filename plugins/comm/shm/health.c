@@ -158,14 +158,23 @@ bool health_has_left(const comm *c, int32_t r)
            (atomic_load(&c->slots[r].left) || atomic_load(&c->job->header->gone[c->world_rank[r]]));
 }
 
+/* "2 s", or "500 ms". */
+static const char *shown(int64_t ms, char text[32])
+{
+    bool whole = ms >= 1000;
+    snprintf(text, 32, "%lld %s", (long long)(whole ? ms / 1000 : ms), whole ? "s" : "ms");
+    return text;
+}
+
 void health_bear(comm *c, int64_t silent, const char *ranks, const char *what)
 {
     const job *j = c->job;
     const zds_host *host = j->host;
     if (silent > j->timeout_ms) {
         comm_fail(c, ZDS_ERR_PEER,
-                  "rank(s) %s silent for %d ms (ZDS_TIMEOUT) while rank %d waits for %s", ranks,
-                  (int)j->timeout_ms, (int)j->rank, what);
+                  "rank(s) %s silent for %d ms (ZDS_TIMEOUT, or options.timeout_ms) while rank %d "
+                  "waits for %s",
+                  ranks, (int)j->timeout_ms, (int)j->rank, what);
         return;
     }
     if (silent < c->warned) /* there was news in between */
@@ -173,10 +182,11 @@ void health_bear(comm *c, int64_t silent, const char *ranks, const char *what)
     if (silent - c->warned < j->warn_ms)
         return;
     c->warned = silent;
+    char now[32], then[32];
     host->log(host, ZDS_LOG_WARNING,
-              "rank(s) %s silent for %lld s while rank %d waits for %s; an error after %d s "
-              "(ZDS_TIMEOUT)",
-              ranks, (long long)silent / 1000, (int)j->rank, what, (int)(j->timeout_ms / 1000));
+              "rank(s) %s silent for %s while rank %d waits for %s; an error after %s "
+              "(ZDS_TIMEOUT, or options.timeout_ms)",
+              ranks, shown(silent, now), (int)j->rank, what, shown(j->timeout_ms, then));
 }
 
 /* How far a rank has come, the weightiest first: what counts no further than `seq`; and whether it

@@ -216,9 +216,10 @@ static zds_status gather(gathering *g)
         if (left <= 0) {
             char missing[200];
             list_missing(j, missing, sizeof missing);
-            status =
-                host->fail(host, ZDS_ERR_PEER, "rank(s) %s did not come within %d ms (ZDS_TIMEOUT)",
-                           missing, (int)j->join_ms);
+            status = host->fail(
+                host, ZDS_ERR_PEER,
+                "rank(s) %s did not come within %d ms (ZDS_TIMEOUT, or options.timeout_ms)",
+                missing, (int)j->join_ms);
             break;
         }
         if (poll(fds, n, left < 1000 ? (int)left : 1000) < 0 && errno != EINTR)
