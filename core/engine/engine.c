@@ -102,7 +102,7 @@ zds_status zds_fail(zds_engine *e, zds_status status, const char *format, ...)
 {
     zds_status usable = engine_usable(e);
     if (usable)
-        return status && getpid() == e->process ? status : usable;
+        return status && e && getpid() == e->process ? status : usable;
     va_list args;
     va_start(args, format);
     char *text = text_formatv(format, args);

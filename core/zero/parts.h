@@ -239,7 +239,7 @@ typedef struct stream_part {
     slab scratches;
     void **scratch; /* [threads]: places in it */
     record_ring ring;
-    bool replaced;       /* states are not what they start as, nor what a step has left */
+    bool replaced;       /* states are not what they start as: set, or left by a step */
     bool own_states_cut; /* RANK_LOCAL states were last written by tiles, each rank in its parts */
 } stream_part;
 

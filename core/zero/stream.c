@@ -598,6 +598,7 @@ zds_status zero_update(zero *z, int64_t step, double grad_scale)
                         .scratch_bytes = ops->scratch_bytes,
                         .stream = z->queue};
     services_clear(z->with.optim_services);
+    z->stream.replaced = true;
     zds_status status = publish_begin(z);
     if (!status)
         status = params_seal(z, false);

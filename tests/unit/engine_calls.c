@@ -455,6 +455,14 @@ static void values_again(int rank, int size)
     NEED(hash(e) != hash(fresh) || rank, "a state is set");
     NEED(!zds_set_values(e, small_values, NULL), "%s", zds_engine_error(e));
     NEED(hash(e) == hash(fresh) || rank, "a state is as it was set");
+    zds_progress start;
+    start.struct_size = sizeof start;
+    NEED(!zds_get_progress(e, &start), "%s", zds_engine_error(e));
+    train(e, 0);
+    NEED(!zds_set_progress(e, &start) && !zds_set_values(e, small_values, NULL), "%s",
+         zds_engine_error(e));
+    NEED(hash(e) == hash(fresh) || rank, "a state is as a step has left it");
+    NEED(zds_fail(NULL, ZDS_ERR_IO, "nothing") == ZDS_ERR_INVALID, "no engine");
     zds_engine_destroy(e);
     zds_engine_destroy(fresh);
 }
