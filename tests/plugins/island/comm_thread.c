@@ -214,8 +214,10 @@ void *island_comm_live(void *arg)
             next = t->next; /* tasks are only added meanwhile, behind */
             moved = begin(j, t);
         }
-        for (task *t = j->first; t && !moved; t = t->next)
+        for (task *t = j->first, *next; t && !moved; t = next) {
+            next = t->next;
             moved = finish(j, t);
+        }
         if (!moved)
             rest(j);
     }
