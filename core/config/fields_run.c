@@ -195,6 +195,12 @@ static const field rows[] = {
      "A module that is acquired for forward and not released when a micro step ends is an error, "
      "as it always is at stage 3; otherwise it is released then.",
      .flags = 0},
+    {"zds.overlap_step", FIELD_BOOL, FIELD_DONE, "false",
+     "A module is updated as soon as its gradients are reduced, while backward goes on, with the "
+     "same results: with offload its states are read and written meanwhile, and a device updates "
+     "beside backward. It needs gradient_clipping 0, and no fp16; with bf16, check_grad_overflow "
+     "false. In fp32 a gradient that is not finite ends the run.",
+     .flags = 0},
     {"zds.device", FIELD_ENUM, FIELD_DONE, "host",
      "Where parameters, gradients and optimizer states are, and are computed with; test: a device "
      "without hardware, of zds's own tests.",

@@ -84,6 +84,8 @@ static zds_status create_zero(zds_engine *e, zds_error *error)
             zds_config_is_set(e->config, "communication_data_type") ? set->comm_dtype : ZERO_AS_IS,
         .reduce_scatter = set->reduce_scatter,
         .overlap = set->overlap,
+        .overlap_step = set->overlap_step,
+        .finite = set->check_overflow,
         .prescale = set->prescale,
         .postscale = set->postscale,
         .sum_factor = set->sum_factor,

@@ -151,9 +151,12 @@ zds_status zds_set_lr(zds_engine *e, size_t group, double lr)
                            "zds_set_lr: schedule %s sets the rates; leave it out (scheduler of the "
                            "config, options.scheduler)",
                            e->sched_services.name);
-    if (e->finished)
+    if (e->finished || engine_updates(e))
         return engine_fail(e, ZDS_ERR_INVALID,
-                           "zds_set_lr between zds_finish and zds_step or zds_discard");
+                           e->finished
+                               ? "zds_set_lr between zds_finish and zds_step or zds_discard"
+                               : "zds_set_lr in a boundary micro step with zds.overlap_step: "
+                                 "parameters are being updated; call it before zds_micro_begin");
     if (group != ZDS_ALL_GROUPS && group >= e->hyper_count)
         return engine_fail(e, ZDS_ERR_NOT_FOUND, "zds_set_lr: group %zu: there are %u", group,
                            e->hyper_count);

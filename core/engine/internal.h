@@ -28,7 +28,7 @@ typedef struct settings {
     zds_dtype comm_dtype;  /* in which gradients travel */
     double clip;           /* 0: off */
     bool check_overflow, compute_norm;
-    bool reduce_scatter, overlap;
+    bool reduce_scatter, overlap, overlap_step;
     bool ignore_unused;
     double prescale, postscale; /* around the sum over ranks */
     double sum_factor;          /* of gradients that are to be summed, over their mean */
@@ -167,6 +167,11 @@ static inline zds_status engine_why(const zds_engine *e, zds_status status)
 zds_status engine_usable(zds_engine *e);
 
 double engine_now_ms(void);
+/* Parameters are updated in this micro step from the first zds_grad_ready on. */
+static inline bool engine_updates(const zds_engine *e)
+{
+    return e->set.overlap_step && e->in_micro && e->boundary;
+}
 /* Between the micro steps of one optimizer step, or in one of them. */
 static inline bool engine_in_step(const zds_engine *e)
 {

@@ -5,12 +5,27 @@
 #include "engine/internal.h"
 #include "host/sized.h"
 
+/* Nobody here uses the module any more. */
+static zds_status may_be_updated(zds_engine *e, uint32_t module)
+{
+    if (!engine_updates(e) || !e->holds[module].forward)
+        return ZDS_OK;
+    return engine_fail(e, ZDS_ERR_INVALID,
+                       "module %s is acquired for forward when its gradients are due in the "
+                       "boundary micro step: with zds.overlap_step it is updated from then on; "
+                       "release it first (zds_release)",
+                       e->model->modules[module].name);
+}
+
 zds_status engine_pass_over(zds_engine *e, uint32_t module)
 {
     zds_status status = ZDS_OK;
     e->lowest = module < e->lowest ? module : e->lowest;
-    while (!status && e->cursor > module && !e->holds[e->cursor - 1].backward)
-        status = zero_module_done(e->zero, --e->cursor);
+    while (!status && e->cursor > module && !e->holds[e->cursor - 1].backward) {
+        status = may_be_updated(e, e->cursor - 1);
+        if (!status)
+            status = zero_module_done(e->zero, --e->cursor);
+    }
     return status;
 }
 
@@ -133,7 +148,8 @@ zds_status zds_micro_begin(zds_engine *e, int32_t boundary)
     e->in_backward = false;
     e->cursor = e->lowest = e->model->module_count;
     zero_micro_begin(e->zero, e->boundary, e->local);
-    return ZDS_OK;
+    return engine_updates(e) ? zero_update_begin(e->zero, e->steps + 1, 1 / e->scale.value)
+                             : ZDS_OK;
 }
 
 static zds_status known_module(zds_engine *e, uint32_t module)
@@ -180,6 +196,12 @@ static zds_status acquire_forward(zds_engine *e, uint32_t module, const zds_stre
 {
     module_hold *hold = &e->holds[module];
     zds_status status = ZDS_OK;
+    if (engine_updates(e) && !hold->backward && module >= e->lowest)
+        return engine_fail(e, ZDS_ERR_INVALID,
+                           "module %s acquired after its gradients were due in the boundary micro "
+                           "step: with zds.overlap_step it is updated from then on; acquire it "
+                           "after zds_step",
+                           e->model->modules[module].name);
     if (hold->backward)
         zero_hold_module(e->zero, module);
     else
@@ -293,7 +315,9 @@ zds_status zds_grad_ready(zds_engine *e, uint32_t module, const zds_stream *stre
         return engine_fail(e, ZDS_ERR_INVALID,
                            "zds_grad_ready: module %s is not acquired for backward",
                            e->model->modules[module].name);
-    status = zero_used(e->zero, stream);
+    status = may_be_updated(e, module);
+    if (!status)
+        status = zero_used(e->zero, stream);
     if (status)
         return status;
     zero_grads_written(e->zero, module);
@@ -330,6 +354,11 @@ zds_status zds_micro_abandon(zds_engine *e)
                            !e->in_micro ? "outside a micro step"
                            : e->no_sync ? "between zds_no_sync(true) and (false)"
                                         : "after zds_finish: call zds_discard");
+    if (e->set.overlap_step && e->in_backward)
+        return engine_fail(e, ZDS_ERR_UNSUPPORTED,
+                           "zds_micro_abandon in backward with zds.overlap_step: a step whose "
+                           "updates may have begun cannot be dropped; end all ranks by zds_fail, "
+                           "or set the key to false");
     if (!zero_foretold(e->zero))
         return engine_fail(e, ZDS_ERR_UNSUPPORTED,
                            "zds_micro_abandon at zero_optimization.stage 3: the other ranks gather "

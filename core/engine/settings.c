@@ -125,6 +125,29 @@ static void read_precision(settings *set, const zds_config *c, problems *found)
                                  set->stage >= 2 ? set->param_dtype : set->accum_dtype, found);
 }
 
+/* What must be known before the first update, and is not while backward goes on. */
+static void check_overlap_step(const settings *set, const zds_config *c, problems *found)
+{
+    const char *why = NULL;
+    char text[200];
+    if (!set->overlap_step)
+        return;
+    if (set->clip > 0)
+        why = "the norm of all gradients, for gradient_clipping (1.0 where it is absent); write 0 "
+              "there";
+    else if (set->param_dtype == ZDS_F16)
+        why = "whether a gradient overflows, for fp16's loss scale; use bf16 or fp32";
+    else if (set->param_dtype == ZDS_BF16 && zds_config_bool(c, "bf16.check_grad_overflow"))
+        why = "whether all gradients are finite; set bf16.check_grad_overflow to false";
+    else if (set->stage == 2 && !set->ignore_unused)
+        why = "whether each parameter has a gradient; set "
+              "zero_optimization.ignore_unused_parameters to true";
+    if (!why)
+        return;
+    snprintf(text, sizeof text, "a step that begins before backward is over does not know %s", why);
+    config_note(c, found, ZDS_PROBLEM_ERROR, "zds.overlap_step", text);
+}
+
 static void read_loss_scale(settings *set, const zds_config *c, problems *found)
 {
     double fixed = zds_config_float(c, "fp16.loss_scale");
@@ -191,6 +214,7 @@ settings settings_of(const zds_config *c, int32_t world_size, problems *found)
         .check_overflow = true,
         /* zds overlaps unless it is told not to: a bucket more is all it costs. */
         .overlap = is_on(c, "zero_optimization.overlap_comm"),
+        .overlap_step = zds_config_bool(c, "zds.overlap_step"),
         .buffers = (uint32_t)fmin((double)whole_number(c, OFFLOAD "buffer_count"), UINT32_MAX),
         .reads_ahead = is_on(c, OFFLOAD "pipeline_read"),
         .writes_behind = is_on(c, OFFLOAD "pipeline_write"),
@@ -203,6 +227,7 @@ settings settings_of(const zds_config *c, int32_t world_size, problems *found)
     read_precision(&set, c, found);
     read_scales(&set, c, world_size);
     read_loss_scale(&set, c, found);
+    check_overlap_step(&set, c, found);
     return set;
 }
 

@@ -81,7 +81,7 @@ static zds_status apply(zds_engine *e, zds_step_result *r)
            clip = e->set.clip > 0 && norm > e->set.clip ? e->set.clip / norm : 1;
     zds_status status = zero_update(e->zero, e->steps + 1,
                                     (e->local ? clip * e->set.sum_factor : clip) / e->scale.value);
-    if (status)
+    if (status || !e->norm.any) /* what began beside backward is ended, and did nothing */
         return status;
     e->steps++;
     r->applied = 1;
@@ -122,7 +122,7 @@ static zds_status conclude(zds_engine *e, bool discard, zds_step_result *r)
     if (drop) {
         e->skips++;
         r->skipped = 1;
-    } else if (e->norm.any && (status = apply(e, r)) != ZDS_OK) {
+    } else if ((e->norm.any || e->set.overlap_step) && (status = apply(e, r)) != ZDS_OK) {
         return status;
     }
     reset(e);
@@ -207,6 +207,10 @@ zds_status zds_finish(zds_engine *e, zds_step_result *result)
     zds_status status = check_end(e, "zds_finish", result);
     if (status)
         return status;
+    if (e->set.overlap_step)
+        return engine_fail(e, ZDS_ERR_UNSUPPORTED,
+                           "zds_finish with zds.overlap_step: parameters are updated by then; set "
+                           "the key to false");
     if (!e->boundary || e->finished)
         return engine_fail(e, ZDS_ERR_INVALID,
                            e->finished ? "zds_finish twice: zds_step or zds_discard is next"

@@ -156,6 +156,12 @@ static zds_status finish(zero *z, uint32_t k)
                   : peers_issue(p, p->ops->all_gather, &gather, gather.what, &run->events[0]);
 }
 
+zds_status grads_await(zero *z, uint32_t k)
+{
+    zds_status status = finish(z, k);
+    return status ? status : wait_all(z, k, "gathering gradients");
+}
+
 /* Buffers have room for what backward goes through module by module. Whoever holds more has another
  * memory of all gradients from now on, but where ranks keep only parts of them. */
 static zds_status take_spare(zero *z, const layout_span *span, const layout_span *other)
@@ -338,16 +344,18 @@ static zds_status reduce(zero *z, uint32_t k)
         coll.count = span->count;
         status = peers_issue(p, p->ops->all_reduce, &coll, run->what, &run->events[0]);
     }
+    if (!status && z->overlap.on)
+        status = presence_share(z, k);
     if (status)
         return status;
     run->state = SPAN_REDUCING;
-    if (!z->wish.overlap)
-        return finish(z, k);
-    /* The second half of stage 0 begins once the first is over: for all but the last span while
-     * backward goes on. */
-    int64_t before = g->last;
+    /* What follows on a reduction, the second half of stage 0 or an update, begins once it is over:
+     * for all but the last span while backward goes on. */
+    int64_t before = z->wish.overlap ? g->last : k;
     g->last = k;
-    return z->wish.stage == 0 && before >= 0 ? finish(z, (uint32_t)before) : ZDS_OK;
+    if (before < 0 || !(z->overlap.on || z->wish.stage == 0 || !z->wish.overlap))
+        return ZDS_OK;
+    return z->overlap.on ? overlap_advance(z, (uint32_t)before) : finish(z, (uint32_t)before);
 }
 
 /* The norm of a span's gradient that stays this rank's own: shares of each parameter, in order. */
@@ -417,6 +425,7 @@ void zero_micro_begin(zero *z, bool boundary, bool local)
 {
     z->boundary = boundary;
     z->local = local;
+    z->grads.last = -1;
     residency_begin(z);
     for (uint32_t k = 0; k < z->lay->span_count; k++)
         z->grads.spans[k].waiting = z->lay->spans[k].module_count;
@@ -456,7 +465,6 @@ zds_status zero_module_done(zero *z, uint32_t module)
 
 zds_status zero_reduce(zero *z)
 {
-    z->grads.last = -1;
     for (uint32_t k = z->lay->span_count; k-- > 0;) {
         zds_status status = finish(z, k);
         if (status)
@@ -467,7 +475,7 @@ zds_status zero_reduce(zero *z)
         if (status)
             return status;
     }
-    return ZDS_OK;
+    return z->overlap.on ? overlap_advance(z, 0) : ZDS_OK;
 }
 
 void zero_reset(zero *z)
@@ -476,5 +484,5 @@ void zero_reset(zero *z)
         z->grads.written[i] = z->grads.present[i] = false;
     for (uint32_t k = 0; k < z->lay->span_count; k++)
         z->grads.spans[k].accumulated = false;
-    z->boundary = false;
+    z->boundary = z->overlap.on = false;
 }

@@ -271,8 +271,12 @@ zds_status grads_create(zero *z, zds_error *error)
     if (!g->spans || !g->occupied || !g->written || !g->present || !g->held)
         return zero_no_memory(error, "spans", 0);
     zds_status status = take_memory(z, error);
-    for (uint32_t k = 0; !status && k < z->lay->span_count; k++)
+    uint64_t before = 0;
+    for (uint32_t k = 0; !status && k < z->lay->span_count; k++) {
+        g->spans[k].presence_at = before;
+        before += z->lay->spans[k].param_count;
         status = span_create(z, k, error);
+    }
     return status ? status : sums_create(z, error);
 }
 
@@ -282,6 +286,7 @@ void grads_destroy(zero *z)
     for (uint32_t k = 0; g->spans && k < z->lay->span_count; k++) {
         for (size_t i = 0; i < g->spans[k].event_count; i++)
             peers_drop(z->with.peers, &g->spans[k].events[i]);
+        peers_drop(z->with.control, &g->spans[k].presence);
         free(g->spans[k].segments);
         free(g->spans[k].events);
         free(g->spans[k].what);

@@ -44,7 +44,7 @@ static bool is_kept(const filling *f, uint32_t param)
 static bool is_shared(const filling *f, uint32_t param)
 {
     const model_param *p = &f->model->params[param];
-    return f->wish->in_parts && !is_kept(f, param) && p->last_use > p->home;
+    return f->wish->by_module && !is_kept(f, param) && p->last_use > p->home;
 }
 
 static bool is_in(const layout *l, const filling *f, uint32_t param, const layout_span *span)
@@ -208,7 +208,7 @@ static zds_status fill(layout *l, const zds_model *model, const layout_wish *wis
     /* With many ranks small modules join so that padding stays a small part of a span. What is
      * fetched for a module alone joins for no other reason. */
     uint64_t padded = PADDINGS * wish->align * (wish->world_size - 1);
-    largest = largest > padded && !wish->in_parts ? largest : padded;
+    largest = largest > padded && !wish->by_module ? largest : padded;
     if (bucket > largest)
         bucket = largest;
     filling f = {.model = model, .wish = wish, .owner = LAYOUT_NONE, .alone = LAYOUT_NONE};

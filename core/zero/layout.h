@@ -77,6 +77,7 @@ typedef struct layout_wish {
      * module and eight times align x world_size. */
     uint64_t bucket;
     bool wide;        /* parameters that want fp32 are wider than the others */
+    bool by_module;   /* not for that, and what several modules use is a span of its own, */
     bool in_parts;    /* as if ranks kept no more than their parts of parameters, */
     const bool *kept; /* [params]: but for these */
     /* [params]: above 0, the parameter must not be cut, and its update costs this much: owners are

@@ -44,34 +44,97 @@ static norm_row own_row(const zero *z)
     return row;
 }
 
-/* Which parameters have a gradient anywhere, where ranks do not say the same of all of them. */
-static zds_status share_presence(zero *z)
+/* Of the first `count` of these parameters, from element `at` of the memory on. */
+typedef struct presence {
+    const uint32_t *params; /* NULL: all */
+    uint32_t count;
+    uint64_t at;
+} presence;
+
+static bool are_bytes(const zero *z)
 {
-    peers *p = z->with.control;
-    uint32_t count = z->with.model->param_count;
-    static const char telling[] = "telling which parameters have gradients";
-    bool bytes = p->ops->reduce_dtypes & ZDS_DTYPE_BIT(ZDS_U8);
-    zds_dtype dtype = bytes ? ZDS_U8 : ZDS_F32;
-    uint8_t *small = z->presence.slab.block.pointer;
-    float *large = z->presence.slab.block.pointer;
-    for (uint32_t i = 0; i < count; i++) {
-        if (bytes)
-            small[i] = z->grads.present[i];
+    return z->with.control->ops->reduce_dtypes & ZDS_DTYPE_BIT(ZDS_U8);
+}
+
+/* Where the i-th is, in the memory and in zero. */
+static void *presence_at(const zero *z, const presence *p, uint32_t i)
+{
+    bufref memory = {&z->presence.slab, 0, are_bytes(z) ? ZDS_U8 : ZDS_F32};
+    return bufref_element(memory, p->at + i);
+}
+
+static bool *present(zero *z, const presence *p, uint32_t i)
+{
+    return &z->grads.present[p->params ? p->params[i] : i];
+}
+
+static const char telling[] = "telling which parameters have gradients";
+
+/* Ranks tell each other which have a gradient, */
+static zds_coll tell(zero *z, const presence *p, uint64_t tag)
+{
+    for (uint32_t i = 0; i < p->count; i++) {
+        if (are_bytes(z))
+            *(uint8_t *)presence_at(z, p, i) = *present(z, p, i);
         else
-            large[i] = z->grads.present[i];
+            *(float *)presence_at(z, p, i) = *present(z, p, i);
     }
-    zds_coll coll = {.struct_size = sizeof coll,
-                     .tag = 10,
-                     .what = telling,
-                     .src = z->presence.slab.block.pointer,
-                     .dst = z->presence.slab.block.pointer,
-                     .count = count,
-                     .src_dtype = dtype,
-                     .dst_dtype = dtype,
-                     .op = ZDS_MAX};
-    zds_status status = peers_call(p, p->ops->all_reduce, &coll, telling);
-    for (uint32_t i = 0; !status && i < count; i++)
-        z->grads.present[i] = bytes ? small[i] != 0 : large[i] != 0;
+    zds_dtype dtype = are_bytes(z) ? ZDS_U8 : ZDS_F32;
+    return (zds_coll){.struct_size = sizeof(zds_coll),
+                      .tag = tag,
+                      .what = telling,
+                      .src = presence_at(z, p, 0),
+                      .dst = presence_at(z, p, 0),
+                      .count = p->count,
+                      .src_dtype = dtype,
+                      .dst_dtype = dtype,
+                      .op = ZDS_MAX};
+}
+
+/* and have learnt which have one anywhere. */
+static void learn(zero *z, const presence *p)
+{
+    for (uint32_t i = 0; i < p->count; i++)
+        *present(z, p, i) = are_bytes(z) ? *(uint8_t *)presence_at(z, p, i) != 0
+                                         : *(float *)presence_at(z, p, i) != 0;
+}
+
+/* Where ranks do not say the same of all of them. */
+static zds_status share_all(zero *z)
+{
+    const presence all = {.count = z->with.model->param_count};
+    zds_coll coll = tell(z, &all, 10);
+    zds_status status =
+        peers_call(z->with.control, z->with.control->ops->all_reduce, &coll, telling);
+    if (!status)
+        learn(z, &all);
+    return status;
+}
+
+static presence of_span(const zero *z, uint32_t k)
+{
+    const layout_span *span = &z->lay->spans[k];
+    return (presence){span->params, span->param_count, z->grads.spans[k].presence_at};
+}
+
+zds_status presence_share(zero *z, uint32_t k)
+{
+    const presence p = of_span(z, k);
+    if (is_alone(z))
+        return ZDS_OK;
+    zds_coll coll = tell(z, &p, (uint64_t)k << 8 | 3);
+    return peers_issue(z->with.control, z->with.control->ops->all_reduce, &coll, telling,
+                       &z->grads.spans[k].presence);
+}
+
+zds_status presence_await(zero *z, uint32_t k)
+{
+    const presence p = of_span(z, k);
+    if (is_alone(z))
+        return ZDS_OK;
+    zds_status status = peers_wait(z->with.control, &z->grads.spans[k].presence, telling);
+    if (!status)
+        learn(z, &p);
     return status;
 }
 
@@ -133,7 +196,7 @@ zds_status zero_norm(zero *z, const zero_norm_own *own, zero_norm_result *result
     result->norm = z->local ? z->wish.sum_factor * norms / p->world_size : sqrt(squares);
     result->any = some;
     if (!all && some && !is_alone(z))
-        status = share_presence(z);
+        status = share_all(z);
     for (uint32_t i = 0; !status && result->unused < 0 && i < z->with.model->param_count; i++)
         if (z->with.params[i].trainable && !z->grads.present[i] && z->with.model->params[i].numel)
             result->unused = i;

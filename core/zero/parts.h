@@ -5,7 +5,8 @@
  *  publish    what owners have updated on its way to all
  *  grads      gradients on their way from backward to their owners
  *  norm       their norm, and the norms of tensors
- *  stream     the optimizer's pass over what this rank owns */
+ *  stream     the optimizer's pass over what this rank owns
+ *  overlap    or span by span, while backward goes on */
 #ifndef CORE_ZERO_PARTS_H
 #define CORE_ZERO_PARTS_H
 
@@ -85,16 +86,16 @@ typedef struct span_publish {
     bool pending;
     zds_event **events; /* [event_count] of its gathering: one, or one an owner */
     size_t event_count;
-    bool counted;          /* this rank has said that it has written its part */
+    bool counted;          /* this rank has said that it has written its part, or sent it */
+    uint64_t epoch;        /* steps that have written it */
     atomic_uint unwritten; /* tiles of it that this step has not written */
 } span_publish;
 
 typedef struct publish_part {
     span_publish *spans; /* [spans] */
     /* Where parameters are the node's: of each span, how many parts of it were written so far, by
-     * all ranks together; `epoch` by each of them. */
+     * all ranks together; its `epoch` by each of them. */
     peer_counters counters;
-    uint64_t epoch;
 } publish_part;
 
 /* === grads === */
@@ -118,6 +119,8 @@ typedef struct span_run {
     double own_sum_squares; /* of all this rank's own gradient, where it is not reduced */
     char *what;             /* it is, for messages */
     bool accumulated;       /* the part holds micro steps of this optimizer step */
+    uint64_t presence_at;   /* elements before those of its parameters in zero.presence, */
+    zds_event *presence;    /* which the ranks are telling each other */
 } span_run;
 
 typedef struct grads_part {
@@ -243,6 +246,28 @@ typedef struct stream_part {
     bool own_states_cut; /* RANK_LOCAL states were last written by tiles, each rank in its parts */
 } stream_part;
 
+typedef struct stream_pass {
+    zero *z;
+    zds_step_ctx ctx; /* but for scratch, which is a thread's */
+    zds_status (*function)(void *self, const zds_tiles *tiles, const zds_step_ctx *ctx);
+    bool writes;      /* parameters; states any may */
+    bool copies;      /* and leaves copies in fp32 to the host */
+    uint64_t windows; /* of it, */
+    uint64_t at;      /* of which those before this one are stepped, */
+    uint64_t read;    /* and so many loads of records read or on their way */
+    _Atomic int32_t status;
+    _Atomic int64_t spoilt; /* a parameter whose records are not what was left, or -1 */
+} stream_pass;
+
+/* === overlap === */
+
+typedef struct overlap_part {
+    bool on;           /* in this micro step spans are updated once they are reduced: */
+    uint32_t next;     /* those from here on are */
+    stream_pass pass;  /* over their windows, */
+    zds_stream *queue; /* where a device works for it beside its other queue */
+} overlap_part;
+
 #define STREAM_NONE UINT64_MAX
 
 enum { ZERO_HELD = 16 };
@@ -256,6 +281,7 @@ struct zero {
     publish_part publish;
     grads_part grads;
     stream_part stream;
+    overlap_part overlap;
     peer_slab presence; /* a byte a parameter, sent and received */
     zds_stream *queue;  /* where a device works for this; NULL: the host does */
     /* Where it has what goes on between ranks, so that the queue need not wait for it. */
@@ -385,7 +411,8 @@ void residency_end(zero *z);
 zds_status residency_acquire(zero *z, uint32_t module, int32_t pass);
 void residency_hold(zero *z, uint32_t module);
 zds_status residency_release(zero *z, uint32_t module);
-/* What was gathered is no more what the owners have; all of it, or what is trained. */
+/* What was gathered is no more what the owners have: of a span; all of it, or what is trained. */
+zds_status residency_forget_span(zero *z, uint32_t span);
 zds_status residency_forget(zero *z, bool all);
 /* What is used next, as far as that is known, begins to come. */
 zds_status residency_look_ahead(zero *z);
@@ -395,11 +422,14 @@ zds_status publish_create(zero *z, zds_error *error);
 void publish_destroy(zero *z);
 /* The owners begin to write: in a step, and all must be waited for before the next. */
 zds_status publish_begin(zero *z);
+/* One span alone, of one that nobody uses in this micro step any more. */
+zds_status publish_begin_span(zero *z, uint32_t span);
 /* This step writes so many tiles of the span; once it has, the span's part is told of, if that is
  * possible at once. From any thread that steps tiles. */
 void publish_expect(zero *z, uint32_t span, uint32_t tiles);
 void publish_wrote(zero *z, uint32_t span, uint32_t tiles);
-/* All is written. */
+/* A span is written; all is. */
+zds_status publish_span(zero *z, uint32_t span);
 zds_status publish_all(zero *z);
 /* A span in parts is gathered into its place. */
 zds_status publish_gather(zero *z, uint32_t span, const char *doing);
@@ -430,6 +460,8 @@ void *grads_pointer(zero *z, uint32_t param);
 /* Memory of a span that is about to be written must not be in flight. ZDS_ERR_UNSUPPORTED, and
  * nothing has changed: the gradient of another module is being written there. */
 zds_status grads_open(zero *z, uint32_t span);
+/* What was begun last of a span is over: its gradient is reduced, and where the rank updates it. */
+zds_status grads_await(zero *z, uint32_t span);
 /* What zds_fused would have counted of `part`, into the host's memory. */
 zds_status grads_sums(zero *z, bufref part, const zds_segment *segments, size_t count,
                       double *chunk_sums, uint64_t *non_finite);
@@ -438,6 +470,9 @@ zds_status grads_sums(zero *z, bufref part, const zds_segment *segments, size_t 
 zds_status norm_create(zero *z, zds_error *error);
 void norm_destroy(zero *z);
 zds_status norm_sum_tensors(zero *z);
+/* Which parameters of a span have a gradient anywhere: ranks begin to tell; all have. */
+zds_status presence_share(zero *z, uint32_t span);
+zds_status presence_await(zero *z, uint32_t span);
 
 /* stream_memory.c: pieces, masters, states */
 zds_status stream_create(zero *z, zds_error *error);
@@ -488,8 +523,24 @@ zds_status records_spoilt(zero *z, uint32_t param);
 zds_status records_write(zero *z, uint64_t load);
 /* All of them are there. */
 zds_status records_settle(zero *z);
-/* stream.c: the tiles of a window, as this step numbers them */
+/* stream.c: numbers the windows of a pass; `takes`: which pieces have tiles in it. Returns how many
+ * windows there are. */
+typedef bool (*pass_takes)(const zero *z, uint32_t param);
+uint64_t stream_number(zero *z, pass_takes takes);
+bool stream_takes_cut(const zero *z, uint32_t param); /* all but those that are updated whole */
+/* The tiles of a window, as the pass numbers them. */
 void stream_bind_window(const zero *z, uint64_t i, window *w);
+/* Where a tile's output goes first. */
+bufref stream_output_at(const zero *z, const window *w, size_t i);
+/* What a step is told, but for a thread's scratch. */
+zds_step_ctx stream_ctx(const zero *z, int64_t step, double grad_scale);
+/* A pass, of which `function` and `writes` are set, begins; goes on to window `end`; is over but
+ * for what is updated whole. */
+zds_status stream_open(zero *z, stream_pass *p, const zds_step_ctx *ctx, pass_takes takes);
+zds_status stream_advance(stream_pass *p, uint64_t end);
+zds_status stream_end(stream_pass *p);
+/* The tiles that are to come of a piece, before its span is told of. */
+void stream_expect(zero *z, const piece *p);
 /* after the optimizer's failure in the middle of an update */
 zds_status stream_failed(zero *z, zds_status status, const char *what, int64_t step);
 /* stream_params.c: calls over whole parameters, begin_step first in every step; each does nothing
@@ -500,5 +551,13 @@ zds_status stream_sums_ready(zero *z, const zds_step_ctx *ctx);
 zds_status stream_collective(zero *z, const zds_step_ctx *ctx);
 /* RANK_LOCAL states that steps by tiles wrote in parts become whole on every rank. */
 zds_status stream_gather_own(zero *z);
+
+/* overlap.c */
+zds_status overlap_create(zero *z, zds_error *error);
+void overlap_destroy(zero *z);
+/* All spans from `span` on, which are reduced or being so, are updated. On all ranks alike. */
+zds_status overlap_advance(zero *z, uint32_t span);
+/* All are, and what is updated whole. */
+zds_status overlap_end(zero *z);
 
 #endif

@@ -57,32 +57,34 @@ void publish_destroy(zero *z)
 
 /* === by the owner === */
 
+static void begin(zero *z, uint32_t k)
+{
+    span_publish *s = &z->publish.spans[k];
+    const layout_span *span = &z->lay->spans[k];
+    s->counted = false;
+    s->unwritten = 0;
+    s->pending = is_needed(z) && layout_is_trained(span) && !params_in_parts(z, span);
+    s->epoch += s->pending;
+}
+
 zds_status publish_begin(zero *z)
 {
-    publish_part *b = &z->publish;
     zds_status status = publish_await_all(z);
-    b->epoch++;
-    for (uint32_t k = 0; k < z->lay->span_count; k++) {
-        b->spans[k].counted = false;
-        b->spans[k].unwritten = 0;
-        b->spans[k].pending = is_needed(z) && layout_is_trained(&z->lay->spans[k]) &&
-                              !params_in_parts(z, &z->lay->spans[k]);
-    }
+    for (uint32_t k = 0; k < z->lay->span_count; k++)
+        begin(z, k);
     return status ? status : residency_forget(z, false);
+}
+
+zds_status publish_begin_span(zero *z, uint32_t k)
+{
+    zds_status status = publish_await(z, k);
+    begin(z, k);
+    return status ? status : residency_forget_span(z, k);
 }
 
 void publish_expect(zero *z, uint32_t span, uint32_t tiles)
 {
     z->publish.spans[span].unwritten += tiles;
-}
-
-static zds_status count(zero *z, uint32_t k)
-{
-    span_publish *s = &z->publish.spans[k];
-    if (!s->pending || s->counted)
-        return ZDS_OK;
-    s->counted = true;
-    return peers_count(z->with.peers, &z->publish.counters, k, publishing);
 }
 
 void publish_wrote(zero *z, uint32_t span, uint32_t tiles)
@@ -193,31 +195,38 @@ zds_status publish_gather(zero *z, uint32_t k, const char *doing)
     return status || !span->count || is_alone(z) ? status : gather_span(z, k, doing);
 }
 
-static zds_status gather(zero *z)
+static zds_status tell(zero *z, uint32_t k)
 {
-    peers *p = z->with.peers;
-    zds_status status = z->wire ? zero_follow(z, z->wire, z->queue) : ZDS_OK;
-    for (uint32_t k = 0; !status && k < z->lay->span_count; k++) {
-        const layout_span *span = &z->lay->spans[k];
-        if (span->count && layout_is_trained(span) && !params_in_parts(z, span))
-            status = gather_span(z, k, publishing);
-    }
-    if (!status && peers_move_alone(p))
-        status = residency_look_ahead(z);
-    /* Whoever computes without calling zds would keep the others waiting. */
-    return status || peers_move_alone(p) ? status : publish_await_all(z);
+    span_publish *s = &z->publish.spans[k];
+    if (!s->pending || s->counted)
+        return ZDS_OK;
+    s->counted = true;
+    if (!is_gathered(z))
+        return peers_count(z->with.peers, &z->publish.counters, k, publishing);
+    return z->lay->spans[k].count ? gather_span(z, k, publishing) : ZDS_OK;
+}
+
+static zds_status follow(zero *z)
+{
+    return z->wire && is_needed(z) ? zero_follow(z, z->wire, z->queue) : ZDS_OK;
+}
+
+zds_status publish_span(zero *z, uint32_t k)
+{
+    zds_status status = follow(z);
+    return status ? status : tell(z, k);
 }
 
 zds_status publish_all(zero *z)
 {
-    zds_status status = ZDS_OK;
-    if (!is_needed(z))
-        return z->params.in_parts ? residency_look_ahead(z) : ZDS_OK;
-    if (is_gathered(z))
-        return gather(z);
+    bool alone = !is_needed(z) || peers_move_alone(z->with.peers);
+    zds_status status = follow(z);
     for (uint32_t k = 0; !status && k < z->lay->span_count; k++)
-        status = count(z, k);
-    return status;
+        status = tell(z, k);
+    if (!status && alone)
+        status = residency_look_ahead(z);
+    /* Whoever computes without calling zds would keep the others waiting. */
+    return status || alone || !is_gathered(z) ? status : publish_await_all(z);
 }
 
 /* === by the user === */
@@ -236,7 +245,7 @@ zds_status publish_await(zero *z, uint32_t k)
         status = z->wire ? zero_follow(z, z->queue, z->wire) : await_own(z, k);
     if (!status && b->counters.there)
         status =
-            peers_count_wait(p, &b->counters, k, b->epoch * (uint64_t)p->world_size, publishing);
+            peers_count_wait(p, &b->counters, k, s->epoch * (uint64_t)p->world_size, publishing);
     s->pending = status != ZDS_OK;
     return status;
 }

@@ -328,6 +328,15 @@ static zds_status move_each(zero *z, uint64_t load, bool in, what_moves what, co
     return zero_checked(z, status ? status : move(&r, &error), &error);
 }
 
+/* What has no gradient in a step is left as it is. */
+static moving stepped_output(const zero *z, const window *w, size_t i, uint64_t *used)
+{
+    moving m = output_of_tile(z, w, i, used);
+    if (!z->grads.present[w->pieces[i]->param])
+        m.bytes = 0;
+    return m;
+}
+
 /* All records of a load, in or out, */
 static zds_status move_records(zero *z, uint64_t load, bool in)
 {
@@ -337,7 +346,8 @@ static zds_status move_records(zero *z, uint64_t load, bool in)
 /* and all outputs: out, or once, in, what masters start from. */
 static zds_status move_outputs(zero *z, uint64_t load, bool in)
 {
-    return move_each(z, load, in, output_of_tile, z->stream.ring.slots[slot_of(z, load)].out_at);
+    return move_each(z, load, in, in ? output_of_tile : stepped_output,
+                     z->stream.ring.slots[slot_of(z, load)].out_at);
 }
 
 static zds_status wait_all(zero *z, moves *m)

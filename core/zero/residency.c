@@ -413,11 +413,16 @@ zds_status zero_take_part(zero *z, uint32_t module, int32_t pass)
     return status ? status : residency_release(z, module);
 }
 
+zds_status residency_forget_span(zero *z, uint32_t k)
+{
+    return z->live.spans && z->live.spans[k].placed ? drop(z, k) : ZDS_OK;
+}
+
 zds_status residency_forget(zero *z, bool all)
 {
     zds_status status = ZDS_OK;
-    for (uint32_t k = 0; z->live.spans && !status && k < z->lay->span_count; k++)
-        if (z->live.spans[k].placed && (all || layout_is_trained(&z->lay->spans[k])))
-            status = drop(z, k);
+    for (uint32_t k = 0; !status && k < z->lay->span_count; k++)
+        if (all || layout_is_trained(&z->lay->spans[k]))
+            status = residency_forget_span(z, k);
     return status;
 }

@@ -235,8 +235,9 @@ static uint64_t choose_resting(zero *z)
 static zds_status pieces(zero *z, zds_error *error)
 {
     uint64_t masters = 0; /* elements */
-    for (uint32_t k = 0; k < z->lay->span_count; k++) {
-        const layout_span *span = &z->lay->spans[k];
+    for (uint32_t j = 0, n = z->lay->span_count; j < n; j++) {
+        /* In the order of the pass: of backward, where it goes on beside that. */
+        const layout_span *span = &z->lay->spans[z->wish.overlap_step ? n - 1 - j : j];
         if (!layout_is_trained(span))
             continue;
         for (uint32_t i = 0; i < span->param_count; i++)
@@ -330,6 +331,8 @@ zds_status stream_create(zero *z, zds_error *error)
 {
     zds_status status = check_resting(z, error);
     if (!status)
+        status = overlap_create(z, error);
+    if (!status)
         status = check_starts(z, error);
     if (!status)
         status = lists(z, error);
@@ -351,6 +354,7 @@ zds_status stream_create(zero *z, zds_error *error)
 void stream_destroy(zero *z)
 {
     stream_part *t = &z->stream;
+    overlap_destroy(z);
     records_destroy(z);
     norm_destroy(z);
     tier_free(&t->scratches);

@@ -64,6 +64,7 @@ static zds_status lay_out(zero *z, zds_error *error)
                                   .rank = (uint32_t)z->with.peers->rank,
                                   .align = align / narrowest,
                                   .wide = z->wish.param_dtype != ZDS_F32,
+                                  .by_module = z->wish.stage == 3 || z->wish.overlap_step,
                                   .in_parts = z->wish.stage == 3,
                                   .kept = z->params.kept,
                                   .granularity = granularity,
@@ -119,6 +120,8 @@ void zero_destroy(zero *z)
         tier_sync(z->with.tier, z->wire, NULL);
     if (z->queue)
         tier_sync(z->with.tier, z->queue, NULL);
+    if (z->overlap.queue)
+        tier_sync(z->with.tier, z->overlap.queue, NULL);
     for (size_t i = 0; i < z->held_count; i++)
         z->held[i]->ops->release(z->held[i]);
     if (z->lay) {

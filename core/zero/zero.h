@@ -33,6 +33,9 @@ typedef struct zero_wishes {
     zds_dtype accum_dtype;  /* in which micro steps are added up, but for wide spans */
     zds_dtype comm_dtype;   /* in which gradients travel; ZERO_AS_IS: as they are */
     bool reduce_scatter, overlap;
+    /* Spans are updated once they are reduced, before the norm is known; then gradients must be
+     * finite, or may be anything. */
+    bool overlap_step, finite;
     double prescale, postscale; /* around the sum over ranks */
     double sum_factor;          /* of gradients that are to be summed, over their mean */
     uint64_t bucket;            /* elements */
@@ -120,6 +123,9 @@ zds_status zero_copy_out(zero *z, void *to, const void *from, uint64_t bytes);
 
 /* `local`: the optimizer reduces this step's gradients itself. */
 void zero_micro_begin(zero *z, bool boundary, bool local);
+/* Of a boundary with overlap_step: what follows updates parameters, as zero_update says, once the
+ * modules of a span are done; zero_update ends it. */
+zds_status zero_update_begin(zero *z, int64_t step, double grad_scale);
 /* Where all ranks gather modules together, one that gives up a micro step takes part in what the
  * others acquire, as the micro step before has it. True: it is known, or nothing is gathered. */
 bool zero_foretold(const zero *z);

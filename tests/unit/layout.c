@@ -285,6 +285,7 @@ Test(layout, spans_in_parts_are_of_one_module)
         layout *l = create(model, (layout_wish){.world_size = world,
                                                 .align = 16,
                                                 .bucket = 1 << 30,
+                                                .by_module = true,
                                                 .in_parts = true,
                                                 .kept = kept});
         for (uint32_t p = 0; p < 5; p++) {

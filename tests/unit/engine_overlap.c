@@ -1,0 +1,376 @@
+/* Updates beside backward (zds.overlap_step): the bits of a step that waits for the whole backward,
+ * wherever parameters, masters and states are; what may not be known by then is refused, and what
+ * calls may no longer do is. */
+#include "engine_world.h"
+#include "small_model.h"
+
+#define WORKS(call) NEED(!(call), "%s: %s", #call, zds_engine_error(e))
+
+#define MODEST TEST_BINARY_DIR "/tests/plugins/modest_comm.so:modest"
+#define NVME   "\"device\": \"nvme\", \"nvme_path\": \"" TEST_BINARY_DIR "\""
+
+static const char *backend; /* NULL: the one that is chosen */
+
+static const char *config_of(int stage, bool overlap, const char *zero, const char *more)
+{
+    static char json[1000];
+    char comm[200] = "";
+    if (backend)
+        snprintf(comm, sizeof comm, "\"comm\": \"%s\", ", backend);
+    snprintf(json, sizeof json,
+             "{\"train_micro_batch_size_per_gpu\": 1, \"gradient_clipping\": 0, "
+             "\"zero_optimization\": {\"stage\": %d%s}%s, \"zds\": {%s\"overlap_step\": %s}}",
+             stage, zero, more, comm, overlap ? "true" : "false");
+    return json;
+}
+
+static zds_engine *open_engine(const char *json, int size, const char *optimizer)
+{
+    zds_error error = ZDS_ERROR_INIT;
+    zds_config *config = NULL; /* stays as long as the process */
+    zds_model *model = NULL;
+    zds_engine *e = NULL;
+    const zds_config_context context = {.struct_size = sizeof context, .world_size = size};
+    const zds_engine_options o = {.struct_size = sizeof o,
+                                  .threads = 2,
+                                  .optimizer = optimizer,
+                                  .trust_config_plugins = true,
+                                  .seed = 3};
+    NEED(!zds_config_load(where_config(json), &context, &config, &error), "%s", error.text);
+    NEED(!small_model(&model), "model");
+    NEED(!zds_engine_create(config, model, &o, &e, &error), "%s: %s", json, error.text);
+    zds_model_destroy(model);
+    WORKS(zds_set_values(e, small_values, NULL));
+    return e;
+}
+
+static void end(zds_engine *e)
+{
+    WORKS(zds_barrier(e));
+    zds_engine_destroy(e);
+}
+
+/* A micro step in which this rank reports some modules not at all, and some without gradients. */
+static void micro(zds_engine *e, uint64_t number)
+{
+    zds_view view;
+    WORKS(zds_micro_begin(e, ZDS_BOUNDARY_AUTO));
+    for (uint32_t m = 0; m < SMALL_MODULES; m++) {
+        WORKS(zds_acquire(e, m, ZDS_FORWARD, NULL, &view));
+        WORKS(zds_release(e, m, NULL));
+    }
+    uint64_t seed = 100 + number * 64 + (uint64_t)zds_rank(e) * 16;
+    for (uint32_t m = SMALL_MODULES; m-- > 0;) {
+        bool skips = number % 3 == 1 && m == 1, none = number % 3 == 2 && m % 2 == 0;
+        if (skips && zds_rank(e) == 0)
+            continue;
+        WORKS(zds_acquire(e, m, ZDS_BACKWARD, NULL, &view));
+        for (uint32_t s = 0; s < view.count; s++) {
+            if (!view.slots[s].grad)
+                continue;
+            if ((none && zds_rank(e) == zds_world_size(e) - 1) || (number % 4 == 3 && s == 1))
+                WORKS(zds_grad_none(e, m, s));
+            else
+                WORKS(small_gradient(e, &view.slots[s], seed, 1));
+        }
+        WORKS(zds_grad_ready(e, m, NULL));
+    }
+    WORKS(zds_step(e, NULL));
+}
+
+/* Modules are acquired by all ranks alike where they gather them. */
+static bool may_skip(const char *zero)
+{
+    return !strstr(zero, "offload_param") && !backend && !on_island();
+}
+
+static uint64_t train(zds_engine *e, bool skips, uint64_t micros)
+{
+    small_sum sum;
+    for (uint64_t i = 0; i < micros; i++)
+        if (skips)
+            micro(e, i);
+        else
+            WORKS(small_micro(e, ZDS_BOUNDARY_AUTO, i, NULL));
+    WORKS(small_hash(e, &sum));
+    NEED(zds_rank(e) || sum.finite, "not finite");
+    return sum.hash;
+}
+
+static const char *const sections[] = {
+    "",
+    ", \"bf16\": {\"enabled\": true, \"check_grad_overflow\": false}",
+    ", \"gradient_accumulation_steps\": 2",
+    ", \"gradient_accumulation_steps\": 2, \"bf16\": {\"enabled\": true, "
+    "\"check_grad_overflow\": false}",
+};
+
+static const char *const optimizers[] = {"AdamW", "AdamW8bit", "Lion", "Muon"};
+
+static void compare(int rank, int size, int stage, const char *zero, const char *more,
+                    const char *optimizer)
+{
+    bool skips = may_skip(zero);
+    zds_engine *e = open_engine(config_of(stage, false, zero, more), size, optimizer);
+    uint64_t plain = train(e, skips, 8);
+    end(e);
+    e = open_engine(config_of(stage, true, zero, more), size, optimizer);
+    NEED(train(e, skips, 8) == plain || rank, "stage %d%s%s, %s: other bits", stage, zero, more,
+         optimizer);
+    end(e);
+}
+
+static void in_memory(int rank, int size)
+{
+    for (int stage = 0; stage <= 3; stage++)
+        for (size_t i = 0; i < sizeof sections / sizeof *sections; i++)
+            compare(rank, size, stage, i == 1 ? ", \"overlap_comm\": false" : "", sections[i],
+                    optimizers[((size_t)stage + i) % 4]);
+}
+
+Test(engine_overlap, leaves_the_bits_of_a_step_that_waits, .timeout = 300)
+{
+    for (int size = 1; size <= 3; size++) {
+        run(size, true, in_memory);
+        backend = size > 1 && !on_island() ? MODEST : NULL;
+        if (backend)
+            run(size, true, in_memory);
+        backend = NULL;
+    }
+}
+
+/* Several loads a span, and spans of less than one. */
+static void in_files(int rank, int size)
+{
+    static const char *const zero[] = {
+        ", \"offload_optimizer\": {" NVME "}",
+        ", \"offload_optimizer\": {" NVME ", \"buffer_count\": 1}",
+        ", \"offload_optimizer\": {" NVME ", \"ratio\": 0.4, \"pipeline_read\": false}",
+        ", \"offload_param\": {" NVME "}",
+        ", \"offload_param\": {" NVME "}, \"offload_optimizer\": {" NVME
+        ", \"pipeline_write\": false}",
+    };
+    for (size_t i = 0; i < sizeof zero / sizeof *zero; i++) {
+        small_width = i % 2 ? 24 : 400;
+        compare(rank, size, 3, zero[i], sections[i % 4], i % 2 ? "AdamW" : "Lion");
+    }
+    small_width = 24;
+}
+
+Test(engine_overlap, leaves_them_where_masters_and_states_are_files, .timeout = 300)
+{
+    ON_HOST_ALONE("files for a device are refused");
+    for (int size = 1; size <= 3; size++)
+        run(size, true, in_files);
+}
+
+/* The last module is updated before the first is reported. */
+static void begins_early(int rank, int size)
+{
+    zds_engine *e = open_engine(config_of(1, true, "", ""), size, "AdamW");
+    zds_view view;
+    float before = 0, after = 0;
+    (void)rank;
+    WORKS(zds_micro_begin(e, ZDS_BOUNDARY_AUTO));
+    WORKS(zds_acquire(e, 3, ZDS_FORWARD, NULL, &view));
+    const float *at = view.slots[0].data;
+    WORKS(zds_copy_out(e, &before, at, sizeof before));
+    WORKS(zds_release(e, 3, NULL));
+    for (uint32_t m = SMALL_MODULES; m-- > 1;) {
+        WORKS(zds_acquire(e, m, ZDS_BACKWARD, NULL, &view));
+        for (size_t s = 0; s < view.count; s++)
+            if (view.slots[s].grad)
+                WORKS(small_gradient(e, &view.slots[s], 7, 1));
+        WORKS(zds_grad_ready(e, m, NULL));
+    }
+    WORKS(zds_copy_out(e, &after, at, sizeof after));
+    if (size == 1) /* with more, the owner of its first element may be behind */
+        NEED(before != after, "module 3 is not updated while backward is at module 1");
+    WORKS(zds_acquire(e, 0, ZDS_BACKWARD, NULL, &view));
+    WORKS(small_gradient(e, &view.slots[0], 7, 1));
+    WORKS(zds_grad_ready(e, 0, NULL));
+    WORKS(zds_step(e, NULL));
+    end(e);
+}
+
+Test(engine_overlap, updates_while_backward_goes_on)
+{
+    run(1, true, begins_early);
+    run(2, true, begins_early);
+}
+
+/* === what is refused === */
+
+static void expect_no_engine(const char *json, const char *optimizer, const char *word)
+{
+    zds_error error = ZDS_ERROR_INIT;
+    zds_config *config = NULL;
+    zds_model *model = NULL;
+    zds_engine *e = NULL;
+    const zds_engine_options o = {.struct_size = sizeof o, .threads = 1, .optimizer = optimizer};
+    cr_assert_eq(zds_config_load(where_config(json), NULL, &config, &error), ZDS_OK, "%s",
+                 error.text);
+    cr_assert_eq(small_model(&model), ZDS_OK);
+    zds_status status = zds_engine_create(config, model, &o, &e, &error);
+    cr_expect(status && error.text && strstr(error.text, "overlap_step") &&
+                  strstr(error.text, word),
+              "no \"%s\" in %s", word, error.text ? error.text : "");
+    zds_error_clear(&error);
+    zds_engine_destroy(e);
+    zds_model_destroy(model);
+    zds_config_destroy(config);
+}
+
+Test(engine_overlap, is_refused_where_a_step_needs_all_gradients)
+{
+    where_search();
+    expect_no_engine("{\"train_micro_batch_size_per_gpu\": 1, \"zds\": {\"overlap_step\": true}}",
+                     "AdamW", "gradient_clipping");
+    expect_no_engine("{\"train_micro_batch_size_per_gpu\": 1, \"gradient_clipping\": 0, \"fp16\": "
+                     "{\"enabled\": true}, "
+                     "\"zds\": {\"overlap_step\": true}}",
+                     "AdamW", "loss scale");
+    expect_no_engine("{\"train_micro_batch_size_per_gpu\": 1, \"gradient_clipping\": 0, \"bf16\": "
+                     "{\"enabled\": true}, "
+                     "\"zds\": {\"overlap_step\": true}}",
+                     "AdamW", "bf16.check_grad_overflow");
+    expect_no_engine("{\"train_micro_batch_size_per_gpu\": 1, \"gradient_clipping\": 0, \"zds\": "
+                     "{\"overlap_step\": true}, "
+                     "\"zero_optimization\": {\"stage\": 2, \"ignore_unused_parameters\": false}}",
+                     "AdamW", "ignore_unused_parameters");
+    expect_no_engine(config_of(1, true, "", ""), "Lamb", "norms of tensors");
+    expect_no_engine(config_of(1, true, "", ""), "SGD", "list of all gradients");
+    expect_no_engine(config_of(1, true, "", ""), "OneBitAdam", "by itself");
+}
+
+static void expect_told(zds_engine *e, zds_status status, zds_status expected, const char *word)
+{
+    NEED(status == expected && strstr(zds_engine_error(e), word), "%s: %s, no \"%s\"",
+         zds_status_name(status), zds_engine_error(e), word);
+}
+
+static void misuse(int rank, int size)
+{
+    zds_engine *e = open_engine(config_of(1, true, "", ""), size, "AdamW"),
+               *other = open_engine(config_of(1, false, "", ""), size, "AdamW");
+    zds_view view, again;
+    WORKS(zds_micro_begin(e, ZDS_BOUNDARY_YES));
+    expect_told(e, zds_set_lr(e, ZDS_ALL_GROUPS, 0.5), ZDS_ERR_INVALID, "zds_micro_begin");
+    WORKS(zds_acquire(e, 2, ZDS_FORWARD, NULL, &view));
+    WORKS(zds_acquire(e, 3, ZDS_FORWARD, NULL, &view));
+    for (uint32_t m = SMALL_MODULES; m-- > 0;) {
+        if (m == 1) { /* passes over module 2, which is held */
+            expect_told(e, zds_acquire(e, 1, ZDS_BACKWARD, NULL, &view), ZDS_ERR_INVALID, "h.1");
+            WORKS(zds_release(e, 2, NULL));
+        }
+        if (m == 2)
+            continue;
+        WORKS(zds_acquire(e, m, ZDS_BACKWARD, NULL, &view));
+        for (size_t s = 0; s < view.count; s++)
+            if (view.slots[s].grad)
+                WORKS(small_gradient(e, &view.slots[s], 100 + 16 * (uint64_t)rank, 1));
+        if (m == 3) {
+            expect_told(e, zds_grad_ready(e, m, NULL), ZDS_ERR_INVALID, "head");
+            WORKS(zds_release(e, m, NULL));
+        }
+        expect_told(e, zds_micro_abandon(e), ZDS_ERR_UNSUPPORTED, "overlap_step");
+        WORKS(zds_grad_ready(e, m, NULL));
+        expect_told(e, zds_acquire(e, m, ZDS_FORWARD, NULL, &again), ZDS_ERR_INVALID,
+                    "after zds_step");
+    }
+    expect_told(e, zds_finish(e, NULL), ZDS_ERR_UNSUPPORTED, "overlap_step");
+    WORKS(zds_step(e, NULL));
+    WORKS(zds_acquire(e, 3, ZDS_FORWARD, NULL, &view));
+    WORKS(zds_release(e, 3, NULL));
+    /* None of it left a trace. */
+    zds_engine *first = e;
+    small_sum sum, expected;
+    WORKS(small_hash(e, &sum));
+    e = other;
+    WORKS(zds_micro_begin(e, ZDS_BOUNDARY_YES));
+    for (uint32_t m = SMALL_MODULES; m-- > 0;) {
+        if (m == 2)
+            continue;
+        WORKS(zds_acquire(e, m, ZDS_BACKWARD, NULL, &view));
+        for (size_t s = 0; s < view.count; s++)
+            if (view.slots[s].grad)
+                WORKS(small_gradient(e, &view.slots[s], 100 + 16 * (uint64_t)rank, 1));
+        WORKS(zds_grad_ready(e, m, NULL));
+    }
+    WORKS(zds_step(e, NULL));
+    WORKS(small_hash(e, &expected));
+    NEED(rank || sum.hash == expected.hash, "other bits");
+    end(e);
+    end(first);
+}
+
+Test(engine_overlap, calls_that_come_too_late_are_told_and_change_nothing)
+{
+    run(1, true, misuse);
+    run(2, true, misuse);
+}
+
+/* A rank that opened no backward gives up: it counts as zeros. A step without any gradient changes
+ * nothing. */
+static void without_gradients(int rank, int size)
+{
+    for (int overlap = 0; overlap < 2; overlap++) {
+        static uint64_t plain;
+        zds_engine *e = open_engine(config_of(2, overlap, "", ""), size, "AdamW");
+        zds_step_result r = {.struct_size = sizeof r};
+        small_sum sum;
+        for (uint64_t i = 0; i < 5; i++) {
+            WORKS(zds_micro_begin(e, ZDS_BOUNDARY_YES));
+            if (i == 2 || (i % 2 && rank == 0))
+                WORKS(zds_micro_abandon(e));
+            else
+                WORKS(small_passes(e, i, 1));
+            WORKS(zds_step(e, &r));
+            NEED(r.applied == (i != 2 && (size > 1 || i % 2 == 0)), "step %d", (int)i);
+        }
+        WORKS(small_hash(e, &sum));
+        NEED(rank || !overlap || sum.hash == plain, "other bits");
+        plain = sum.hash;
+        end(e);
+    }
+}
+
+Test(engine_overlap, ranks_without_gradients_count_as_zeros)
+{
+    run(1, true, without_gradients);
+    run(2, true, without_gradients);
+}
+
+static void not_finite(int rank, int size)
+{
+    zds_engine *e = open_engine(config_of(size % 3, true, "", ""), size, "AdamW");
+    zds_view view;
+    zds_status status = ZDS_OK;
+    const float none = NAN;
+    WORKS(small_micro(e, ZDS_BOUNDARY_YES, 0, NULL));
+    WORKS(zds_micro_begin(e, ZDS_BOUNDARY_YES));
+    for (uint32_t m = SMALL_MODULES; !status && m-- > 0;) {
+        status = zds_acquire(e, m, ZDS_BACKWARD, NULL, &view);
+        for (size_t s = 0; !status && s < view.count; s++)
+            if (view.slots[s].grad)
+                status = small_gradient(e, &view.slots[s], 7, 1);
+        if (!status && m == 2 && rank == size - 1)
+            WORKS(zds_copy_in(e, view.slots[0].grad, &none, sizeof none));
+        if (!status)
+            status = zds_grad_ready(e, m, NULL);
+    }
+    if (!status)
+        status = zds_step(e, NULL);
+    bool owner = status == ZDS_ERR_OVERFLOW;
+    NEED(owner || (status == ZDS_ERR_PEER && size > 1), "%s: %s", zds_status_name(status),
+         zds_engine_error(e));
+    NEED(!owner || strstr(zds_engine_error(e), "h.1"), "%s", zds_engine_error(e));
+    NEED(zds_micro_begin(e, ZDS_BOUNDARY_YES), "goes on");
+    zds_engine_destroy(e);
+}
+
+Test(engine_overlap, a_gradient_that_is_not_finite_ends_the_run_and_names_its_module)
+{
+    for (int size = 1; size <= 3; size++)
+        run(size, true, not_finite);
+}
