@@ -2,7 +2,7 @@
 """How much communication overlap_comm hides behind computing.
 
 usage: bench/overlap.py [BUILD] [--ranks N] [--modules M] [--elements E] [--us US] [--gbs G]
-                        [--steps S] [--rounds R]
+                        [--steps S] [--rounds R] [--update PATH]
 A model of M modules of E fp32 elements, whose computing takes US microseconds a module forward and
 twice as many backward, without using a processor. On the test device, with links of G gigabytes a
 second that use none either; and on the host by shared memory, where moving is the processors' work:
@@ -13,6 +13,11 @@ without computing, computing alone, and the step with overlap_comm false and tru
 
 where update, the optimizer's pass with what publishing waits for in it, and communication, the rest,
 are those of the step without computing. BUILD (default: build) has the libraries and the test plugins.
+
+With --update instead how much of the update zds.overlap_step hides behind backward, alternating: on the test
+device, whose streams take LATE_US an operation, with states in the host's memory; with states in files below PATH
+while the computing uses no processor; and with everything in memory and the computing by the pool's threads,
+where there is nothing to hide behind. hidden = (step without - step with) / update.
 """
 import argparse
 import json
@@ -23,6 +28,7 @@ import tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
+LATE_US = 2000
 
 
 def build(build_folder, folder):
@@ -46,6 +52,10 @@ def measure(options, program, side, stage, overlap, us):
               "zero_optimization": {"stage": stage, "overlap_comm": overlap,
                                     "reduce_bucket_size": options.elements},
               "zds": side.zds, "steps_per_print": 1000000}
+    return run_program(options, program, config, side, us)
+
+
+def run_program(options, program, config, side, us):
     environment = dict(os.environ, ZDS_PLUGIN_PATH=os.pathsep.join(
         [os.path.join(options.build, "tests", "island"),
          os.path.join(options.build, "lib", "zds", "plugins")]))
@@ -54,6 +64,40 @@ def measure(options, program, side, stage, overlap, us):
          json.dumps(config), str(options.modules), str(options.elements), str(us), side.how,
          str(options.steps)], env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(run.stdout)
+
+
+def update_sides(options):
+    cpu = {"offload_optimizer": {"device": "cpu"}}
+    files = {"offload_optimizer": {"device": "nvme", "nvme_path": options.update}}
+    device = {"device": "test", "comm": {"type": "island", "params": {"delay_us": 0}},
+              "tiers": {"test": {"type": "test", "params": {"delay_us": LATE_US}}}}
+    yield Side("test device, cpu", "outside", device), {"stage": 1, **cpu}
+    yield Side("files", "outside", {}), {"stage": 3, **files}
+    yield Side("memory", "pool", {}), {"stage": 1}
+
+
+def measure_update(options, program, side, zero, overlap, us):
+    config = {"train_micro_batch_size_per_gpu": 1, "optimizer": {"type": "AdamW"},
+              "gradient_clipping": 0, "zero_optimization": zero,
+              "zds": {**side.zds, "overlap_step": overlap}, "steps_per_print": 1000000}
+    return run_program(options, program, config, side, us)
+
+
+def compare_updates(options, program):
+    print(f"{'ms':<24}{'update':>8}{'compute':>9}{'false':>8}{'true':>8}{'hidden':>8}{'ratio':>8}")
+    for side, zero in update_sides(options):
+        rows = {False: [], True: []}
+        bare = [measure_update(options, program, side, zero, False, 0)["update_ms"]
+                for _ in range(options.rounds)]
+        for _ in range(options.rounds):
+            for overlap in rows:
+                rows[overlap].append(
+                    measure_update(options, program, side, zero, overlap, options.us))
+        took = [statistics.median(row["step_ms"] for row in rows[way]) for way in rows]
+        compute = statistics.median(row["compute_ms"] for row in rows[False])
+        update = statistics.median(bare)
+        print(f"{side.name:<24}{update:8.1f}{compute:9.1f}{took[0]:8.1f}{took[1]:8.1f}"
+              f"{(took[0] - took[1]) / update:8.2f}{took[1] / took[0]:8.2f}", flush=True)
 
 
 def median(options, program, side, stage, overlap, us):
@@ -78,12 +122,15 @@ def main():
                           ("steps", 15), ("rounds", 3)):
         parser.add_argument("--" + name, type=int, default=default)
     parser.add_argument("--gbs", type=float, default=1.0)
+    parser.add_argument("--update", metavar="PATH")
     options = parser.parse_args()
     options.build = os.path.abspath(options.build)
-    print(f"{'ms':<24}{'comm':>8}{'update':>8}{'compute':>9}{'floor':>8}{'false':>8}{'true':>8}"
-          f"{'/floor':>8}{'/floor':>8}")
     with tempfile.TemporaryDirectory() as folder:
         program = build(options.build, folder)
+        if options.update:
+            return compare_updates(options, program)
+        print(f"{'ms':<24}{'comm':>8}{'update':>8}{'compute':>9}{'floor':>8}{'false':>8}{'true':>8}"
+              f"{'/floor':>8}{'/floor':>8}")
         for side in sides(options):
             for stage in (1, 2):
                 bare = median(options, program, side, stage, True, 0)

@@ -316,7 +316,8 @@ zds_status zds_micro_begin(zds_engine *engine, int32_t boundary);
  * is run at once. Where gradients are added up in another type than the parameters', this takes
  * memory of all gradients once more, in the parameters' type, from the first time on. At stages 2
  * and 3 there is room for some: ZDS_ERR_UNSUPPORTED, and nothing has changed, until one is
- * reported. ZDS_ERR_INVALID: no such module, or out of order. */
+ * reported. ZDS_ERR_INVALID: no such module, or out of order; with "zds": {"overlap_step": true} in
+ * a boundary micro step, FORWARD of a module whose gradients were reported or passed over. */
 zds_status zds_acquire(zds_engine *engine, uint32_t module, int32_t pass, const zds_stream *stream,
                        zds_view *view);
 /* The end of a FORWARD use. ZDS_ERR_INVALID: the module is not acquired so often. */
@@ -328,7 +329,11 @@ zds_status zds_grad_none(zds_engine *engine, uint32_t module, uint32_t slot);
 /* The gradients of the module are written; its pages may be reused. May reduce, and may move other
  * reductions forward. Modules that are held together may be reported in any order. ZDS_ERR_INVALID:
  * not acquired for BACKWARD in this micro step. Modules that a rank does not report count as zeros;
- * a parameter that no rank has a gradient for is left alone in this step. */
+ * a parameter that no rank has a gradient for is left alone in this step.
+ *
+ * With "zds": {"overlap_step": true}, in a boundary micro step, parameters are updated from then
+ * on: ZDS_ERR_INVALID for a module that is still acquired for FORWARD; in fp32 ZDS_ERR_OVERFLOW,
+ * which ends the run, on a rank that sees a gradient that is not finite. */
 zds_status zds_grad_ready(zds_engine *engine, uint32_t module, const zds_stream *stream);
 
 typedef struct zds_step_result {
@@ -357,7 +362,8 @@ zds_status zds_step(zds_engine *engine, zds_step_result *result);
  * zds_step would skip; the rest is as it was. Parameters may be acquired for FORWARD. Then zds_step
  * applies, or zds_discard drops the gradients: steps and schedule hold, `skips` is one more, and
  * the loss scale stays, unless the gradients overflowed. All ranks call the same one, else
- * ZDS_ERR_DIVERGED. ZDS_ERR_INVALID: no boundary, or zds_discard without zds_finish. */
+ * ZDS_ERR_DIVERGED. ZDS_ERR_INVALID: no boundary, or zds_discard without zds_finish.
+ * ZDS_ERR_UNSUPPORTED: with zds.overlap_step parameters are updated by then. */
 zds_status zds_finish(zds_engine *engine, zds_step_result *result);
 zds_status zds_discard(zds_engine *engine, zds_step_result *result);
 
@@ -366,7 +372,7 @@ zds_status zds_discard(zds_engine *engine, zds_step_result *result);
  * and the boundary discards the optimizer step on all ranks (`skipped`, the loss scale untouched).
  * At stage 3, where ranks gather modules together (see zds_acquire), it takes part in what the
  * others acquire, as the micro step before had it; ZDS_ERR_UNSUPPORTED: there was none, or this one
- * has gone another way. */
+ * has gone another way; or, with zds.overlap_step, something is acquired for BACKWARD or was. */
 zds_status zds_micro_abandon(zds_engine *engine);
 
 /* This rank cannot go on: the other ranks get ZDS_ERR_PEER with the text wherever they wait for it;
@@ -376,7 +382,8 @@ zds_status zds_fail(zds_engine *engine, zds_status status, const char *format, .
 
 /* Sets the rate of group `group` (of zds_group), or of all groups, from the next zds_step on; on
  * every rank the same, which the step checks (ZDS_ERR_DIVERGED). ZDS_ERR_INVALID: a schedule sets
- * the rates, no finite rate, or after zds_finish; ZDS_ERR_NOT_FOUND: no such group. */
+ * the rates, no finite rate, after zds_finish, or with zds.overlap_step in a boundary micro step;
+ * ZDS_ERR_NOT_FOUND: no such group. */
 #define ZDS_ALL_GROUPS SIZE_MAX
 zds_status zds_set_lr(zds_engine *engine, size_t group, double lr);
 
