@@ -86,6 +86,7 @@ static zds_status create_zero(zds_engine *e, zds_error *error)
         .overlap = set->overlap,
         .overlap_step = set->overlap_step,
         .finite = set->check_overflow,
+        .adds = set->accumulation > 1 || !set->managed_accumulation,
         .prescale = set->prescale,
         .postscale = set->postscale,
         .sum_factor = set->sum_factor,

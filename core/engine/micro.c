@@ -84,17 +84,18 @@ static zds_status ask_reduction(zds_engine *e)
  * where it does, whatever made it so (zds_set_train_batch_size, zds_no_sync, ZDS_BOUNDARY_NO). */
 static zds_status foresee_accumulation(zds_engine *e)
 {
-    if (e->boundary || e->accum_dtype == ZDS_F32 || e->set.accum_is_chosen)
+    zds_dtype dtype = e->set.accum_is_chosen ? e->accum_dtype : ZDS_F32;
+    if (e->boundary)
         return ZDS_OK;
-    if (!(e->optim.grad_dtypes & ZDS_DTYPE_BIT(ZDS_F32)))
+    if (dtype != e->accum_dtype && !(e->optim.grad_dtypes & ZDS_DTYPE_BIT(dtype)))
         return engine_fail(e, ZDS_ERR_UNSUPPORTED,
                            "a micro step that is no boundary: gradients are added up in fp32, "
                            "which optimizer %s does not take; set data_types.grad_accum_dtype to "
                            "what it takes",
                            e->optim_plugin->name);
-    zds_status status = zero_accumulate_in(e->zero, ZDS_F32);
+    zds_status status = zero_accumulate_in(e->zero, dtype);
     if (!status)
-        e->accum_dtype = ZDS_F32;
+        e->accum_dtype = dtype;
     return status;
 }
 

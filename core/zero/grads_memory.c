@@ -58,14 +58,31 @@ static bool has_buffers(const zero *z, const layout *l, bool in_parts)
     return in_parts || (z->wish.accum_dtype != z->wish.param_dtype && l->wide < l->trainable);
 }
 
+/* Beside backward a part is used up soon, but by what is updated whole, or on a device's queue. */
+static bool may_pass(const zero *z)
+{
+    for (uint32_t i = 0; i < z->with.model->param_count; i++)
+        if (z->with.params[i].needs.whole_tensor)
+            return false;
+    return z->wish.overlap_step && !z->wish.adds && z->wish.stage >= 2 && zero_is_here(z);
+}
+
+/* Of a rank's parts of gradients. */
+static uint64_t parts_bytes(const zero *z, const layout *l)
+{
+    uint64_t n = l->world_size, all = accum_bytes(z, l->trainable / n, l->wide / n),
+             two = 2 * l->largest / n * sizeof(float);
+    return may_pass(z) && two < all ? two : all;
+}
+
 /* Bytes of a rank that depend on whether it keeps its parts only: gradients, buffers, and padding
  * of its shard, which masters and states have too. Where ranks own unequal parts, of the mean rank:
  * all must decide alike. */
 static uint64_t weigh(const zero *z, const layout *l, bool in_parts)
 {
     uint64_t shard = l->trainable / l->world_size;
-    uint64_t bytes = 12 * shard + (in_parts ? accum_bytes(z, shard, l->wide / l->world_size)
-                                            : accum_bytes(z, l->trainable, l->wide));
+    uint64_t bytes =
+        12 * shard + (in_parts ? parts_bytes(z, l) : accum_bytes(z, l->trainable, l->wide));
     if (has_buffers(z, l, in_parts))
         bytes += l->buffers * zds_dtype_size(z->wish.param_dtype);
     return bytes + travel_bytes(z, l, in_parts);
@@ -92,7 +109,9 @@ static zds_status lay_out(zero *z, const layout_wish *wish, bool overlap, layout
 zds_status grads_lay_out(zero *z, const layout_wish *wish, zds_error *error)
 {
     zds_status status = lay_out(z, wish, false, &z->lay, error);
-    if (status || z->wish.stage < 2 || is_alone(z))
+    /* Alone it would be a copy more, which is little where parameters are files. */
+    bool copies = !is_alone(z) || (may_pass(z) && zero_params_rest(z));
+    if (status || z->wish.stage < 2 || !copies)
         return status;
     uint64_t most = weigh(z, z->lay, false);
     for (int overlap = z->wish.overlap; overlap >= 0; overlap--)
@@ -131,18 +150,30 @@ static uint64_t place_whole(zero *z)
     return at;
 }
 
+static uint64_t part_bytes(const zero *z, const layout_span *span, uint32_t rank)
+{
+    return layout_part_count(span, rank) * zds_dtype_size(zero_accum_dtype(z, span));
+}
+
+/* One after the other; passing ones where that of the last but one was. */
 static uint64_t shard_bytes(const zero *z, uint32_t rank, span_run *runs)
 {
-    uint64_t at = 0;
+    uint64_t at = 0, largest = 0;
     for (uint32_t k = 0; k < z->lay->span_count; k++) {
+        const layout_span *span = &z->lay->spans[k];
+        if (layout_is_trained(span) && part_bytes(z, span, rank) > largest)
+            largest = part_bytes(z, span, rank);
+    }
+    for (uint32_t k = 0, n = 0; k < z->lay->span_count; k++) {
         const layout_span *span = &z->lay->spans[k];
         if (!layout_is_trained(span))
             continue;
         if (runs)
-            runs[k].shard_at = at;
-        at += layout_part_count(span, rank) * zds_dtype_size(zero_accum_dtype(z, span));
+            runs[k].shard_at = z->grads.passing ? n % 2 * largest : at;
+        n += span->count > 0;
+        at += part_bytes(z, span, rank);
     }
-    return at;
+    return z->grads.passing && 2 * largest < at ? 2 * largest : at;
 }
 
 static zds_status take_memory(zero *z, zds_error *error)
@@ -151,6 +182,7 @@ static zds_status take_memory(zero *z, zds_error *error)
     const layout *l = z->lay;
     grads_part *g = &z->grads;
     peers *p = z->with.peers;
+    g->passing = g->in_parts && may_pass(z);
     uint64_t whole = place_whole(z), most = shard_bytes(z, (uint32_t)p->rank, g->spans);
     for (uint32_t r = 0; !zero_any_memory(z) && r < l->world_size; r++) { /* as ranks know it */
         uint64_t bytes = shard_bytes(z, r, NULL);
@@ -185,6 +217,10 @@ zds_status zero_accumulate_in(zero *z, zds_dtype dtype)
     static const char beginning[] = "the first micro step of several (zds_micro_begin)";
     zds_error error = ZDS_ERROR_INIT;
     peers *p = z->with.peers;
+    bool same = z->wish.accum_dtype == dtype && !z->grads.passing;
+    z->wish.adds = true;
+    if (same)
+        return ZDS_OK;
     const zds_coll coll = {
         .struct_size = sizeof coll, .tag = 13, .what = beginning, .stream = z->wire};
     /* Ranks that do not do it reduce gradients meanwhile, on this link, and are told why. */

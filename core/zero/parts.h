@@ -126,6 +126,8 @@ typedef struct span_run {
 typedef struct grads_part {
     /* Where a rank's gradients are between micro steps: whole, or its own parts only. */
     bool in_parts;
+    /* A part is kept until its span is updated: two spans' at a time. */
+    bool passing;
     bool fused;
     peer_slab full;     /* whole, as they are added up, */
     peer_slab shard;    /* or in parts */

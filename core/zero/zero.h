@@ -25,7 +25,7 @@ typedef struct zero_param {
 
 enum { ZERO_AS_IS = -1 };
 
-/* What is wanted; constant, but for accum_dtype (zero_accumulate_in). */
+/* What is wanted; constant, but for accum_dtype and adds (zero_accumulate_in). */
 typedef struct zero_wishes {
     int32_t stage;
     zds_dtype param_dtype;  /* of parameters and of what backward leaves, but for wide spans */
@@ -36,6 +36,7 @@ typedef struct zero_wishes {
     /* Spans are updated once they are reduced, before the norm is known; then gradients must be
      * finite, or may be anything. */
     bool overlap_step, finite;
+    bool adds; /* several micro steps are added up; till zero_accumulate_in perhaps not */
     double prescale, postscale; /* around the sum over ranks */
     double sum_factor;          /* of gradients that are to be summed, over their mean */
     uint64_t bucket;            /* elements */
@@ -79,8 +80,8 @@ zds_status zero_create(const zero_wishes *wishes, const zero_means *means, zero 
 void zero_touch(zero *z);
 void zero_destroy(zero *z);
 
-/* Takes the gradients' memory anew, for micro steps that are added up in another type; between
- * optimizer steps. Collective. */
+/* Several micro steps are added up from now on, in this type: takes the gradients' memory anew where
+ * that is another than it was made for; between optimizer steps. Collective. */
 zds_status zero_accumulate_in(zero *z, zds_dtype dtype);
 
 /* === values === */
