@@ -80,8 +80,8 @@ zds_status zero_create(const zero_wishes *wishes, const zero_means *means, zero 
 void zero_touch(zero *z);
 void zero_destroy(zero *z);
 
-/* Several micro steps are added up from now on, in this type: takes the gradients' memory anew where
- * that is another than it was made for; between optimizer steps. Collective. */
+/* Several micro steps are added up from now on, in this type: takes the gradients' memory anew
+ * where that is another than it was made for; between optimizer steps. Collective. */
 zds_status zero_accumulate_in(zero *z, zds_dtype dtype);
 
 /* === values === */

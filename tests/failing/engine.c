@@ -140,6 +140,7 @@ static void check(const scenario *s, int32_t rank, outcome *o)
     "\"zero_optimization\": {\"stage\": 3, \"offload_param\": {\"device\": \"nvme\", "             \
     "\"max_in_cpu\": 0, \"nvme_path\": \"" TEST_BINARY_DIR                                         \
     "\"}, \"stage3_param_persistence_threshold\": 0}, "
+#define BESIDE "\"gradient_clipping\": 0, \"zds\": {\"overlap_step\": true}, "
 #define THREAD "\"zds\": {\"progress_thread\": true}, "
 
 static const char wrong[] =
@@ -184,6 +185,7 @@ static const scenario scenarios[] = {
     TWO("ranks, stage 1", BF16 WARMUP ZERO("1") OPTIM("Lamb"), 97),
     TWO("ranks, stage 2", BF16 ZERO("2") OPTIM("Muon"), 97),
     TWO("ranks, stage 3", BF16 ZERO("3") OPTIM("AdamW"), 97),
+    TWO("ranks, updates beside backward", BESIDE ZERO("2") OPTIM("AdamW"), 97),
     TWO("ranks, progress thread", BF16 THREAD ZERO("2") OPTIM("AdamW"), 97),
     ONE("device", ISLAND BF16 ZERO("1") OPTIM("AdamW"), 61),
     {.name = "files",

@@ -7,6 +7,8 @@
 #define WORKS(call) NEED(!(call), "%s: %s", #call, zds_engine_error(e))
 
 #define MODEST TEST_BINARY_DIR "/tests/plugins/modest_comm.so:modest"
+#define PARAM  ", \"max_in_cpu\": 0"
+#define WAITS  ", \"pipeline_write\": false"
 #define NVME   "\"device\": \"nvme\", \"nvme_path\": \"" TEST_BINARY_DIR "\""
 
 static const char *backend; /* NULL: the one that is chosen */
@@ -99,13 +101,10 @@ static uint64_t train(zds_engine *e, bool skips, uint64_t micros)
     return sum.hash;
 }
 
-static const char *const sections[] = {
-    "",
-    ", \"bf16\": {\"enabled\": true, \"check_grad_overflow\": false}",
-    ", \"gradient_accumulation_steps\": 2",
-    ", \"gradient_accumulation_steps\": 2, \"bf16\": {\"enabled\": true, "
-    "\"check_grad_overflow\": false}",
-};
+#define BF16 ", \"bf16\": {\"enabled\": true, \"check_grad_overflow\": false}"
+#define TWO  ", \"gradient_accumulation_steps\": 2"
+
+static const char *const sections[] = {"", BF16, TWO, TWO BF16};
 
 static const char *const optimizers[] = {"AdamW", "AdamW8bit", "Lion", "Muon"};
 
@@ -148,9 +147,8 @@ static void in_files(int rank, int size)
         ", \"offload_optimizer\": {" NVME "}",
         ", \"offload_optimizer\": {" NVME ", \"buffer_count\": 1}",
         ", \"offload_optimizer\": {" NVME ", \"ratio\": 0.4, \"pipeline_read\": false}",
-        ", \"offload_param\": {" NVME "}",
-        ", \"offload_param\": {" NVME "}, \"offload_optimizer\": {" NVME
-        ", \"pipeline_write\": false}",
+        ", \"offload_param\": {" NVME PARAM "}",
+        ", \"offload_param\": {" NVME PARAM "}, \"offload_optimizer\": {" NVME WAITS "}",
     };
     for (size_t i = 0; i < sizeof zero / sizeof *zero; i++) {
         small_width = i % 2 ? 24 : 400;
@@ -253,7 +251,7 @@ static uint64_t deep_hash(zds_engine *e)
 
 static void gradients_pass(int rank, int size)
 {
-    static const char *const zero[] = {"", ", \"offload_param\": {" NVME
+    static const char *const zero[] = {"", ", \"offload_param\": {" NVME PARAM
                                            "}, \"offload_optimizer\": {" NVME "}"};
     make_model = deep_model;
     for (size_t i = size == 1; i < 2; i++) {
