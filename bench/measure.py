@@ -184,6 +184,36 @@ def train(programs, python, folder):
         yield f"train, {label}, 2 ranks x 1 thread", sides, bars
 
 
+def zero3_config(stage, bf16, offload):
+    config = ds_config(stage, bf16, 4, 2)
+    if offload:
+        config["zero_optimization"].update(offload_optimizer={"device": "cpu"},
+                                           offload_param={"device": "cpu"})
+    return config
+
+
+def zero3(programs, python, folder):
+    model = write_json(folder, "gpt2.json", MODEL)
+    for label, bf16, offload, bar in (("fp32", False, False, 2), ("bf16", True, False, 2),
+                                      ("bf16, offload to cpu", True, True, 2.5)):
+        name = label.replace(", ", "-").replace(" ", "-")
+        whole = write_json(folder, f"whole-{name}.json", zero3_config(0, bf16, False))
+        parts = write_json(folder, f"parts-{name}.json", zero3_config(3, bf16, offload))
+        sides = {"zds": lambda c=parts: train_zds(programs, c, model, folder),
+                 "zds, ZeRO-0": lambda c=whole: train_zds(programs, c, model, folder),
+                 "DeepSpeed": lambda c=parts: train_rival(python, "deepspeed", c, model)}
+
+        def bars(sides, bar=bar):
+            zds, whole, theirs = sides["zds"], sides["zds, ZeRO-0"], sides["DeepSpeed"]
+            return [
+                at_least("tokens/s / zds's at ZeRO-0",
+                         zds["tokens_per_second"] / whole["tokens_per_second"], 0.95),
+                at_least("tokens/s / DeepSpeed's",
+                         zds["tokens_per_second"] / theirs["tokens_per_second"], bar)]
+
+        yield f"train, ZeRO-3 {label}, 2 ranks x 1 thread", sides, bars
+
+
 # === config ===
 
 GOLDEN = os.path.join(os.path.dirname(HERE), "tests", "data", "config", "golden.json")
@@ -237,4 +267,4 @@ def config(programs, python, folder):
                bars)
 
 
-PARTS = {"step": step, "comm": comm, "train": train, "config": config}
+PARTS = {"step": step, "comm": comm, "train": train, "zero3": zero3, "config": config}

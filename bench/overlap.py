@@ -2,7 +2,7 @@
 """How much communication overlap_comm hides behind computing.
 
 usage: bench/overlap.py [BUILD] [--ranks N] [--modules M] [--elements E] [--us US] [--gbs G]
-                        [--steps S] [--rounds R] [--update PATH]
+                        [--steps S] [--rounds R] [--gather] [--update PATH]
 A model of M modules of E fp32 elements, whose computing takes US microseconds a module forward and
 twice as many backward, without using a processor. On the test device, with links of G gigabytes a
 second that use none either; and on the host by shared memory, where moving is the processors' work:
@@ -13,6 +13,10 @@ without computing, computing alone, and the step with overlap_comm false and tru
 
 where update, the optimizer's pass with what publishing waits for in it, and communication, the rest,
 are those of the step without computing. BUILD (default: build) has the libraries and the test plugins.
+
+With --gather instead how much of the gathers of ZeRO-3 is hidden, on the test device: what the links' time adds to a
+step where modules are gathered ahead (stage3_prefetch_bucket_size) over what it adds where they are not, on which
+nothing but reductions is hidden.
 
 With --update instead how much of the update zds.overlap_step hides behind backward, alternating: on the test
 device, whose streams take LATE_US an operation, with states in the host's memory; with states in files below PATH
@@ -64,6 +68,29 @@ def run_program(options, program, config, side, us):
          json.dumps(config), str(options.modules), str(options.elements), str(us), side.how,
          str(options.steps)], env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(run.stdout)
+
+
+def compare_gathers(options, program):
+    print(f"{'ms':<24}{'no links':>10}{'links':>10}{'added':>8}")
+    added = {}
+    for name, ahead in (("when acquired", 0), ("ahead", 4 * options.elements)):
+        took = []
+        for gbs in (0, options.gbs):
+            link = {"delay_gbs": gbs, "delay_us": 20} if gbs else {"delay_us": 0}
+            side = Side(name, "outside", {"device": "test", "comm": {"type": "island", "params": link},
+                                          "tiers": {"test": {"type": "test", "params": {"delay_us": 0}}}})
+            config = {"train_micro_batch_size_per_gpu": 1, "optimizer": {"type": "SGD"},
+                      "zero_optimization": {"stage": 3, "stage3_prefetch_bucket_size": ahead,
+                                            "stage3_max_live_parameters": 6 * options.elements,
+                                            "stage3_max_reuse_distance": 0,
+                                            "stage3_param_persistence_threshold": 0},
+                      "zds": side.zds, "steps_per_print": 1000000}
+            took.append(statistics.median(
+                run_program(options, program, config, side, options.us)["step_ms"]
+                for _ in range(options.rounds)))
+        added[name] = took[1] - took[0]
+        print(f"{name:<24}{took[0]:10.1f}{took[1]:10.1f}{added[name]:8.1f}", flush=True)
+    print(f"hidden: {1 - added['ahead'] / added['when acquired']:.2f}")
 
 
 def update_sides(options):
@@ -122,11 +149,14 @@ def main():
                           ("steps", 15), ("rounds", 3)):
         parser.add_argument("--" + name, type=int, default=default)
     parser.add_argument("--gbs", type=float, default=1.0)
+    parser.add_argument("--gather", action="store_true")
     parser.add_argument("--update", metavar="PATH")
     options = parser.parse_args()
     options.build = os.path.abspath(options.build)
     with tempfile.TemporaryDirectory() as folder:
         program = build(options.build, folder)
+        if options.gather:
+            return compare_gathers(options, program)
         if options.update:
             return compare_updates(options, program)
         print(f"{'ms':<24}{'comm':>8}{'update':>8}{'compute':>9}{'floor':>8}{'false':>8}{'true':>8}"

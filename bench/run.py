@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """zds and its rivals, alternately in one run: medians, ratios, and the bars that zds sets itself.
 
-usage: bench/run.py [step] [comm] [train] [config] [optim] [--rounds N] [--build DIR] [--json FILE]
+usage: bench/run.py [step] [comm] [train] [zero3] [config] [optim] [--rounds N] [--build DIR] [--json FILE]
   step    64 Mi parameters in 16 tensors, AdamW, clipping: DeepSpeed's engine.step()
   comm    64 MiB of fp32 a rank, 2 ranks: Open MPI, gloo, memcpy
   train   a GPT-2 of 10.8 M parameters, 2 ranks: DeepSpeed + transformers; torch.compile
+  zero3   the same at ZeRO-3, without and with offload to cpu: DeepSpeed, and zds's own ZeRO-0 (on a
+          processor with AMX DeepSpeed's bf16 products are faster than zds's, which are fp32)
   config  two golden configs, from file to checked: DeepSpeed + transformers
   optim   64 Mi parameters, the update alone: torch's and DeepSpeed's CPU kernels
 The rivals' virtual environment is $ZDS_RIVALS, else bench/.venv, which is made if it is missing

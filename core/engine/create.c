@@ -75,35 +75,19 @@ static zds_status find_launch(launch *l, const zds_engine_options *o, zds_error 
 static zds_status create_zero(zds_engine *e, zds_error *error)
 {
     const settings *set = &e->set;
-    const zero_wishes wishes = {
-        .stage = set->stage,
-        .param_dtype = set->param_dtype,
-        .master_dtype = set->master_dtype,
-        .accum_dtype = set->accum_dtype,
-        .comm_dtype =
-            zds_config_is_set(e->config, "communication_data_type") ? set->comm_dtype : ZERO_AS_IS,
-        .reduce_scatter = set->reduce_scatter,
-        .overlap = set->overlap,
-        .overlap_step = set->overlap_step,
-        .finite = set->check_overflow,
-        .adds = set->accumulation > 1 || !set->managed_accumulation,
-        .prescale = set->prescale,
-        .postscale = set->postscale,
-        .sum_factor = set->sum_factor,
-        .bucket = set->bucket,
-        .keep = set->keep,
-        .keep_all = set->keep_all,
-        .live = set->live,
-        .ahead = set->ahead,
-        .reuse = set->reuse,
-        .stay = e->device.space == ZDS_SPACE_HOST ? set->stay : 0,
-        .tell_order = set->tell_order,
-        .buffers = set->buffers,
-        .reads_ahead = set->reads_ahead,
-        .writes_behind = set->writes_behind,
-        .ratio = set->ratio,
-        .tile = e->device.space == ZDS_SPACE_HOST ? HOST_TILE : DEVICE_TILE,
-        .seed = e->seed};
+    bool host = e->device.space == ZDS_SPACE_HOST;
+    zero_wishes wishes = set->zero;
+    wishes.stage = set->stage;
+    wishes.param_dtype = set->param_dtype;
+    wishes.master_dtype = set->master_dtype;
+    wishes.accum_dtype = set->accum_dtype;
+    wishes.comm_dtype =
+        zds_config_is_set(e->config, "communication_data_type") ? set->comm_dtype : ZERO_AS_IS;
+    wishes.finite = set->check_overflow;
+    wishes.adds = set->accumulation > 1 || !set->managed_accumulation;
+    wishes.stay = host ? wishes.stay : 0;
+    wishes.tile = host ? HOST_TILE : DEVICE_TILE;
+    wishes.seed = e->seed;
     const zero_means means = {.model = e->model,
                               .params = e->params,
                               .hypers = e->hypers,

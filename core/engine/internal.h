@@ -28,24 +28,15 @@ typedef struct settings {
     zds_dtype comm_dtype;  /* in which gradients travel */
     double clip;           /* 0: off */
     bool check_overflow, compute_norm;
-    bool reduce_scatter, overlap, overlap_step;
     bool ignore_unused;
-    double prescale, postscale; /* around the sum over ranks */
-    double sum_factor;          /* of gradients that are to be summed, over their mean */
-    int64_t print_every;        /* 0: never */
+    int64_t print_every; /* 0: never */
     bool breakdown;
-    bool progress_thread;                        /* for what moves between ranks */
-    bool strict;                                 /* what is acquired must be released */
-    uint64_t keep, keep_all, live, ahead, reuse; /* zero_wishes */
-    bool tell_order;
-    uint64_t bucket;
+    bool progress_thread;    /* for what moves between ranks */
+    bool strict;             /* what is acquired must be released */
+    zero_wishes zero;        /* but for what is said above, and what the config does not know */
     loss_scale scale;        /* as it is at first */
     const char *states_tier; /* offload_optimizer's, for masters and states; NULL: none */
     const char *params_tier; /* offload_param's; likewise */
-    uint64_t stay;           /* zero_wishes */
-    uint32_t buffers;        /* zero_wishes */
-    bool reads_ahead, writes_behind;
-    double ratio;
 } settings;
 
 /* A GLOBAL state: one, whichever parameters describe it. */
@@ -170,7 +161,7 @@ double engine_now_ms(void);
 /* Parameters are updated in this micro step from the first zds_grad_ready on. */
 static inline bool engine_updates(const zds_engine *e)
 {
-    return e->set.overlap_step && e->in_micro && e->boundary;
+    return e->set.zero.overlap_step && e->in_micro && e->boundary;
 }
 /* Between the micro steps of one optimizer step, or in one of them. */
 static inline bool engine_in_step(const zds_engine *e)

@@ -355,7 +355,7 @@ zds_status zds_micro_abandon(zds_engine *e)
                            !e->in_micro ? "outside a micro step"
                            : e->no_sync ? "between zds_no_sync(true) and (false)"
                                         : "after zds_finish: call zds_discard");
-    if (e->set.overlap_step && e->in_backward)
+    if (e->set.zero.overlap_step && e->in_backward)
         return engine_fail(e, ZDS_ERR_UNSUPPORTED,
                            "zds_micro_abandon in backward with zds.overlap_step: a step whose "
                            "updates may have begun cannot be dropped; end all ranks by zds_fail, "

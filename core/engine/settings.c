@@ -85,16 +85,16 @@ static void read_scales(settings *set, const zds_config *c, int32_t world_size)
     double n = world_size;
     const char *op = zds_config_string(c, "gradient_allreduce_op");
     double factor = zds_config_float(c, "gradient_predivide_factor");
-    set->prescale = set->postscale = set->sum_factor = 1;
+    set->zero.prescale = set->zero.postscale = set->zero.sum_factor = 1;
     if (op && strcasecmp(op, "sum") == 0) {
-        set->sum_factor = n;
+        set->zero.sum_factor = n;
         return;
     }
     if (zds_config_bool(c, "prescale_gradients")) {
-        set->prescale = 1 / n;
+        set->zero.prescale = 1 / n;
     } else {
-        set->prescale = 1 / factor;
-        set->postscale = factor / n;
+        set->zero.prescale = 1 / factor;
+        set->zero.postscale = factor / n;
     }
 }
 
@@ -130,7 +130,7 @@ static void check_overlap_step(const settings *set, const zds_config *c, problem
 {
     const char *why = NULL;
     char text[200];
-    if (!set->overlap_step)
+    if (!set->zero.overlap_step)
         return;
     if (set->clip > 0)
         why = "the norm of all gradients, for gradient_clipping (1.0 where it is absent); write 0 "
@@ -199,31 +199,32 @@ settings settings_of(const zds_config *c, int32_t world_size, problems *found)
         .managed_accumulation = zds_config_bool(c, "managed_gradient_accumulation"),
         .clip = zds_config_float(c, "gradient_clipping"),
         .compute_norm = zds_config_bool(c, "zero_optimization.compute_grad_norm"),
-        .reduce_scatter = stage == 0 || zds_config_bool(c, "zero_optimization.reduce_scatter"),
         .ignore_unused = zds_config_bool(c, "zero_optimization.ignore_unused_parameters"),
         .progress_thread = zds_config_bool(c, "zds.progress_thread"),
         .strict = stage == 3 || zds_config_bool(c, "zds.strict"),
-        .keep = whole_number(c, "zero_optimization.stage3_param_persistence_threshold"),
-        .keep_all = whole_number(c, "zero_optimization.stage3_model_persistence_threshold") /
-                    (uint64_t)world_size,
-        .live = whole_number(c, "zero_optimization.stage3_max_live_parameters"),
-        .ahead = whole_number(c, "zero_optimization.stage3_prefetch_bucket_size"),
-        .reuse = whole_number(c, "zero_optimization.stage3_max_reuse_distance"),
-        .tell_order = zds_config_bool(c, "zero_optimization.log_trace_cache_warnings"),
         .breakdown = zds_config_bool(c, "wall_clock_breakdown"),
         .check_overflow = true,
-        /* zds overlaps unless it is told not to: a bucket more is all it costs. */
-        .overlap = is_on(c, "zero_optimization.overlap_comm"),
-        .overlap_step = zds_config_bool(c, "zds.overlap_step"),
-        .buffers = (uint32_t)fmin((double)whole_number(c, OFFLOAD "buffer_count"), UINT32_MAX),
-        .reads_ahead = is_on(c, OFFLOAD "pipeline_read"),
-        .writes_behind = is_on(c, OFFLOAD "pipeline_write"),
-        .ratio = zds_config_float(c, OFFLOAD "ratio"),
         .states_tier = states_tier(c, stage),
         .params_tier = params_tier(c, stage),
-        .stay = whole_number(c, "zero_optimization.offload_param.max_in_cpu"),
-        .bucket = (uint64_t)zds_config_int(c, "zero_optimization.reduce_bucket_size"),
-        .print_every = every > 0 ? every : 0};
+        .print_every = every > 0 ? every : 0,
+        .zero = {
+            .reduce_scatter = stage == 0 || zds_config_bool(c, "zero_optimization.reduce_scatter"),
+            .keep = whole_number(c, "zero_optimization.stage3_param_persistence_threshold"),
+            .keep_all = whole_number(c, "zero_optimization.stage3_model_persistence_threshold") /
+                        (uint64_t)world_size,
+            .live = whole_number(c, "zero_optimization.stage3_max_live_parameters"),
+            .ahead = whole_number(c, "zero_optimization.stage3_prefetch_bucket_size"),
+            .reuse = whole_number(c, "zero_optimization.stage3_max_reuse_distance"),
+            .tell_order = zds_config_bool(c, "zero_optimization.log_trace_cache_warnings"),
+            /* zds overlaps unless it is told not to: a bucket more is all it costs. */
+            .overlap = is_on(c, "zero_optimization.overlap_comm"),
+            .overlap_step = zds_config_bool(c, "zds.overlap_step"),
+            .buffers = (uint32_t)fmin((double)whole_number(c, OFFLOAD "buffer_count"), UINT32_MAX),
+            .reads_ahead = is_on(c, OFFLOAD "pipeline_read"),
+            .writes_behind = is_on(c, OFFLOAD "pipeline_write"),
+            .ratio = zds_config_float(c, OFFLOAD "ratio"),
+            .stay = whole_number(c, "zero_optimization.offload_param.max_in_cpu"),
+            .bucket = (uint64_t)zds_config_int(c, "zero_optimization.reduce_bucket_size")}};
     read_precision(&set, c, found);
     read_scales(&set, c, world_size);
     read_loss_scale(&set, c, found);

@@ -79,8 +79,8 @@ static zds_status apply(zds_engine *e, zds_step_result *r)
 {
     double norm = e->norm.norm + 1e-6,
            clip = e->set.clip > 0 && norm > e->set.clip ? e->set.clip / norm : 1;
-    zds_status status = zero_update(e->zero, e->steps + 1,
-                                    (e->local ? clip * e->set.sum_factor : clip) / e->scale.value);
+    zds_status status = zero_update(
+        e->zero, e->steps + 1, (e->local ? clip * e->set.zero.sum_factor : clip) / e->scale.value);
     if (status || !e->norm.any) /* what began beside backward is ended, and did nothing */
         return status;
     e->steps++;
@@ -122,7 +122,7 @@ static zds_status conclude(zds_engine *e, bool discard, zds_step_result *r)
     if (drop) {
         e->skips++;
         r->skipped = 1;
-    } else if ((e->norm.any || e->set.overlap_step) && (status = apply(e, r)) != ZDS_OK) {
+    } else if ((e->norm.any || e->set.zero.overlap_step) && (status = apply(e, r)) != ZDS_OK) {
         return status;
     }
     reset(e);
@@ -207,7 +207,7 @@ zds_status zds_finish(zds_engine *e, zds_step_result *result)
     zds_status status = check_end(e, "zds_finish", result);
     if (status)
         return status;
-    if (e->set.overlap_step)
+    if (e->set.zero.overlap_step)
         return engine_fail(e, ZDS_ERR_UNSUPPORTED,
                            "zds_finish with zds.overlap_step: parameters are updated by then; set "
                            "the key to false");

@@ -146,7 +146,6 @@ static zds_status unfit_error(const lookup *look, const char *name, const char *
                      master ? master : "an unknown type", out ? out : "an unknown type", unfit);
 }
 
-/* Names of usable plugins: those near `name`, or all. */
 static bool is_listed(const char *list, const char *name)
 {
     size_t length = strlen(name);
@@ -156,6 +155,7 @@ static bool is_listed(const char *list, const char *name)
     return false;
 }
 
+/* Names of usable plugins: those near `name`, or all. */
 static char *known_names(const lookup *look, const char *name, bool near_only)
 {
     char *list = NULL;

@@ -8,11 +8,6 @@ enum {
     PADDINGS = 8 /* a span may hold so many times its largest padding */
 };
 
-static uint64_t round_up(uint64_t value, uint64_t to)
-{
-    return (value + to - 1) / to * to;
-}
-
 typedef struct filling {
     const zds_model *model;
     const layout_wish *wish;
@@ -30,7 +25,7 @@ static uint64_t module_elements(const zds_model *model, uint32_t module, const l
     for (uint32_t i = 0; i < m->home_count; i++) {
         const model_param *p = &model->params[m->params[i]];
         if (!p->frozen || wish->in_parts)
-            sum += round_up(p->numel, wish->align);
+            sum += layout_round_up(p->numel, wish->align);
     }
     return sum;
 }
@@ -104,7 +99,7 @@ static void put_one(layout *l, layout_span *span, uint32_t param, filling *f)
     l->places[param].span = (uint32_t)(span - l->spans);
     l->places[param].first = f->at;
     span->params[span->param_count++] = param;
-    f->at += round_up(p->numel, f->align);
+    f->at += layout_round_up(p->numel, f->align);
     if (p->last_use > span->open_module)
         span->open_module = p->last_use;
 }
@@ -145,7 +140,7 @@ static zds_status add_span(layout *l, filling *f, uint32_t module, uint32_t coun
     if (kind != SPAN_WHOLE)
         each(l, f, span, put_one);
     bool equal = kind == SPAN_CUT || (kind == SPAN_FROZEN && f->wish->in_parts && !kept);
-    span->count = equal ? round_up(f->at, f->align * l->world_size) : f->at;
+    span->count = equal ? layout_round_up(f->at, f->align * l->world_size) : f->at;
     if (equal)
         span->part = span->count / l->world_size;
     if (kind == SPAN_WHOLE)
@@ -157,22 +152,16 @@ static zds_status add_span(layout *l, filling *f, uint32_t module, uint32_t coun
 }
 
 /* Addresses in all spaces, once all spans are there. */
-static void number(layout *l, const layout_wish *wish)
+static void number(layout *l)
 {
     for (uint32_t k = 0; k < l->span_count; k++) {
         layout_span *span = &l->spans[k];
-        if (!layout_is_trained(span)) {
-            span->param_first = l->frozen;
-            l->frozen += layout_room(span, span->count);
+        if (!layout_is_trained(span))
             continue;
-        }
         span->param_first = l->trained;
-        span->grad_first = l->trainable;
-        span->shard_first = l->shard;
         l->trained += layout_room(span, span->count);
         l->trainable += span->count;
         l->wide += span->wide ? span->count : 0;
-        l->shard += layout_part_count(span, wish->rank);
         l->largest = span->count > l->largest ? span->count : l->largest;
     }
 }
@@ -223,7 +212,7 @@ static zds_status fill(layout *l, const zds_model *model, const layout_wish *wis
             return status;
         m += count;
     }
-    number(l, wish);
+    number(l);
     return ZDS_OK;
 }
 
@@ -300,18 +289,6 @@ void layout_destroy(layout *l)
     free(l->places);
     free(l->spans_of);
     free(l);
-}
-
-uint64_t layout_largest_shard(const layout *l)
-{
-    uint64_t largest = 0;
-    for (uint32_t r = 0; r < l->world_size; r++) {
-        uint64_t shard = 0;
-        for (uint32_t k = 0; k < l->span_count; k++)
-            shard += layout_is_trained(&l->spans[k]) ? layout_part_count(&l->spans[k], r) : 0;
-        largest = shard > largest ? shard : largest;
-    }
-    return largest;
 }
 
 /* The next lower span that is trained and of other modules; LAYOUT_NONE: there is none. */

@@ -42,11 +42,7 @@ typedef struct layout_span {
     uint64_t part;
     /* WHOLE: [world_size + 1], rank r's part is parts[r] up to parts[r + 1]; else NULL. */
     uint64_t *parts;
-    /* Among the parameters of its kind, trained or frozen, in places of narrow elements. */
-    uint64_t param_first;
-    uint64_t grad_first; /* among gradients */
-    /* Of this rank's part in its shard: the parts of all spans, one after another. */
-    uint64_t shard_first;
+    uint64_t param_first;  /* of a trained one, among such, in places of narrow elements */
     uint64_t buffer_first; /* in the grad buffers, in such places; see layout_plan_buffers */
     /* In backward its grad buffer is needed from this module down to first_module. */
     uint32_t open_module;
@@ -60,15 +56,13 @@ typedef struct layout {
     int32_t *spans_of;    /* [modules]: the first span of its bucket; LAYOUT_NONE: it has none */
     uint64_t trainable;   /* elements of all spans that are trained, */
     uint64_t wide;        /* of the wide ones among them, */
-    uint64_t shard;       /* of a rank's shard, */
     uint64_t largest;     /* of the largest trainable span */
     uint64_t trained;     /* places of parameters that are trained, */
-    uint64_t frozen;      /* of those that are not, */
     uint64_t buffers;     /* of the grad buffers */
 } layout;
 
 typedef struct layout_wish {
-    uint32_t world_size, rank;
+    uint32_t world_size;
     uint64_t align; /* elements, at least 1, of every parameter's start */
     /* [params]: no part cuts a block of so many elements, counted from the parameter's first; NULL:
      * of none. */
@@ -101,6 +95,11 @@ static inline bool layout_is_trained(const layout_span *span)
     return span->kind != SPAN_FROZEN;
 }
 
+static inline uint64_t layout_round_up(uint64_t value, uint64_t to)
+{
+    return (value + to - 1) / to * to;
+}
+
 /* A rank's part of a span that has parts, counted from the span's first element. */
 static inline uint64_t layout_part_first(const layout_span *span, uint32_t rank)
 {
@@ -117,17 +116,8 @@ static inline uint64_t layout_room(const layout_span *span, uint64_t count)
     return span->wide ? 2 * count : count;
 }
 
-/* A parameter's first element among gradients. */
-static inline uint64_t layout_grad_at(const layout *l, uint32_t param)
-{
-    return l->spans[l->places[param].span].grad_first + l->places[param].first;
-}
-
 /* Least common multiple. */
 uint64_t layout_multiple(uint64_t a, uint64_t b);
-
-/* Elements of the largest shard of any rank. */
-uint64_t layout_largest_shard(const layout *l);
 
 /* Places the spans' gradients in buffers in which one is reused as soon as its span is reduced;
  * `overlap`: one span later, so that its reduction can go on meanwhile. */

@@ -64,12 +64,12 @@ static zds_status take_own(zero *z, peer_slab *s, uint64_t bytes, zds_error *err
     uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
     if (!z->wish.stage || !zero_is_here(z))
         return zero_alloc(t, &s->slab, "parameters", bytes, error);
-    bytes = (bytes + page - 1) / page * page;
+    bytes = layout_round_up(bytes, page);
     zds_status status = zero_alloc(t, &s->memory, "parameters", bytes + page, error);
     if (status)
         return status;
     uintptr_t first = (uintptr_t)s->memory.block.pointer;
-    first = (first + page - 1) / page * page;
+    first = layout_round_up(first, page);
     return tier_adopt(t, (void *)first, bytes, &s->slab, error);
 }
 
@@ -88,7 +88,7 @@ static uint64_t place(zero *z, bool trained, uint32_t rank)
     return at;
 }
 
-static uint64_t part_bytes(const zero *z, const layout_span *span)
+uint64_t params_part_bytes(const zero *z, const layout_span *span)
 {
     return layout_part_count(span, (uint32_t)z->with.peers->rank) *
            zds_dtype_size(zero_dtype(z, span));
@@ -102,7 +102,7 @@ static zds_status take_home(zero *z, zds_error *error)
         if (!z->params.away[k])
             continue;
         z->params.at[k] = bytes;
-        bytes += part_bytes(z, &z->lay->spans[k]);
+        bytes += params_part_bytes(z, &z->lay->spans[k]);
     }
     return bytes ? zero_alloc(z->with.params_tier, &z->params.home, "parameters", bytes, error)
                  : ZDS_OK;
@@ -342,16 +342,6 @@ static zds_status open_module(zero *z, uint32_t module, int32_t pass, const zds_
     return status ? status : let_read(z, stream);
 }
 
-void zero_hold_module(zero *z, uint32_t module)
-{
-    residency_hold(z, module);
-}
-
-zds_status zero_release(zero *z, uint32_t module)
-{
-    return residency_release(z, module);
-}
-
 zds_status zero_acquire(zero *z, uint32_t module, int32_t pass, const zds_stream *stream)
 {
     module_use *use = &z->params.modules[module];
@@ -362,7 +352,7 @@ zds_status zero_acquire(zero *z, uint32_t module, int32_t pass, const zds_stream
         return status;
     status = open_module(z, module, pass, stream);
     if (status) {
-        zds_status released = residency_release(z, module);
+        zds_status released = zero_release(z, module);
         return z->with.failure->broken ? status : released ? released : status;
     }
     point_slots(z, use);

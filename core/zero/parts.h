@@ -394,6 +394,7 @@ bufref params_at(const zero *z, uint32_t param, uint64_t first);
 /* What it keeps of a parameter: all, or of a span in parts its part. */
 layout_piece params_kept(const zero *z, uint32_t param);
 /* This rank's part of a span. */
+uint64_t params_part_bytes(const zero *z, const layout_span *span);
 bufref params_own_part(const zero *z, const layout_span *span);
 /* A whole span; of one in parts while it has a place. */
 bufref params_of_span(const zero *z, const layout_span *span);
@@ -408,11 +409,9 @@ void residency_destroy(zero *z);
 /* A micro step begins; its backward is over. */
 void residency_begin(zero *z);
 void residency_end(zero *z);
-/* The module's spans come, and stay until as many calls of release. To be awaited
+/* The module's spans come, and stay until as many calls of zero_release. To be awaited
  * (publish_await). */
 zds_status residency_acquire(zero *z, uint32_t module, int32_t pass);
-void residency_hold(zero *z, uint32_t module);
-zds_status residency_release(zero *z, uint32_t module);
 /* What was gathered is no more what the owners have: of a span; all of it, or what is trained. */
 zds_status residency_forget_span(zero *z, uint32_t span);
 zds_status residency_forget(zero *z, bool all);

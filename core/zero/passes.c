@@ -111,7 +111,7 @@ zds_status zero_follow(zero *z, const zds_stream *later, const zds_stream *earli
 static uint64_t as_it_lies(bufref b, uint64_t bytes)
 {
     uint64_t align = b.slab->tier->info.alignment;
-    return b.slab->block.pointer || align < 2 ? bytes : (bytes + align - 1) / align * align;
+    return b.slab->block.pointer || align < 2 ? bytes : layout_round_up(bytes, align);
 }
 
 static zds_status copy(zero *z, tier_end to, tier_end from, uint64_t bytes)

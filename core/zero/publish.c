@@ -162,13 +162,12 @@ static zds_status fetch_own(zero *z, uint32_t k)
 {
     const layout_span *span = &z->lay->spans[k];
     bufref from = params_own_part(z, span), to = own_part(z, k);
-    uint64_t bytes = layout_part_count(span, (uint32_t)z->with.peers->rank) *
-                     zds_dtype_size(zero_dtype(z, span));
     zds_error error = ZDS_ERROR_INIT;
     const tier_order order = {.stream = z->wire};
     return zero_checked(z,
                         tier_copy(tier_in(to.slab, to.offset), tier_in(from.slab, from.offset),
-                                  bytes, &order, z->wire ? NULL : &z->live.spans[k].coming, &error),
+                                  params_part_bytes(z, span), &order,
+                                  z->wire ? NULL : &z->live.spans[k].coming, &error),
                         &error);
 }
 

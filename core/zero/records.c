@@ -12,26 +12,21 @@
 
 #include "zero/parts.h"
 
-static uint64_t round_up(uint64_t value, uint64_t to)
-{
-    return (value + to - 1) / to * to;
-}
-
 /* Where state s of `count` elements begins in their record; ZDS_MAX_STATES: where the record ends.
  * The master is at its beginning. */
 static uint64_t place_in(const zero *z, const piece *p, uint64_t count, uint32_t s)
 {
     const zds_param_needs *needs = &z->with.params[p->param].needs;
-    uint64_t at = round_up(count * zds_dtype_size(z->wish.master_dtype), 64);
+    uint64_t at = layout_round_up(count * zds_dtype_size(z->wish.master_dtype), 64);
     for (uint32_t i = 0; i < s && i < needs->state_count; i++)
         if (needs->states[i].scope == ZDS_SCOPE_SHARDED)
-            at += round_up(state_bytes(&needs->states[i], count), 64);
+            at += layout_round_up(state_bytes(&needs->states[i], count), 64);
     return at;
 }
 
 static uint64_t record_bytes(const zero *z, const piece *p, uint64_t count)
 {
-    return round_up(place_in(z, p, count, ZDS_MAX_STATES), z->stream.ring.alignment);
+    return layout_round_up(place_in(z, p, count, ZDS_MAX_STATES), z->stream.ring.alignment);
 }
 
 static uint64_t tiles_of(const zero *z, const piece *p)
@@ -80,7 +75,7 @@ static uint64_t number_records(zero *z, uint64_t *densest, uint64_t *largest, ui
 /* Bytes of a tile's output, as far as its copy goes. */
 static uint64_t output_bytes(const zero *z, const piece *p, uint64_t count)
 {
-    return round_up(count * zds_dtype_size(p->dtype), z->stream.ring.out_alignment);
+    return layout_round_up(count * zds_dtype_size(p->dtype), z->stream.ring.out_alignment);
 }
 
 /* Of the outputs of a window, at most. */
@@ -135,7 +130,7 @@ static zds_status take_memory(zero *z, uint64_t total, zds_error *error)
     if (status || !zero_is_here(z))
         return status;
     uintptr_t at = (uintptr_t)r->buffers.block.pointer;
-    r->first = at ? round_up(at, r->alignment) - at : 0;
+    r->first = at ? layout_round_up(at, r->alignment) - at : 0;
     if (total)
         r->sums = ledger_alloc(z->with.ledger, "checksums", r->count * sizeof *r->sums, 0);
     return r->sums || !total || z->with.tier->planned
@@ -163,9 +158,9 @@ zds_status records_create(zero *z, zds_error *error)
         (uint64_t)WINDOW_TILES * ((ZDS_MAX_STATES + 1) * 64 + r->alignment + short_of);
     uint64_t bytes = densest * z->wish.tile + padding;
     r->load = zero_is_here(z) ? LOAD_WINDOWS : 1;
-    r->bytes = round_up(r->load * (bytes > largest ? bytes : largest), r->alignment);
+    r->bytes = layout_round_up(r->load * (bytes > largest ? bytes : largest), r->alignment);
     r->bytes = r->bytes < total ? r->bytes : total;
-    r->out_bytes = round_up(r->load * outputs, r->alignment);
+    r->out_bytes = layout_round_up(r->load * outputs, r->alignment);
     /* More than there are loads are of no use. */
     uint64_t loads = 1;
     for (uint32_t k = 0; k < z->stream.piece_count; k++)

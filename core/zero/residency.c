@@ -19,7 +19,7 @@ static uint64_t span_bytes(const zero *z, uint32_t k)
     const layout_span *span = &z->lay->spans[k];
     uint64_t bytes = span->count * zds_dtype_size(zero_dtype(z, span)),
              align = zero_params_rest(z) ? z->with.params_tier->info.alignment : 64;
-    return (bytes + align - 1) / align * align;
+    return layout_round_up(bytes, align);
 }
 
 static const module_use *use_of(const zero *z, uint32_t module)
@@ -337,7 +337,7 @@ zds_status residency_look_ahead(zero *z)
     return status;
 }
 
-void residency_hold(zero *z, uint32_t module)
+void zero_hold_module(zero *z, uint32_t module)
 {
     const module_use *use = use_of(z, module);
     for (uint32_t i = 0; i < use->span_count; i++)
@@ -369,7 +369,7 @@ zds_status residency_acquire(zero *z, uint32_t module, int32_t pass)
         return ZDS_OK;
     z->live.clock++;
     note(z, module, pass);
-    residency_hold(z, module);
+    zero_hold_module(z, module);
     zds_status status = bring(z, module);
     return status ? status : residency_look_ahead(z);
 }
@@ -389,7 +389,7 @@ static uint64_t until_reuse(const zero *z, uint32_t k)
     return UINT64_MAX;
 }
 
-zds_status residency_release(zero *z, uint32_t module)
+zds_status zero_release(zero *z, uint32_t module)
 {
     live_part *l = &z->live;
     const module_use *use = use_of(z, module);
@@ -410,7 +410,7 @@ zds_status zero_take_part(zero *z, uint32_t module, int32_t pass)
     zds_status status = residency_acquire(z, module, pass);
     for (uint32_t i = 0; !status && i < use->span_count; i++)
         status = publish_await(z, use->spans[i]);
-    return status ? status : residency_release(z, module);
+    return status ? status : zero_release(z, module);
 }
 
 zds_status residency_forget_span(zero *z, uint32_t k)

@@ -37,7 +37,7 @@ uint64_t stream_number(zero *z, bool (*takes)(const zero *z, uint32_t param))
     for (uint32_t k = 0; k < z->stream.piece_count; k++) {
         piece *p = &z->stream.pieces[k];
         if (z->wish.overlap_step && k && span_of(z, p->param) != span_of(z, p[-1].param)) {
-            windows = (windows + load - 1) / load * load;
+            windows = layout_round_up(windows, load);
             tiles = 0;
         }
         p->window = p->window_end = windows;

@@ -61,7 +61,6 @@ static zds_status lay_out(zero *z, zds_error *error)
         for (uint32_t i = 0; i < z->with.model->param_count; i++)
             granularity[i] = z->with.params[i].needs.granularity;
         const layout_wish wish = {.world_size = (uint32_t)z->with.peers->world_size,
-                                  .rank = (uint32_t)z->with.peers->rank,
                                   .align = align / narrowest,
                                   .wide = z->wish.param_dtype != ZDS_F32,
                                   .by_module = z->wish.stage == 3 || z->wish.overlap_step,
