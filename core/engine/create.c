@@ -99,6 +99,7 @@ static zds_status create_zero(zds_engine *e, zds_error *error)
                               .tier = e->tier,
                               .states_tier = e->states_tier ? e->states_tier : e->tier,
                               .params_tier = e->params_tier ? e->params_tier : e->tier,
+                              .host_tier = e->host_tier ? e->host_tier : e->tier,
                               .threads = e->threads,
                               .ledger = e->ledger,
                               .failure = &e->failure};

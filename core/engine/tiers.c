@@ -131,7 +131,8 @@ static zds_status find_compute(zds_engine *e, const char *name, struct tier_plug
 }
 
 /* Masters and states are updated in place, or are streamed: on a device by its tier, on its queues,
- * for which it needs an address at the other end; from files to the host by theirs. */
+ * for which it needs an address at the other end; from files to the host by theirs, and from there
+ * on to a device. */
 static zds_status find_states(zds_engine *e, const char *name, zds_error *error)
 {
     struct tier_plugin *slot = &e->tier_plugins[2];
@@ -143,11 +144,6 @@ static zds_status find_states(zds_engine *e, const char *name, zds_error *error)
     plugin_ops(slot->plugin, &ops, sizeof ops);
     bool on_host = e->device.space == ZDS_SPACE_HOST;
     e->states_rest = ops.space == ZDS_SPACE_FILE || (!on_host && ops.space != e->device.space);
-    if (ops.space == ZDS_SPACE_FILE && !on_host)
-        return engine_refuse(e, ZDS_ERR_UNSUPPORTED, w.type, error,
-                             "%s keeps files, and masters and states in files for a device are not "
-                             "implemented yet in this version of zds",
-                             slot->plugin->name);
     if (ops.space == ZDS_SPACE_FILE)
         return ZDS_OK;
     if (!(ops.flags & ZDS_OFFLOAD_DIRECT))
@@ -164,8 +160,8 @@ static zds_status find_states(zds_engine *e, const char *name, zds_error *error)
     return ZDS_OK;
 }
 
-/* Parameters are gathered from where they rest: on a device from memory that its tier reaches, on
- * the host from files. */
+/* Parameters are gathered from where they rest: files, or on a device memory that its tier reaches.
+ */
 static zds_status find_params(zds_engine *e, const char *name, zds_error *error)
 {
     struct tier_plugin *slot = &e->tier_plugins[3];
@@ -176,13 +172,16 @@ static zds_status find_params(zds_engine *e, const char *name, zds_error *error)
     if (status)
         return status;
     plugin_ops(slot->plugin, &ops, sizeof ops);
-    if (on_host ? ops.space == ZDS_SPACE_FILE
-                : ops.flags & ZDS_OFFLOAD_DIRECT && !space_is_device(ops.space))
+    if (ops.space == ZDS_SPACE_FILE ||
+        (!on_host && ops.flags & ZDS_OFFLOAD_DIRECT && !space_is_device(ops.space)))
         return ZDS_OK;
     return engine_refuse(e, ZDS_ERR_UNSUPPORTED, w.type, error,
-                         "parameters are computed in %s, and that they rest in memory of the kind "
-                         "that %s has is not implemented in this version of zds",
-                         spaces[e->device.space], slot->plugin->name);
+                         "parameters are computed in %s, and %s has %s: offload_param moves them "
+                         "to files%s",
+                         spaces[e->device.space], slot->plugin->name,
+                         space_is_device(ops.space) ? "a device's memory"
+                                                    : "memory of the host as well",
+                         on_host ? "" : " or to the host's memory");
 }
 
 /* === names that nothing reads === */

@@ -43,6 +43,7 @@ static zds_status create_zero(hooked *h, zds_error *error)
                               .tier = h->tier,
                               .states_tier = h->tier,
                               .params_tier = h->tier,
+                              .host_tier = h->tier,
                               .threads = h->threads,
                               .ledger = h->ledger,
                               .failure = &h->failure};

@@ -195,7 +195,13 @@ typedef struct record_slot {
     uint32_t windows; /* of the load that it has */
     /* [windows]: bytes of their records in it, and of outputs behind them; and of all records. */
     uint64_t at[LOAD_WINDOWS], out_at[LOAD_WINDOWS];
-    uint64_t bytes;
+    uint64_t bytes, out_bytes;
+    uint64_t load; /* which it is */
+    bool fresh;    /* without records */
+    /* It has gone on from the device, and its way to files is not begun; once that event is over.
+     */
+    bool stopped;
+    zds_event *left;
     /* What is read, what is written, and what was written before and the reading waits for; on a
      * device one event each. */
     moves reads, writes, waited;
@@ -208,11 +214,16 @@ typedef struct record_ring {
      * out_bytes of outputs. */
     slab buffers;
     uint64_t first, bytes, out_bytes, alignment, out_alignment;
+    /* On a device the same once more in the host's memory, for records in files, outputs to files,
+     * or both. */
+    slab stops;
+    uint64_t stop_first;
+    bool outputs_stop;
     uint32_t load; /* windows of one; 0: there are none */
     uint32_t slot_count;
     record_slot *slots;
     zds_stream *reads, *writes; /* of a device */
-    uint64_t count, *sums;      /* [count] records' checksums, where the host computes */
+    uint64_t count, *sums; /* [count] records' checksums, where the host sees them; else NULL */
     /* The record that is in the first buffer for itself; STREAM_NONE. */
     uint64_t open, open_bytes, open_sum;
 } record_ring;
@@ -492,16 +503,23 @@ uint64_t state_offset(const zds_state_spec *spec, uint64_t elements);
 /* Elements of a full tile of a parameter: whole chunks of the norm and whole blocks, and what a
  * file aligns; or all. */
 uint64_t stream_tile(const zero *z, uint32_t param);
-/* records.c: masters and states that rest in another memory than where the optimizer computes */
+/* records.c: masters and states that rest in another memory than where the optimizer computes.
+ * Where state s of `count` elements begins in their record; ZDS_MAX_STATES: where the record ends.
+ * The master is at its beginning. */
+uint64_t records_place(const zero *z, const piece *p, uint64_t count, uint32_t s);
+uint64_t records_tile_bytes(const zero *z, const piece *p, uint64_t count);
+/* Bytes of a tile's output, as far as its copy goes. */
+uint64_t records_output_bytes(const zero *z, const piece *p, uint64_t count);
 zds_status records_create(zero *z, zds_error *error);
 void records_destroy(zero *z);
 /* What holds byte *at of a piece's master (state -1) or state, and from which byte of that on, with
- * at most *bytes lying together. On the host the record itself comes, and goes back by
+ * at most *bytes lying together. Where the host sees it the record itself comes, and goes back by
  * records_keep. */
 zds_status record_of(zero *z, const piece *p, int32_t state, uint64_t *at, uint64_t *bytes,
                      bufref *out);
 zds_status records_keep(zero *z);
-/* Begins a pass over windows: what was written before is there. */
+zds_status records_spoilt(zero *z, uint32_t param); /* it is not what was left there */
+/* loads.c. Begins a pass over windows: what was written before is there. */
 zds_status records_begin(zero *z);
 /* A pass goes over loads of windows, in order: so many, */
 uint64_t records_loads(const zero *z, uint64_t windows);
@@ -519,9 +537,10 @@ void records_bind(const zero *z, uint64_t load, uint32_t j, window *w);
 void records_clear(const zero *z, const window *w);
 void records_seal(const zero *z, const window *w);
 int64_t records_check(const zero *z, const window *w);
-zds_status records_spoilt(zero *z, uint32_t param);
 /* And go back, after what was put on the queue. */
 zds_status records_write(zero *z, uint64_t load);
+/* The pass is over: the next one may number windows anew. */
+zds_status records_end(zero *z);
 /* All of them are there. */
 zds_status records_settle(zero *z);
 /* stream.c: numbers the windows of a pass; `takes`: which pieces have tiles in it. Returns how many

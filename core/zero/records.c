@@ -1,9 +1,7 @@
 /* What rests in another memory than the one where the optimizer computes. Of a tile, its master
- * weights and states lie side by side there, as one record; its parameter, to which the optimizer's
- * output goes, in this rank's part of its span (params.c). A ring of buffers where it computes
- * goes over loads of windows: one is read while another is stepped and a third is written. On a
- * device a load is a window, and streams keep the order; on the host threads share a load, the
- * tier's events tell when it is there, and each record has a checksum in memory. */
+ * weights and states lie side by side there, as one record, and of each record in files there is a
+ * checksum in memory; its parameter, to which the optimizer's output goes, is in this rank's part
+ * of its span (params.c). */
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
@@ -12,9 +10,7 @@
 
 #include "zero/parts.h"
 
-/* Where state s of `count` elements begins in their record; ZDS_MAX_STATES: where the record ends.
- * The master is at its beginning. */
-static uint64_t place_in(const zero *z, const piece *p, uint64_t count, uint32_t s)
+uint64_t records_place(const zero *z, const piece *p, uint64_t count, uint32_t s)
 {
     const zds_param_needs *needs = &z->with.params[p->param].needs;
     uint64_t at = layout_round_up(count * zds_dtype_size(z->wish.master_dtype), 64);
@@ -24,9 +20,9 @@ static uint64_t place_in(const zero *z, const piece *p, uint64_t count, uint32_t
     return at;
 }
 
-static uint64_t record_bytes(const zero *z, const piece *p, uint64_t count)
+uint64_t records_tile_bytes(const zero *z, const piece *p, uint64_t count)
 {
-    return layout_round_up(place_in(z, p, count, ZDS_MAX_STATES), z->stream.ring.alignment);
+    return layout_round_up(records_place(z, p, count, ZDS_MAX_STATES), z->stream.ring.alignment);
 }
 
 static uint64_t tiles_of(const zero *z, const piece *p)
@@ -59,8 +55,9 @@ static uint64_t number_records(zero *z, uint64_t *densest, uint64_t *largest, ui
         if (!p->rests)
             continue;
         uint64_t tile = stream_tile(z, p->param), whole = p->count / tile;
-        uint64_t full = record_bytes(z, p, tile),
-                 last = record_bytes(z, p, p->count - whole * tile), blocks = block_bytes(z, p);
+        uint64_t full = records_tile_bytes(z, p, tile),
+                 last = records_tile_bytes(z, p, p->count - whole * tile),
+                 blocks = block_bytes(z, p);
         p->record = total;
         p->sum = t->ring.count;
         t->ring.count += tiles_of(z, p);
@@ -72,8 +69,7 @@ static uint64_t number_records(zero *z, uint64_t *densest, uint64_t *largest, ui
     return total;
 }
 
-/* Bytes of a tile's output, as far as its copy goes. */
-static uint64_t output_bytes(const zero *z, const piece *p, uint64_t count)
+uint64_t records_output_bytes(const zero *z, const piece *p, uint64_t count)
 {
     return layout_round_up(count * zds_dtype_size(p->dtype), z->stream.ring.out_alignment);
 }
@@ -88,8 +84,9 @@ static uint64_t outputs_of_window(const zero *z)
         uint64_t tile = stream_tile(z, p->param), count = p->count < tile ? p->count : tile;
         if (!p->away)
             continue;
-        away += output_bytes(z, p, count);
-        largest = output_bytes(z, p, count) > largest ? output_bytes(z, p, count) : largest;
+        away += records_output_bytes(z, p, count);
+        largest = records_output_bytes(z, p, count) > largest ? records_output_bytes(z, p, count)
+                                                              : largest;
     }
     uint64_t shared = z->wish.tile * sizeof(float) + WINDOW_TILES * t->ring.out_alignment;
     return shared > largest ? away < shared ? away : shared : largest;
@@ -104,7 +101,7 @@ static moves *moves_of(record_slot *s, size_t k)
 static zds_status take_slots(zero *z, zds_error *error)
 {
     record_ring *r = &z->stream.ring;
-    size_t copies = (size_t)2 * r->load * WINDOW_TILES;
+    size_t copies = (size_t)2 * r->load * WINDOW_TILES + 2;
     r->slots = calloc(r->slot_count, sizeof *r->slots);
     for (uint32_t i = 0; r->slots && i < r->slot_count; i++) {
         for (size_t k = 0; k < 3; k++) {
@@ -118,22 +115,39 @@ static zds_status take_slots(zero *z, zds_error *error)
     return r->slots ? ZDS_OK : zero_no_memory(error, "offload buffers", 0);
 }
 
-static zds_status take_memory(zero *z, uint64_t total, zds_error *error)
+/* The first byte of a slab in the host's memory at a multiple of the ring's alignment. */
+static uint64_t first_aligned(const zero *z, const slab *s)
+{
+    uintptr_t at = (uintptr_t)s->block.pointer;
+    return layout_round_up(at, z->stream.ring.alignment) - at;
+}
+
+static bool are_files(const tier *t)
+{
+    return t->info.device.space == ZDS_SPACE_FILE;
+}
+
+static zds_status take_memory(zero *z, uint64_t total, bool outputs, zds_error *error)
 {
     record_ring *r = &z->stream.ring;
+    uint64_t bytes = r->slot_count * (r->bytes + r->out_bytes) + r->alignment;
+    bool here = zero_is_here(z), files = total && are_files(z->with.states_tier);
+    r->outputs_stop = !here && outputs && are_files(z->with.params_tier);
     zds_status status = ZDS_OK;
     if (total)
         status = zero_alloc(z->with.states_tier, &r->records, "optimizer states", total, error);
     if (!status)
-        status = zero_alloc(z->with.tier, &r->buffers, "offload buffers",
-                            r->slot_count * (r->bytes + r->out_bytes) + r->alignment, error);
-    if (status || !zero_is_here(z))
+        status = zero_alloc(z->with.tier, &r->buffers, "offload buffers", bytes, error);
+    if (!status && !here && (files || r->outputs_stop))
+        status = zero_alloc(z->with.host_tier, &r->stops, "offload buffers", bytes, error);
+    if (status)
         return status;
-    uintptr_t at = (uintptr_t)r->buffers.block.pointer;
-    r->first = at ? layout_round_up(at, r->alignment) - at : 0;
-    if (total)
-        r->sums = ledger_alloc(z->with.ledger, "checksums", r->count * sizeof *r->sums, 0);
-    return r->sums || !total || z->with.tier->planned
+    r->first = here ? first_aligned(z, &r->buffers) : 0;
+    r->stop_first = r->stops.tier ? first_aligned(z, &r->stops) : 0;
+    if (here ? total == 0 : !files)
+        return ZDS_OK;
+    r->sums = ledger_alloc(z->with.ledger, "checksums", r->count * sizeof *r->sums, 0);
+    return r->sums || z->with.tier->planned
                ? ZDS_OK
                : zero_no_memory(error, "checksums", r->count * sizeof *r->sums);
 }
@@ -167,7 +181,7 @@ zds_status records_create(zero *z, zds_error *error)
         loads += tiles_of(z, &z->stream.pieces[k]);
     r->slot_count = z->wish.buffers < loads ? z->wish.buffers : (uint32_t)loads;
     r->slot_count = r->slot_count ? r->slot_count : 1;
-    zds_status status = take_memory(z, total, error);
+    zds_status status = take_memory(z, total, outputs > 0, error);
     if (status || z->with.tier->planned)
         return status;
     status = take_slots(z, error);
@@ -188,346 +202,19 @@ static void drop_moves(moves *m)
 void records_destroy(zero *z)
 {
     record_ring *r = &z->stream.ring;
-    for (uint32_t i = 0; r->slots && i < r->slot_count; i++)
+    for (uint32_t i = 0; r->slots && i < r->slot_count; i++) {
         for (size_t k = 0; k < 3; k++)
             drop_moves(moves_of(&r->slots[i], k));
+        if (r->slots[i].left)
+            r->slots[i].left->ops->release(r->slots[i].left);
+    }
     free(r->slots);
     tier_stream_destroy(z->with.tier, r->reads);
     tier_stream_destroy(z->with.tier, r->writes);
     ledger_free(z->with.ledger, r->sums);
+    tier_free(&r->stops);
     tier_free(&r->buffers);
     tier_free(&r->records);
-}
-
-/* === loads === */
-
-typedef struct moving {
-    const slab *slab; /* where it rests: */
-    uint64_t there;   /* bytes of it, */
-    uint64_t at;      /* and of the load's buffer */
-    uint64_t bytes;   /* 0: nothing */
-} moving;
-
-/* Of a tile: its record, */
-static moving record_of_tile(const zero *z, const window *w, size_t i, uint64_t *used)
-{
-    const piece *p = w->pieces[i];
-    uint64_t tile = stream_tile(z, p->param), first = w->tiles[i].first - p->first;
-    moving m = {.slab = &z->stream.ring.records, .at = *used};
-    if (!p->rests)
-        return m;
-    m.there = p->record + first / tile * record_bytes(z, p, tile);
-    m.bytes = record_bytes(z, p, w->tiles[i].count);
-    *used += m.bytes;
-    return m;
-}
-
-/* and its output, to where its parameter rests. */
-static moving output_of_tile(const zero *z, const window *w, size_t i, uint64_t *used)
-{
-    const piece *p = w->pieces[i];
-    moving m = {.at = *used};
-    if (!p->away)
-        return m;
-    bufref home = bufref_moved(p->output, w->tiles[i].first - p->first);
-    m.slab = home.slab;
-    m.there = home.offset;
-    m.bytes = output_bytes(z, p, w->tiles[i].count);
-    *used += m.bytes;
-    return m;
-}
-
-static uint32_t slot_of(const zero *z, uint64_t load)
-{
-    return (uint32_t)(load % z->stream.ring.slot_count);
-}
-
-/* Where a slot's buffer begins. */
-static uint64_t buffer_at(const zero *z, uint32_t slot)
-{
-    return z->stream.ring.first + slot * (z->stream.ring.bytes + z->stream.ring.out_bytes);
-}
-
-uint64_t records_loads(const zero *z, uint64_t windows)
-{
-    return (windows + z->stream.ring.load - 1) / z->stream.ring.load;
-}
-
-uint32_t records_windows(const zero *z, uint64_t load)
-{
-    return z->stream.ring.slots[slot_of(z, load)].windows;
-}
-
-/* What lies together among the records, and so in the buffer, moves at once. */
-typedef struct run {
-    zero *z;
-    record_slot *slot;
-    uint64_t buffer;
-    moving m; /* bytes 0: nothing yet */
-    bool in;
-} run;
-
-static zds_status move(run *r, zds_error *error)
-{
-    record_ring *ring = &r->z->stream.ring;
-    tier_end here = tier_in(&ring->buffers, r->buffer + r->m.at),
-             there = tier_in(r->m.slab, r->m.there);
-    record_slot *s = r->slot;
-    moves *m = r->in ? &s->reads : &s->writes;
-    zds_event **done = &m->events[m->count];
-    /* What was written from this buffer before is there, before it is read into. */
-    const tier_order order = {.waits = s->waited.events,
-                              .wait_count = r->in ? s->waited.count : 0,
-                              .stream = r->in ? ring->reads : ring->writes};
-    if (!r->m.bytes)
-        return ZDS_OK;
-    zds_status status = tier_copy(r->in ? here : there, r->in ? there : here, r->m.bytes, &order,
-                                  order.stream ? NULL : done, error);
-    m->tiers[m->count] = r->m.slab->tier;
-    m->count += !status && !order.stream && *done;
-    r->m.bytes = 0;
-    return status;
-}
-
-static zds_status add(run *r, const moving *m, zds_error *error)
-{
-    bool joins = r->m.bytes && r->m.slab == m->slab && r->m.there + r->m.bytes == m->there;
-    if (!m->bytes)
-        return ZDS_OK;
-    zds_status status = joins ? ZDS_OK : move(r, error);
-    if (joins)
-        r->m.bytes += m->bytes;
-    else
-        r->m = *m;
-    return status;
-}
-
-typedef moving (*what_moves)(const zero *z, const window *w, size_t i, uint64_t *used);
-
-static zds_status move_each(zero *z, uint64_t load, bool in, what_moves what, const uint64_t *at)
-{
-    record_ring *ring = &z->stream.ring;
-    uint32_t slot = slot_of(z, load);
-    run r = {.z = z, .slot = &ring->slots[slot], .buffer = buffer_at(z, slot), .in = in};
-    zds_error error = ZDS_ERROR_INIT;
-    zds_status status = ZDS_OK;
-    for (uint32_t j = 0; !status && j < r.slot->windows; j++) {
-        window w;
-        uint64_t used = at[j];
-        stream_bind_window(z, load * ring->load + j, &w);
-        for (size_t i = 0; !status && i < w.count; i++) {
-            moving m = what(z, &w, i, &used);
-            status = add(&r, &m, &error);
-        }
-    }
-    return zero_checked(z, status ? status : move(&r, &error), &error);
-}
-
-/* What has no gradient in a step is left as it is. */
-static moving stepped_output(const zero *z, const window *w, size_t i, uint64_t *used)
-{
-    moving m = output_of_tile(z, w, i, used);
-    if (!z->grads.present[w->pieces[i]->param])
-        m.bytes = 0;
-    return m;
-}
-
-/* All records of a load, in or out, */
-static zds_status move_records(zero *z, uint64_t load, bool in)
-{
-    return move_each(z, load, in, record_of_tile, z->stream.ring.slots[slot_of(z, load)].at);
-}
-
-/* and all outputs: out, or once, in, what masters start from. */
-static zds_status move_outputs(zero *z, uint64_t load, bool in)
-{
-    return move_each(z, load, in, in ? output_of_tile : stepped_output,
-                     z->stream.ring.slots[slot_of(z, load)].out_at);
-}
-
-static zds_status wait_all(zero *z, moves *m)
-{
-    zds_error error = ZDS_ERROR_INIT;
-    zds_status status = ZDS_OK;
-    for (size_t i = 0; i < m->count; i++) {
-        zds_status one = tier_wait(m->tiers[i], &m->events[i], status ? NULL : &error);
-        status = status ? status : one;
-    }
-    m->count = 0;
-    return zero_checked(z, status, &error);
-}
-
-/* The device's event for what its stream was given. */
-static void keep(moves *m, tier *t)
-{
-    m->tiers[0] = t;
-    m->count = 1;
-}
-
-/* Where each window's records are in the buffer. */
-static void lay_out(const zero *z, uint64_t load, uint64_t windows)
-{
-    const record_ring *r = &z->stream.ring;
-    record_slot *s = &r->slots[slot_of(z, load)];
-    uint64_t first = load * r->load, left = windows - first, used = 0, out = r->bytes;
-    s->windows = (uint32_t)(left < r->load ? left : r->load);
-    for (uint32_t j = 0; j < s->windows; j++) {
-        window w;
-        s->at[j] = used;
-        s->out_at[j] = out;
-        stream_bind_window(z, first + j, &w);
-        for (size_t i = 0; i < w.count; i++) {
-            record_of_tile(z, &w, i, &used);
-            output_of_tile(z, &w, i, &out);
-        }
-    }
-    s->bytes = used;
-}
-
-/* Zeros, in place of what rests. */
-static zds_status clear_load(zero *z, uint64_t load)
-{
-    record_ring *r = &z->stream.ring;
-    uint32_t slot = slot_of(z, load);
-    const record_slot *s = &r->slots[slot];
-    zds_error error = ZDS_ERROR_INIT;
-    const tier_order order = {
-        .waits = s->waited.events, .wait_count = s->waited.count, .stream = r->reads};
-    return zero_checked(z,
-                        tier_fill(tier_in(&r->buffers, buffer_at(z, slot)), ZDS_U8, 0, s->bytes,
-                                  &order, NULL, &error),
-                        &error);
-}
-
-zds_status records_begin(zero *z)
-{
-    record_ring *r = &z->stream.ring;
-    r->open = STREAM_NONE;
-    if (!z->queue)
-        return records_settle(z);
-    return r->reads ? zero_follow(z, r->reads, r->writes) : ZDS_OK;
-}
-
-zds_status records_read(zero *z, uint64_t load, uint64_t windows, bool fresh)
-{
-    record_ring *r = &z->stream.ring;
-    uint32_t slot = slot_of(z, load);
-    record_slot *s = &r->slots[slot];
-    zds_status status = wait_all(z, &s->reads);
-    if (!status)
-        status = wait_all(z, &s->waited);
-    moves swapped = s->waited;
-    s->waited = s->writes;
-    s->writes = swapped;
-    lay_out(z, load, windows);
-    if (!status && fresh && z->queue)
-        status = clear_load(z, load);
-    else if (!status && fresh)
-        status = wait_all(z, &s->waited);
-    else if (!status)
-        status = move_records(z, load, true);
-    if (!status && fresh)
-        status = move_outputs(z, load, true);
-    if (status || !z->queue)
-        return status;
-    keep(&s->reads, z->with.tier);
-    return zero_follow_event(z, z->queue, r->reads, &s->reads.events[0]);
-}
-
-zds_status records_await(zero *z, uint64_t load)
-{
-    record_slot *s = &z->stream.ring.slots[slot_of(z, load)];
-    return z->queue ? ZDS_OK : wait_all(z, &s->reads);
-}
-
-zds_status records_write(zero *z, uint64_t load)
-{
-    record_ring *r = &z->stream.ring;
-    record_slot *s = &r->slots[slot_of(z, load)];
-    zds_error error = ZDS_ERROR_INIT;
-    zds_status status = z->queue ? zero_follow(z, r->writes, z->queue) : ZDS_OK;
-    if (!status)
-        status = move_records(z, load, false);
-    if (!status)
-        status = move_outputs(z, load, false);
-    if (!status && z->queue) {
-        keep(&s->writes, z->with.tier);
-        status = zero_checked(z, tier_record(z->with.tier, r->writes, &s->writes.events[0], &error),
-                              &error);
-    }
-    return status || z->wish.writes_behind ? status : wait_all(z, &s->writes);
-}
-
-zds_status records_settle(zero *z)
-{
-    record_ring *r = &z->stream.ring;
-    zds_error error = ZDS_ERROR_INIT;
-    zds_status status = ZDS_OK;
-    if (z->queue)
-        return zero_checked(z, tier_sync(z->with.tier, r->writes, &error), &error);
-    for (uint32_t i = 0; r->slots && !status && i < r->slot_count; i++)
-        status = wait_all(z, &r->slots[i].writes);
-    return status;
-}
-
-/* === a load's windows === */
-
-void records_bind(const zero *z, uint64_t load, uint32_t j, window *w)
-{
-    const record_ring *r = &z->stream.ring;
-    uint32_t slot = slot_of(z, load);
-    uint64_t used = r->slots[slot].at[j], out = r->slots[slot].out_at[j];
-    stream_bind_window(z, load * r->load + j, w);
-    for (size_t i = 0; i < w->count; i++) {
-        const piece *p = w->pieces[i];
-        const zds_param_needs *needs = &z->with.params[p->param].needs;
-        w->at[i] = buffer_at(z, slot) + record_of_tile(z, w, i, &used).at;
-        w->out_at[i] = buffer_at(z, slot) + output_of_tile(z, w, i, &out).at;
-        if (p->away)
-            w->tiles[i].output = bufref_at((bufref){&r->buffers, w->out_at[i], ZDS_U8}, 0);
-        if (!p->rests)
-            continue;
-        bufref at = {&r->buffers, w->at[i], ZDS_U8};
-        w->tiles[i].master = bufref_at(at, 0);
-        for (uint32_t s = 0; s < needs->state_count; s++)
-            if (needs->states[s].scope == ZDS_SCOPE_SHARDED &&
-                state_bytes(&needs->states[s], w->tiles[i].count))
-                w->states[i][s] = bufref_at(at, place_in(z, p, w->tiles[i].count, s));
-    }
-}
-
-void records_clear(const zero *z, const window *w)
-{
-    for (size_t i = 0; i < w->count; i++)
-        if (w->pieces[i]->rests)
-            memset(w->tiles[i].master, 0, record_bytes(z, w->pieces[i], w->tiles[i].count));
-}
-
-static uint64_t *sum_of(const zero *z, const window *w, size_t i)
-{
-    const piece *p = w->pieces[i];
-    uint64_t tile = stream_tile(z, p->param);
-    return &z->stream.ring.sums[p->sum + (w->tiles[i].first - p->first) / tile];
-}
-
-static uint64_t sum_now(const zero *z, const window *w, size_t i)
-{
-    return XXH3_64bits(w->tiles[i].master, record_bytes(z, w->pieces[i], w->tiles[i].count));
-}
-
-void records_seal(const zero *z, const window *w)
-{
-    for (size_t i = 0; i < w->count; i++)
-        if (w->pieces[i]->rests)
-            *sum_of(z, w, i) = sum_now(z, w, i);
-}
-
-int64_t records_check(const zero *z, const window *w)
-{
-    for (size_t i = 0; i < w->count; i++)
-        if (w->pieces[i]->rests && *sum_of(z, w, i) != sum_now(z, w, i))
-            return w->pieces[i]->param;
-    return -1;
 }
 
 zds_status records_spoilt(zero *z, uint32_t param)
@@ -542,23 +229,31 @@ zds_status records_spoilt(zero *z, uint32_t param)
 
 /* === one at a time === */
 
+/* The first buffer that the host can point into. */
+static bufref first_buffer(const zero *z)
+{
+    const record_ring *r = &z->stream.ring;
+    return r->stops.tier ? (bufref){&r->stops, r->stop_first, ZDS_U8}
+                         : (bufref){&r->buffers, r->first, ZDS_U8};
+}
+
 /* The record of a tile comes into the first buffer, where it stays until another does. */
 static zds_status open_record(zero *z, const piece *p, uint64_t index, uint64_t elements)
 {
     record_ring *r = &z->stream.ring;
+    const bufref buffer = first_buffer(z);
     zds_error error = ZDS_ERROR_INIT;
-    uint64_t bytes = record_bytes(z, p, elements),
-             record = p->record + index * record_bytes(z, p, stream_tile(z, p->param));
+    uint64_t bytes = records_tile_bytes(z, p, elements),
+             record = p->record + index * records_tile_bytes(z, p, stream_tile(z, p->param));
     if (r->open == record)
         return ZDS_OK;
     r->open = STREAM_NONE;
     zds_status status =
         zero_checked(z,
-                     tier_copy(tier_in(&r->buffers, r->first), tier_in(&r->records, record), bytes,
-                               NULL, NULL, &error),
+                     tier_copy(tier_in(buffer.slab, buffer.offset), tier_in(&r->records, record),
+                               bytes, NULL, NULL, &error),
                      &error);
-    const void *at = bufref_at((bufref){&r->buffers, r->first, ZDS_U8}, 0);
-    if (!status && XXH3_64bits(at, bytes) != r->sums[p->sum + index])
+    if (!status && XXH3_64bits(bufref_at(buffer, 0), bytes) != r->sums[p->sum + index])
         status = records_spoilt(z, p->param);
     r->open = status ? STREAM_NONE : record;
     r->open_bytes = bytes;
@@ -570,11 +265,14 @@ zds_status records_keep(zero *z)
 {
     record_ring *r = &z->stream.ring;
     zds_error error = ZDS_ERROR_INIT;
-    const void *at = bufref_at((bufref){&r->buffers, r->first, ZDS_U8}, 0);
-    r->sums[r->open_sum] = XXH3_64bits(at, r->open_bytes);
+    const bufref buffer = first_buffer(z);
+    if (!r->sums)
+        return ZDS_OK;
+    r->sums[r->open_sum] = XXH3_64bits(bufref_at(buffer, 0), r->open_bytes);
     return zero_checked(z,
-                        tier_copy(tier_in(&r->records, r->open), tier_in(&r->buffers, r->first),
-                                  r->open_bytes, NULL, NULL, &error),
+                        tier_copy(tier_in(&r->records, r->open),
+                                  tier_in(buffer.slab, buffer.offset), r->open_bytes, NULL, NULL,
+                                  &error),
                         &error);
 }
 
@@ -585,12 +283,13 @@ zds_status record_of(zero *z, const piece *p, int32_t state, uint64_t *at, uint6
     uint64_t tile = stream_tile(z, p->param), full = state_offset(&spec, tile), index = *at / full;
     uint64_t left = p->count - index * tile, elements = left < tile ? left : tile;
     const record_ring *r = &z->stream.ring;
-    zds_status status = zero_is_here(z) ? open_record(z, p, index, elements) : ZDS_OK;
-    *out = zero_is_here(z)
-               ? (bufref){&r->buffers, r->first, spec.dtype}
-               : (bufref){&r->records, p->record + index * record_bytes(z, p, tile), spec.dtype};
+    zds_status status = r->sums ? open_record(z, p, index, elements) : ZDS_OK;
+    *out = r->sums ? first_buffer(z)
+                   : (bufref){&r->records, p->record + index * records_tile_bytes(z, p, tile),
+                              spec.dtype};
+    out->dtype = spec.dtype;
     if (state >= 0)
-        out->offset += place_in(z, p, elements, (uint32_t)state);
+        out->offset += records_place(z, p, elements, (uint32_t)state);
     *at %= full;
     uint64_t here = state_bytes(&spec, elements) - *at;
     *bytes = *bytes < here ? *bytes : here;

@@ -200,7 +200,7 @@ static zds_status start_records(zero *z)
         if (!status)
             status = records_write(z, i);
     }
-    return status;
+    return status ? status : records_end(z);
 }
 
 /* States that were set belong to other values. Records are written whole. */

@@ -337,7 +337,7 @@ static zds_status keep_own(zero *z, const cargo *c, uint64_t first, uint64_t cou
         status = units_at(z, c, i, &n, &to);
         if (!status)
             status = unstage(z, c, to, i - first, n);
-        if (!status && p && p->rests && zero_is_here(z) && !is_whole(z, c))
+        if (!status && p && p->rests && !is_whole(z, c))
             status = records_keep(z);
         i += n;
     }

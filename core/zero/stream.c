@@ -304,7 +304,7 @@ static zds_status run_records(stream_pass *p, uint64_t end)
         if (!status)
             status = read_ahead(p);
     }
-    return status;
+    return !status && p->at >= p->windows ? records_end(z) : status;
 }
 
 zds_status stream_open(zero *z, stream_pass *p, const zds_step_ctx *ctx, pass_takes takes)

@@ -68,6 +68,7 @@ typedef struct zero_means {
     tier *tier;        /* where parameters are computed */
     tier *states_tier; /* of masters and states */
     tier *params_tier; /* where parameters in parts rest */
+    tier *host_tier;   /* the host's memory */
     pool *threads;
     ledger *ledger;
     failure *failure;
