@@ -35,6 +35,18 @@ static void back(const zds_slot *slot, double scale)
         grad[i] = (slot->accumulate ? grad[i] : 0) + (float)scale * (w[i] - 3);
 }
 
+static void write_header(uint64_t *file, uint32_t param, const zds_state_info *info)
+{
+    printf("%%u %%s %%llu ", param, info->name, (unsigned long long)(info->bytes + *file));
+}
+
+static zds_status write_bytes(void *user, uint64_t first, uint64_t count, const void *bytes)
+{
+    uint64_t *file = user;
+    *file += bytes && first == *file ? count : 0;
+    return ZDS_OK;
+}
+
 int main(void)
 {
     const int64_t out = 2, in = 2;
@@ -53,6 +65,10 @@ int main(void)
     float w[4];
     zds_status status = zds_copy_out(engine, w, slot->data, sizeof w);
     zds_release(engine, 0, NULL);
+    const uint32_t param = 0;
+    uint64_t written = 0, *file = &written;
+%(states)s
+    printf("%%llu %%s\n", (unsigned long long)written, zds_engine_error(engine));
     printf("%%d %%.4f %%.4f %%.4f %%.4f\n", status, w[0], w[1], w[2], w[3]);
     zds_engine_destroy(engine);
     zds_config_destroy(config);
@@ -77,10 +93,12 @@ def write(folder):
     with open(path, "w") as file:
         file.write(PROGRAM % {"slot": block_with("slot_at("), "load": block_with("zds_config_load"),
                               "model": block_with("zds_model_add_param"),
-                              "create": block_with("zds_engine_create"), "loop": loop})
+                              "create": block_with("zds_engine_create"), "loop": loop,
+                              "states": block_with("zds_get_state_bytes")})
+    expect(len(BLOCKS) == 6, "no piece of code is left out")
     with open(os.path.join(folder, "ds_config.json"), "w") as file:
         json.dump({"train_batch_size": 2, "train_micro_batch_size_per_gpu": 1,
-                   "gradient_clipping": 0.0, "optimizer": {"type": "SGD", "params": {"lr": 0.1}}}, file)
+                   "gradient_clipping": 0.0, "optimizer": {"type": "SGD", "params": {"lr": 0.1, "momentum": 0.5}}}, file)
     return path
 
 
@@ -90,5 +108,7 @@ with prefix() as (work, root):
     line = next(line for line in PAGE.splitlines() if line.startswith("cc my_trainer.c"))
     run(["sh", "-ec", line.replace("my_trainer.c", "-std=c11 -Wall -Wextra -Werror program.c")], cwd=work,
         env=dict(os.environ, PKG_CONFIG_PATH=os.path.join(library_folder(root), "pkgconfig")))
-    told = run([os.path.join(work, "my_trainer")], cwd=work).split()
+    state, told = run([os.path.join(work, "my_trainer")], cwd=work).splitlines()
+    told = told.split()
+    expect(state.split() == ["0", "momentum_buffer", "16", "16"], f"states are got as bytes, without an error: {state}")
     expect(told == ["0", "3.0000", "3.0000", "3.0000", "3.0000"], f"it trains: {told}")
