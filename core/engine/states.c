@@ -320,10 +320,10 @@ zds_status zds_set_state_bytes(zds_engine *e, uint32_t param, const zds_state_in
     if (status)
         return status;
     const size_t least = ZDS_SIZE_THROUGH(zds_state_info, bytes);
-    if (!sized_reaches(saved, least))
+    if (saved && !sized_reaches(saved, least))
         return engine_fail(e, ZDS_ERR_INVALID, "%s: " SIZED_TOO_SHORT, call, "zds_state_info",
-                           sized_told(saved), least);
-    if (!saved->name)
+                           saved->struct_size, least);
+    if (!saved || !saved->name)
         return engine_fail(e, ZDS_ERR_INVALID,
                            "%s needs what zds_state told of the state, with its name", call);
     status = check_set(e, call, param, saved->name, has_bytes, read != NULL, &index);

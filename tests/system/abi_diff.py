@@ -110,7 +110,7 @@ def check_it_sees_structs(frozen):
     for header, before, after, word in [
             ("plugin.h", "(*step)(void *self, const zds_tiles *tiles,", "(*step)(void *self, const zds_param_steps *tiles,", "step"),
             ("plugin.h", "(*at)(void *self, int64_t moves,", "(*at)(void *self, double moves,", "at"),
-            ("plugin.h", "(*free)(void *self, zds_block *block);", "(*free)(void *self, zds_region *block);", "free"),
+            ("plugin.h", "(*free)(void *self, zds_block *block);", "(*free)(void *self, zds_end *block);", "free"),
             ("plugin.h", "(*abort)(void *self, const char *reason);", "(*abort)(void *self);", "abort"),
             ("plugin.h", "(*free)(const zds_host *host, void *pointer);", "(*free)(void *pointer, const zds_host *host);", "free"),
             ("plugin.h", "const double *sums;  /* in `step`", "const float *sums;  /* in `step`", "sums"),

@@ -45,7 +45,7 @@ FAULTS = [
      "it gave no reason"),
     ("bad_state", "describe", "has dtype 42 (unknown)", "has dtype 42 (unknown)"),
     ("moves_states", "describe", "changed struct_size, state_stride or a pointer",
-     "MovesStates, parameter block.weight: its describe changes states or state_stride"),
+     "its describe changes states or state_stride of the zds_param_needs"),
     ("cut_block", "describe", "a tile could cut a block", "a tile could cut a block"),
     ("no_norms", "describe", "its norms function is NULL", "its norms function is NULL"),
     ("hyper_nan", "describe", "describe sets lr to", "describe sets lr to"),
