@@ -1,4 +1,5 @@
-"""docs/linking.md as its reader uses it: its pieces of code, put together, are a program that trains."""
+"""docs/linking.md as its reader uses it: its pieces of code, put together, are a program that trains. README.md's few
+lines of a program run, too, and its config is the demo's."""
 import json
 import os
 import re
@@ -77,6 +78,53 @@ int main(void)
 """
 
 
+# Around the README's: one step with the gradients that fresh memory holds, which are zeros.
+SHORT = r"""
+#include <stdio.h>
+#include <zds/zds.h>
+
+static zds_status read_weights(void *user, uint32_t param, uint64_t first, uint64_t count, float *out)
+{
+    (void)user, (void)param, (void)first;
+    for (uint64_t i = 0; i < count; i++)
+        out[i] = 1;
+    return ZDS_OK;
+}
+
+int main(void)
+{
+    zds_error error = ZDS_ERROR_INIT;
+    zds_config *config = NULL;
+    zds_model *model = zds_model_create();
+    zds_engine *engine = NULL;
+    FILE *file = NULL;
+    uint32_t hidden, weight;
+    const zds_param_desc desc = {.struct_size = sizeof desc, .name = "w", .shape = (int64_t[]){8}, .ndim = 1};
+    const zds_engine_options options = {.struct_size = sizeof options, .optimizer = "AdamW"};
+    zds_view view;
+    zds_step_result result = {.struct_size = sizeof result};
+    zds_config_load("{\"train_batch_size\": 1}", NULL, &config, &error);
+%s
+    printf("%%s%%d\n", zds_engine_error(engine), result.applied);
+}
+"""
+
+
+def check_readme(work, build):
+    with open(os.path.join(SOURCE, "README.md")) as file:
+        page = file.read()
+    with open(os.path.join(SOURCE, "examples", "demo", "ds_config.json")) as file:
+        demo = json.load(file)
+    first = re.search(r"^```json\n(.*?)^```", page, re.DOTALL | re.MULTILINE).group(1)
+    expect(json.loads(first) == demo, "README.md's config is the demo's")
+    code = next(block for block in re.findall(r"^```c\n(.*?)^```", page, re.DOTALL | re.MULTILINE) if "zds_engine_create" in block)
+    with open(os.path.join(work, "program.c"), "w") as file:
+        file.write(SHORT % code)
+    build()
+    told = run([os.path.join(work, "my_trainer")], cwd=work)
+    expect(told == "1\n", f"README.md's lines make a step: {told}")
+
+
 def block_with(text):
     found = [block for block in BLOCKS if text in block]
     expect(len(found) == 1, f"one piece of code has {text}")
@@ -106,9 +154,14 @@ with prefix() as (work, root):
     source = write(work)
     expect("..." not in open(source).read(), "nothing is left out of the program")
     line = next(line for line in PAGE.splitlines() if line.startswith("cc my_trainer.c"))
-    run(["sh", "-ec", line.replace("my_trainer.c", "-std=c11 -Wall -Wextra -Werror program.c")], cwd=work,
-        env=dict(os.environ, PKG_CONFIG_PATH=os.path.join(library_folder(root), "pkgconfig")))
+
+    def build():
+        run(["sh", "-ec", line.replace("my_trainer.c", "-std=c11 -Wall -Wextra -Werror program.c")], cwd=work,
+            env=dict(os.environ, PKG_CONFIG_PATH=os.path.join(library_folder(root), "pkgconfig")))
+
+    build()
     state, told = run([os.path.join(work, "my_trainer")], cwd=work).splitlines()
     told = told.split()
     expect(state.split() == ["0", "momentum_buffer", "16", "16"], f"states are got as bytes, without an error: {state}")
     expect(told == ["0", "3.0000", "3.0000", "3.0000", "3.0000"], f"it trains: {told}")
+    check_readme(work, build)
