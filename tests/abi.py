@@ -1,6 +1,7 @@
 """The public interface as its headers declare it, and what is stored of it: ABI 1.0 (tests/plugins/abi_1_0: its
 headers, and a dump of the types that libzds.so takes and gives) and the list of what libzds.so exports
 (core/libzds.map)."""
+import hashlib
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ TODAY = os.path.join(SOURCE, "include")
 FROZEN = os.path.join(SOURCE, "tests", "plugins", "abi_1_0")
 MAP = os.path.join(SOURCE, "core", "libzds.map")
 DUMP = os.path.join(FROZEN, "libzds.abi")
+CHANGES = os.path.join(FROZEN, "CHANGES")
 RENEW = "tests/plugins/abi_1_0/renew.py BUILD_FOLDER"
 
 
@@ -31,6 +33,18 @@ def stored():
     """{name in SHA256SUMS: content} of what is frozen."""
     with open(DUMP, "rb") as file:
         return {"libzds.abi": file.read(), **{f"zds/{name}": read(FROZEN, name) for name in headers(FROZEN)}}
+
+
+def stamp(folder):
+    """The digits that tell the headers of a folder, with their comments, from others: CHANGES has them behind the line
+    that says what made them so."""
+    return hashlib.sha256(b"".join(read(folder, name) for name in headers(folder))).hexdigest()[:12]
+
+
+def changes():
+    """[(what a line of CHANGES says, its stamp or "")]"""
+    with open(CHANGES, encoding="utf-8") as file:
+        return [re.fullmatch(r"(.*?)(?: \[([0-9a-f]{12})\])?", line).groups("") for line in file.read().splitlines()]
 
 
 def released():

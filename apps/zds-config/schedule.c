@@ -39,16 +39,23 @@ static zds_status compute(const zds_config *config, int64_t steps, schedule *s, 
     return status;
 }
 
+/* How many betas the optimizer has. */
+static int betas_of(const schedule *s)
+{
+    return isnan(s->points[0].beta3) ? 2 : 3;
+}
+
 /* Adds the steps to `out`, which it returns. */
 static cJSON *as_json(const schedule *s, cJSON *out)
 {
     cJSON *lr = cJSON_AddArrayToObject(out, "lr"),
           *betas = s->moves_betas ? cJSON_AddArrayToObject(out, "betas") : NULL;
     for (size_t i = 0; i < s->count; i++) {
-        const double pair[] = {s->points[i].beta1, s->points[i].beta2};
-        cJSON_AddItemToArray(lr, cJSON_CreateNumber(s->points[i].lr));
+        const zds_schedule_point *p = &s->points[i];
+        const double all[] = {p->beta1, p->beta2, p->beta3};
+        cJSON_AddItemToArray(lr, cJSON_CreateNumber(p->lr));
         if (betas)
-            cJSON_AddItemToArray(betas, cJSON_CreateDoubleArray(pair, 2));
+            cJSON_AddItemToArray(betas, cJSON_CreateDoubleArray(all, betas_of(s)));
     }
     if (!betas)
         cJSON_AddNullToObject(out, "betas");
@@ -57,11 +64,14 @@ static cJSON *as_json(const schedule *s, cJSON *out)
 
 static void print_table(const schedule *s)
 {
-    puts(s->moves_betas ? "step\tlr\tbeta1\tbeta2" : "step\tlr");
+    bool third = s->moves_betas && betas_of(s) == 3;
+    printf("step\tlr%s%s\n", s->moves_betas ? "\tbeta1\tbeta2" : "", third ? "\tbeta3" : "");
     for (size_t i = 0; i < s->count; i++) {
         printf("%zu\t%.9g", i + 1, s->points[i].lr);
         if (s->moves_betas)
             printf("\t%.9g\t%.9g", s->points[i].beta1, s->points[i].beta2);
+        if (third)
+            printf("\t%.9g", s->points[i].beta3);
         putchar('\n');
     }
 }

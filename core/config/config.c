@@ -32,10 +32,11 @@ zds_status config_context(const zds_config_context *given, zds_config_context *o
     *out = (zds_config_context){0};
     if (!given)
         return ZDS_OK;
-    if (!sized_is_set(given))
-        return error_set(error, ZDS_ERR_INVALID, SIZED_NOT_SET, "zds_config_context",
-                         given->struct_size);
-    memcpy(out, given, given->struct_size < sizeof *out ? given->struct_size : sizeof *out);
+    const size_t least = ZDS_SIZE_THROUGH(zds_config_context, arguments_source);
+    if (!sized_reaches(given, least))
+        return error_set(error, ZDS_ERR_INVALID, SIZED_TOO_SHORT, "zds_config_context",
+                         given->struct_size, least);
+    sized_read(out, sizeof *out, given);
     return ZDS_OK;
 }
 

@@ -22,9 +22,12 @@ static zds_status check_groups(const zds_engine_options *o, zds_error *error)
     for (size_t i = 0; o->groups && i < o->group_count; i++) {
         const char *at = (const char *)o->groups + i * o->group_stride;
         const zds_group_desc *g = (const zds_group_desc *)(const void *)at;
-        if (!sized_is_set(g))
-            return error_set(error, ZDS_ERR_INVALID, "group %zu: " SIZED_NOT_SET, i,
-                             "zds_group_desc", g->struct_size);
+        if (!sized_reaches(g, GROUP_DESC_1_0))
+            return error_set(error, ZDS_ERR_INVALID, "group %zu: " SIZED_TOO_SHORT, i,
+                             "zds_group_desc", g->struct_size, GROUP_DESC_1_0);
+        if (!sized_reaches(&g->hyper, ZDS_HYPER_1_0))
+            return error_set(error, ZDS_ERR_INVALID, "group %zu: " SIZED_TOO_SHORT, i, "zds_hyper",
+                             g->hyper.struct_size, ZDS_HYPER_1_0);
     }
     return ZDS_OK;
 }
@@ -35,10 +38,11 @@ zds_status engine_options(const zds_engine_options *given, zds_engine_options *o
     *out = (zds_engine_options){.total_steps = -1, .warmup_steps = -1};
     if (!given)
         return ZDS_OK;
-    if (!sized_is_set(given))
-        return error_set(error, ZDS_ERR_INVALID, SIZED_NOT_SET, "zds_engine_options",
-                         given->struct_size);
-    memcpy(out, given, given->struct_size < sizeof *out ? given->struct_size : sizeof *out);
+    const size_t least = ZDS_SIZE_THROUGH(zds_engine_options, reserved_end);
+    if (!sized_reaches(given, least))
+        return error_set(error, ZDS_ERR_INVALID, SIZED_TOO_SHORT, "zds_engine_options",
+                         given->struct_size, least);
+    sized_read(out, sizeof *out, given);
     return check_groups(out, error);
 }
 

@@ -101,16 +101,17 @@ zds_status zds_broadcast(zds_engine *e, void *data, uint64_t bytes, int32_t root
 zds_status zds_fail(zds_engine *e, zds_status status, const char *format, ...)
 {
     zds_status usable = engine_usable(e);
+    status = status ? status : ZDS_ERR_INVALID;
     if (usable)
-        return status && e && getpid() == e->process ? status : usable;
+        return e && getpid() == e->process ? status : usable;
     va_list args;
     va_start(args, format);
     char *text = text_formatv(format, args);
     va_end(args);
     engine_fail(e, status, "%s", text ? text : format);
     free(text);
-    e->given_up = status ? status : ZDS_ERR_INVALID;
-    return engine_give_up(e, e->given_up);
+    e->given_up = status;
+    return engine_give_up(e, status);
 }
 
 double zds_loss_scale(const zds_engine *e)

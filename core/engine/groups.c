@@ -246,9 +246,18 @@ static zds_status describe(zds_engine *e, grouping *g, uint32_t i, zds_error *er
     zds_hyper before = g->hypers[i];
     services_clear(&e->optim_services);
     status = e->optim.describe(e->optim_self, &known->desc, &known->needs);
+    bool moved =
+        known->needs.states != known->states || known->needs.state_stride != sizeof *known->states;
+    known->needs.states = known->states;
     known->needs.hyper = NULL;
     if (status)
         return refuse_param(e, g, i, status, error);
+    if (moved)
+        return error_set(error, ZDS_ERR_PLUGIN,
+                         "optimizer %s, parameter %s: its describe changes states or state_stride "
+                         "of the zds_param_needs, which are the host's; add states by "
+                         "zds_add_state",
+                         e->optim_plugin->name, p->name);
     status = check_needs(e, p->name, &known->needs, &before, &g->hypers[i], error);
     for (uint32_t s = 0; !status && s < known->needs.state_count; s++) {
         known->state_names[s] = strdup(known->needs.states[s].name);

@@ -1,6 +1,7 @@
 /* The hyperparameters of a step: the groups' own, moved by the schedule, which may follow a metric.
  */
 #include <cjson/cJSON.h>
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -160,8 +161,10 @@ zds_status zds_set_lr(zds_engine *e, size_t group, double lr)
     if (group != ZDS_ALL_GROUPS && group >= e->hyper_count)
         return engine_fail(e, ZDS_ERR_NOT_FOUND, "zds_set_lr: group %zu: there are %u", group,
                            e->hyper_count);
-    if (!isfinite(lr) || lr < 0)
-        return engine_fail(e, ZDS_ERR_INVALID, "zds_set_lr: %g is no rate", lr);
+    if (!(lr >= 0 && lr <= (double)FLT_MAX))
+        return engine_fail(e, ZDS_ERR_INVALID,
+                           "zds_set_lr: %g is no rate: it must be from 0 to what fp32 can hold",
+                           lr);
     for (size_t g = 0; g < e->hyper_count; g++)
         if (group == ZDS_ALL_GROUPS || g == group)
             e->base_hypers[g].lr = e->hypers[g].lr = lr;

@@ -131,6 +131,7 @@ struct zds_engine {
     bool finished;         /* gradients are reduced, and their norm is known: */
     zero_norm_result norm; /* of this optimizer step, unscaled */
     bool spoilt;           /* this rank abandoned a backward of it */
+    bool abandoned;        /* this rank gave up the micro step in progress */
     zds_status given_up;   /* what zds_fail was told; the run is over */
     double pending_loss, mean_loss;
     uint64_t seed;
@@ -152,7 +153,7 @@ zds_status engine_give_up(zds_engine *e, zds_status status);
  * then why it failed. */
 static inline zds_status engine_why(const zds_engine *e, zds_status status)
 {
-    return status && e && e->given_up ? e->given_up : status;
+    return e && e->given_up ? e->given_up : status;
 }
 /* ZDS_ERR_INVALID in a forked child or after a lost peer. */
 zds_status engine_usable(zds_engine *e);

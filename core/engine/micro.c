@@ -146,7 +146,7 @@ zds_status zds_micro_begin(zds_engine *e, int32_t boundary)
         return status;
     e->in_micro = true;
     e->phase_start = engine_now_ms();
-    e->in_backward = false;
+    e->in_backward = e->abandoned = false;
     e->cursor = e->lowest = e->model->module_count;
     zero_micro_begin(e->zero, e->boundary, e->local);
     return engine_updates(e) ? zero_update_begin(e->zero, e->steps + 1, 1 / e->scale.value)
@@ -169,23 +169,34 @@ static zds_status acquire_backward(zds_engine *e, uint32_t module, const zds_str
             e, ZDS_ERR_INVALID,
             "module %s acquired for backward outside a micro step: call zds_micro_begin first",
             name);
+    if (e->finished || e->abandoned)
+        return engine_fail(e, ZDS_ERR_INVALID,
+                           "module %s acquired for backward after %s: the backward of this micro "
+                           "step is over, %s is next",
+                           name, e->finished ? "zds_finish" : "zds_micro_abandon",
+                           e->finished ? "zds_step or zds_discard" : "zds_step");
     if (module >= e->lowest)
         return engine_fail(e, ZDS_ERR_INVALID,
                            "module %s acquired for backward after module %s: backward goes from "
                            "the last declared module to "
                            "the first, once each in a micro step",
                            name, e->model->modules[e->lowest].name);
+    const uint32_t lowest = e->lowest;
+    const double now = engine_now_ms();
+    zds_status status = engine_pass_over(e, module + 1);
+    for (uint32_t m = lowest < e->cursor ? lowest : e->cursor; !status && m-- > module + 1;)
+        status = zero_pass_over(e->zero, m); /* what those that are held keep from being done */
+    if (!status)
+        status = zero_acquire(e->zero, module, ZDS_BACKWARD, stream);
+    if (status) { /* what is not done with may still come */
+        e->lowest = lowest < e->cursor ? lowest : e->cursor;
+        return status;
+    }
     if (!e->in_backward) {
-        double now = engine_now_ms();
         e->now.forward_ms += now - e->phase_start;
         e->phase_start = now;
         e->in_backward = true;
     }
-    zds_status status = engine_pass_over(e, module + 1);
-    if (!status)
-        status = zero_acquire(e->zero, module, ZDS_BACKWARD, stream);
-    if (status)
-        return status;
     e->holds[module].backward = true;
     e->backwards++;
     e->lowest = module;
@@ -216,9 +227,9 @@ static zds_status acquire_forward(zds_engine *e, uint32_t module, const zds_stre
 static zds_status check_stream(zds_engine *e, const char *call, const zds_stream *stream)
 {
     zds_device ours = e->tier->info.device;
-    if (stream && !sized_is_set(stream))
-        return engine_fail(e, ZDS_ERR_INVALID, "%s: " SIZED_NOT_SET, call, "zds_stream",
-                           stream->struct_size);
+    if (stream && !sized_reaches(stream, ZDS_STREAM_1_0))
+        return engine_fail(e, ZDS_ERR_INVALID, "%s: " SIZED_TOO_SHORT, call, "zds_stream",
+                           stream->struct_size, ZDS_STREAM_1_0);
     if (!stream || (stream->device.space == ours.space && stream->device.ordinal == ours.ordinal))
         return ZDS_OK;
     return engine_fail(e, ZDS_ERR_UNSUPPORTED,
@@ -366,6 +377,7 @@ zds_status zds_micro_abandon(zds_engine *e)
                            "modules with this one, which does not know their order from the micro "
                            "step before; report zeros, end all ranks by zds_fail, or use stage 2");
     e->spoilt |= e->in_backward;
+    e->abandoned = true;
     for (uint32_t m = 0; !status && m < e->model->module_count; m++) {
         status = let_go_forwards(e, m);
         if (status || !e->holds[m].backward)
@@ -411,6 +423,12 @@ zds_status zds_set_train_batch_size(zds_engine *e, int64_t size)
         return engine_fail(e, ZDS_ERR_INVALID,
                            "train batch size %lld is not a multiple of micro batch %lld x %d ranks",
                            (long long)size, (long long)e->set.micro_batch, e->launch.world_size);
+    if (size / unit > INT32_MAX)
+        return engine_fail(e, ZDS_ERR_INVALID,
+                           "train batch size %lld takes %lld micro steps of %lld x %d ranks; %d is "
+                           "the most",
+                           (long long)size, (long long)(size / unit), (long long)e->set.micro_batch,
+                           e->launch.world_size, INT32_MAX);
     e->accumulation = size / unit;
     return ZDS_OK;
 }

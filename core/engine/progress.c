@@ -11,9 +11,9 @@ zds_status zds_get_progress(zds_engine *e, zds_progress *progress)
     zds_status status = engine_usable(e);
     if (status)
         return status;
-    if (!progress || !sized_is_set(progress))
+    if (!sized_is_set(progress))
         return engine_fail(e, ZDS_ERR_INVALID, "zds_get_progress: " SIZED_NOT_SET, "zds_progress",
-                           progress ? progress->struct_size : 0);
+                           sized_told(progress));
     const zds_progress now = {.struct_size = sizeof now,
                               .steps = e->steps,
                               .skips = e->skips,
@@ -53,9 +53,10 @@ zds_status zds_set_progress(zds_engine *e, const zds_progress *progress)
     zds_status status = engine_usable(e);
     if (status)
         return status;
-    if (!progress || !ZDS_HAS(progress, scale_patience))
-        return engine_fail(e, ZDS_ERR_INVALID, "zds_set_progress: " SIZED_NOT_SET, "zds_progress",
-                           progress ? progress->struct_size : 0);
+    const size_t least = ZDS_SIZE_THROUGH(zds_progress, scale_patience);
+    if (!sized_reaches(progress, least))
+        return engine_fail(e, ZDS_ERR_INVALID, "zds_set_progress: " SIZED_TOO_SHORT, "zds_progress",
+                           sized_told(progress), least);
     if (!e->values_set || engine_in_step(e))
         return engine_fail(e, ZDS_ERR_INVALID, "zds_set_progress %s",
                            e->values_set ? "in the middle of an optimizer step"

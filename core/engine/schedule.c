@@ -27,18 +27,20 @@ static zds_status open_plugins(zds_engine *e, const zds_engine_options *o, zds_e
 static zds_status fill_points(zds_engine *e, const double *metrics, size_t count, char *points,
                               size_t stride, bool *moves_betas, zds_error *error)
 {
+    static const uint64_t betas = ZDS_SCHED_BETA1 | ZDS_SCHED_BETA2 | ZDS_SCHED_BETA3;
     uint32_t g = sample_hyper(e);
     for (size_t i = 0; i < count; i++) {
         zds_status status = update_hypers(e, (int64_t)i);
         if (status)
             return refuse(e, status, zds_engine_error(e), error);
-        const zds_schedule_point point = {e->hypers[g].lr, e->hypers[g].beta1, e->hypers[g].beta2};
+        const zds_hyper *h = &e->hypers[g];
+        const zds_schedule_point point = {h->lr, h->beta1, h->beta2, h->beta3};
         size_t known = stride < sizeof point ? stride : sizeof point;
         memset(points + i * stride, 0, stride);
         memcpy(points + i * stride, &point, known);
         if (!e->has_sched)
             continue;
-        *moves_betas |= (e->sched_values[g].mask & (ZDS_SCHED_BETA1 | ZDS_SCHED_BETA2)) != 0;
+        *moves_betas |= (e->sched_values[g].mask & betas) != 0;
         if (metrics && !isnan(metrics[i]))
             status = e->sched.observe(e->sched_self, metrics[i]);
         if (status)

@@ -209,9 +209,9 @@ static zds_status end_set(zds_engine *e, const char *call, uint32_t param, zds_s
     return common;
 }
 
-/* Nothing else may be in a CONSTANT state. */
+/* Nothing else may be in a CONSTANT state. *other: something else is. */
 static zds_status read_constant(uint64_t numel, double value, uint32_t param, zds_read_fn read,
-                                void *user)
+                                void *user, bool *other)
 {
     enum { SOME = 1024 };
     float some[SOME];
@@ -220,7 +220,9 @@ static zds_status read_constant(uint64_t numel, double value, uint32_t param, zd
         uint64_t n = numel - first < SOME ? numel - first : SOME;
         status = read(user, param, first, n, some);
         for (uint64_t i = 0; !status && i < n; i++)
-            status = some[i] == (float)value ? ZDS_OK : ZDS_ERR_INVALID;
+            *other |= some[i] != (float)value;
+        if (*other)
+            return ZDS_ERR_INVALID;
     }
     return status;
 }
@@ -230,13 +232,31 @@ static zds_status set_constant(zds_engine *e, const char *call, uint32_t param, 
 {
     const model_param *p = &e->model->params[param];
     double value = e->params[param].needs.states[index].initial;
-    zds_status status =
-        e->launch.rank == 0 ? read_constant(p->numel, value, param, read, user) : ZDS_OK;
-    zds_status common = peers_agree(e->control, status, call);
-    return !common || e->failure.broken
-               ? common
-               : engine_fail(e, common, "state %s of parameter %s is %g everywhere, and stays so",
-                             e->params[param].state_names[index], p->name, value);
+    const char *state = e->params[param].state_names[index];
+    struct {
+        zds_status status;
+        int32_t other;
+    } first = {0};
+    bool other = false;
+    const void *all;
+    if (e->launch.rank == 0)
+        first.status = read_constant(p->numel, value, param, read, user, &other);
+    first.other = other;
+    zds_status status = peers_gather(e->control, &first, sizeof first, &all, call);
+    if (status || e->failure.broken)
+        return status;
+    memcpy(&first, all, sizeof first);
+    if (!first.status)
+        return ZDS_OK;
+    return first.other
+               ? engine_fail(e, first.status,
+                             "state %s of parameter %s is %g everywhere, and "
+                             "stays so",
+                             state, p->name, value)
+               : engine_fail(e, first.status,
+                             "values of state %s of parameter %s could not be read on rank 0 (%s); "
+                             "nothing has changed",
+                             state, p->name, zds_status_name(first.status));
 }
 
 zds_status zds_set_state(zds_engine *e, uint32_t param, const char *state, zds_read_fn read,
@@ -260,7 +280,7 @@ static zds_status check_saved(zds_engine *e, uint32_t param, int32_t index,
 {
     zds_state_info was = {0}, is = info_of(e, param, index);
     const char *name = e->model->params[param].name;
-    memcpy(&was, saved, saved->struct_size < sizeof was ? saved->struct_size : sizeof was);
+    sized_read(&was, sizeof was, saved);
     if (was.scope == ZDS_SCOPE_RANK_LOCAL && was.scope == is.scope && was.ranks != is.ranks)
         return engine_fail(e, ZDS_ERR_INVALID,
                            "state %s of parameter %s is another one on each rank, and was got of %d"
@@ -299,7 +319,11 @@ zds_status zds_set_state_bytes(zds_engine *e, uint32_t param, const zds_state_in
     zds_status read_status = ZDS_OK, status = engine_usable(e);
     if (status)
         return status;
-    if (!sized_is_set(saved) || !ZDS_HAS(saved, name) || !saved->name)
+    const size_t least = ZDS_SIZE_THROUGH(zds_state_info, bytes);
+    if (saved && !sized_reaches(saved, least))
+        return engine_fail(e, ZDS_ERR_INVALID, "%s: " SIZED_TOO_SHORT, call, "zds_state_info",
+                           saved->struct_size, least);
+    if (!saved || !saved->name)
         return engine_fail(e, ZDS_ERR_INVALID,
                            "%s needs what zds_state told of the state, with its name", call);
     status = check_set(e, call, param, saved->name, has_bytes, read != NULL, &index);

@@ -272,9 +272,10 @@ zds_status zds_train_batch(zds_engine *e, const zds_model_ops *ops, void *user,
     zds_status status = engine_usable(e);
     if (status)
         return status;
-    if (ops && !ZDS_HAS(ops, backward))
-        return engine_fail(e, ZDS_ERR_INVALID, "zds_train_batch: " SIZED_NOT_SET, "zds_model_ops",
-                           ops->struct_size);
+    const size_t least = ZDS_SIZE_THROUGH(zds_model_ops, backward);
+    if (ops && !sized_reaches(ops, least))
+        return engine_fail(e, ZDS_ERR_INVALID, "zds_train_batch: " SIZED_TOO_SHORT, "zds_model_ops",
+                           ops->struct_size, least);
     if (result && !sized_is_set(result))
         return engine_fail(e, ZDS_ERR_INVALID, "zds_train_batch: " SIZED_NOT_SET, "zds_step_result",
                            result->struct_size);
@@ -284,7 +285,7 @@ zds_status zds_train_batch(zds_engine *e, const zds_model_ops *ops, void *user,
     if (engine_in_step(e))
         return engine_fail(e, ZDS_ERR_INVALID,
                            "zds_train_batch in the middle of an optimizer step");
-    zds_step_result step = {.struct_size = sizeof step};
+    zds_step_result step = empty_result(e);
     double sum = 0;
     int64_t count = e->accumulation;
     for (int64_t micro = 0; micro < count; micro++) {
@@ -294,8 +295,10 @@ zds_status zds_train_batch(zds_engine *e, const zds_model_ops *ops, void *user,
         double loss = NAN;
         failure_clear(&e->failure); /* an old text must not explain a callback's failure */
         status = ops->forward(user, e, micro, &loss);
-        if (!status)
+        if (!status && !e->given_up)
             status = ops->backward(user, e, micro, zds_loss_scale(e));
+        if (e->given_up) /* whatever it returns after zds_fail */
+            return e->given_up;
         if (status) {
             if (!e->failure.text)
                 engine_fail(e, status, "the model's forward or backward failed (%s)",
@@ -305,12 +308,13 @@ zds_status zds_train_batch(zds_engine *e, const zds_model_ops *ops, void *user,
         sum += loss;
         e->pending_loss = sum / (double)count;
         status = zds_step(e, &step);
-        if (status)
+        if (status) {
+            fill_result(result, &step);
             return status;
+        }
     }
     e->pending_loss = NAN;
     step.loss = e->mean_loss;
-    if (result)
-        sized_fill(result, result->struct_size, &step, sizeof step);
+    fill_result(result, &step);
     return ZDS_OK;
 }

@@ -358,8 +358,9 @@ void bootstrap_close(bootstrap *b)
 zds_status zds_bootstrap_open(const zds_comm_env *env, const zds_bootstrap **out, zds_error *error)
 {
     *out = NULL;
-    if (env->struct_size < ZDS_COMM_ENV_1_0)
-        return error_set(error, ZDS_ERR_INVALID, SIZED_NOT_SET, "zds_comm_env", env->struct_size);
+    if (!sized_reaches(env, ZDS_COMM_ENV_1_0))
+        return error_set(error, ZDS_ERR_INVALID, SIZED_TOO_SHORT, "zds_comm_env", sized_told(env),
+                         ZDS_COMM_ENV_1_0);
     if (env->world_size < 1 || env->rank < 0 || env->rank >= env->world_size)
         return error_set(error, ZDS_ERR_INVALID, "rank %d of %d does not exist", (int)env->rank,
                          (int)env->world_size);

@@ -169,9 +169,9 @@ static zds_status take_spare(zero *z, const layout_span *span, const layout_span
     const model_module *modules = z->with.model->modules;
     if (z->grads.in_parts)
         return failure_set(z->with.failure, ZDS_ERR_UNSUPPORTED,
-                           "module %s cannot be acquired for backward while %s is: at stage %d "
-                           "gradients pass through buffers that have no room for both; report %s "
-                           "by zds_grad_ready first, or use stage 0 or 1",
+                           "there is no room for gradients of module %s beside those of %s, which "
+                           "is acquired for backward: at stage %d they pass through buffers; "
+                           "report %s by zds_grad_ready first, or use stage 0 or 1",
                            modules[span->first_module].name, modules[other->first_module].name,
                            z->wish.stage, modules[other->first_module].name);
     zds_error error = ZDS_ERROR_INIT;
@@ -445,15 +445,34 @@ void zero_grads_written(zero *z, uint32_t module)
     }
 }
 
+/* The module's own spans: from *first to what is returned. It has some. */
+static uint32_t last_span(const zero *z, uint32_t module, uint32_t *first)
+{
+    uint32_t k = *first = (uint32_t)z->lay->spans_of[module];
+    while (k + 1 < z->lay->span_count && layout_has_sibling(z->lay, k + 1))
+        k++;
+    return k;
+}
+
+zds_status zero_pass_over(zero *z, uint32_t module)
+{
+    zds_status status = ZDS_OK;
+    if (!z->grads.in_parts || z->lay->spans_of[module] == LAYOUT_NONE)
+        return ZDS_OK;
+    uint32_t first, last = last_span(z, module, &first);
+    for (uint32_t k = first; !status && k <= last; k++)
+        if (layout_is_trained(&z->lay->spans[k]))
+            status = grads_open(z, k);
+    return status;
+}
+
 zds_status zero_module_done(zero *z, uint32_t module)
 {
     if (module == 0)
         residency_end(z);
     if (z->lay->spans_of[module] == LAYOUT_NONE)
         return ZDS_OK;
-    uint32_t first = (uint32_t)z->lay->spans_of[module], k = first;
-    while (k + 1 < z->lay->span_count && layout_has_sibling(z->lay, k + 1))
-        k++;
+    uint32_t first, k = last_span(z, module, &first);
     for (;; k--) {
         span_run *run = &z->grads.spans[k];
         bool done = layout_is_trained(&z->lay->spans[k]) && !--run->waiting;

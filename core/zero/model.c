@@ -103,19 +103,15 @@ zds_status zds_model_add_module(zds_model *model, const char *name, uint32_t *mo
     return ZDS_OK;
 }
 
-static double fan_out_of(const zds_param_desc *desc)
-{
-    return ZDS_HAS(desc, fan_out_mult) ? desc->fan_out_mult : 0;
-}
-
 static zds_status check_param(zds_model *model, uint32_t module, const zds_param_desc *desc,
                               uint64_t *numel)
 {
     if (!desc)
         return fail(model, ZDS_ERR_INVALID, "parameter %u: its desc is NULL", model->param_count);
-    if (!ZDS_HAS(desc, width_mult))
-        return fail(model, ZDS_ERR_INVALID, "parameter %u: " SIZED_NOT_SET, model->param_count,
-                    "zds_param_desc", desc->struct_size);
+    const size_t least = ZDS_SIZE_THROUGH(zds_param_desc, fan_out_mult);
+    if (!sized_reaches(desc, least))
+        return fail(model, ZDS_ERR_INVALID, "parameter %u: " SIZED_TOO_SHORT, model->param_count,
+                    "zds_param_desc", desc->struct_size, least);
     if (!desc->name || !*desc->name)
         return fail(model, ZDS_ERR_INVALID, "parameter %u: it has no name", model->param_count);
     if (module >= model->module_count)
@@ -124,7 +120,7 @@ static zds_status check_param(zds_model *model, uint32_t module, const zds_param
     if (desc->ndim > MODEL_MAX_NDIM || (desc->ndim && !desc->shape))
         return fail(model, ZDS_ERR_INVALID, "parameter %s: %u dimensions; 0 to %d are possible",
                     desc->name, desc->ndim, MODEL_MAX_NDIM);
-    if (!(desc->width_mult >= 0) || !(fan_out_of(desc) >= 0))
+    if (!(desc->width_mult >= 0) || !(desc->fan_out_mult >= 0))
         return fail(model, ZDS_ERR_INVALID,
                     "parameter %s: width_mult and fan_out_mult must be positive", desc->name);
     *numel = 1;
@@ -177,7 +173,7 @@ zds_status zds_model_add_param(zds_model *model, uint32_t module, const zds_para
                        .fp32 = desc->fp32,
                        .group = desc->group,
                        .width_mult = desc->width_mult > 0 ? desc->width_mult : 1,
-                       .fan_out_mult = fan_out_of(desc),
+                       .fan_out_mult = desc->fan_out_mult,
                        .numel = numel,
                        .home = module,
                        .last_use = module};

@@ -2,6 +2,7 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
+#include <stdio.h>
 #include <string.h>
 
 #include "host/kernels.h"
@@ -14,12 +15,13 @@ static uint64_t at_most(uint64_t count, uint64_t most)
     return count < most ? count : most;
 }
 
-/* Bytes of the staging go from one rank to all. */
-static zds_status share_staged(zero *z, uint64_t bytes, int32_t root, const char *doing)
+/* Bytes of the staging go from one rank to all. `tag`: the same on all ranks. */
+static zds_status share_staged(zero *z, uint64_t tag, uint64_t bytes, int32_t root,
+                               const char *doing)
 {
     peers *p = z->with.control;
     const zds_coll coll = {.struct_size = sizeof coll,
-                           .tag = 8,
+                           .tag = tag,
                            .what = doing,
                            .src = z->params.staging,
                            .dst = z->params.staging,
@@ -62,7 +64,7 @@ static zds_status deal_out(zero *z, uint32_t param, zds_read_fn read, void *user
                  first = own.param_first > k ? own.param_first : k, last = at_most(end, k + n);
         if (z->with.peers->rank == 0 && !*read_status)
             *read_status = read(user, param, k, n, staging);
-        status = share_staged(z, n * sizeof *staging, 0, distributing);
+        status = share_staged(z, 8, n * sizeof *staging, 0, distributing);
         if (!status && first < last)
             status = keep(z, params_at(z, param, first), staging + (first - k), last - first);
     }
@@ -181,13 +183,19 @@ zds_status zero_broadcast(zero *z, void *data, uint64_t bytes, int32_t root)
     const peers *p = z->with.control;
     const uint64_t room = STAGING_ELEMENTS * sizeof *z->params.staging;
     zds_status status = ZDS_OK;
-    for (uint64_t at = 0; !status && !is_alone(z) && at < bytes; at += room) {
+    uint64_t at = 0;
+    char doing[64];
+    snprintf(doing, sizeof doing, "zds_broadcast of %llu bytes", (unsigned long long)bytes);
+    /* The size is the tag, and no bytes are an operation, too: ranks that give other sizes see it
+     * before anything is written. */
+    while (!status && !is_alone(z) && (at < bytes || !at)) {
         uint64_t n = at_most(bytes - at, room);
-        if (p->rank == root)
+        if (n && p->rank == root)
             memcpy(z->params.staging, (char *)data + at, n);
-        status = share_staged(z, n, root, "zds_broadcast");
-        if (!status && p->rank != root)
+        status = share_staged(z, bytes, n, root, doing);
+        if (!status && n && p->rank != root)
             memcpy((char *)data + at, z->params.staging, n);
+        at += room;
     }
     return status;
 }

@@ -153,6 +153,9 @@ zds_status zero_grad_none(zero *z, uint32_t module, uint32_t slot);
 /* What backward left for the module is there; or is none. */
 void zero_grads_written(zero *z, uint32_t module);
 void zero_grads_spoilt(zero *z, uint32_t module);
+/* The module comes without gradients, after others that are being written: room for its zeros,
+ * which are reduced, too, is taken now. ZDS_ERR_UNSUPPORTED: there is none. */
+zds_status zero_pass_over(zero *z, uint32_t module);
 /* In this micro step nothing more comes from the module; modules go from the last to the first. */
 zds_status zero_module_done(zero *z, uint32_t module);
 

@@ -33,13 +33,14 @@
  * the same order. In a process forked after zds_engine_create, every call returns ZDS_ERR_INVALID;
  * zds_parallel_for works there on the calling thread alone.
  *
- * Structs. The caller sets struct_size to sizeof and the rest of what it fills to zero; 0 is
- * ZDS_ERR_INVALID. Of what the library fills, what it does not know is zero.
+ * Structs. The caller sets struct_size to sizeof and the rest of what it fills to zero. Less than
+ * ABI 1.0 has is ZDS_ERR_INVALID; where the library fills one, less than struct_size itself is. Of
+ * what the library fills, what it does not know is zero.
  *
  * Errors. Each function returns a status; zds_engine_error gives the text of the last one that was
- * not ZDS_OK. After ZDS_ERR_PEER or ZDS_ERR_DIVERGED, and after a plugin or a callback has failed
- * within a step, only zds_engine_destroy may be called; the other ranks get ZDS_ERR_PEER with the
- * text. */
+ * not ZDS_OK, which lives until the next call with the engine. After ZDS_ERR_PEER or
+ * ZDS_ERR_DIVERGED, and after a plugin or a callback has failed within a step, only
+ * zds_engine_destroy may be called; the other ranks get ZDS_ERR_PEER with the text. */
 #ifndef ZDS_ENGINE_H
 #define ZDS_ENGINE_H
 
@@ -376,14 +377,16 @@ zds_status zds_discard(zds_engine *engine, zds_step_result *result);
 zds_status zds_micro_abandon(zds_engine *engine);
 
 /* This rank cannot go on: the other ranks get ZDS_ERR_PEER with the text wherever they wait for it;
- * returns `status`. Only zds_engine_destroy may follow. May be called in a callback, too. */
+ * returns `status`, or ZDS_ERR_INVALID where that is ZDS_OK. Only zds_engine_destroy may follow.
+ * May be called in a callback, too, whose call then returns the same, whatever the callback does.
+ */
 zds_status zds_fail(zds_engine *engine, zds_status status, const char *format, ...)
     ZDS_PRINTF(3, 4);
 
 /* Sets the rate of group `group` (of zds_group), or of all groups, from the next zds_step on; on
  * every rank the same, which the step checks (ZDS_ERR_DIVERGED). ZDS_ERR_INVALID: a schedule sets
- * the rates, no finite rate, after zds_finish, or with zds.overlap_step in a boundary micro step;
- * ZDS_ERR_NOT_FOUND: no such group. */
+ * the rates, no rate that fp32 can hold, after zds_finish, or with zds.overlap_step in a boundary
+ * micro step; ZDS_ERR_NOT_FOUND: no such group. */
 #define ZDS_ALL_GROUPS SIZE_MAX
 zds_status zds_set_lr(zds_engine *engine, size_t group, double lr);
 
@@ -393,7 +396,8 @@ zds_status zds_set_lr(zds_engine *engine, size_t group, double lr);
 zds_status zds_no_sync(zds_engine *engine, bool on);
 
 /* Changes gradient_accumulation_steps so that micro batch x accumulation x world size is
- * `train_batch_size`; between steps only. ZDS_ERR_INVALID if it does not divide. */
+ * `train_batch_size`; between steps only. ZDS_ERR_INVALID if it does not divide, or takes more than
+ * INT32_MAX micro steps. */
 zds_status zds_set_train_batch_size(zds_engine *engine, int64_t train_batch_size);
 
 /* Collective, between micro steps. A metric of the run, such as an evaluation's loss, for schedules
@@ -416,7 +420,8 @@ typedef struct zds_model_ops {
 } zds_model_ops;
 
 /* Collective. All micro steps of one optimizer step, and the step. An error of a callback ends the
- * run: it is the result on that rank, the others get ZDS_ERR_PEER. */
+ * run: it is the result on that rank, the others get ZDS_ERR_PEER. Where a micro step's zds_step
+ * fails, `result` is what that tells. */
 zds_status zds_train_batch(zds_engine *engine, const zds_model_ops *ops, void *user,
                            zds_step_result *result);
 
@@ -458,7 +463,8 @@ void zds_parallel_for(zds_engine *engine, size_t n, void (*body)(void *arg, size
  * most 64. */
 zds_status zds_sum_over_ranks(zds_engine *engine, double *values, size_t count);
 zds_status zds_barrier(zds_engine *engine);
-/* Collective. The program's own bytes, from rank `root` to all; over when it returns. */
+/* Collective. The program's own bytes, from rank `root` to all; over when it returns. Where ranks
+ * give other `bytes`: ZDS_ERR_DIVERGED, where the communication plugin sees it. */
 zds_status zds_broadcast(zds_engine *engine, void *data, uint64_t bytes, int32_t root);
 
 /* Every allocation of the engine and its plugins by purpose. */

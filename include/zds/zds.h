@@ -77,6 +77,7 @@ zds_status zds_plugin_info(const char *path, const char *name, char **json, zds_
 typedef struct zds_schedule_point {
     double lr;
     double beta1, beta2; /* NaN where the optimizer has none */
+    double beta3;        /* NaN where it has no third */
 } zds_schedule_point;
 
 /* The first `count` steps of the schedule that an engine would run with this config and these

@@ -1,5 +1,6 @@
 """abidiff between the stored dump of what libzds.so exported in ABI 1.0 (tests/plugins/abi_1_0/libzds.abi) and the
-library of today: functions may have come, and fields at the end of a struct, and nothing else may be another.
+library of today, and between all structs of the frozen headers and of today's, those that only plugins see too:
+functions may have come, and fields at the end of a struct, and nothing else may be another.
 Builds by gcc with -g only. usage: abi_diff.py FOLDER_OF_PROGRAMS"""
 import os
 import shutil
@@ -82,6 +83,46 @@ def small(before="", after="", result="zds_step_result *", more=""):
         return abi.dump(library, folder)
 
 
+def changed(header, before, after, folder):
+    """Today's headers in a folder, one of them changed."""
+    shutil.copytree(os.path.join(abi.TODAY, "zds"), os.path.join(folder, "zds"))
+    path = os.path.join(folder, "zds", header)
+    with open(path, encoding="utf-8") as file:
+        text = file.read()
+    assert text.count(before) == 1, before
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text.replace(before, after))
+
+
+def all_structs(include):
+    """The dump of a library that exports a pointer to each struct of the headers in a folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, library = os.path.join(folder, "core", "structs.c"), os.path.join(folder, "structs.so")
+        os.mkdir(os.path.dirname(source))
+        with open(source, "w", encoding="utf-8") as file:
+            file.writelines(f'#include "zds/{name}"\n' for name in abi.headers(include))
+            file.writelines(f"struct {name} *all_{name};\n" for name in abi.structs(include))
+        subprocess.run([*COMPILER.split(), "-g", "-shared", "-fPIC", "-I", include, source, "-o", library], check=True)
+        return abi.dump(library, include)
+
+
+def check_it_sees_structs(frozen):
+    for header, before, after, word in [
+            ("plugin.h", "(*step)(void *self, const zds_tiles *tiles,", "(*step)(void *self, const zds_param_steps *tiles,", "step"),
+            ("plugin.h", "(*at)(void *self, int64_t moves,", "(*at)(void *self, double moves,", "at"),
+            ("plugin.h", "(*free)(void *self, zds_block *block);", "(*free)(void *self, zds_end *block);", "free"),
+            ("plugin.h", "(*abort)(void *self, const char *reason);", "(*abort)(void *self);", "abort"),
+            ("plugin.h", "(*free)(const zds_host *host, void *pointer);", "(*free)(void *pointer, const zds_host *host);", "free"),
+            ("plugin.h", "const double *sums;  /* in `step`", "const float *sums;  /* in `step`", "sums"),
+            ("types.h", "zds_status (*wait)(zds_event *event);", "zds_status (*wait)(zds_event *event, int32_t ms);", "wait"),
+            ("plugin.h", "\n} zds_sched_ops;", "\n    void (*later)(void *self);\n} zds_sched_ops;", "")]:
+        with tempfile.TemporaryDirectory() as folder:
+            changed(header, before, after, folder)
+            said = difference(frozen, all_structs(folder))
+        expect(f"* {word}' changed" in said if word else not said,
+               f"seen: {after}" if word else "a new function at the end breaks nothing" + said)
+
+
 def check_it_sees():
     """What may grow does, and what may not is seen."""
     old = small()
@@ -118,3 +159,7 @@ expect(not said, "what was built with ABI 1.0 finds what it knew" +
 if not abi.released():
     said = difference(stored, today, growth=False)
     expect(not said, "until it is released, 1.0 is what libzds.so is" + (f"; {abi.RENEW}:\n{said}" if said else ""))
+frozen = all_structs(abi.FROZEN)
+check_it_sees_structs(frozen)
+said = difference(frozen, all_structs(abi.TODAY))
+expect(not said, "every struct is what it was" + (f":\n{said}" if said else ""))

@@ -82,9 +82,10 @@ def check_sums():
         told = dict(reversed(line.split()) for line in file)
     expect(told == {name: hashlib.sha256(content).hexdigest() for name, content in stored.items()},
            f"what is stored is what SHA256SUMS says ({abi.RENEW} writes all of it)")
-    with open(os.path.join(FROZEN, "CHANGES"), encoding="utf-8") as file:
-        lines = file.read().splitlines()
-    expect(lines and all(len(line) > 20 for line in lines), "every line of CHANGES says something")
+    lines = abi.changes()
+    expect(lines and all(len(said) > 20 for said, _ in lines), "every line of CHANGES says something")
+    expect(lines[-1][1] == abi.stamp(FROZEN), "the last one is about the headers as they are" +
+           ("" if lines[-1][1] == abi.stamp(FROZEN) else f": add one that says what has changed, then {abi.RENEW}"))
     if not abi.released():
         stale = [name for name in sorted(set(abi.headers(FROZEN)) | set(abi.headers(TODAY)))
                  if abi.read(FROZEN, name) != abi.read(TODAY, name)]

@@ -44,6 +44,8 @@ FAULTS = [
     ("silent_refusal", "create with the defaults", "without calling host->fail",
      "it gave no reason"),
     ("bad_state", "describe", "has dtype 42 (unknown)", "has dtype 42 (unknown)"),
+    ("moves_states", "describe", "changed struct_size, state_stride or a pointer",
+     "its describe changes states or state_stride of the zds_param_needs"),
     ("cut_block", "describe", "a tile could cut a block", "a tile could cut a block"),
     ("no_norms", "describe", "its norms function is NULL", "its norms function is NULL"),
     ("hyper_nan", "describe", "describe sets lr to", "describe sets lr to"),
@@ -204,7 +206,7 @@ NOTES = [
     ("rounds_at_open", "open", "when it is loaded: the thread rounds otherwise"),
     ("chatty", "prints nothing", '"{"plugins": 1}" in "open"; give it to host->log'),
 ]
-GOOD = ["sample", "momentum", "anchor", "newer", "old_abi_1_0", "reduces", "whole", "no_create", "offload_good",
+GOOD = ["sched_beta3", "sample", "momentum", "anchor", "newer", "old_abi_1_0", "reduces", "whole", "no_create", "offload_good",
         "offload_device", "offload_sectors", "comm_own_memory", "comm_pairs"]
 
 
@@ -292,6 +294,22 @@ def check_rates(folder):
                    f"schedule of {steps} steps: {result.stderr[-200:]}")
 
 
+def check_third_beta(folder):
+    """A schedule of beta3, of an optimizer that has three, is shown as it moves."""
+    config = os.path.join(folder, "beta3.json")
+    with open(config, "w", encoding="utf-8") as file:
+        json.dump({"train_batch_size": 1, "optimizer": {"type": os.path.join(folder, "anchor.so")},
+                   "scheduler": {"type": os.path.join(folder, "sched_beta3.so"), "params": {}}}, file)
+    show = [os.path.join(PROGRAMS, "zds-config"), "schedule", config, "--steps", "3"]
+    result = run(*show, "--json")
+    betas = json.loads(result.stdout)["betas"] if result.returncode == 0 else None
+    expect(betas and [round(1 / (1 - third)) for _, _, third in betas] == [2, 3, 4],
+           f"schedule of beta3: {betas}{result.stderr[-200:]}")
+    table = run(*show).stdout.splitlines()
+    expect(table[0].split() == ["step", "lr", "beta1", "beta2", "beta3"] and table[1].split()[-1] == "0.5",
+           f"schedule of beta3: the table {table[:2]}")
+
+
 def replay(folder, name, out, **config):
     """Three steps of golden gradients, with the plugin by its path."""
     path = os.path.join(folder, name + ".json")
@@ -344,5 +362,6 @@ with tempfile.TemporaryDirectory() as temporary:
         os.chmod(os.path.join(FOLDER, sample), 0o755)
     check_plugins(FOLDER)
     check_rates(FOLDER)
+    check_third_beta(FOLDER)
     check_engine(FOLDER)
 sys.exit(1 if failures else 0)

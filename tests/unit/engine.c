@@ -171,6 +171,8 @@ Test(engine, no_sync_and_batch_size)
     cr_assert_eq(zds_step(f.engine, NULL), ZDS_OK);
     cr_assert_eq(check(f.engine, C, NULL, moved, 0.5), 0);
     cr_assert_eq(zds_set_train_batch_size(f.engine, 5), ZDS_ERR_INVALID);
+    cr_assert_eq(zds_set_train_batch_size(f.engine, INT64_MAX - 1), ZDS_ERR_INVALID);
+    cr_assert(strstr(zds_engine_error(f.engine), "is the most"), "%s", zds_engine_error(f.engine));
     cr_assert_eq(zds_set_train_batch_size(f.engine, 8), ZDS_OK);
     cr_assert_eq(zds_accumulation_steps(f.engine), 4);
     close_engine(f);

@@ -286,6 +286,30 @@ static void refused_abandon(int rank, int size)
     zds_engine_destroy(e);
 }
 
+static void backward_that_is_over(int rank, int size)
+{
+    zds_engine *e = open_on(at_stage(1, ""), NULL, size);
+    zds_view view;
+    (void)rank;
+    begin(e);
+    NEED(!zds_micro_abandon(e), "%s", zds_engine_error(e));
+    expect_status(e, zds_acquire(e, 2, ZDS_BACKWARD, NULL, &view), ZDS_ERR_INVALID,
+                  "after zds_micro_abandon");
+    NEED(!zds_step(e, NULL), "%s", zds_engine_error(e));
+    begin(e);
+    passes(e, 0, 1);
+    NEED(!zds_finish(e, NULL), "%s", zds_engine_error(e));
+    expect_status(e, zds_acquire(e, 2, ZDS_BACKWARD, NULL, &view), ZDS_ERR_INVALID,
+                  "after zds_finish");
+    NEED(!zds_step(e, NULL) && train(e, 1).steps == 2, "%s", zds_engine_error(e));
+    zds_engine_destroy(e);
+}
+
+Test(engine_calls, a_backward_that_is_over_says_why)
+{
+    run(1, true, backward_that_is_over);
+}
+
 Test(engine_calls, abandon_where_it_makes_no_sense)
 {
     run(1, true, refused_abandon);
@@ -305,6 +329,91 @@ static void fails(int rank, int size)
         expect_status(e, zds_barrier(e), ZDS_ERR_PEER, "row 17 of the data is torn");
     }
     zds_engine_destroy(e);
+}
+
+static void fails_without_a_status(int rank, int size)
+{
+    (void)rank;
+    zds_engine *e = open_on(at_stage(0, ""), NULL, size);
+    expect_status(e, zds_fail(e, ZDS_OK, "it is over"), ZDS_ERR_INVALID, "it is over");
+    expect_status(e, zds_fail(e, ZDS_OK, "again"), ZDS_ERR_INVALID, "it is over");
+    zds_engine_destroy(e);
+}
+
+/* Callbacks that end the run and say that all is well. */
+static zds_status end_forward(void *user, zds_engine *e, int64_t micro, double *loss)
+{
+    (void)micro;
+    *loss = 1;
+    if (user)
+        zds_fail(e, ZDS_ERR_FORMAT, "row 5 is torn");
+    return ZDS_OK;
+}
+
+static zds_status end_backward(void *user, zds_engine *e, int64_t micro, double loss_scale)
+{
+    (void)micro, (void)loss_scale;
+    NEED(!user, "backward of a run that is over");
+    zds_fail(e, ZDS_ERR_FORMAT, "row 5 is torn");
+    return ZDS_OK;
+}
+
+static zds_status end_reading(void *user, uint32_t param, uint64_t first, uint64_t count,
+                              float *out)
+{
+    (void)param, (void)first;
+    memset(out, 0, count * sizeof *out);
+    zds_fail(user, ZDS_ERR_FORMAT, "row 5 is torn");
+    return ZDS_OK;
+}
+
+static void fails_in_silence(int rank, int size)
+{
+    static const zds_model_ops ops = {sizeof ops, end_forward, end_backward};
+    for (int forward = 0; forward < 2; forward++) {
+        zds_engine *e = open_on(at_stage(0, ""), NULL, size);
+        expect_status(e, zds_train_batch(e, &ops, forward ? e : NULL, NULL), ZDS_ERR_FORMAT,
+                      "row 5 is torn");
+        zds_engine_destroy(e);
+    }
+    (void)rank;
+    zds_engine *e = open_on(at_stage(0, ""), NULL, size);
+    expect_status(e, zds_set_values(e, end_reading, e), ZDS_ERR_FORMAT, "row 5 is torn");
+    zds_engine_destroy(e);
+}
+
+Test(engine_calls, failing_is_never_told_as_something_else)
+{
+    run(1, true, fails_without_a_status);
+    run(1, true, fails_in_silence);
+}
+
+/* === the loop of the library === */
+
+static zds_status backward_to_infinity(void *user, zds_engine *e, int64_t micro, double loss_scale)
+{
+    (void)user, (void)loss_scale;
+    passes(e, (uint64_t)micro, INFINITY);
+    return ZDS_OK;
+}
+
+static void last_step_fails(int rank, int size)
+{
+    static const zds_model_ops ops = {sizeof ops, end_forward, backward_to_infinity};
+    zds_engine *e = open_on("{\"train_micro_batch_size_per_gpu\": 1, \"fp16\": {\"enabled\": true, "
+                            "\"initial_scale_power\": 0, \"hysteresis\": 1}}",
+                            NULL, size);
+    zds_step_result r = {.struct_size = sizeof r, .steps = 99, .skips = 99};
+    (void)rank;
+    expect_status(e, zds_train_batch(e, &ops, NULL, &r), ZDS_ERR_OVERFLOW, "min_loss_scale");
+    NEED(r.steps == 0 && r.skips == 1 && r.skipped && !r.applied && r.loss_scale == 1,
+         "what the step tells");
+    zds_engine_destroy(e);
+}
+
+Test(engine_calls, a_batch_whose_step_fails_tells_of_it)
+{
+    run(1, true, last_step_fails);
 }
 
 Test(engine_calls, a_rank_that_fails_says_why)
@@ -335,6 +444,24 @@ static void broadcasts(int rank, int size)
     zds_engine_destroy(e);
 }
 
+/* Ranks that give other sizes, of one go and of several. */
+static void unlike_broadcasts(int rank, int size)
+{
+    static const uint64_t sizes[][2] = {{8, 4}, {0, 8}, {8, 0}, {8 << 20, 4 << 20}, {0, 8 << 20}};
+    char *data = calloc(1, 8 << 20);
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        zds_engine *e = open_on(at_stage(0, ""), NULL, size);
+        expect_status(e, zds_broadcast(e, data, sizes[i][rank], 0), ZDS_ERR_DIVERGED, "bytes");
+        zds_engine_destroy(e);
+    }
+    free(data);
+}
+
+Test(engine_calls, broadcasts_of_other_sizes_are_told_at_once)
+{
+    run(2, true, unlike_broadcasts);
+}
+
 Test(engine_calls, broadcasts)
 {
     run(1, true, broadcasts);
@@ -358,6 +485,7 @@ static void rates(int rank, int size)
     expect_status(e, zds_set_lr(e, 1, 1), ZDS_ERR_NOT_FOUND, "group 1");
     expect_status(e, zds_set_lr(e, 0, NAN), ZDS_ERR_INVALID, "rate");
     expect_status(e, zds_set_lr(e, 0, -1), ZDS_ERR_INVALID, "rate");
+    expect_status(e, zds_set_lr(e, 0, 1e300), ZDS_ERR_INVALID, "fp32");
     NEED(!zds_barrier(e), "%s", zds_engine_error(e));
     zds_engine_destroy(e);
     e = open_on(at_stage(1, ""), "WarmupLR", size);
@@ -442,6 +570,8 @@ static void constant_state(int rank, int size)
                                 "\"Lion\"}}");
     expect_status(e, zds_set_state(e, 0, "exp_avg_sq", small_values, NULL), ZDS_ERR_INVALID,
                   "stays so");
+    expect_status(e, zds_set_state(e, 0, "exp_avg_sq", broken_read, NULL), ZDS_ERR_IO,
+                  "could not be read");
     NEED(train(e, 0).applied, "and the engine goes on");
     zds_engine_destroy(e);
 }

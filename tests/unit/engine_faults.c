@@ -253,7 +253,45 @@ static const zds_plugin coarse = {.struct_size = sizeof coarse,
                                   .version = "1",
                                   .doc = "blocks of prime sizes",
                                   .ops = &ops};
-static const zds_plugin *const linked[] = {&coarse, NULL};
+/* Takes the states' array for its own to give. */
+static zds_status describe_moved(void *self, const zds_param *param, zds_param_needs *needs)
+{
+    (void)self;
+    needs->state_count = 1;
+    if (param->index)
+        needs->states = NULL;
+    else
+        needs->state_stride = 8;
+    return ZDS_OK;
+}
+static const zds_optim_ops moving_ops = {.struct_size = sizeof moving_ops,
+                                         .spaces = ZDS_SPACE_BIT(ZDS_SPACE_HOST),
+                                         .grad_dtypes = ZDS_DTYPE_BIT(ZDS_F32),
+                                         .master_dtypes = ZDS_DTYPE_BIT(ZDS_F32),
+                                         .output_dtypes = ZDS_DTYPE_BIT(ZDS_F32),
+                                         .describe = describe_moved,
+                                         .step = no_step};
+static const zds_plugin moving = {.struct_size = sizeof moving,
+                                  .kind = ZDS_KIND_OPTIM,
+                                  .name = "Moving",
+                                  .version = "1",
+                                  .doc = "changes what is the host's",
+                                  .ops = &moving_ops};
+static const zds_plugin *const linked[] = {&coarse, &moving, NULL};
+
+Test(engine_faults, a_describe_that_moves_its_states)
+{
+    fixture f;
+    zds_error error = ZDS_ERROR_INIT;
+    const zds_engine_options o = {
+        .struct_size = sizeof o, .optimizer = "Moving", .plugins = where_plugins(linked)};
+    cr_expect_eq(try_open(plain, &o, &f, &error), ZDS_ERR_PLUGIN, "%s", error.text);
+    cr_expect(error.text && strstr(error.text, "Moving") && strstr(error.text, "embed.weight") &&
+                  strstr(error.text, "state_stride"),
+              "%s", error.text);
+    zds_error_clear(&error);
+    close_engine(&f);
+}
 
 Test(engine_faults, granularities_without_a_common_multiple)
 {

@@ -202,6 +202,44 @@ static void in_parts(int rank, int size)
     NEED(refused, "buffers have room for all");
 }
 
+/* A module that was to be skipped can still come after the call that would have was refused. */
+static void skipping(int rank, int size)
+{
+    zds_engine *e = open_model(at_stage(2, ""), size, deep_model);
+    zds_view view;
+    bool held[DEEP] = {false};
+    int refused = 0;
+    (void)rank;
+    WORKS(zds_micro_begin(e, ZDS_BOUNDARY_AUTO));
+    for (uint32_t next = DEEP; next-- > 0;) {
+        zds_status status = next ? zds_acquire(e, next - 1, ZDS_BACKWARD, NULL, &view) : ZDS_OK;
+        if (next && !status) {
+            next--;
+        } else {
+            NEED(!next || status == ZDS_ERR_UNSUPPORTED, "%s", zds_engine_error(e));
+            for (uint32_t m = next + 1; m < DEEP; m++)
+                if (held[m])
+                    WORKS(zds_grad_ready(e, m, NULL));
+            memset(held, 0, sizeof held);
+            refused += next > 0;
+            WORKS(zds_acquire(e, next, ZDS_BACKWARD, NULL, &view));
+        }
+        held[next] = true;
+        fill(e, &view, 0);
+    }
+    for (uint32_t m = 0; m < DEEP; m++)
+        if (held[m])
+            WORKS(zds_grad_ready(e, m, NULL));
+    WORKS(zds_step(e, NULL));
+    NEED(refused, "there is room for all");
+    zds_engine_destroy(e);
+}
+
+Test(engine_held, what_is_refused_leaves_the_order)
+{
+    run(2, true, skipping);
+}
+
 Test(engine_held, where_ranks_keep_parts_there_is_room_for_some, .timeout = 120)
 {
     run(2, true, in_parts);

@@ -437,7 +437,7 @@ static void refused(int rank, int size)
     small_sum before, after;
     NEED(!small_hash(e, &before), "%s", zds_engine_error(e));
     expect_refused(e, set_as(e, 0, NULL), ZDS_ERR_INVALID, "zds_state told");
-    expect_refused(e, set_as(e, 0, &none), ZDS_ERR_INVALID, "zds_state told");
+    expect_refused(e, set_as(e, 0, &none), ZDS_ERR_INVALID, "struct_size");
     none.struct_size = sizeof none;
     expect_refused(e, set_as(e, 0, &none), ZDS_ERR_INVALID, "with its name");
     none.name = "exp_avg";

@@ -68,6 +68,9 @@ Test(sizes, context_without_a_size)
     REFUSED(zds_config_load(json, &none, &config, &error), error.text, "zds_config_context");
     cr_expect_null(config);
     zds_error_clear(&error);
+    const zds_config_context short_one = {.struct_size = sizeof(size_t)};
+    REFUSED(zds_config_load(json, &short_one, &config, &error), error.text, "zds_config_context");
+    zds_error_clear(&error);
     cr_assert_eq(zds_hf_config_create(json, &hf, &error), ZDS_OK);
     REFUSED(zds_hf_config_process(hf, &none, &error), error.text, "zds_config_context");
     zds_error_clear(&error);
@@ -129,6 +132,8 @@ Test(sizes, options_without_a_size)
 {
     const zds_engine_options none = {.threads = 1};
     expect_refused_options(&none, "zds_engine_options");
+    const zds_engine_options short_one = {.struct_size = sizeof(size_t), .threads = 1};
+    expect_refused_options(&short_one, "zds_engine_options");
 }
 
 Test(sizes, groups_without_a_size)
@@ -142,7 +147,17 @@ Test(sizes, groups_without_a_size)
                             .group_stride = sizeof *groups,
                             .keep_groups = true};
     expect_refused_options(&o, "group 1: struct_size of the zds_group_desc");
+    static const size_t too_short[] = {8, 24, sizeof *groups - 8};
+    for (size_t i = 0; i < sizeof too_short / sizeof *too_short; i++) {
+        groups[1].struct_size = too_short[i];
+        expect_refused_options(&o, "group 1: struct_size of the zds_group_desc");
+    }
     groups[1].struct_size = sizeof *groups;
+    for (size_t size = 0; size < sizeof all; size += 16) {
+        groups[1].hyper.struct_size = size;
+        expect_refused_options(&o, "group 1: struct_size of the zds_hyper");
+    }
+    groups[1].hyper.struct_size = sizeof all;
     o.group_stride = 0;
     fixture f = prepare();
     cr_expect_eq(zds_engine_create(f.config, f.model, &o, &f.engine, &f.error), ZDS_ERR_INVALID);
@@ -173,7 +188,7 @@ Test(sizes, calls_of_a_step_without_a_size)
     open_engine(&f);
     zds_step_result result = {.loss = 5};
     zds_model_ops ops = {.forward = forward, .backward = backward};
-    const zds_stream stream = {.device = {.space = ZDS_SPACE_HOST}};
+    zds_stream stream = {.device = {.space = ZDS_SPACE_HOST}};
     zds_view view;
     int calls = 0;
     REFUSED(zds_train_batch(f.engine, &ops, &calls, NULL), zds_engine_error(f.engine),
@@ -185,6 +200,9 @@ Test(sizes, calls_of_a_step_without_a_size)
     cr_assert_eq(zds_micro_begin(f.engine, ZDS_BOUNDARY_AUTO), ZDS_OK);
     REFUSED(zds_acquire(f.engine, 0, ZDS_FORWARD, &stream, &view), zds_engine_error(f.engine),
             "zds_stream");
+    stream.struct_size = sizeof stream.struct_size; /* says nothing of its device */
+    REFUSED(zds_acquire(f.engine, 0, ZDS_FORWARD, &stream, &view), zds_engine_error(f.engine),
+            "zds_stream");
     cr_assert_eq(small_passes(f.engine, 1, 1), ZDS_OK);
     REFUSED(zds_step(f.engine, &result), zds_engine_error(f.engine), "zds_step_result");
     cr_expect_eq(result.loss, 5);
@@ -192,6 +210,37 @@ Test(sizes, calls_of_a_step_without_a_size)
     cr_expect_eq(zds_step(f.engine, &result), ZDS_OK); /* the step is still to be made */
     cr_expect_eq(result.applied, 1);
     end(&f);
+}
+
+Test(sizes, where_a_run_stands_without_a_size)
+{
+    fixture f = prepare();
+    open_engine(&f);
+    zds_progress progress = {.struct_size = sizeof progress};
+    cr_assert_eq(zds_get_progress(f.engine, &progress), ZDS_OK);
+    REFUSED(zds_set_progress(f.engine, NULL), zds_engine_error(f.engine), "zds_progress");
+    zds_state_info state = {.struct_size = sizeof state};
+    cr_assert(zds_state(f.engine, 0, 0, &state));
+    for (size_t size = 0; size < sizeof state; size += 16) {
+        state.struct_size = size;
+        REFUSED(zds_set_state_bytes(f.engine, 0, &state, NULL, NULL), zds_engine_error(f.engine),
+                "zds_state_info");
+    }
+    for (size_t size = 0; size < sizeof progress; size += 8) {
+        progress.struct_size = size;
+        REFUSED(zds_set_progress(f.engine, &progress), zds_engine_error(f.engine), "zds_progress");
+    }
+    end(&f);
+}
+
+Test(sizes, ranks_without_a_size)
+{
+    zds_error error = ZDS_ERROR_INIT;
+    const zds_bootstrap *bootstrap;
+    REFUSED(zds_bootstrap_open(NULL, &bootstrap, &error), error.text, "zds_comm_env");
+    zds_error_clear(&error);
+    REFUSED(zds_launched_as(NULL, &error), error.text, "zds_comm_env");
+    zds_error_clear(&error);
 }
 
 /* === what the library fills === */

@@ -13,8 +13,11 @@
 
 enum { GROUPS = 3, MOVES = 130, TOTAL = 100, VALUE_STRIDE = sizeof(zds_sched_value) + 24 };
 
-static const uint64_t known_mask =
-    ZDS_SCHED_LR | ZDS_SCHED_BETA1 | ZDS_SCHED_BETA2 | ZDS_SCHED_MOMENTUM | ZDS_SCHED_WEIGHT_DECAY;
+/* Bits of a mask, in the order of ZDS_SCHED_..., and what each names in zds_hyper. */
+static const size_t fields[] = {offsetof(zds_hyper, lr),           offsetof(zds_hyper, beta1),
+                                offsetof(zds_hyper, beta2),        offsetof(zds_hyper, momentum),
+                                offsetof(zds_hyper, weight_decay), offsetof(zds_hyper, beta3)};
+enum { FIELDS = sizeof fields / sizeof *fields };
 
 /* An instance with what it reads and writes between guards. */
 typedef struct stage {
@@ -79,21 +82,11 @@ static zds_sched_value *value_of(const stage *s, size_t g)
     return (zds_sched_value *)(void *)(s->values->data + g * VALUE_STRIDE);
 }
 
-/* One field of the group's values, by its bit in the mask. */
-static double field_of(const zds_sched_value *v, uint64_t bit)
+static double field_of(const zds_sched_value *v, int bit)
 {
-    switch (bit) {
-    case ZDS_SCHED_LR:
-        return v->hyper.lr;
-    case ZDS_SCHED_BETA1:
-        return v->hyper.beta1;
-    case ZDS_SCHED_BETA2:
-        return v->hyper.beta2;
-    case ZDS_SCHED_MOMENTUM:
-        return v->hyper.momentum;
-    default:
-        return v->hyper.weight_decay;
-    }
+    double value;
+    memcpy(&value, (const char *)&v->hyper + fields[bit], sizeof value);
+    return value;
 }
 
 static char *ask(stage *s, int64_t moves)
@@ -128,7 +121,7 @@ static char *ask_all(stage *s, answers *into, bool backward)
 static bool same_value(const zds_sched_value *a, const zds_sched_value *b)
 {
     bool same = a->mask == b->mask;
-    for (uint64_t bit = 1; bit <= ZDS_SCHED_WEIGHT_DECAY; bit <<= 1)
+    for (int bit = 0; bit < FIELDS; bit++)
         same = same && number_same(field_of(a, bit), field_of(b, bit));
     return same;
 }
@@ -233,11 +226,12 @@ static char *mask_fault(const stage *s, int64_t move)
 {
     for (size_t g = 0; g < GROUPS; g++) {
         const zds_sched_value *v = value_of(s, g);
-        if (v->mask & ~known_mask)
+        if (v->mask >> FIELDS)
             return fault_format("at(%lld) sets unknown bits in the mask: 0x%llx", (long long)move,
                                 (unsigned long long)v->mask);
-        for (uint64_t bit = 1; bit <= ZDS_SCHED_WEIGHT_DECAY; bit <<= 1) {
-            double value = field_of(v, bit);
+        for (int k = 0; k < FIELDS; k++) {
+            const uint64_t bit = (uint64_t)1 << k;
+            double value = field_of(v, k);
             if (v->mask & bit && !isfinite(value))
                 return fault_format("at(%lld) gives group %zu %g under bit 0x%llx of its mask",
                                     (long long)move, g, value, (unsigned long long)bit);

@@ -28,7 +28,7 @@ ZDS_BEGIN_DECLS
 typedef struct zds_config zds_config;
 
 /* What the run knows beside the file. Zero-initialise, set struct_size, which is ZDS_ERR_INVALID if
- * it is 0; any other zero field means "not known". */
+ * it is less than that of ABI 1.0; any other zero field means "not known". */
 typedef struct zds_config_context {
     size_t struct_size;
     int32_t world_size;         /* 0: as the launcher says in the environment; without one, 1 */

@@ -272,7 +272,7 @@ typedef struct zds_param_needs {
                                idle; at stage >= 1 on one rank, which has the whole of its states */
     uint32_t tensor_norms;  /* how many sums over the whole tensor `norms` makes for this parameter;
                                at most 4 */
-    zds_state_spec *states; /* [ZDS_MAX_STATES], zeroed by the host, filled by zds_add_state */
+    zds_state_spec *states; /* [ZDS_MAX_STATES], the host's, zeroed; filled by zds_add_state */
     size_t state_stride;    /* the host's sizeof(zds_state_spec) */
     zds_hyper *hyper; /* in: the group's; out: may be changed (Muon's second rate; all but lr to
                          NaN, where it has no meaning); the host then splits the group */
