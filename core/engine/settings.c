@@ -186,6 +186,9 @@ settings settings_of(const zds_config *c, int32_t world_size, problems *found)
         .live = whole_number(c, "zero_optimization.stage3_max_live_parameters"),
         .ahead = whole_number(c, "zero_optimization.stage3_prefetch_bucket_size"),
         .reuse = whole_number(c, "zero_optimization.stage3_max_reuse_distance"),
+        .quantised_params = zds_config_bool(c, "zero_optimization.zero_quantized_weights"),
+        .quantised_frozen =
+            zds_config_bool(c, "zero_optimization.zero_quantized_nontrainable_weights"),
         .tell_order = zds_config_bool(c, "zero_optimization.log_trace_cache_warnings"),
         .breakdown = zds_config_bool(c, "wall_clock_breakdown"),
         .check_overflow = true,

@@ -3,6 +3,7 @@
  *  params     where parameters are, and how the ranks come to have them
  *  residency  of what ranks keep parts of: whole while it is used
  *  publish    what owners have updated on its way to all
+ *  quantised  what travels as integers of few bits
  *  grads      gradients on their way from backward to their owners
  *  norm       their norm, and the norms of tensors
  *  stream     the optimizer's pass over what this rank owns */
@@ -96,6 +97,22 @@ typedef struct publish_part {
     peer_counters counters;
     uint64_t epoch;
 } publish_part;
+
+/* === quantised === */
+
+/* Where the integers of a span arrive that is being gathered. */
+typedef struct quantised_wire {
+    peer_slab memory;   /* each rank's run */
+    zds_event **events; /* [world_size] of its gathering: one, or one an owner */
+    int64_t span;       /* LAYOUT_NONE: none is */
+} quantised_wire;
+
+enum { QUANTISED_WIRES = 2 /* one arrives while another is on its way */ };
+
+typedef struct quantised_part {
+    quantised_wire wires[QUANTISED_WIRES];
+    uint32_t next; /* to be taken, once what is on its way there has come */
+} quantised_part;
 
 /* === grads === */
 
@@ -254,6 +271,7 @@ struct zero {
     params_part params;
     live_part live;
     publish_part publish;
+    quantised_part quantised;
     grads_part grads;
     stream_part stream;
     peer_slab presence; /* a byte a parameter, sent and received */
@@ -406,6 +424,16 @@ zds_status publish_gather(zero *z, uint32_t span, const char *doing);
 /* Waits until a span is there; or all of them. */
 zds_status publish_await(zero *z, uint32_t span);
 zds_status publish_await_all(zero *z);
+
+/* quantised.c */
+zds_status quantised_create(zero *z, zds_error *error);
+void quantised_destroy(zero *z);
+/* The span is gathered so: */
+bool quantised_gathers(const zero *z, const layout_span *span);
+/* this rank's part, which is at `own`, and all others' into its place, */
+zds_status quantised_gather(zero *z, uint32_t span, bufref own, const char *doing);
+/* where they are after this; nothing, unless it is on its way. */
+zds_status quantised_await(zero *z, uint32_t span);
 
 /* grads.c, grads_memory.c */
 zds_status grads_create(zero *z, zds_error *error);

@@ -140,6 +140,8 @@ static zds_status gather_owners(zero *z, uint32_t k, zds_coll coll)
 static zds_status gather_span(zero *z, uint32_t k, const char *doing)
 {
     peers *p = z->with.peers;
+    if (quantised_gathers(z, &z->lay->spans[k]))
+        return quantised_gather(z, k, own_part(z, k), doing);
     zds_coll coll = gathering(z, k, doing);
     return z->lay->spans[k].parts
                ? gather_owners(z, k, coll)
@@ -232,6 +234,8 @@ zds_status publish_await(zero *z, uint32_t k)
     zds_status status = ZDS_OK;
     for (size_t i = 0; !status && i < s->event_count; i++)
         status = peers_wait(p, &s->events[i], z->live.spans ? z->live.spans[k].what : publishing);
+    if (!status)
+        status = quantised_await(z, k);
     if (!status && params_in_parts(z, &z->lay->spans[k]) && z->params.away[k])
         status = z->wire ? zero_follow(z, z->queue, z->wire) : await_own(z, k);
     if (!status && b->counters.there)

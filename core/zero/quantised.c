@@ -1,0 +1,238 @@
+/* What travels between ranks as integers of few bits (host/quantise.h): parameters that are
+ * gathered into their place, from the owners' exact parts, and gradients on their way to the
+ * owners.
+ *
+ * Only spans in parts: where ranks share pages nothing travels, and what every rank keeps whole is
+ * small. Each rank's part is a run of its own, so that its bytes are
+ *     part elements x bits / 8 + 4 for each block or a part of one,
+ * of which a gathering takes 8 bits to all ranks, and a reduction 4 to each owner. An owner, too,
+ * computes with what came out of its integers: all ranks have the same bits. Integers are made and
+ * read by the host, and go by its connection; what is on a device comes and goes in windows. */
+#include <stdlib.h>
+
+#include "host/log.h"
+#include "host/quantise.h"
+#include "zero/parts.h"
+
+bool quantised_gathers(const zero *z, const layout_span *span)
+{
+    const zero_wishes *wish = &z->wish;
+    return params_in_parts(z, span) && !is_alone(z) &&
+           (wish->quantised_params || (wish->quantised_frozen && !layout_is_trained(span)));
+}
+
+/* === memory === */
+
+/* A rank's part as it is gathered. */
+static uint64_t run_bytes(const layout_span *span, uint32_t rank)
+{
+    return quantised_bytes(QUANTISED_8, layout_part_count(span, rank));
+}
+
+/* Of the ranks before this one. */
+static uint64_t run_at(const layout_span *span, uint32_t rank)
+{
+    uint64_t at = 0;
+    for (uint32_t r = 0; r < rank; r++)
+        at += run_bytes(span, r);
+    return at;
+}
+
+static uint64_t most_gathered(const zero *z)
+{
+    uint64_t most = 0;
+    for (uint32_t k = 0; k < z->lay->span_count; k++) {
+        const layout_span *span = &z->lay->spans[k];
+        uint64_t bytes = quantised_gathers(z, span) ? run_at(span, z->lay->world_size) : 0;
+        most = bytes > most ? bytes : most;
+    }
+    return most;
+}
+
+/* A wish that changes nothing is said, not refused: the same config serves any ranks. */
+static void tell_exact(const zero *z)
+{
+    const zero_wishes *wish = &z->wish;
+    if (wish->stage == 3 && !z->params.in_parts && !z->with.tier->planned &&
+        z->with.peers->rank == 0 && (wish->quantised_params || wish->quantised_frozen))
+        log_line(ZDS_LOG_INFO, -1, NULL,
+                 "zero_quantized_*: these ranks share pages, or are one, and nothing travels that "
+                 "could be quantised: parameters stay exact");
+}
+
+zds_status quantised_create(zero *z, zds_error *error)
+{
+    static const char what[] = "quantised parameters";
+    const uint64_t bytes = most_gathered(z);
+    zds_status status = ZDS_OK;
+    tell_exact(z);
+    for (int i = 0; bytes && !status && i < QUANTISED_WIRES; i++) {
+        quantised_wire *w = &z->quantised.wires[i];
+        w->span = LAYOUT_NONE;
+        status = peers_alloc(z->with.control, &w->memory, what, bytes, ZDS_MEM_SYMMETRIC, error);
+        w->events = status ? NULL : calloc(z->lay->world_size, sizeof(zds_event *));
+        if (!status && !w->events)
+            status = zero_no_memory(error, what, 0);
+    }
+    return status;
+}
+
+void quantised_destroy(zero *z)
+{
+    for (int i = 0; i < QUANTISED_WIRES; i++) {
+        quantised_wire *w = &z->quantised.wires[i];
+        for (uint32_t r = 0; w->events && r < z->lay->world_size; r++)
+            peers_drop(z->with.control, &w->events[r]);
+        free(w->events);
+        peers_free(z->with.control, &w->memory);
+    }
+}
+
+/* === passes === */
+
+enum { RUN = 64 << 10 /* elements that a thread takes at a time: whole blocks */ };
+
+/* Over elements of a run, whose values are of `dtype`. */
+typedef struct pass {
+    void (*over)(const struct pass *p, char *values, uint64_t first, uint64_t count);
+    char *run;
+    quantised_bits bits;
+    uint64_t all;
+    zds_dtype dtype;
+    bool reads, writes; /* the values */
+} pass;
+
+static void quantise_some(const pass *p, char *values, uint64_t first, uint64_t count)
+{
+    quantise(p->run, p->bits, p->all, first, count, values, p->dtype);
+}
+
+static void dequantise_some(const pass *p, char *values, uint64_t first, uint64_t count)
+{
+    dequantise(values, p->dtype, p->run, p->bits, p->all, first, count);
+}
+
+/* Values that the host can point to, from element `first` of the run. */
+typedef struct shown {
+    const pass *pass;
+    char *values;
+    uint64_t first, count;
+} shown;
+
+static void shown_run(void *arg, size_t i, int32_t thread)
+{
+    (void)thread;
+    const shown *s = arg;
+    const uint64_t at = (uint64_t)i * RUN, left = s->count - at;
+    s->pass->over(s->pass, s->values + at * zds_dtype_size(s->pass->dtype), s->first + at,
+                  left < RUN ? left : RUN);
+}
+
+static void pass_here(zero *z, const shown *s)
+{
+    pool_run(z->with.threads, (size_t)((s->count + RUN - 1) / RUN), shown_run,
+             (void *)(uintptr_t)s);
+}
+
+/* All of the run, whose values are at `at`. */
+static zds_status pass_over(zero *z, const pass *p, bufref at)
+{
+    zds_status status = ZDS_OK;
+    if (zero_points_to(at)) {
+        pass_here(z, &(shown){p, bufref_at(at, 0), 0, p->all});
+        return ZDS_OK;
+    }
+    for (uint64_t first = 0; !status && first < p->all; first += STAGING_ELEMENTS) {
+        uint64_t left = p->all - first, n = left < STAGING_ELEMENTS ? left : STAGING_ELEMENTS;
+        const uint64_t bytes = n * zds_dtype_size(p->dtype);
+        if (p->reads)
+            status = zero_fetch(z, z->params.raw, bufref_moved(at, first), bytes);
+        if (!status)
+            pass_here(z, &(shown){p, z->params.raw, first, n});
+        if (!status && p->writes)
+            status = zero_send(z, bufref_moved(at, first), z->params.raw, bytes);
+    }
+    return status;
+}
+
+/* === parameters === */
+
+static char *wire_at(const quantised_wire *w, uint64_t bytes)
+{
+    return (char *)w->memory.slab.block.pointer + bytes;
+}
+
+/* All owners' runs to all ranks: equal ones at once, others one by one. */
+static zds_status issue(zero *z, quantised_wire *w, uint32_t k, const char *doing)
+{
+    peers *p = z->with.control;
+    const layout_span *span = &z->lay->spans[k];
+    zds_coll coll = {.struct_size = sizeof coll,
+                     .tag = (uint64_t)k << 8 | 4,
+                     .what = doing,
+                     .src = wire_at(w, run_at(span, (uint32_t)p->rank)),
+                     .dst = wire_at(w, 0),
+                     .count = run_bytes(span, 0),
+                     .src_dtype = ZDS_U8,
+                     .dst_dtype = ZDS_U8};
+    if (!span->parts)
+        return peers_issue(p, p->ops->all_gather, &coll, doing, &w->events[0]);
+    zds_status status = ZDS_OK;
+    for (uint32_t r = 0; !status && r < z->lay->world_size; r++) {
+        coll.count = run_bytes(span, r);
+        coll.peer = (int32_t)r;
+        coll.src = coll.dst = wire_at(w, run_at(span, r));
+        if (coll.count)
+            status = peers_issue(p, p->ops->broadcast, &coll, doing, &w->events[r]);
+    }
+    return status;
+}
+
+zds_status quantised_gather(zero *z, uint32_t k, bufref own, const char *doing)
+{
+    quantised_part *q = &z->quantised;
+    quantised_wire *w = &q->wires[q->next];
+    const layout_span *span = &z->lay->spans[k];
+    const uint32_t rank = (uint32_t)z->with.peers->rank;
+    q->next = (q->next + 1) % QUANTISED_WIRES;
+    zds_status status = w->span < 0 ? ZDS_OK : publish_await(z, (uint32_t)w->span);
+    if (!status && z->wire) /* on which parts come that rest elsewhere */
+        status = zero_follow(z, z->queue, z->wire);
+    const pass p = {.over = quantise_some,
+                    .run = wire_at(w, run_at(span, rank)),
+                    .bits = QUANTISED_8,
+                    .all = layout_part_count(span, rank),
+                    .dtype = own.dtype,
+                    .reads = true};
+    if (!status)
+        status = pass_over(z, &p, own);
+    if (!status)
+        status = issue(z, w, k, doing);
+    w->span = status ? LAYOUT_NONE : (int64_t)k;
+    return status;
+}
+
+zds_status quantised_await(zero *z, uint32_t k)
+{
+    const layout_span *span = &z->lay->spans[k];
+    quantised_wire *w = z->quantised.wires;
+    while (w < z->quantised.wires + QUANTISED_WIRES && (!w->events || w->span != (int64_t)k))
+        w++;
+    if (w == z->quantised.wires + QUANTISED_WIRES)
+        return ZDS_OK;
+    zds_status status = ZDS_OK;
+    for (uint32_t r = 0; !status && r < z->lay->world_size; r++)
+        status = peers_wait(z->with.control, &w->events[r], z->live.spans[k].what);
+    for (uint32_t r = 0; !status && r < z->lay->world_size; r++) {
+        const pass p = {.over = dequantise_some,
+                        .run = wire_at(w, run_at(span, r)),
+                        .bits = QUANTISED_8,
+                        .all = layout_part_count(span, r),
+                        .dtype = zero_dtype(z, span),
+                        .writes = true};
+        status =
+            pass_over(z, &p, bufref_moved(params_of_span(z, span), layout_part_first(span, r)));
+    }
+    w->span = LAYOUT_NONE;
+    return status;
+}
