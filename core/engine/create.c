@@ -95,6 +95,7 @@ static zds_status create_zero(zds_engine *e, zds_error *error)
         .reuse = set->reuse,
         .quantised_params = set->quantised_params,
         .quantised_frozen = set->quantised_frozen,
+        .quantised_grads = set->quantised_grads,
         .stay = e->device.space == ZDS_SPACE_HOST ? set->stay : 0,
         .tell_order = set->tell_order,
         .buffers = set->buffers,

@@ -37,7 +37,7 @@ typedef struct settings {
     bool progress_thread;                        /* for what moves between ranks */
     bool strict;                                 /* what is acquired must be released */
     uint64_t keep, keep_all, live, ahead, reuse; /* zero_wishes */
-    bool quantised_params, quantised_frozen;     /* zero_wishes */
+    bool quantised_params, quantised_frozen, quantised_grads; /* zero_wishes */
     bool tell_order;
     uint64_t bucket;
     loss_scale scale;        /* as it is at first */

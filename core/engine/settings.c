@@ -189,6 +189,7 @@ settings settings_of(const zds_config *c, int32_t world_size, problems *found)
         .quantised_params = zds_config_bool(c, "zero_optimization.zero_quantized_weights"),
         .quantised_frozen =
             zds_config_bool(c, "zero_optimization.zero_quantized_nontrainable_weights"),
+        .quantised_grads = zds_config_bool(c, "zero_optimization.zero_quantized_gradients"),
         .tell_order = zds_config_bool(c, "zero_optimization.log_trace_cache_warnings"),
         .breakdown = zds_config_bool(c, "wall_clock_breakdown"),
         .check_overflow = true,

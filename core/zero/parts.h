@@ -111,7 +111,9 @@ enum { QUANTISED_WIRES = 2 /* one arrives while another is on its way */ };
 
 typedef struct quantised_part {
     quantised_wire wires[QUANTISED_WIRES];
-    uint32_t next; /* to be taken, once what is on its way there has come */
+    uint32_t next;   /* to be taken, once what is on its way there has come */
+    peer_slab grads; /* runs for all owners, then those of all ranks for this one */
+    zds_event *reduction;
 } quantised_part;
 
 /* === grads === */
@@ -434,6 +436,14 @@ bool quantised_gathers(const zero *z, const layout_span *span);
 zds_status quantised_gather(zero *z, uint32_t span, bufref own, const char *doing);
 /* where they are after this; nothing, unless it is on its way. */
 zds_status quantised_await(zero *z, uint32_t span);
+/* The span's gradients are reduced so, one span at a time: */
+bool quantised_reduces(const zero *z, const layout_span *span);
+/* from all of it on this rank, which may be written again at once, */
+zds_status quantised_reduce(zero *z, uint32_t span, bufref from, const char *doing);
+/* on their way until this, */
+zds_status quantised_wait(zero *z, const char *doing);
+/* to the sum of this rank's part, scaled, which is added or put there. */
+zds_status quantised_take(zero *z, uint32_t span, bufref to, bool add);
 
 /* grads.c, grads_memory.c */
 zds_status grads_create(zero *z, zds_error *error);

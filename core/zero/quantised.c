@@ -21,6 +21,12 @@ bool quantised_gathers(const zero *z, const layout_span *span)
            (wish->quantised_params || (wish->quantised_frozen && !layout_is_trained(span)));
 }
 
+bool quantised_reduces(const zero *z, const layout_span *span)
+{
+    return z->wish.quantised_grads && params_in_parts(z, span) && !is_alone(z) && !span->parts &&
+           layout_is_trained(span);
+}
+
 /* === memory === */
 
 /* A rank's part as it is gathered. */
@@ -38,15 +44,27 @@ static uint64_t run_at(const layout_span *span, uint32_t rank)
     return at;
 }
 
-static uint64_t most_gathered(const zero *z)
+static uint64_t gathered(const zero *z, const layout_span *span)
 {
-    uint64_t most = 0;
+    return quantised_gathers(z, span) ? run_at(span, z->lay->world_size) : 0;
+}
+
+/* What goes to all owners, or comes from all ranks. */
+static uint64_t reduced(const zero *z, const layout_span *span)
+{
+    return quantised_reduces(z, span)
+               ? z->lay->world_size * quantised_bytes(QUANTISED_4, span->part)
+               : 0;
+}
+
+static uint64_t most(const zero *z, uint64_t (*bytes_of)(const zero *z, const layout_span *span))
+{
+    uint64_t most_bytes = 0;
     for (uint32_t k = 0; k < z->lay->span_count; k++) {
-        const layout_span *span = &z->lay->spans[k];
-        uint64_t bytes = quantised_gathers(z, span) ? run_at(span, z->lay->world_size) : 0;
-        most = bytes > most ? bytes : most;
+        uint64_t bytes = bytes_of(z, &z->lay->spans[k]);
+        most_bytes = bytes > most_bytes ? bytes : most_bytes;
     }
-    return most;
+    return most_bytes;
 }
 
 /* A wish that changes nothing is said, not refused: the same config serves any ranks. */
@@ -54,18 +72,22 @@ static void tell_exact(const zero *z)
 {
     const zero_wishes *wish = &z->wish;
     if (wish->stage == 3 && !z->params.in_parts && !z->with.tier->planned &&
-        z->with.peers->rank == 0 && (wish->quantised_params || wish->quantised_frozen))
+        z->with.peers->rank == 0 &&
+        (wish->quantised_params || wish->quantised_frozen || wish->quantised_grads))
         log_line(ZDS_LOG_INFO, -1, NULL,
                  "zero_quantized_*: these ranks share pages, or are one, and nothing travels that "
-                 "could be quantised: parameters stay exact");
+                 "could be quantised: parameters and gradients stay exact");
 }
 
 zds_status quantised_create(zero *z, zds_error *error)
 {
     static const char what[] = "quantised parameters";
-    const uint64_t bytes = most_gathered(z);
+    const uint64_t bytes = most(z, gathered), grads = most(z, reduced);
     zds_status status = ZDS_OK;
     tell_exact(z);
+    if (grads)
+        status = peers_alloc(z->with.control, &z->quantised.grads, "quantised gradients", 2 * grads,
+                             ZDS_MEM_SYMMETRIC, error);
     for (int i = 0; bytes && !status && i < QUANTISED_WIRES; i++) {
         quantised_wire *w = &z->quantised.wires[i];
         w->span = LAYOUT_NONE;
@@ -79,6 +101,8 @@ zds_status quantised_create(zero *z, zds_error *error)
 
 void quantised_destroy(zero *z)
 {
+    peers_drop(z->with.control, &z->quantised.reduction);
+    peers_free(z->with.control, &z->quantised.grads);
     for (int i = 0; i < QUANTISED_WIRES; i++) {
         quantised_wire *w = &z->quantised.wires[i];
         for (uint32_t r = 0; w->events && r < z->lay->world_size; r++)
@@ -100,6 +124,7 @@ typedef struct pass {
     uint64_t all;
     zds_dtype dtype;
     bool reads, writes; /* the values */
+    quantised_sum sum;
 } pass;
 
 static void quantise_some(const pass *p, char *values, uint64_t first, uint64_t count)
@@ -110,6 +135,11 @@ static void quantise_some(const pass *p, char *values, uint64_t first, uint64_t 
 static void dequantise_some(const pass *p, char *values, uint64_t first, uint64_t count)
 {
     dequantise(values, p->dtype, p->run, p->bits, p->all, first, count);
+}
+
+static void sum_some(const pass *p, char *values, uint64_t first, uint64_t count)
+{
+    dequantise_sum(values, p->dtype, p->run, p->bits, p->all, first, count, &p->sum);
 }
 
 /* Values that the host can point to, from element `first` of the run. */
@@ -235,4 +265,55 @@ zds_status quantised_await(zero *z, uint32_t k)
     }
     w->span = LAYOUT_NONE;
     return status;
+}
+
+/* === gradients === */
+
+zds_status quantised_reduce(zero *z, uint32_t k, bufref from, const char *doing)
+{
+    quantised_part *q = &z->quantised;
+    peers *p = z->with.control;
+    const layout_span *span = &z->lay->spans[k];
+    const uint64_t bytes = quantised_bytes(QUANTISED_4, span->part);
+    char *sent = q->grads.slab.block.pointer, *came = sent + z->lay->world_size * bytes;
+    zds_status status = ZDS_OK;
+    for (uint32_t r = 0; !status && r < z->lay->world_size; r++) {
+        const pass to = {.over = quantise_some,
+                         .run = sent + r * bytes,
+                         .bits = QUANTISED_4,
+                         .all = span->part,
+                         .dtype = from.dtype,
+                         .reads = true};
+        status = pass_over(z, &to, bufref_moved(from, r * span->part));
+    }
+    const zds_coll coll = {.struct_size = sizeof coll,
+                           .tag = (uint64_t)k << 8 | 1,
+                           .what = doing,
+                           .src = sent,
+                           .dst = came,
+                           .count = bytes,
+                           .src_dtype = ZDS_U8,
+                           .dst_dtype = ZDS_U8};
+    return status ? status : peers_issue(p, p->ops->all_to_all, &coll, doing, &q->reduction);
+}
+
+zds_status quantised_wait(zero *z, const char *doing)
+{
+    return peers_wait(z->with.control, &z->quantised.reduction, doing);
+}
+
+zds_status quantised_take(zero *z, uint32_t k, bufref to, bool add)
+{
+    const layout_span *span = &z->lay->spans[k];
+    const uint32_t ranks = z->lay->world_size;
+    char *sent = z->quantised.grads.slab.block.pointer;
+    const pass p = {.over = sum_some,
+                    .run = sent + ranks * quantised_bytes(QUANTISED_4, span->part),
+                    .bits = QUANTISED_4,
+                    .all = span->part,
+                    .dtype = to.dtype,
+                    .reads = add,
+                    .writes = true,
+                    .sum = {ranks, z->wish.prescale, z->wish.postscale, add}};
+    return pass_over(z, &p, to);
 }

@@ -11,11 +11,12 @@
 
 enum { MOST = 10000 };
 static const quantised_bits widths[] = {QUANTISED_8, QUANTISED_4};
-static const uint64_t sizes[] = {0, 1, 2, 3, 15, 16, 255, 256, 257, 2047, 2048, 2049, 4096, 9999};
+static const uint64_t sizes[] = {0,   1,   2,    3,    15,   16,   127, 128,
+                                 129, 256, 2047, 2048, 2049, 4096, 9999};
 
 static uint64_t block_of(quantised_bits bits)
 {
-    return bits == 8 ? 2048 : 256;
+    return bits == 8 ? 2048 : 128;
 }
 
 static float number(uint64_t i)
