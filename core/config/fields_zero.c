@@ -90,8 +90,10 @@ static const field rows[] = {
     {Z "stage3_allgather_sequential", FIELD_BOOL, FIELD_NOOP, "false",
      "Gather parameters one by one: zds needs no memory besides where they go.",
      .alias = "allgather_sequential", .flags = FIELD_TYPED, .stages = STAGE_3},
-    {Z "zero_hpz_partition_size", FIELD_INT, FIELD_PLANNED, "1",
-     "Ranks that share a second copy of the parameters at stage 3, close to each other.",
+    {Z "zero_hpz_partition_size", FIELD_INT, FIELD_DONE, "1",
+     "So many consecutive ranks, of one node, share a second copy of what is gathered at stage 3: "
+     "only the first gathering after a step asks all ranks. Divides the world size; 1: no copy. "
+     "Ranks that share pages gather nothing.",
      .flags = FIELD_TYPED | FIELD_MIN, .stages = STAGE_3},
     {Z "zero_quantized_weights", FIELD_BOOL, FIELD_DONE, "false",
      "Gather parameters as 8-bit integers at stage 3, frozen ones too: a scale for each 2048 of a "

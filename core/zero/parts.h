@@ -4,6 +4,7 @@
  *  residency  of what ranks keep parts of: whole while it is used
  *  publish    what owners have updated on its way to all
  *  quantised  what travels as integers of few bits
+ *  secondary  a second copy of parameters, in groups of ranks
  *  grads      gradients on their way from backward to their owners
  *  norm       their norm, and the norms of tensors
  *  stream     the optimizer's pass over what this rank owns */
@@ -115,6 +116,17 @@ typedef struct quantised_part {
     peer_slab grads; /* runs for all owners, then those of all ranks for this one */
     zds_event *reduction;
 } quantised_part;
+
+/* === secondary === */
+
+/* A second copy of spans in parts, cut among the ranks of a group. */
+typedef struct secondary_part {
+    bool there;
+    peer_group group;
+    slab copies;  /* this rank's shares */
+    uint64_t *at; /* [spans]: their bytes in it */
+    bool *fresh;  /* [spans]: it is what the owners have */
+} secondary_part;
 
 /* === grads === */
 
@@ -274,6 +286,7 @@ struct zero {
     live_part live;
     publish_part publish;
     quantised_part quantised;
+    secondary_part secondary;
     grads_part grads;
     stream_part stream;
     peer_slab presence; /* a byte a parameter, sent and received */
@@ -444,6 +457,17 @@ zds_status quantised_reduce(zero *z, uint32_t span, bufref from, const char *doi
 zds_status quantised_wait(zero *z, const char *doing);
 /* to the sum of this rank's part, scaled, which is added or put there. */
 zds_status quantised_take(zero *z, uint32_t span, bufref to, bool add);
+
+/* secondary.c */
+zds_status secondary_create(zero *z, zds_error *error);
+void secondary_destroy(zero *z);
+/* The group has the span: it is gathered from there into its place. */
+bool secondary_has(const zero *z, uint32_t span);
+zds_status secondary_gather(zero *z, uint32_t span, const char *doing, zds_event **event);
+/* It was gathered from all ranks: this rank's share stays. */
+zds_status secondary_keep(zero *z, uint32_t span);
+/* Owners write. */
+void secondary_forget(zero *z, uint32_t span);
 
 /* grads.c, grads_memory.c */
 zds_status grads_create(zero *z, zds_error *error);

@@ -184,6 +184,10 @@ zds_status publish_gather(zero *z, uint32_t k, const char *doing)
 {
     const layout_span *span = &z->lay->spans[k];
     bool away = z->params.away[k];
+    if (secondary_has(z, k)) {
+        z->publish.spans[k].pending = true;
+        return secondary_gather(z, k, doing, &z->publish.spans[k].events[0]);
+    }
     zds_status status = span->parts && !away ? place_own(z, span) : ZDS_OK;
     if (!status && z->wire)
         status = zero_follow(z, z->wire, z->queue);
@@ -238,6 +242,8 @@ zds_status publish_await(zero *z, uint32_t k)
         status = quantised_await(z, k);
     if (!status && params_in_parts(z, &z->lay->spans[k]) && z->params.away[k])
         status = z->wire ? zero_follow(z, z->queue, z->wire) : await_own(z, k);
+    if (!status && params_in_parts(z, &z->lay->spans[k]))
+        status = secondary_keep(z, k);
     if (!status && b->counters.there)
         status =
             peers_count_wait(p, &b->counters, k, b->epoch * (uint64_t)p->world_size, publishing);

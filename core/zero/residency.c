@@ -416,8 +416,11 @@ zds_status zero_take_part(zero *z, uint32_t module, int32_t pass)
 zds_status residency_forget(zero *z, bool all)
 {
     zds_status status = ZDS_OK;
-    for (uint32_t k = 0; z->live.spans && !status && k < z->lay->span_count; k++)
-        if (z->live.spans[k].placed && (all || layout_is_trained(&z->lay->spans[k])))
-            status = drop(z, k);
+    for (uint32_t k = 0; z->live.spans && !status && k < z->lay->span_count; k++) {
+        if (!all && !layout_is_trained(&z->lay->spans[k]))
+            continue;
+        status = z->live.spans[k].placed ? drop(z, k) : ZDS_OK;
+        secondary_forget(z, k);
+    }
     return status;
 }

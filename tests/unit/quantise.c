@@ -37,7 +37,8 @@ static float formula(float x, float most, float top)
 static float most_of(const float *x, uint64_t block, uint64_t all, uint64_t i)
 {
     float most = 0;
-    for (uint64_t k = i / block * block; k < all && k < (i / block + 1) * block; k++)
+    const uint64_t first = i / block * block;
+    for (uint64_t k = first; k < all && k < first + block; k++)
         most = fmaxf(most, fabsf(x[k]));
     return most;
 }
