@@ -3,14 +3,14 @@
 #include "engine_world.h"
 #include "small_model.h"
 
-#include "../plugins/count.c"
+#include "../plugins/count.h"
 
 #define WORKS(call) NEED(!(call), "%s: %s", #call, zds_engine_error(e))
 #define LIVE        ", \"stage3_max_live_parameters\": 1, \"stage3_prefetch_bucket_size\": 0"
 #define GROUP       ", \"zero_hpz_partition_size\": 2"
 #define WEIGHTS     ", \"zero_quantized_weights\": true"
 
-static const zds_plugin *const linked[] = {&plugin, NULL};
+static const zds_plugin *const linked[] = {&counting_plugin, NULL};
 
 static zds_engine_options options_of(const char *comm)
 {

@@ -23,7 +23,8 @@ static float number(uint64_t i)
 {
     uint64_t x = (i + 1) * 0x9e3779b97f4a7c15ULL;
     x = (x ^ x >> 31) * 0xbf58476d1ce4e5b9ULL;
-    return ((float)(x >> 40) / (float)(1 << 24) - 0.5f) * (float)(1 + i / 300);
+    const uint64_t larger = 1 + i / 300;
+    return ((float)(x >> 40) / (float)(1 << 24) - 0.5f) * (float)larger;
 }
 
 /* What comes out of a block for x, whose largest magnitude is `most`. */
