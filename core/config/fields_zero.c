@@ -105,7 +105,8 @@ static const field rows[] = {
      .flags = FIELD_TYPED, .stages = STAGE_3},
     {Z "zero_quantized_gradients", FIELD_BOOL, FIELD_DONE, "false",
      "Gradients of what is gathered at stage 3 go to their owners as 4-bit integers, a scale for "
-     "each 128, and are added in fp32, in one level; those of whole matrices (Muon) go exactly.",
+     "each 128, and are added in fp32, within nodes first; those of whole matrices (Muon) go "
+     "exactly.",
      .flags = FIELD_TYPED, .stages = STAGE_3},
     {Z "pipeline_loading_checkpoint", FIELD_BOOL, FIELD_PLANNED, "false",
      "Ranks load a checkpoint one after another at stage 3.", .flags = FIELD_TYPED,

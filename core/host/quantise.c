@@ -144,20 +144,38 @@ void dequantise(void *to, zds_dtype dtype, const void *run, quantised_bits bits,
     }
 }
 
+/* One block of all runs. */
+static void widen_sum(float *sum, const char *runs, quantised_bits bits, const block_place *at,
+                      const quantised_sum *how)
+{
+    float x[MOST];
+    widen(sum, runs, bits, at, (float)how->pre);
+    for (uint32_t r = 1; r < how->runs; r++) {
+        widen(x, runs + r * how->stride, bits, at, (float)how->pre);
+        add_to(sum, x, at->count);
+    }
+}
+
 void dequantise_sum(void *to, zds_dtype dtype, const void *runs, quantised_bits bits, uint64_t all,
                     uint64_t first, uint64_t count, const quantised_sum *how)
 {
-    float x[MOST], sum[MOST];
-    const char *in = runs;
+    float sum[MOST];
     char *out = to;
     for (uint64_t i = 0; i < count; i += quantised_block(bits)) {
         const block_place at = place_of(bits, all, first + i, count - i);
-        widen(sum, in, bits, &at, (float)how->pre);
-        for (uint32_t r = 1; r < how->runs; r++) {
-            widen(x, in + r * quantised_bytes(bits, all), bits, &at, (float)how->pre);
-            add_to(sum, x, at.count);
-        }
+        widen_sum(sum, runs, bits, &at, how);
         kernel_accumulate(out + i * zds_dtype_size(dtype), dtype, sum, ZDS_F32, how->post, how->add,
                           at.count);
+    }
+}
+
+void quantise_sum(void *run, const void *runs, quantised_bits bits, uint64_t all, uint64_t first,
+                  uint64_t count, const quantised_sum *how)
+{
+    float sum[MOST];
+    for (uint64_t i = 0; i < count; i += quantised_block(bits)) {
+        const block_place at = place_of(bits, all, first + i, count - i);
+        widen_sum(sum, runs, bits, &at, how);
+        quantise(run, bits, all, first + i, at.count, sum, ZDS_F32);
     }
 }

@@ -40,13 +40,17 @@ void dequantise(void *to, zds_dtype dtype, const void *run, quantised_bits bits,
                 uint64_t first, uint64_t count);
 
 /* to[i] = round((add ? to[i] : 0) + post * sum over runs r, in order, of (pre * scale_r) * q_r[i]),
- * in fp32; run r begins at runs + r * quantised_bytes(bits, all). */
+ * in fp32; run r begins at runs + r * stride. */
 typedef struct quantised_sum {
     uint32_t runs;
+    uint64_t stride; /* bytes */
     double pre, post;
     bool add;
 } quantised_sum;
 void dequantise_sum(void *to, zds_dtype dtype, const void *runs, quantised_bits bits, uint64_t all,
                     uint64_t first, uint64_t count, const quantised_sum *how);
+/* The same as integers again: of the sum itself, to which `post` and `add` do nothing. */
+void quantise_sum(void *run, const void *runs, quantised_bits bits, uint64_t all, uint64_t first,
+                  uint64_t count, const quantised_sum *how);
 
 #endif

@@ -132,7 +132,7 @@ static zds_status finish(zero *z, uint32_t k)
     if (run->state != SPAN_REDUCING)
         return ZDS_OK;
     const bool as_integers = quantised_reduces(z, span);
-    zds_status status = as_integers ? quantised_wait(z, run->what) : wait_all(z, k, run->what);
+    zds_status status = as_integers ? quantised_wait(z, k) : wait_all(z, k, run->what);
     if (status)
         return status;
     if (g->travelling == (int64_t)k)
@@ -310,7 +310,7 @@ static zds_status reduce_as_integers(zero *z, uint32_t k)
     grads_part *g = &z->grads;
     zds_status status = g->travelling >= 0 ? finish(z, (uint32_t)g->travelling) : ZDS_OK;
     if (!status)
-        status = quantised_reduce(z, k, gathered_at(z, &z->lay->spans[k]), g->spans[k].what);
+        status = quantised_reduce(z, k, gathered_at(z, &z->lay->spans[k]));
     if (!status)
         g->travelling = k;
     return status;

@@ -115,6 +115,10 @@ typedef struct quantised_part {
     uint32_t next;   /* to be taken, once what is on its way there has come */
     peer_slab grads; /* runs for all owners, then those of all ranks for this one */
     zds_event *reduction;
+    /* Of reductions in two levels: the ranks of this node, and those of the others that have this
+     * one's place in theirs. No `node.self`: there is one level. */
+    peer_group node, across;
+    bool levels;
 } quantised_part;
 
 /* === secondary === */
@@ -452,9 +456,9 @@ zds_status quantised_await(zero *z, uint32_t span);
 /* The span's gradients are reduced so, one span at a time: */
 bool quantised_reduces(const zero *z, const layout_span *span);
 /* from all of it on this rank, which may be written again at once, */
-zds_status quantised_reduce(zero *z, uint32_t span, bufref from, const char *doing);
+zds_status quantised_reduce(zero *z, uint32_t span, bufref from);
 /* on their way until this, */
-zds_status quantised_wait(zero *z, const char *doing);
+zds_status quantised_wait(zero *z, uint32_t span);
 /* to the sum of this rank's part, scaled, which is added or put there. */
 zds_status quantised_take(zero *z, uint32_t span, bufref to, bool add);
 

@@ -33,7 +33,8 @@ typedef struct peers {
     failure *failure; /* gets the texts */
     tier *tier;       /* where operations find their buffers */
     int32_t rank, world_size;
-    bool one_node;       /* all ranks are on this one */
+    bool one_node;                /* all ranks are on this one, */
+    int32_t node_rank, node_size; /* or so many, of which it is this one */
     struct peers *other; /* the same ranks, connected for another memory; NULL: there is none */
     peer_slab control;   /* of peers_gather */
     pthread_mutex_t lock;

@@ -6,9 +6,12 @@
  * small. Each rank's part is a run of its own, so that its bytes are
  *     part elements x bits / 8 + 4 for each block or a part of one,
  * of which a gathering takes 8 bits to all ranks, and a reduction 4 to each owner. An owner, too,
- * computes with what came out of its integers: all ranks have the same bits. Integers are made and
- * read by the host, and go by its connection; what is on a device comes and goes in windows. */
+ * computes with what came out of its integers: all ranks have the same bits. Where nodes have
+ * several ranks, gradients go within nodes first: each rank adds what its node has for the owners
+ * of its place on all nodes, and sends them that, as 4 bits again. Integers are made and read by
+ * the host, and go by its connection; what is on a device comes and goes in windows. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "host/log.h"
 #include "host/quantise.h"
@@ -79,6 +82,43 @@ static void tell_exact(const zero *z)
                  "could be quantised: parameters and gradients stay exact");
 }
 
+/* Whether nodes have several ranks each, as many, and in order: all say the same. */
+static zds_status agree_on_nodes(zero *z, bool *alike, zds_error *error)
+{
+    static const char doing[] = "comparing nodes";
+    peers *p = z->with.control;
+    const int32_t size = p->node_size;
+    int64_t mine = size > 1 && size < p->world_size && p->world_size % size == 0 &&
+                           p->rank % size == p->node_rank
+                       ? size
+                       : 0;
+    const void *rows;
+    zds_status status = peers_gather(p, &mine, sizeof mine, &rows, doing);
+    if (status)
+        return error_set(error, status, "%s", p->failure->text ? p->failure->text : doing);
+    *alike = mine > 0;
+    for (int32_t r = 0; r < p->world_size; r++)
+        *alike = *alike && memcmp((const char *)rows + r * sizeof mine, &mine, sizeof mine) == 0;
+    return ZDS_OK;
+}
+
+/* Two levels of groups, where operations of each take the memory of all. */
+static zds_status open_levels(zero *z, zds_error *error)
+{
+    quantised_part *q = &z->quantised;
+    peers *p = z->with.control;
+    if (z->with.tier->planned || p->one_node || !(p->ops->flags & ZDS_COMM_COPIES))
+        return ZDS_OK;
+    zds_status status = agree_on_nodes(z, &q->levels, error);
+    if (status || !q->levels)
+        return status;
+    const int32_t size = p->node_size;
+    status = peers_group_open(p, &q->node, p->rank / size, p->rank % size, size, error);
+    return status ? status
+                  : peers_group_open(p, &q->across, p->rank % size, p->rank / size,
+                                     p->world_size / size, error);
+}
+
 zds_status quantised_create(zero *z, zds_error *error)
 {
     static const char what[] = "quantised parameters";
@@ -88,6 +128,8 @@ zds_status quantised_create(zero *z, zds_error *error)
     if (grads)
         status = peers_alloc(z->with.control, &z->quantised.grads, "quantised gradients", 2 * grads,
                              ZDS_MEM_SYMMETRIC, error);
+    if (grads && !status)
+        status = open_levels(z, error);
     for (int i = 0; bytes && !status && i < QUANTISED_WIRES; i++) {
         quantised_wire *w = &z->quantised.wires[i];
         w->span = LAYOUT_NONE;
@@ -102,6 +144,8 @@ zds_status quantised_create(zero *z, zds_error *error)
 void quantised_destroy(zero *z)
 {
     peers_drop(z->with.control, &z->quantised.reduction);
+    peers_group_close(z->with.control, &z->quantised.node);
+    peers_group_close(z->with.control, &z->quantised.across);
     peers_free(z->with.control, &z->quantised.grads);
     for (int i = 0; i < QUANTISED_WIRES; i++) {
         quantised_wire *w = &z->quantised.wires[i];
@@ -119,7 +163,8 @@ enum { RUN = 64 << 10 /* elements that a thread takes at a time: whole blocks */
 /* Over elements of a run, whose values are of `dtype`. */
 typedef struct pass {
     void (*over)(const struct pass *p, char *values, uint64_t first, uint64_t count);
-    char *run;
+    char *run;        /* that is read or written, */
+    const char *runs; /* or that are added */
     quantised_bits bits;
     uint64_t all;
     zds_dtype dtype;
@@ -139,7 +184,13 @@ static void dequantise_some(const pass *p, char *values, uint64_t first, uint64_
 
 static void sum_some(const pass *p, char *values, uint64_t first, uint64_t count)
 {
-    dequantise_sum(values, p->dtype, p->run, p->bits, p->all, first, count, &p->sum);
+    dequantise_sum(values, p->dtype, p->runs, p->bits, p->all, first, count, &p->sum);
+}
+
+static void add_some(const pass *p, char *values, uint64_t first, uint64_t count)
+{
+    (void)values; /* they are between runs */
+    quantise_sum(p->run, p->runs, p->bits, p->all, first, count, &p->sum);
 }
 
 /* Values that the host can point to, from element `first` of the run. */
@@ -269,51 +320,108 @@ zds_status quantised_await(zero *z, uint32_t k)
 
 /* === gradients === */
 
-zds_status quantised_reduce(zero *z, uint32_t k, bufref from, const char *doing)
+/* Of a span's part, as it is reduced. */
+static uint64_t grads_bytes(const layout_span *span)
+{
+    return quantised_bytes(QUANTISED_4, span->part);
+}
+
+/* Where this rank puts what it has for an owner: in their order, or, in two levels, together what
+ * goes by the same rank of this node. */
+static uint64_t place_for(const zero *z, uint32_t owner)
+{
+    const quantised_part *q = &z->quantised;
+    const uint32_t size = (uint32_t)q->node.size, nodes = (uint32_t)q->across.size;
+    return q->levels ? owner % size * nodes + owner / size : owner;
+}
+
+/* All of `sent`, and as much to where it comes, `count` bytes for each of the ranks. */
+static zds_coll exchange(const zero *z, uint32_t k, char *sent, uint64_t ranks, uint64_t count)
+{
+    return (zds_coll){.struct_size = sizeof(zds_coll),
+                      .tag = (uint64_t)k << 8 | 1,
+                      .what = z->grads.spans[k].what,
+                      .src = sent,
+                      .dst = sent + ranks * count,
+                      .count = count,
+                      .src_dtype = ZDS_U8,
+                      .dst_dtype = ZDS_U8};
+}
+
+zds_status quantised_reduce(zero *z, uint32_t k, bufref from)
 {
     quantised_part *q = &z->quantised;
     peers *p = z->with.control;
     const layout_span *span = &z->lay->spans[k];
-    const uint64_t bytes = quantised_bytes(QUANTISED_4, span->part);
-    char *sent = q->grads.slab.block.pointer, *came = sent + z->lay->world_size * bytes;
+    const uint64_t bytes = grads_bytes(span);
+    char *sent = q->grads.slab.block.pointer;
     zds_status status = ZDS_OK;
     for (uint32_t r = 0; !status && r < z->lay->world_size; r++) {
         const pass to = {.over = quantise_some,
-                         .run = sent + r * bytes,
+                         .run = sent + place_for(z, r) * bytes,
                          .bits = QUANTISED_4,
                          .all = span->part,
                          .dtype = from.dtype,
                          .reads = true};
         status = pass_over(z, &to, bufref_moved(from, r * span->part));
     }
-    const zds_coll coll = {.struct_size = sizeof coll,
-                           .tag = (uint64_t)k << 8 | 1,
-                           .what = doing,
-                           .src = sent,
-                           .dst = came,
-                           .count = bytes,
-                           .src_dtype = ZDS_U8,
-                           .dst_dtype = ZDS_U8};
-    return status ? status : peers_issue(p, p->ops->all_to_all, &coll, doing, &q->reduction);
+    if (status)
+        return status;
+    if (q->levels) {
+        const zds_coll coll =
+            exchange(z, k, sent, (uint64_t)q->node.size, (uint64_t)q->across.size * bytes);
+        return peers_issue_in(p, &q->node, p->ops->all_to_all, &coll, coll.what, &q->reduction);
+    }
+    const zds_coll coll = exchange(z, k, sent, z->lay->world_size, bytes);
+    return peers_issue(p, p->ops->all_to_all, &coll, coll.what, &q->reduction);
 }
 
-zds_status quantised_wait(zero *z, const char *doing)
+/* What came from the ranks of this node, added, goes to the owners on all nodes that have this
+ * rank's place. What was sent before makes room. */
+static zds_status reduce_across(zero *z, uint32_t k)
 {
-    return peers_wait(z->with.control, &z->quantised.reduction, doing);
+    quantised_part *q = &z->quantised;
+    peers *p = z->with.control;
+    const layout_span *span = &z->lay->spans[k];
+    const uint64_t bytes = grads_bytes(span), nodes = (uint64_t)q->across.size;
+    char *sent = q->grads.slab.block.pointer, *came = sent + z->lay->world_size * bytes;
+    for (uint64_t m = 0; m < nodes; m++) {
+        const pass to = {
+            .over = add_some,
+            .run = sent + m * bytes,
+            .runs = came + m * bytes,
+            .bits = QUANTISED_4,
+            .all = span->part,
+            .sum = {(uint32_t)q->node.size, nodes * bytes, z->wish.prescale, 1, false}};
+        pass_here(z, &(shown){&to, to.run, 0, span->part});
+    }
+    const zds_coll coll = exchange(z, k, sent, nodes, bytes);
+    zds_status status =
+        peers_issue_in(p, &q->across, p->ops->all_to_all, &coll, coll.what, &q->reduction);
+    return status ? status : peers_wait(p, &q->reduction, coll.what);
+}
+
+zds_status quantised_wait(zero *z, uint32_t k)
+{
+    zds_status status =
+        peers_wait(z->with.control, &z->quantised.reduction, z->grads.spans[k].what);
+    return !status && z->quantised.levels ? reduce_across(z, k) : status;
 }
 
 zds_status quantised_take(zero *z, uint32_t k, bufref to, bool add)
 {
+    const quantised_part *q = &z->quantised;
     const layout_span *span = &z->lay->spans[k];
-    const uint32_t ranks = z->lay->world_size;
-    char *sent = z->quantised.grads.slab.block.pointer;
-    const pass p = {.over = sum_some,
-                    .run = sent + ranks * quantised_bytes(QUANTISED_4, span->part),
-                    .bits = QUANTISED_4,
-                    .all = span->part,
-                    .dtype = to.dtype,
-                    .reads = add,
-                    .writes = true,
-                    .sum = {ranks, z->wish.prescale, z->wish.postscale, add}};
+    const uint64_t bytes = grads_bytes(span);
+    const uint32_t ranks = q->levels ? (uint32_t)q->across.size : z->lay->world_size;
+    const pass p = {
+        .over = sum_some,
+        .runs = (const char *)q->grads.slab.block.pointer + ranks * bytes,
+        .bits = QUANTISED_4,
+        .all = span->part,
+        .dtype = to.dtype,
+        .reads = add,
+        .writes = true,
+        .sum = {ranks, bytes, q->levels ? 1 : z->wish.prescale, z->wish.postscale, add}};
     return pass_over(z, &p, to);
 }

@@ -26,7 +26,10 @@ static zds_status init(const zds_host *host, const void *options, const zds_comm
         return host->fail(host, ZDS_ERR_NOT_FOUND, "ZDS_TEST_COUNT names no plugin");
     inner = list[0]->ops;
     told = host;
-    return inner->init(host, NULL, env, self);
+    zds_comm_env here = *env; /* where ranks play several nodes */
+    here.local_rank = env->rank;
+    here.local_world_size = env->world_size;
+    return inner->init(host, NULL, &here, self);
 }
 
 static void finalize(void *self)

@@ -161,8 +161,8 @@ Test(quantise, sums_runs_in_order)
     static char run[RUNS * 2 * N];
     for (size_t w = 0; w < 2; w++)
         for (int add = 0; add < 2; add++) {
-            const quantised_sum how = {.runs = RUNS, .pre = 0.5, .post = 2.0 / 3, .add = add};
             const uint64_t bytes = quantised_bytes(widths[w], N);
+            const quantised_sum how = {RUNS, bytes, 0.5, 2.0 / 3, add};
             for (uint32_t r = 0; r < RUNS; r++) {
                 for (uint64_t i = 0; i < N; i++)
                     x[r][i] = number(r * N + i);
@@ -179,6 +179,11 @@ Test(quantise, sums_runs_in_order)
                 float product = (float)(2.0 / 3) * sum;
                 cr_assert_eq(out[i], add ? before[i] + product : product, "%llu",
                              (unsigned long long)i);
+                before[i] = sum;
             }
+            static char again[2 * N], wanted[2 * N];
+            quantise(wanted, widths[w], N, 0, N, before, ZDS_F32);
+            quantise_sum(again, run, widths[w], N, 0, N, &how);
+            cr_expect_arr_eq(again, wanted, bytes);
         }
 }

@@ -1,5 +1,6 @@
-/* A second copy of parameters in groups of ranks: the bits of a run without, and the bytes that the
- * formula says, as a communication plugin counts them. */
+/* What goes through groups of ranks: a second copy of parameters, with the bits of a run without,
+ * and reductions in two levels, with those of the formula; and the bytes that the formula says, as
+ * a communication plugin counts them. */
 #include "engine_world.h"
 #include "small_model.h"
 
@@ -8,6 +9,7 @@
 #define WORKS(call) NEED(!(call), "%s: %s", #call, zds_engine_error(e))
 #define LIVE        ", \"stage3_max_live_parameters\": 1, \"stage3_prefetch_bucket_size\": 0"
 #define GROUP       ", \"zero_hpz_partition_size\": 2"
+#define GRADS       ", \"zero_quantized_gradients\": true"
 #define WEIGHTS     ", \"zero_quantized_weights\": true"
 
 static const zds_plugin *const linked[] = {&counting_plugin, NULL};
@@ -148,7 +150,7 @@ static void groups(int rank, int size)
         }
 }
 
-Test(engine_secondary, groups_of_ranks_have_what_is_gathered_again, .timeout = 60)
+Test(engine_groups, groups_of_ranks_have_what_is_gathered_again, .timeout = 60)
 {
     run(4, true, groups);
 }
@@ -184,7 +186,7 @@ static void memory(int rank, int size)
     zds_model_destroy(model);
 }
 
-Test(engine_secondary, memory_is_as_planned)
+Test(engine_groups, memory_is_as_planned)
 {
     run(4, true, memory);
 }
@@ -226,15 +228,136 @@ static void refusals(int rank, int size)
     }
 }
 
-Test(engine_secondary, what_cannot_be_is_refused)
+Test(engine_groups, what_cannot_be_is_refused)
 {
     run(4, true, refusals);
 }
 
+/* === two levels === */
+
+enum { NODE = 2 };
+
+/* Nodes of two ranks. */
+static void on_nodes(int rank)
+{
+    set_number("LOCAL_RANK", rank % NODE);
+    set_number("LOCAL_WORLD_SIZE", NODE);
+}
+
+enum { SQUARE_PARAM = 4 /* h.1.weight, which has a span of its own */ };
+
+/* What comes out of 4 bits: blocks of 128 from the first element of each part. */
+static void through_4(float *x, uint64_t part)
+{
+    for (uint64_t first = 0; first < SQUARE; first += part)
+        for (uint64_t block = first; block < first + part; block += 128) {
+            const uint64_t stop = block + 128 < first + part ? block + 128 : first + part;
+            float most = 0;
+            for (uint64_t i = block; i < stop; i++)
+                most = fmaxf(most, fabsf(x[i]));
+            for (uint64_t i = block; i < stop; i++)
+                x[i] = copysignf(floorf(fabsf(x[i]) * (7 / most) + 0.5f), x[i]) * (most / 7);
+        }
+}
+
+static float want[SQUARE];
+
+static zds_status is_wanted(void *user, uint32_t param, uint64_t first, uint64_t count,
+                            const float *values)
+{
+    (void)user, (void)param;
+    for (uint64_t i = 0; i < count; i++)
+        NEED(fabsf(values[i] - want[first + i]) < 2e-6f, "element %llu: %g, not %g",
+             (unsigned long long)(first + i), (double)values[i], (double)want[first + i]);
+    return ZDS_OK;
+}
+
+/* The mean over ranks of a micro step's gradient. */
+static void step_wanted(uint64_t number, int size)
+{
+    const uint64_t part = SQUARE / (uint64_t)size;
+    float sum[SQUARE] = {0};
+    for (int m = 0; m < size / NODE; m++) {
+        float node[SQUARE] = {0};
+        for (int l = 0; l < NODE; l++) {
+            const uint64_t seed = 100 + number * 64 + (uint64_t)(m * NODE + l) * 16;
+            float own[SQUARE];
+            for (uint64_t i = 0; i < SQUARE; i++)
+                own[i] = small_number(seed + SQUARE_PARAM, i);
+            through_4(own, part);
+            for (uint64_t i = 0; i < SQUARE; i++)
+                node[i] += own[i];
+        }
+        through_4(node, part);
+        for (uint64_t i = 0; i < SQUARE; i++)
+            sum[i] += node[i];
+    }
+    for (uint64_t i = 0; i < SQUARE; i++)
+        want[i] -= 0.5f * sum[i] / (float)size;
+}
+
+static void levels(int rank, int size)
+{
+    static const char *const overlaps[] = {"", ", \"overlap_comm\": false"};
+    static const uint64_t spans[] = {TABLE, UP, SQUARE, LAST};
+    on_nodes(rank);
+    for (int k = 0; k < 2; k++) {
+        char zero[200];
+        uint64_t before[2] = {0, 0}, message = 0;
+        snprintf(zero, sizeof zero, GRADS "%s", overlaps[k]);
+        zds_engine *e = open_engine(
+            zero, size, ", \"optimizer\": {\"type\": \"SGD\", \"params\": {\"lr\": 0.5}}");
+        for (uint64_t i = 0; i < SQUARE; i++)
+            want[i] = small_number(SQUARE_PARAM, i);
+        for (uint64_t number = 0; number < 3; number++) {
+            before[0] = bytes[ALL_TO_ALL];
+            before[1] = calls[ALL_TO_ALL];
+            micro(e, number);
+            step_wanted(number, size);
+            WORKS(zds_get_values(e, SQUARE_PARAM, NULL, is_wanted, NULL));
+        }
+        /* To the other rank of the node what both nodes' owners get, then to the other node. */
+        for (size_t i = 0; i < 4; i++) {
+            const uint64_t part = spans[i] / (uint64_t)size;
+            message += part / 2 + 4 * ((part + 127) / 128);
+        }
+        NEED(calls[ALL_TO_ALL] - before[1] == 8 && bytes[ALL_TO_ALL] - before[0] == 3 * message,
+             "%llu bytes, not %llu", (unsigned long long)(bytes[ALL_TO_ALL] - before[0]),
+             (unsigned long long)(3 * message));
+        end(e);
+    }
+}
+
+Test(engine_groups, gradients_go_within_nodes_first, .timeout = 60)
+{
+    run(4, true, levels);
+}
+
+/* Nodes that have another number of ranks each, or none of several: one level, on all. */
+static void one_level(int rank, int size)
+{
+    set_number("LOCAL_RANK", rank == 2 ? 0 : rank);
+    set_number("LOCAL_WORLD_SIZE", rank == 2 ? 1 : 2);
+    const uint64_t before = calls[ALL_TO_ALL];
+    zds_engine *e = open_engine(GRADS, size, "");
+    micro(e, 0);
+    NEED(calls[ALL_TO_ALL] - before == 4, "%llu all_to_all",
+         (unsigned long long)(calls[ALL_TO_ALL] - before));
+    end(e);
+}
+
+Test(engine_groups, unequal_nodes_are_one_level)
+{
+    run(3, true, one_level);
+}
+
+/* === failures === */
+
 static void dies(int rank, int size)
 {
     zds_view view;
-    zds_engine *e = open_engine(LIVE GROUP, size, "");
+    on_nodes(rank);
+    zds_engine *e = open_engine(LIVE GROUP GRADS, size, "");
     micro(e, 0);
     if (rank == 3) {
         WORKS(zds_micro_begin(e, ZDS_BOUNDARY_AUTO));
@@ -250,7 +373,7 @@ static void dies(int rank, int size)
     zds_engine_destroy(e);
 }
 
-Test(engine_secondary, a_rank_that_dies_is_an_error_in_every_group)
+Test(engine_groups, a_rank_that_dies_is_an_error_in_every_group)
 {
     run(4, true, dies);
 }
