@@ -90,17 +90,24 @@ static const field rows[] = {
     {Z "stage3_allgather_sequential", FIELD_BOOL, FIELD_NOOP, "false",
      "Gather parameters one by one: zds needs no memory besides where they go.",
      .alias = "allgather_sequential", .flags = FIELD_TYPED, .stages = STAGE_3},
-    {Z "zero_hpz_partition_size", FIELD_INT, FIELD_PLANNED, "1",
-     "Ranks that share a second copy of the parameters at stage 3, close to each other.",
+    {Z "zero_hpz_partition_size", FIELD_INT, FIELD_DONE, "1",
+     "So many consecutive ranks, of one node, share a second copy of what is gathered at stage 3: "
+     "only the first gathering after a step asks all ranks. Divides the world size; 1: no copy. "
+     "Ranks that share pages gather nothing.",
      .flags = FIELD_TYPED | FIELD_MIN, .stages = STAGE_3},
-    {Z "zero_quantized_weights", FIELD_BOOL, FIELD_PLANNED, "false",
-     "Quantise parameters while they are gathered at stage 3.", .flags = FIELD_TYPED,
-     .stages = STAGE_3},
-    {Z "zero_quantized_nontrainable_weights", FIELD_BOOL, FIELD_PLANNED, "false",
-     "Store frozen parameters quantised at stage 3.", .flags = FIELD_TYPED, .stages = STAGE_3},
-    {Z "zero_quantized_gradients", FIELD_BOOL, FIELD_PLANNED, "false",
-     "Quantise gradients while they are reduced at stage 3.", .flags = FIELD_TYPED,
-     .stages = STAGE_3},
+    {Z "zero_quantized_weights", FIELD_BOOL, FIELD_DONE, "false",
+     "Gather parameters as 8-bit integers at stage 3, frozen ones too: a scale for each 2048 of a "
+     "rank's part. What every rank keeps is exact, and ranks that share pages gather nothing.",
+     .flags = FIELD_TYPED, .stages = STAGE_3},
+    {Z "zero_quantized_nontrainable_weights", FIELD_BOOL, FIELD_DONE, "false",
+     "Gather frozen parameters so at stage 3. They rest as they are, where DeepSpeed keeps the "
+     "integers.",
+     .flags = FIELD_TYPED, .stages = STAGE_3},
+    {Z "zero_quantized_gradients", FIELD_BOOL, FIELD_DONE, "false",
+     "Gradients of what is gathered at stage 3 go to their owners as 4-bit integers, a scale for "
+     "each 128, and are added in fp32, within nodes first; those of whole matrices (Muon) go "
+     "exactly.",
+     .flags = FIELD_TYPED, .stages = STAGE_3},
     {Z "pipeline_loading_checkpoint", FIELD_BOOL, FIELD_PLANNED, "false",
      "Ranks load a checkpoint one after another at stage 3.", .flags = FIELD_TYPED,
      .stages = STAGE_3},

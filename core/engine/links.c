@@ -206,7 +206,9 @@ static void fill_peers(zds_engine *e, comm_link *l, tier *t)
                        .tier = t,
                        .rank = e->launch.rank,
                        .world_size = e->launch.world_size,
-                       .one_node = e->launch.local_world_size == e->launch.world_size};
+                       .one_node = e->launch.local_world_size == e->launch.world_size,
+                       .node_rank = e->launch.local_rank,
+                       .node_size = e->launch.local_world_size};
     peers_init(&l->peers);
 }
 

@@ -181,6 +181,23 @@ static uint64_t whole_number(const zds_config *c, const char *path)
     return value > 0 ? (uint64_t)value : 0;
 }
 
+/* Ranks that share a second copy of parameters. */
+static int32_t read_group(const zds_config *c, int32_t stage, int32_t world_size, problems *found)
+{
+    static const char *const path = "zero_optimization.zero_hpz_partition_size";
+    char text[128];
+    int64_t size = zds_config_int(c, path);
+    if (stage != 3 || size < 2)
+        return 1;
+    if (size <= world_size && world_size % size == 0)
+        return (int32_t)size;
+    snprintf(text, sizeof text,
+             "%lld ranks do not divide the %d of this run; write 1, or what does", (long long)size,
+             world_size);
+    config_note(c, found, ZDS_PROBLEM_ERROR, path, text);
+    return 1;
+}
+
 settings settings_of(const zds_config *c, int32_t world_size, problems *found)
 {
     int32_t stage = (int32_t)zds_config_int(c, "zero_optimization.stage");
@@ -215,6 +232,10 @@ settings settings_of(const zds_config *c, int32_t world_size, problems *found)
             .live = whole_number(c, "zero_optimization.stage3_max_live_parameters"),
             .ahead = whole_number(c, "zero_optimization.stage3_prefetch_bucket_size"),
             .reuse = whole_number(c, "zero_optimization.stage3_max_reuse_distance"),
+            .quantised_params = zds_config_bool(c, "zero_optimization.zero_quantized_weights"),
+            .quantised_frozen =
+                zds_config_bool(c, "zero_optimization.zero_quantized_nontrainable_weights"),
+            .quantised_grads = zds_config_bool(c, "zero_optimization.zero_quantized_gradients"),
             .tell_order = zds_config_bool(c, "zero_optimization.log_trace_cache_warnings"),
             /* zds overlaps unless it is told not to: a bucket more is all it costs. */
             .overlap = is_on(c, "zero_optimization.overlap_comm"),
@@ -225,6 +246,7 @@ settings settings_of(const zds_config *c, int32_t world_size, problems *found)
             .ratio = zds_config_float(c, OFFLOAD "ratio"),
             .stay = whole_number(c, "zero_optimization.offload_param.max_in_cpu"),
             .bucket = (uint64_t)zds_config_int(c, "zero_optimization.reduce_bucket_size")}};
+    set.zero.group = read_group(c, stage, world_size, found);
     read_precision(&set, c, found);
     read_scales(&set, c, world_size);
     read_loss_scale(&set, c, found);

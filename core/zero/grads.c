@@ -112,7 +112,10 @@ static zds_status postprocess(zero *z, const layout_span *span, span_run *run)
     bufref to = part_of(z, span);
     bufref from = bufref_moved(source_of(z, span), layout_part_first(span, rank));
     zds_status status = ZDS_OK;
-    if (from.slab != to.slab || from.offset != to.offset || z->wish.postscale != 1)
+    if (quantised_reduces(z, span))
+        status = quantised_take(z, (uint32_t)(span - z->lay->spans), to,
+                                z->grads.in_parts && run->accumulated);
+    else if (from.slab != to.slab || from.offset != to.offset || z->wish.postscale != 1)
         status =
             zero_accumulate(z, to, from, z->wish.postscale, z->grads.in_parts && run->accumulated,
                             layout_part_count(span, rank));
@@ -128,14 +131,15 @@ static zds_status finish(zero *z, uint32_t k)
     const layout_span *span = &z->lay->spans[k];
     if (run->state != SPAN_REDUCING)
         return ZDS_OK;
-    zds_status status = wait_all(z, k, run->what);
+    const bool as_integers = quantised_reduces(z, span);
+    zds_status status = as_integers ? quantised_wait(z, k) : wait_all(z, k, run->what);
     if (status)
         return status;
     if (g->travelling == (int64_t)k)
         g->travelling = -1;
     run->state = SPAN_IDLE;
     leave_buffers(g, k);
-    if (!g->fused && (status = postprocess(z, span, run)) != ZDS_OK)
+    if ((!g->fused || as_integers) && (status = postprocess(z, span, run)) != ZDS_OK)
         return status;
     run->accumulated = true;
     if (z->wish.stage > 0 || is_alone(z))
@@ -306,7 +310,19 @@ static zds_status reduce_to_owners(zero *z, uint32_t k, zds_coll coll)
     return peers_leave(p, status, run->what);
 }
 
-static zds_status reduce(zero *z, uint32_t k)
+/* There is one place for integers, as for a copy that travels. */
+static zds_status reduce_as_integers(zero *z, uint32_t k)
+{
+    grads_part *g = &z->grads;
+    zds_status status = g->travelling >= 0 ? finish(z, (uint32_t)g->travelling) : ZDS_OK;
+    if (!status)
+        status = quantised_reduce(z, k, gathered_at(z, &z->lay->spans[k]));
+    if (!status)
+        g->travelling = k;
+    return status;
+}
+
+static zds_status reduce_as_they_are(zero *z, uint32_t k)
 {
     grads_part *g = &z->grads;
     peers *p = z->with.peers;
@@ -344,11 +360,19 @@ static zds_status reduce(zero *z, uint32_t k)
         coll.count = span->count;
         status = peers_issue(p, p->ops->all_reduce, &coll, run->what, &run->events[0]);
     }
+    return status;
+}
+
+static zds_status reduce(zero *z, uint32_t k)
+{
+    grads_part *g = &z->grads;
+    zds_status status = quantised_reduces(z, &z->lay->spans[k]) ? reduce_as_integers(z, k)
+                                                                : reduce_as_they_are(z, k);
     if (!status && z->overlap.on)
         status = presence_share(z, k);
     if (status)
         return status;
-    run->state = SPAN_REDUCING;
+    g->spans[k].state = SPAN_REDUCING;
     /* What follows on a reduction, the second half of stage 0 or an update, begins once it is over:
      * for all but the last span while backward goes on. */
     int64_t before = z->wish.overlap ? g->last : k;

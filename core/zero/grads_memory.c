@@ -27,6 +27,8 @@ zds_dtype grads_travel_dtype(const zero *z, bool in_parts, const layout_span *sp
 
 bool grads_staged(const zero *z, bool in_parts, const layout_span *span)
 {
+    if (quantised_reduces(z, span))
+        return false;
     zds_dtype source = source_dtype(z, in_parts, span),
               dtype = grads_travel_dtype(z, in_parts, span);
     /* Whoever adds up in fp32 gains nothing from travelling as fp32. */

@@ -3,6 +3,8 @@
  *  params     where parameters are, and how the ranks come to have them
  *  residency  of what ranks keep parts of: whole while it is used
  *  publish    what owners have updated on its way to all
+ *  quantised  what travels as integers of few bits
+ *  secondary  a second copy of parameters, in groups of ranks
  *  grads      gradients on their way from backward to their owners
  *  norm       their norm, and the norms of tensors
  *  stream     the optimizer's pass over what this rank owns
@@ -97,6 +99,39 @@ typedef struct publish_part {
      * all ranks together; its `epoch` by each of them. */
     peer_counters counters;
 } publish_part;
+
+/* === quantised === */
+
+/* Where the integers of a span arrive that is being gathered. */
+typedef struct quantised_wire {
+    peer_slab memory;   /* each rank's run */
+    zds_event **events; /* [world_size] of its gathering: one, or one an owner */
+    int64_t span;       /* LAYOUT_NONE: none is */
+} quantised_wire;
+
+enum { QUANTISED_WIRES = 2 /* one arrives while another is on its way */ };
+
+typedef struct quantised_part {
+    quantised_wire wires[QUANTISED_WIRES];
+    uint32_t next;   /* to be taken, once what is on its way there has come */
+    peer_slab grads; /* runs for all owners, then those of all ranks for this one */
+    zds_event *reduction;
+    /* Of reductions in two levels: the ranks of this node, and those of the others that have this
+     * one's place in theirs. No `node.self`: there is one level. */
+    peer_group node, across;
+    bool levels;
+} quantised_part;
+
+/* === secondary === */
+
+/* A second copy of spans in parts, cut among the ranks of a group. */
+typedef struct secondary_part {
+    bool there;
+    peer_group group;
+    slab copies;  /* this rank's shares */
+    uint64_t *at; /* [spans]: their bytes in it */
+    bool *fresh;  /* [spans]: it is what the owners have */
+} secondary_part;
 
 /* === grads === */
 
@@ -292,6 +327,8 @@ struct zero {
     params_part params;
     live_part live;
     publish_part publish;
+    quantised_part quantised;
+    secondary_part secondary;
     grads_part grads;
     stream_part stream;
     overlap_part overlap;
@@ -448,6 +485,35 @@ zds_status publish_gather(zero *z, uint32_t span, const char *doing);
 /* Waits until a span is there; or all of them. */
 zds_status publish_await(zero *z, uint32_t span);
 zds_status publish_await_all(zero *z);
+
+/* quantised.c */
+zds_status quantised_create(zero *z, zds_error *error);
+void quantised_destroy(zero *z);
+/* The span is gathered so: */
+bool quantised_gathers(const zero *z, const layout_span *span);
+/* this rank's part, which is at `own`, and all others' into its place, */
+zds_status quantised_gather(zero *z, uint32_t span, bufref own, const char *doing);
+/* where they are after this; nothing, unless it is on its way. */
+zds_status quantised_await(zero *z, uint32_t span);
+/* The span's gradients are reduced so, one span at a time: */
+bool quantised_reduces(const zero *z, const layout_span *span);
+/* from all of it on this rank, which may be written again at once, */
+zds_status quantised_reduce(zero *z, uint32_t span, bufref from);
+/* on their way until this, */
+zds_status quantised_wait(zero *z, uint32_t span);
+/* to the sum of this rank's part, scaled, which is added or put there. */
+zds_status quantised_take(zero *z, uint32_t span, bufref to, bool add);
+
+/* secondary.c */
+zds_status secondary_create(zero *z, zds_error *error);
+void secondary_destroy(zero *z);
+/* The group has the span: it is gathered from there into its place. */
+bool secondary_has(const zero *z, uint32_t span);
+zds_status secondary_gather(zero *z, uint32_t span, const char *doing, zds_event **event);
+/* It was gathered from all ranks: this rank's share stays. */
+zds_status secondary_keep(zero *z, uint32_t span);
+/* Owners write. */
+void secondary_forget(zero *z, uint32_t span);
 
 /* grads.c, grads_memory.c */
 zds_status grads_create(zero *z, zds_error *error);

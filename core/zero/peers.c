@@ -6,6 +6,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 enum { ROOM = PEERS_DOUBLES * sizeof(double) };
 
@@ -285,6 +286,64 @@ zds_status peers_call(peers *p, peers_operation operation, const zds_coll *coll,
     zds_event *event;
     zds_status status = peers_issue(p, operation, coll, doing, &event);
     return status ? status : peers_wait(p, &event, doing);
+}
+
+zds_status peers_group_open(peers *p, peer_group *g, int32_t color, int32_t rank, int32_t size,
+                            zds_error *error)
+{
+    *g = (peer_group){.rank = rank, .size = size};
+    if (p->tier->planned)
+        return ZDS_OK;
+    pthread_mutex_lock(&p->lock);
+    services_clear(p->services);
+    zds_status status = p->ops->split(p->self, color, p->rank, &g->self);
+    if (status) {
+        g->self = NULL;
+        error_set(error, status, "rank %d, a communicator of %d ranks: %s", p->rank, size,
+                  services_error(p->services));
+    }
+    pthread_mutex_unlock(&p->lock);
+    return status;
+}
+
+void peers_group_close(peers *p, peer_group *g)
+{
+    if (!g->self)
+        return;
+    pthread_mutex_lock(&p->lock);
+    p->ops->finalize(g->self);
+    pthread_mutex_unlock(&p->lock);
+    *g = (peer_group){0};
+}
+
+/* With the lock, and moving what is on its way among all ranks. */
+static zds_status wait_moving(peers *p, zds_event **event)
+{
+    const struct timespec nap = {.tv_nsec = 20000};
+    int32_t done = 0;
+    zds_status status = (*event)->ops->test(*event, &done);
+    while (!status && !done) {
+        status = p->ops->progress(p->self);
+        nanosleep(&nap, NULL);
+        if (!status)
+            status = (*event)->ops->test(*event, &done);
+    }
+    release(p, event);
+    return status;
+}
+
+zds_status peers_issue_in(peers *p, const peer_group *g, peers_operation operation,
+                          const zds_coll *coll, const char *doing, zds_event **event)
+{
+    *event = NULL;
+    zds_status status = peers_enter(p, doing);
+    if (status)
+        return status;
+    status = operation(g->self, coll, event);
+    peers_keep(p, *event);
+    if (!status && *event && peers_need_moving(p))
+        status = wait_moving(p, event);
+    return peers_leave(p, status, doing);
 }
 
 zds_status peers_count(peers *p, const peer_counters *c, uint64_t index, const char *doing)

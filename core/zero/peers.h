@@ -33,7 +33,8 @@ typedef struct peers {
     failure *failure; /* gets the texts */
     tier *tier;       /* where operations find their buffers */
     int32_t rank, world_size;
-    bool one_node;       /* all ranks are on this one */
+    bool one_node;                /* all ranks are on this one, */
+    int32_t node_rank, node_size; /* or so many, of which it is this one */
     struct peers *other; /* the same ranks, connected for another memory; NULL: there is none */
     peer_slab control;   /* of peers_gather */
     pthread_mutex_t lock;
@@ -97,6 +98,20 @@ zds_status peers_leave(peers *p, zds_status status, const char *doing);
 
 /* Moves what is in flight forward. */
 zds_status peers_progress(peers *p);
+
+/* Some of the ranks, in the order of all: those with the same color. */
+typedef struct peer_group {
+    void *self; /* NULL: there is none */
+    int32_t rank, size;
+} peer_group;
+/* Collective. `rank` of `size`: what this rank is in it, as the colors say. */
+zds_status peers_group_open(peers *p, peer_group *g, int32_t color, int32_t rank, int32_t size,
+                            zds_error *error);
+void peers_group_close(peers *p, peer_group *g);
+/* As peers_issue, among the ranks of a group. Where operations have to be moved it is over when the
+ * call returns: meanwhile those of all ranks are moved, which others may wait for. */
+zds_status peers_issue_in(peers *p, const peer_group *g, peers_operation operation,
+                          const zds_coll *coll, const char *doing, zds_event **event);
 
 /* === moving without being asked (peers_move.c) === */
 

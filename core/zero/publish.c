@@ -142,6 +142,8 @@ static zds_status gather_owners(zero *z, uint32_t k, zds_coll coll)
 static zds_status gather_span(zero *z, uint32_t k, const char *doing)
 {
     peers *p = z->with.peers;
+    if (quantised_gathers(z, &z->lay->spans[k]))
+        return quantised_gather(z, k, own_part(z, k), doing);
     zds_coll coll = gathering(z, k, doing);
     return z->lay->spans[k].parts
                ? gather_owners(z, k, coll)
@@ -183,6 +185,10 @@ zds_status publish_gather(zero *z, uint32_t k, const char *doing)
 {
     const layout_span *span = &z->lay->spans[k];
     bool away = z->params.away[k];
+    if (secondary_has(z, k)) {
+        z->publish.spans[k].pending = true;
+        return secondary_gather(z, k, doing, &z->publish.spans[k].events[0]);
+    }
     zds_status status = span->parts && !away ? place_own(z, span) : ZDS_OK;
     if (!status && z->wire)
         status = zero_follow(z, z->wire, z->queue);
@@ -240,8 +246,12 @@ zds_status publish_await(zero *z, uint32_t k)
     zds_status status = ZDS_OK;
     for (size_t i = 0; !status && i < s->event_count; i++)
         status = peers_wait(p, &s->events[i], z->live.spans ? z->live.spans[k].what : publishing);
+    if (!status)
+        status = quantised_await(z, k);
     if (!status && params_in_parts(z, &z->lay->spans[k]) && z->params.away[k])
         status = z->wire ? zero_follow(z, z->queue, z->wire) : await_own(z, k);
+    if (!status && params_in_parts(z, &z->lay->spans[k]))
+        status = secondary_keep(z, k);
     if (!status && b->counters.there)
         status =
             peers_count_wait(p, &b->counters, k, s->epoch * (uint64_t)p->world_size, publishing);

@@ -415,7 +415,10 @@ zds_status zero_take_part(zero *z, uint32_t module, int32_t pass)
 
 zds_status residency_forget_span(zero *z, uint32_t k)
 {
-    return z->live.spans && z->live.spans[k].placed ? drop(z, k) : ZDS_OK;
+    if (!z->live.spans)
+        return ZDS_OK;
+    secondary_forget(z, k);
+    return z->live.spans[k].placed ? drop(z, k) : ZDS_OK;
 }
 
 zds_status residency_forget(zero *z, bool all)

@@ -100,6 +100,10 @@ zds_status zero_create(const zero_wishes *wishes, const zero_means *means, zero 
     if (!status)
         status = publish_create(z, error);
     if (!status)
+        status = quantised_create(z, error);
+    if (!status)
+        status = secondary_create(z, error);
+    if (!status)
         status = grads_create(z, error);
     if (!status)
         status = stream_create(z, error);
@@ -125,6 +129,8 @@ void zero_destroy(zero *z)
         z->held[i]->ops->release(z->held[i]);
     if (z->lay) {
         grads_destroy(z);
+        secondary_destroy(z);
+        quantised_destroy(z);
         publish_destroy(z);
         residency_destroy(z);
         params_close(z);

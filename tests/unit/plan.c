@@ -199,13 +199,13 @@ Test(plan, check_tells_all_at_once)
 {
     zds_config *config =
         load("{\"train_batch_size\":64,\"zds\":{\"comm\":\"\\u001b[31m\"},\n"
-             "\"zero_optimization\":{\"stage\":3,\"zero_quantized_weights\":true},\n"
+             "\"zero_optimization\":{\"stage\":3,\"pipeline_loading_checkpoint\":true},\n"
              "\"optimizer\":{\"type\":\"SGD\",\"params\":{\"nesterov\":true}}}",
              64);
     char text[1024] = "";
     zds_error error = ZDS_ERROR_INIT;
     cr_expect_eq(zds_engine_check(config, &alone, keep_text, text, &error), ZDS_ERR_CONFIG);
-    static const char *const wants[] = {"<string>:2:57 zero_optimization.zero_quantized_weights; ",
+    static const char *const wants[] = {"<string>:2:62 zero_optimization.pipeline_loading_checkpoint; ",
                                         "<string>:1:38 zds.comm; ",
                                         "<string>:3:48 optimizer.params.nesterov; "};
     for (size_t i = 0; i < sizeof wants / sizeof *wants; i++)
