@@ -124,8 +124,8 @@ Test(engine_tiers, what_cannot_hold_them_is_refused)
                    "in the host's memory");
     expect_refused(OFFLOAD("far"), "\"device\": \"test\", " TIER("far", LENDS ":lends_copies"),
                    ZDS_ERR_UNSUPPORTED, "zds.tiers.far.type", "ZDS_OFFLOAD_DIRECT");
-    expect_refused(OFFLOAD("heap"), "\"device\": \"test\", " TIER("heap", HEAP),
-                   ZDS_ERR_UNSUPPORTED, "zds.tiers.heap.type", "files");
+    expect_refused(OFFLOAD("heap"), "\"device\": \"test\", " TIER("heap", HEAP), ZDS_ERR_IO, "heap",
+                   "a folder is needed");
     expect_refused(OFFLOAD("far"),
                    "\"device\": \"test\", \"tiers\": {\"test\": {\"type\": \"" DEVICE
                    "\"}, \"far\": {\"type\": \"" LENDS ":lends_pinned\"}}",
