@@ -2,6 +2,7 @@
  * at sizes that no machine has, against the formulas of ZeRO (Rajbhandari et al. 2020,
  * section 3.1). */
 #include <criterion/criterion.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -169,6 +170,146 @@ Test(plan, takes_no_memory)
     zds_model_destroy(model);
 }
 
+/* === what ZeRO saves, per rank (Rajbhandari et al. 2020, section 3.1, and for files 2021) === */
+
+enum { DEEP = 48, WIDTH = 512 };
+static const double psi = (double)DEEP * WIDTH * WIDTH, module = (double)WIDTH * WIDTH;
+
+static zds_model *deep_model(bool frozen)
+{
+    zds_model *model = zds_model_create();
+    const int64_t square[] = {WIDTH, WIDTH};
+    for (uint32_t i = 0; i < DEEP; i++) {
+        char name[32];
+        uint32_t index;
+        snprintf(name, sizeof name, "layer%u", i);
+        zds_param_desc desc = {.struct_size = sizeof desc,
+                               .name = name,
+                               .shape = square,
+                               .ndim = 2,
+                               .frozen = frozen && i % 2 == 0};
+        cr_assert_eq(zds_model_add_module(model, name, &index), ZDS_OK);
+        cr_assert_eq(zds_model_add_param(model, i, &desc, &index), ZDS_OK);
+    }
+    return model;
+}
+
+/* A rank's, of pages that all ranks share its part. */
+static double share(const rows *r, const char *purpose, const char *tier, int ranks)
+{
+    double sum = 0;
+    for (size_t i = 0; i < r->count; i++)
+        if (strcmp(r->purpose[i], purpose) == 0 && strcmp(r->tier[i], tier) == 0)
+            sum += (double)(r->row[i].bytes - r->row[i].shared) + (double)r->row[i].shared / ranks;
+    return sum;
+}
+
+typedef struct asked {
+    bool bf16, device, frozen;
+    int stage, ranks;
+    bool states, params; /* offload: files; on a device with `cpu` the host's memory */
+    bool cpu, defaults;
+} asked;
+
+static void expect_about(const asked *a, const char *what, double got, double want)
+{
+    cr_expect(fabs(got - want) <= 0.02 * want + 4096,
+              "stage %d, %d ranks, bf16 %d, device %d, frozen %d, offload %d %d, defaults %d: %s: "
+              "%.0f, expected %.0f",
+              a->stage, a->ranks, a->bf16, a->device, a->frozen, a->states, a->params, a->defaults,
+              what, got, want);
+}
+
+static void make_config(const asked *a, char *json, size_t room)
+{
+    const char *to = a->cpu ? "{\"device\": \"cpu\"}"
+                            : "{\"device\": \"nvme\", \"nvme_path\": \"/tmp\", \"max_in_cpu\": 0}";
+    const char *states = a->cpu ? to : "{\"device\": \"nvme\", \"nvme_path\": \"/tmp\"}";
+    char small[200] = "";
+    if (!a->defaults)
+        snprintf(
+            small, sizeof small,
+            ", \"stage3_param_persistence_threshold\": 0, \"stage3_max_live_parameters\": %.0f, "
+            "\"stage3_prefetch_bucket_size\": %.0f",
+            2 * module, module);
+    snprintf(json, room,
+             "{\"train_micro_batch_size_per_gpu\": 1, \"bf16\": {\"enabled\": %s}, \"zds\": "
+             "{\"device\": \"%s\"}, \"zero_optimization\": {\"stage\": %d%s%s%s%s%s}}",
+             a->bf16 ? "true" : "false", a->device ? "test" : "host", a->stage, small,
+             a->states ? ", \"offload_optimizer\": " : "", a->states ? states : "",
+             a->params ? ", \"offload_param\": " : "", a->params ? to : "");
+}
+
+static void expect_saved(const asked *a)
+{
+    char json[800];
+    make_config(a, json, sizeof json);
+    zds_model *model = deep_model(a->frozen);
+    zds_config *config = load(json, a->ranks);
+    zds_engine_options options = alone;
+    options.world_size = options.local_world_size = a->ranks;
+    zds_error error = ZDS_ERROR_INIT;
+    rows r = {0};
+    cr_assert_eq(zds_engine_plan(config, model, &options, keep, &r, &error), ZDS_OK, "%s: %s", json,
+                 error.text);
+    const char *here = a->device ? "test" : "host", *there = a->cpu ? "cpu" : "nvme";
+    double n = a->ranks, size = a->bf16 ? 2 : 4, trained = a->frozen ? psi / 2 : psi;
+    double cut = a->stage ? n : 1;
+    /* Frozen ones are cut at stage 3 like the others; ranks of a host's node share what is whole.
+     */
+    bool parts = a->stage == 3 && (a->params || (a->device && n > 1));
+    double kept = parts ? psi / n : a->stage && !a->device ? psi / n : psi;
+    expect_about(a, "parameters", share(&r, "parameters", a->params ? there : here, a->ranks),
+                 size * kept);
+    double live = a->defaults ? psi : 2 * module;
+    expect_about(a, "gathered parameters", share(&r, "gathered parameters", here, a->ranks),
+                 parts ? size * live : 0);
+    bool in_parts = a->stage >= 2 && n > 1;
+    expect_about(a, "gradients", share(&r, "gradients", here, a->ranks),
+                 size * (in_parts ? trained / n : trained));
+    cr_expect_leq(share(&r, "reduce buffers", here, a->ranks), in_parts ? 4 * size * module : 0);
+    /* fp32 parameters are their own masters unless they, or the states, rest elsewhere. */
+    double masters = a->bf16 || a->states || a->params ? 4 : 0, states = 8 * trained / cut;
+    double optimizer = share(&r, "master weights", a->states ? there : here, a->ranks) +
+                       share(&r, "optimizer states", a->states ? there : here, a->ranks);
+    /* States begin some pages apart, so that they do not share lines of a cache. */
+    const double wanted = masters * trained / cut + states, over = optimizer - wanted;
+    expect_about(a, "masters and states", over > 0 && over < 3 << 16 ? wanted : optimizer, wanted);
+    double buffers = share(&r, "offload buffers", here, a->ranks) +
+                     share(&r, "offload buffers", "host", a->ranks) * a->device;
+    cr_expect(a->states || a->params ? buffers > 0 : !buffers, "%s: %g", json, buffers);
+    zds_config_destroy(config);
+    zds_model_destroy(model);
+}
+
+Test(plan, is_what_zero_saves)
+{
+    setenv("ZDS_PLUGIN_PATH", TEST_BINARY_DIR "/lib/zds/plugins:" TEST_BINARY_DIR "/tests/island",
+           1);
+    for (int stage = 0; stage <= 3; stage++)
+        for (int ranks = 1; ranks <= 8; ranks *= 2)
+            for (int k = 0; k < 8; k++) {
+                asked a = {.bf16 = k & 1,
+                           .frozen = k & 2,
+                           .device = k & 4,
+                           .stage = stage,
+                           .ranks = ranks};
+                expect_saved(&a);
+                a.defaults = true;
+                if (stage == 3)
+                    expect_saved(&a);
+                a.defaults = false;
+                for (int offload = 1; stage == 3 && offload < 4; offload++) {
+                    a.states = offload & 1;
+                    a.params = offload & 2;
+                    expect_saved(&a);
+                    a.cpu = a.device;
+                    expect_saved(&a);
+                    a.cpu = false;
+                }
+            }
+}
+
 Test(plan, fails_as_an_engine_does)
 {
     zds_model *model = make_model(8);
@@ -205,9 +346,9 @@ Test(plan, check_tells_all_at_once)
     char text[1024] = "";
     zds_error error = ZDS_ERROR_INIT;
     cr_expect_eq(zds_engine_check(config, &alone, keep_text, text, &error), ZDS_ERR_CONFIG);
-    static const char *const wants[] = {"<string>:2:62 zero_optimization.pipeline_loading_checkpoint; ",
-                                        "<string>:1:38 zds.comm; ",
-                                        "<string>:3:48 optimizer.params.nesterov; "};
+    static const char *const wants[] = {
+        "<string>:2:62 zero_optimization.pipeline_loading_checkpoint; ", "<string>:1:38 zds.comm; ",
+        "<string>:3:48 optimizer.params.nesterov; "};
     for (size_t i = 0; i < sizeof wants / sizeof *wants; i++)
         cr_expect(strstr(text, wants[i]), "no %s in %s", wants[i], text);
     zds_error_clear(&error);
