@@ -93,7 +93,7 @@ static zds_status create_zero(zds_engine *e, zds_error *error)
         .live = set->live,
         .ahead = set->ahead,
         .reuse = set->reuse,
-        .group = set->group,
+        .cell = set->cell,
         .quantised_params = set->quantised_params,
         .quantised_frozen = set->quantised_frozen,
         .quantised_grads = set->quantised_grads,

@@ -38,7 +38,7 @@ typedef struct settings {
     bool strict;                                 /* what is acquired must be released */
     uint64_t keep, keep_all, live, ahead, reuse; /* zero_wishes */
     bool quantised_params, quantised_frozen, quantised_grads; /* zero_wishes */
-    int32_t group;                                            /* zero_wishes */
+    int32_t cell;                                             /* zero_wishes */
     bool tell_order;
     uint64_t bucket;
     loss_scale scale;        /* as it is at first */
