@@ -25,7 +25,8 @@ static void tell_none(const zero *z)
         log_line(ZDS_LOG_INFO, -1, NULL,
                  "zero_optimization.zero_hpz_partition_size: %s, and a second copy would change "
                  "nothing",
-                 z->params.in_parts ? "all ranks together have one already" : "these ranks share pages");
+                 z->params.in_parts ? "all ranks together have one already"
+                                    : "these ranks share pages");
 }
 
 zds_status secondary_create(zero *z, zds_error *error)
