@@ -41,8 +41,8 @@ static uint64_t run_bytes(const layout_span *span, uint32_t rank)
 /* Of the ranks before this one. */
 static uint64_t run_at(const layout_span *span, uint32_t rank)
 {
-    uint64_t at = 0;
-    for (uint32_t r = 0; r < rank; r++)
+    uint64_t at = span->parts ? 0 : rank * run_bytes(span, 0);
+    for (uint32_t r = 0; span->parts && r < rank; r++)
         at += run_bytes(span, r);
     return at;
 }
