@@ -8,6 +8,7 @@
 
 #define WORKS(call) NEED(!(call), "%s: %s", #call, zds_engine_error(e))
 #define LIVE        ", \"stage3_max_live_parameters\": 1, \"stage3_prefetch_bucket_size\": 0"
+#define ROOM        ", \"stage3_max_live_parameters\": 7000"
 #define CELL        ", \"zero_hpz_partition_size\": 2"
 #define GRADS       ", \"zero_quantized_gradients\": true"
 #define WEIGHTS     ", \"zero_quantized_weights\": true"
@@ -101,7 +102,16 @@ static void micro(zds_engine *e, uint64_t number)
     WORKS(zds_step(e, NULL));
 }
 
-/* Of four micro steps; the bytes and calls of all_gather in the last. */
+/* Another value for all of a parameter. */
+static zds_status halves(void *user, uint32_t param, uint64_t first, uint64_t count, float *out)
+{
+    (void)user, (void)param, (void)first;
+    for (uint64_t i = 0; i < count; i++)
+        out[i] = 0.5f;
+    return ZDS_OK;
+}
+
+/* Of four micro steps; the bytes and calls of all_gather in the last. Then values are set. */
 static uint64_t train(const char *zero, const char *more, int size, uint64_t *gathered,
                       uint64_t *gatherings)
 {
@@ -115,6 +125,15 @@ static uint64_t train(const char *zero, const char *more, int size, uint64_t *ga
     }
     *gathered = bytes[ALL_GATHER] - *gathered;
     *gatherings = calls[ALL_GATHER] - *gatherings;
+    for (int set = 0; set < 2; set++) {
+        zds_view view;
+        if (set)
+            WORKS(zds_set_state(e, 0, NULL, halves, NULL));
+        for (uint32_t m = 0; m < SMALL_MODULES; m++) {
+            look(e, m, ZDS_FORWARD, &view);
+            WORKS(zds_release(e, m, NULL));
+        }
+    }
     WORKS(small_hash(e, &sum));
     end(e);
     return sum.hash;
@@ -127,16 +146,15 @@ enum { FROZEN = 64 };
 
 static void cells(int rank, int size)
 {
-    static const char *const kinds[] = {"", WEIGHTS};
+    static const char *const kinds[] = {LIVE, LIVE WEIGHTS, ROOM WEIGHTS, ""};
     static const char *const precisions[] = {"", ", \"gradient_accumulation_steps\": 2",
                                              ", \"bf16\": {\"enabled\": true}"};
     for (int p = 0; p < 3; p++)
-        for (int k = 0; k < 2; k++) {
+        for (int k = 0; k < 4; k++) {
             char zero[300];
             uint64_t without = 0, with = 0, times = 0, again = 0;
-            snprintf(zero, sizeof zero, LIVE "%s", kinds[k]);
-            uint64_t hash = train(zero, precisions[p], size, &without, &times), all = seen;
-            snprintf(zero, sizeof zero, LIVE CELL "%s", kinds[k]);
+            uint64_t hash = train(kinds[k], precisions[p], size, &without, &times), all = seen;
+            snprintf(zero, sizeof zero, CELL "%s", kinds[k]);
             NEED(train(zero, precisions[p], size, &with, &again) == hash || rank, "other masters");
             NEED(seen == all && times == again, "other parameters are read");
             if (p || k)
