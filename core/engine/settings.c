@@ -182,7 +182,7 @@ static uint64_t whole_number(const zds_config *c, const char *path)
 }
 
 /* Ranks that share a second copy of parameters. */
-static int32_t read_group(const zds_config *c, int32_t stage, int32_t world_size, problems *found)
+static int32_t read_cell(const zds_config *c, int32_t stage, int32_t world_size, problems *found)
 {
     static const char *const path = "zero_optimization.zero_hpz_partition_size";
     char text[128];
@@ -246,7 +246,7 @@ settings settings_of(const zds_config *c, int32_t world_size, problems *found)
             .ratio = zds_config_float(c, OFFLOAD "ratio"),
             .stay = whole_number(c, "zero_optimization.offload_param.max_in_cpu"),
             .bucket = (uint64_t)zds_config_int(c, "zero_optimization.reduce_bucket_size")}};
-    set.zero.group = read_group(c, stage, world_size, found);
+    set.zero.cell = read_cell(c, stage, world_size, found);
     read_precision(&set, c, found);
     read_scales(&set, c, world_size);
     read_loss_scale(&set, c, found);

@@ -4,7 +4,7 @@
  *  residency  of what ranks keep parts of: whole while it is used
  *  publish    what owners have updated on its way to all
  *  quantised  what travels as integers of few bits
- *  secondary  a second copy of parameters, in groups of ranks
+ *  secondary  a second copy of parameters, in cells
  *  grads      gradients on their way from backward to their owners
  *  norm       their norm, and the norms of tensors
  *  stream     the optimizer's pass over what this rank owns
@@ -103,31 +103,31 @@ typedef struct publish_part {
 /* === quantised === */
 
 /* Where the integers of a span arrive that is being gathered. */
-typedef struct quantised_wire {
+typedef struct quantised_inbox {
     peer_slab memory;   /* each rank's run */
     zds_event **events; /* [world_size] of its gathering: one, or one an owner */
     int64_t span;       /* LAYOUT_NONE: none is */
-} quantised_wire;
+} quantised_inbox;
 
-enum { QUANTISED_WIRES = 2 /* one arrives while another is on its way */ };
+enum { QUANTISED_INBOXES = 2 /* one arrives while another is on its way */ };
 
 typedef struct quantised_part {
-    quantised_wire wires[QUANTISED_WIRES];
+    quantised_inbox inboxes[QUANTISED_INBOXES];
     uint32_t next;   /* to be taken, once what is on its way there has come */
     peer_slab grads; /* runs for all owners, then those of all ranks for this one */
     zds_event *reduction;
     /* Of reductions in two levels: the ranks of this node, and those of the others that have this
      * one's place in theirs. No `node.self`: there is one level. */
-    peer_group node, across;
+    peer_cell node, across;
     bool levels;
 } quantised_part;
 
 /* === secondary === */
 
-/* A second copy of spans in parts, cut among the ranks of a group. */
+/* A second copy of spans in parts, cut among the ranks of a cell. */
 typedef struct secondary_part {
     bool there;
-    peer_group group;
+    peer_cell cell;
     slab copies;  /* this rank's shares */
     uint64_t *at; /* [spans]: their bytes in it */
     bool *fresh;  /* [spans]: it is what the owners have */
@@ -507,7 +507,7 @@ zds_status quantised_take(zero *z, uint32_t span, bufref to, bool add);
 /* secondary.c */
 zds_status secondary_create(zero *z, zds_error *error);
 void secondary_destroy(zero *z);
-/* The group has the span: it is gathered from there into its place. */
+/* The cell has the span: it is gathered from there into its place. */
 bool secondary_has(const zero *z, uint32_t span);
 zds_status secondary_gather(zero *z, uint32_t span, const char *doing, zds_event **event);
 /* It was gathered from all ranks: this rank's share stays. */

@@ -288,17 +288,17 @@ zds_status peers_call(peers *p, peers_operation operation, const zds_coll *coll,
     return status ? status : peers_wait(p, &event, doing);
 }
 
-zds_status peers_group_open(peers *p, peer_group *g, int32_t color, int32_t rank, int32_t size,
-                            zds_error *error)
+zds_status peers_cell_open(peers *p, peer_cell *c, int32_t color, int32_t rank, int32_t size,
+                           zds_error *error)
 {
-    *g = (peer_group){.rank = rank, .size = size};
+    *c = (peer_cell){.rank = rank, .size = size};
     if (p->tier->planned)
         return ZDS_OK;
     pthread_mutex_lock(&p->lock);
     services_clear(p->services);
-    zds_status status = p->ops->split(p->self, color, p->rank, &g->self);
+    zds_status status = p->ops->split(p->self, color, p->rank, &c->self);
     if (status) {
-        g->self = NULL;
+        c->self = NULL;
         error_set(error, status, "rank %d, a communicator of %d ranks: %s", p->rank, size,
                   services_error(p->services));
     }
@@ -306,14 +306,14 @@ zds_status peers_group_open(peers *p, peer_group *g, int32_t color, int32_t rank
     return status;
 }
 
-void peers_group_close(peers *p, peer_group *g)
+void peers_cell_close(peers *p, peer_cell *c)
 {
-    if (!g->self)
+    if (!c->self)
         return;
     pthread_mutex_lock(&p->lock);
-    p->ops->finalize(g->self);
+    p->ops->finalize(c->self);
     pthread_mutex_unlock(&p->lock);
-    *g = (peer_group){0};
+    *c = (peer_cell){0};
 }
 
 /* With the lock, and moving what is on its way among all ranks. */
@@ -332,14 +332,14 @@ static zds_status wait_moving(peers *p, zds_event **event)
     return status;
 }
 
-zds_status peers_issue_in(peers *p, const peer_group *g, peers_operation operation,
+zds_status peers_issue_in(peers *p, const peer_cell *c, peers_operation operation,
                           const zds_coll *coll, const char *doing, zds_event **event)
 {
     *event = NULL;
     zds_status status = peers_enter(p, doing);
     if (status)
         return status;
-    status = operation(g->self, coll, event);
+    status = operation(c->self, coll, event);
     peers_keep(p, *event);
     if (!status && *event && peers_need_moving(p))
         status = wait_moving(p, event);

@@ -100,17 +100,17 @@ zds_status peers_leave(peers *p, zds_status status, const char *doing);
 zds_status peers_progress(peers *p);
 
 /* Some of the ranks, in the order of all: those with the same color. */
-typedef struct peer_group {
+typedef struct peer_cell {
     void *self; /* NULL: there is none */
     int32_t rank, size;
-} peer_group;
+} peer_cell;
 /* Collective. `rank` of `size`: what this rank is in it, as the colors say. */
-zds_status peers_group_open(peers *p, peer_group *g, int32_t color, int32_t rank, int32_t size,
-                            zds_error *error);
-void peers_group_close(peers *p, peer_group *g);
-/* As peers_issue, among the ranks of a group. Where operations have to be moved it is over when the
+zds_status peers_cell_open(peers *p, peer_cell *c, int32_t color, int32_t rank, int32_t size,
+                           zds_error *error);
+void peers_cell_close(peers *p, peer_cell *c);
+/* As peers_issue, among the ranks of a cell. Where operations have to be moved it is over when the
  * call returns: meanwhile those of all ranks are moved, which others may wait for. */
-zds_status peers_issue_in(peers *p, const peer_group *g, peers_operation operation,
+zds_status peers_issue_in(peers *p, const peer_cell *c, peers_operation operation,
                           const zds_coll *coll, const char *doing, zds_event **event);
 
 /* === moving without being asked (peers_move.c) === */

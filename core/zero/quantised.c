@@ -41,8 +41,8 @@ static uint64_t run_bytes(const layout_span *span, uint32_t rank)
 /* Of the ranks before this one. */
 static uint64_t run_at(const layout_span *span, uint32_t rank)
 {
-    uint64_t at = 0;
-    for (uint32_t r = 0; r < rank; r++)
+    uint64_t at = span->parts ? 0 : rank * run_bytes(span, 0);
+    for (uint32_t r = 0; span->parts && r < rank; r++)
         at += run_bytes(span, r);
     return at;
 }
@@ -102,7 +102,7 @@ static zds_status agree_on_nodes(zero *z, bool *alike, zds_error *error)
     return ZDS_OK;
 }
 
-/* Two levels of groups, where operations of each take the memory of all. */
+/* Two levels of cells, where operations of each take the memory of all. */
 static zds_status open_levels(zero *z, zds_error *error)
 {
     quantised_part *q = &z->quantised;
@@ -113,10 +113,10 @@ static zds_status open_levels(zero *z, zds_error *error)
     if (status || !q->levels)
         return status;
     const int32_t size = p->node_size;
-    status = peers_group_open(p, &q->node, p->rank / size, p->rank % size, size, error);
+    status = peers_cell_open(p, &q->node, p->rank / size, p->rank % size, size, error);
     return status ? status
-                  : peers_group_open(p, &q->across, p->rank % size, p->rank / size,
-                                     p->world_size / size, error);
+                  : peers_cell_open(p, &q->across, p->rank % size, p->rank / size,
+                                    p->world_size / size, error);
 }
 
 zds_status quantised_create(zero *z, zds_error *error)
@@ -130,8 +130,8 @@ zds_status quantised_create(zero *z, zds_error *error)
                              ZDS_MEM_SYMMETRIC, error);
     if (grads && !status)
         status = open_levels(z, error);
-    for (int i = 0; bytes && !status && i < QUANTISED_WIRES; i++) {
-        quantised_wire *w = &z->quantised.wires[i];
+    for (int i = 0; bytes && !status && i < QUANTISED_INBOXES; i++) {
+        quantised_inbox *w = &z->quantised.inboxes[i];
         w->span = LAYOUT_NONE;
         status = peers_alloc(z->with.control, &w->memory, what, bytes, ZDS_MEM_SYMMETRIC, error);
         w->events = status ? NULL : calloc(z->lay->world_size, sizeof(zds_event *));
@@ -144,11 +144,11 @@ zds_status quantised_create(zero *z, zds_error *error)
 void quantised_destroy(zero *z)
 {
     peers_drop(z->with.control, &z->quantised.reduction);
-    peers_group_close(z->with.control, &z->quantised.node);
-    peers_group_close(z->with.control, &z->quantised.across);
+    peers_cell_close(z->with.control, &z->quantised.node);
+    peers_cell_close(z->with.control, &z->quantised.across);
     peers_free(z->with.control, &z->quantised.grads);
-    for (int i = 0; i < QUANTISED_WIRES; i++) {
-        quantised_wire *w = &z->quantised.wires[i];
+    for (int i = 0; i < QUANTISED_INBOXES; i++) {
+        quantised_inbox *w = &z->quantised.inboxes[i];
         for (uint32_t r = 0; w->events && r < z->lay->world_size; r++)
             peers_drop(z->with.control, &w->events[r]);
         free(w->events);
@@ -238,21 +238,21 @@ static zds_status pass_over(zero *z, const pass *p, bufref at)
 
 /* === parameters === */
 
-static char *wire_at(const quantised_wire *w, uint64_t bytes)
+static char *inbox_at(const quantised_inbox *w, uint64_t bytes)
 {
     return (char *)w->memory.slab.block.pointer + bytes;
 }
 
 /* All owners' runs to all ranks: equal ones at once, others one by one. */
-static zds_status issue(zero *z, quantised_wire *w, uint32_t k, const char *doing)
+static zds_status issue(zero *z, quantised_inbox *w, uint32_t k, const char *doing)
 {
     peers *p = z->with.control;
     const layout_span *span = &z->lay->spans[k];
     zds_coll coll = {.struct_size = sizeof coll,
                      .tag = (uint64_t)k << 8 | 4,
                      .what = doing,
-                     .src = wire_at(w, run_at(span, (uint32_t)p->rank)),
-                     .dst = wire_at(w, 0),
+                     .src = inbox_at(w, run_at(span, (uint32_t)p->rank)),
+                     .dst = inbox_at(w, 0),
                      .count = run_bytes(span, 0),
                      .src_dtype = ZDS_U8,
                      .dst_dtype = ZDS_U8};
@@ -262,7 +262,7 @@ static zds_status issue(zero *z, quantised_wire *w, uint32_t k, const char *doin
     for (uint32_t r = 0; !status && r < z->lay->world_size; r++) {
         coll.count = run_bytes(span, r);
         coll.peer = (int32_t)r;
-        coll.src = coll.dst = wire_at(w, run_at(span, r));
+        coll.src = coll.dst = inbox_at(w, run_at(span, r));
         if (coll.count)
             status = peers_issue(p, p->ops->broadcast, &coll, doing, &w->events[r]);
     }
@@ -272,15 +272,15 @@ static zds_status issue(zero *z, quantised_wire *w, uint32_t k, const char *doin
 zds_status quantised_gather(zero *z, uint32_t k, bufref own, const char *doing)
 {
     quantised_part *q = &z->quantised;
-    quantised_wire *w = &q->wires[q->next];
+    quantised_inbox *w = &q->inboxes[q->next];
     const layout_span *span = &z->lay->spans[k];
     const uint32_t rank = (uint32_t)z->with.peers->rank;
-    q->next = (q->next + 1) % QUANTISED_WIRES;
+    q->next = (q->next + 1) % QUANTISED_INBOXES;
     zds_status status = w->span < 0 ? ZDS_OK : publish_await(z, (uint32_t)w->span);
     if (!status && z->wire) /* on which parts come that rest elsewhere */
         status = zero_follow(z, z->queue, z->wire);
     const pass p = {.over = quantise_some,
-                    .run = wire_at(w, run_at(span, rank)),
+                    .run = inbox_at(w, run_at(span, rank)),
                     .bits = QUANTISED_8,
                     .all = layout_part_count(span, rank),
                     .dtype = own.dtype,
@@ -296,17 +296,17 @@ zds_status quantised_gather(zero *z, uint32_t k, bufref own, const char *doing)
 zds_status quantised_await(zero *z, uint32_t k)
 {
     const layout_span *span = &z->lay->spans[k];
-    quantised_wire *w = z->quantised.wires;
-    while (w < z->quantised.wires + QUANTISED_WIRES && (!w->events || w->span != (int64_t)k))
+    quantised_inbox *w = z->quantised.inboxes;
+    while (w < z->quantised.inboxes + QUANTISED_INBOXES && (!w->events || w->span != (int64_t)k))
         w++;
-    if (w == z->quantised.wires + QUANTISED_WIRES)
+    if (w == z->quantised.inboxes + QUANTISED_INBOXES)
         return ZDS_OK;
     zds_status status = ZDS_OK;
     for (uint32_t r = 0; !status && r < z->lay->world_size; r++)
         status = peers_wait(z->with.control, &w->events[r], z->live.spans[k].what);
     for (uint32_t r = 0; !status && r < z->lay->world_size; r++) {
         const pass p = {.over = dequantise_some,
-                        .run = wire_at(w, run_at(span, r)),
+                        .run = inbox_at(w, run_at(span, r)),
                         .bits = QUANTISED_8,
                         .all = layout_part_count(span, r),
                         .dtype = zero_dtype(z, span),

@@ -1,7 +1,7 @@
-/* A second copy of parameters in parts, cut among the ranks of a group that is near (hpZ of ZeRO++,
+/* A second copy of parameters in parts, cut among the ranks of a cell that is near (hpZ of ZeRO++,
  * Wang et al. 2023, section 3.2): the first gathering of a span, from all ranks, leaves this rank's
- * share of it here, and the next ones come from the group's shares, until owners write. Consecutive
- * ranks are a group, as launchers put them on nodes. */
+ * share of it here, and the next ones come from the cell's shares, until owners write. Consecutive
+ * ranks are a cell, as launchers put them on nodes. */
 #include <stdlib.h>
 
 #include "host/log.h"
@@ -14,18 +14,19 @@ static bool is_cut(const zero *z, const layout_span *span)
 
 static uint64_t share_of(const zero *z, const layout_span *span)
 {
-    return span->count / (uint64_t)z->wish.group;
+    return span->count / (uint64_t)z->wish.cell;
 }
 
 /* A wish that changes nothing is said, not refused: the same config serves any ranks. */
 static void tell_none(const zero *z)
 {
-    if (z->wish.stage == 3 && z->wish.group > 1 && !z->with.tier->planned &&
+    if (z->wish.stage == 3 && z->wish.cell > 1 && !z->with.tier->planned &&
         z->with.peers->rank == 0)
         log_line(ZDS_LOG_INFO, -1, NULL,
                  "zero_optimization.zero_hpz_partition_size: %s, and a second copy would change "
                  "nothing",
-                 z->params.in_parts ? "all ranks are the group" : "these ranks share pages");
+                 z->params.in_parts ? "all ranks together have one already"
+                                    : "these ranks share pages");
 }
 
 zds_status secondary_create(zero *z, zds_error *error)
@@ -33,7 +34,7 @@ zds_status secondary_create(zero *z, zds_error *error)
     static const char what[] = "secondary parameters";
     secondary_part *s = &z->secondary;
     peers *p = z->with.peers;
-    const int32_t size = z->wish.group;
+    const int32_t size = z->wish.cell;
     uint64_t bytes = 0;
     if (size < 2 || !z->params.in_parts || size >= p->world_size) {
         tell_none(z);
@@ -59,7 +60,7 @@ zds_status secondary_create(zero *z, zds_error *error)
     zds_status status = zero_alloc(z->with.tier, &s->copies, what, bytes, error);
     if (status)
         return status;
-    status = peers_group_open(p, &s->group, p->rank / size, p->rank % size, size, error);
+    status = peers_cell_open(p, &s->cell, p->rank / size, p->rank % size, size, error);
     s->there = !status;
     return status;
 }
@@ -67,7 +68,7 @@ zds_status secondary_create(zero *z, zds_error *error)
 void secondary_destroy(zero *z)
 {
     secondary_part *s = &z->secondary;
-    peers_group_close(z->with.peers, &s->group);
+    peers_cell_close(z->with.peers, &s->cell);
     tier_free(&s->copies);
     free(s->at);
     free(s->fresh);
@@ -96,7 +97,7 @@ zds_status secondary_keep(zero *z, uint32_t k)
     if (!s->there || s->fresh[k] || !is_cut(z, span) || !span->count)
         return ZDS_OK;
     const uint64_t share = share_of(z, span);
-    bufref from = bufref_moved(params_of_span(z, span), (uint64_t)s->group.rank * share);
+    bufref from = bufref_moved(params_of_span(z, span), (uint64_t)s->cell.rank * share);
     zds_status status = zero_convert(z, copy_of(z, k), from, share);
     s->fresh[k] = !status;
     return status;
@@ -118,5 +119,5 @@ zds_status secondary_gather(zero *z, uint32_t k, const char *doing, zds_event **
                            .stream = z->wire};
     zds_status status = z->wire ? zero_follow(z, z->wire, z->queue) : ZDS_OK;
     return status ? status
-                  : peers_issue_in(p, &z->secondary.group, p->ops->all_gather, &coll, doing, event);
+                  : peers_issue_in(p, &z->secondary.cell, p->ops->all_gather, &coll, doing, event);
 }

@@ -47,7 +47,7 @@ typedef struct zero_wishes {
     uint64_t keep, keep_all, live, ahead, reuse;
     /* Of stage 3: what travels as integers of few bits; frozen parameters do with params, too. */
     bool quantised_params, quantised_frozen, quantised_grads;
-    int32_t group; /* of stage 3: so many ranks share a second copy of parameters; 0, 1: none do */
+    int32_t cell;  /* of stage 3: so many ranks share a second copy of parameters; 0, 1: none do */
     uint64_t stay; /* so many of a rank's stay where they are computed, and do not rest elsewhere */
     /* Where masters and states rest elsewhere: how many buffers go over them, whether one is read
      * ahead and written behind, and which share of them rests there. */

@@ -141,6 +141,11 @@ static void check(const scenario *s, int32_t rank, outcome *o)
     "\"max_in_cpu\": 0, \"nvme_path\": \"" TEST_BINARY_DIR                                         \
     "\"}, \"stage3_param_persistence_threshold\": 0}, "
 #define BESIDE "\"gradient_clipping\": 0, \"zds\": {\"overlap_step\": true}, "
+#define INTEGERS                                                                                   \
+    "\"zero_optimization\": {\"stage\": 3, \"offload_param\": {\"device\": \"nvme\", "             \
+    "\"max_in_cpu\": 0, \"nvme_path\": \"" TEST_BINARY_DIR                                         \
+    "\"}, \"stage3_param_persistence_threshold\": 0, \"zero_quantized_weights\": true, "           \
+    "\"zero_quantized_gradients\": true}, "
 #define THREAD "\"zds\": {\"progress_thread\": true}, "
 
 static const char wrong[] =
@@ -197,6 +202,13 @@ static const scenario scenarios[] = {
      .texts = true}, /* without memory for io_uring it goes on with threads, and says so */
     {.name = "parameters in files",
      .json = "{" STEPS BF16 PARAMS OPTIM("AdamW") "}",
+     .ranks = 2,
+     .threads = 1,
+     .run = train,
+     .stride = 97,
+     .texts = true},
+    {.name = "integers",
+     .json = "{" STEPS BF16 INTEGERS OPTIM("AdamW") "}",
      .ranks = 2,
      .threads = 1,
      .run = train,

@@ -133,3 +133,25 @@ Test(peers, what_the_thread_failed_with)
     f.left = 0;
     peers_drop(&f.peers, &event);
 }
+
+/* Among some of the ranks: moved to its end, or left under way where it moves by itself. */
+Test(peers, an_operation_of_a_cell)
+{
+    const peer_cell cell = {.self = &f, .size = 1};
+    cr_assert_eq(peers_issue_in(&f.peers, &cell, f.ops.barrier, &nothing, "a test", &event),
+                 ZDS_OK);
+    cr_assert_null(event);
+    cr_assert_eq(f.calls, f.needed);
+    f.ops.flags |= ZDS_COMM_AUTO_PROGRESS;
+    cr_assert_eq(peers_issue_in(&f.peers, &cell, f.ops.barrier, &nothing, "a test", &event),
+                 ZDS_OK);
+    cr_assert_eq(f.calls, f.needed);
+    cr_assert_eq(peers_wait(&f.peers, &event, "a test"), ZDS_OK);
+    cr_assert_eq(f.calls, 2 * f.needed);
+    f.ops.flags = 0;
+    f.fails_at = f.calls + 2;
+    cr_assert_eq(peers_issue_in(&f.peers, &cell, f.ops.barrier, &nothing, "a test", &event),
+                 ZDS_ERR_PEER);
+    cr_assert_null(event);
+    cr_assert(f.failure.broken && f.aborts == 1);
+}

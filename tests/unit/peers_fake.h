@@ -50,13 +50,21 @@ static zds_status fake_wait(zds_event *event)
     return ZDS_OK;
 }
 
+static zds_status fake_test(zds_event *event, int32_t *done)
+{
+    *done = ((fake_event *)(void *)event)->of->left == 0;
+    return ZDS_OK;
+}
+
 static void fake_release(zds_event *event)
 {
     free(event);
 }
 
-static const zds_event_ops fake_event_ops = {
-    .struct_size = sizeof fake_event_ops, .wait = fake_wait, .release = fake_release};
+static const zds_event_ops fake_event_ops = {.struct_size = sizeof fake_event_ops,
+                                             .test = fake_test,
+                                             .wait = fake_wait,
+                                             .release = fake_release};
 
 static zds_status fake_barrier(void *self, const zds_coll *coll, zds_event **done)
 {

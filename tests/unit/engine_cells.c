@@ -1,6 +1,6 @@
-/* What goes through groups of ranks: a second copy of parameters, with the bits of a run without,
- * and reductions in two levels, with those of the formula; and the bytes that the formula says, as
- * a communication plugin counts them. */
+/* What goes through cells, some of the ranks: a second copy of parameters, with the bits of a run
+ * without, and reductions in two levels, with those of the formula; and the bytes that the formula
+ * says, as a communication plugin counts them. */
 #include "engine_world.h"
 #include "small_model.h"
 
@@ -8,7 +8,8 @@
 
 #define WORKS(call) NEED(!(call), "%s: %s", #call, zds_engine_error(e))
 #define LIVE        ", \"stage3_max_live_parameters\": 1, \"stage3_prefetch_bucket_size\": 0"
-#define GROUP       ", \"zero_hpz_partition_size\": 2"
+#define ROOM        ", \"stage3_max_live_parameters\": 7000"
+#define CELL        ", \"zero_hpz_partition_size\": 2"
 #define GRADS       ", \"zero_quantized_gradients\": true"
 #define WEIGHTS     ", \"zero_quantized_weights\": true"
 
@@ -101,7 +102,16 @@ static void micro(zds_engine *e, uint64_t number)
     WORKS(zds_step(e, NULL));
 }
 
-/* Of four micro steps; the bytes and calls of all_gather in the last. */
+/* Another value for all of a parameter. */
+static zds_status halves(void *user, uint32_t param, uint64_t first, uint64_t count, float *out)
+{
+    (void)user, (void)param, (void)first;
+    for (uint64_t i = 0; i < count; i++)
+        out[i] = 0.5f;
+    return ZDS_OK;
+}
+
+/* Of four micro steps; the bytes and calls of all_gather in the last. Then values are set. */
 static uint64_t train(const char *zero, const char *more, int size, uint64_t *gathered,
                       uint64_t *gatherings)
 {
@@ -115,6 +125,15 @@ static uint64_t train(const char *zero, const char *more, int size, uint64_t *ga
     }
     *gathered = bytes[ALL_GATHER] - *gathered;
     *gatherings = calls[ALL_GATHER] - *gatherings;
+    for (int set = 0; set < 2; set++) {
+        zds_view view;
+        if (set)
+            WORKS(zds_set_state(e, 0, NULL, halves, NULL));
+        for (uint32_t m = 0; m < SMALL_MODULES; m++) {
+            look(e, m, ZDS_FORWARD, &view);
+            WORKS(zds_release(e, m, NULL));
+        }
+    }
     WORKS(small_hash(e, &sum));
     end(e);
     return sum.hash;
@@ -125,18 +144,17 @@ static uint64_t train(const char *zero, const char *more, int size, uint64_t *ga
 enum { TABLE = 3456, UP = 3584, SQUARE = 576, LAST = 64, TRAINED = TABLE + UP + SQUARE + LAST };
 enum { FROZEN = 64 };
 
-static void groups(int rank, int size)
+static void cells(int rank, int size)
 {
-    static const char *const kinds[] = {"", WEIGHTS};
+    static const char *const kinds[] = {LIVE, LIVE WEIGHTS, ROOM WEIGHTS, ""};
     static const char *const precisions[] = {"", ", \"gradient_accumulation_steps\": 2",
                                              ", \"bf16\": {\"enabled\": true}"};
     for (int p = 0; p < 3; p++)
-        for (int k = 0; k < 2; k++) {
+        for (int k = 0; k < 4; k++) {
             char zero[300];
             uint64_t without = 0, with = 0, times = 0, again = 0;
-            snprintf(zero, sizeof zero, LIVE "%s", kinds[k]);
-            uint64_t hash = train(zero, precisions[p], size, &without, &times), all = seen;
-            snprintf(zero, sizeof zero, LIVE GROUP "%s", kinds[k]);
+            uint64_t hash = train(kinds[k], precisions[p], size, &without, &times), all = seen;
+            snprintf(zero, sizeof zero, CELL "%s", kinds[k]);
             NEED(train(zero, precisions[p], size, &with, &again) == hash || rank, "other masters");
             NEED(seen == all && times == again, "other parameters are read");
             if (p || k)
@@ -150,9 +168,9 @@ static void groups(int rank, int size)
         }
 }
 
-Test(engine_groups, groups_of_ranks_have_what_is_gathered_again, .timeout = 60)
+Test(engine_cells, cells_have_what_is_gathered_again, .timeout = 60)
 {
-    run(4, true, groups);
+    run(4, true, cells);
 }
 
 /* === memory === */
@@ -172,7 +190,7 @@ static void memory(int rank, int size)
     zds_model *model = NULL;
     zds_error error = ZDS_ERROR_INIT;
     const zds_engine_options o = options_of("count");
-    zds_engine *e = open_engine(GROUP, size, "");
+    zds_engine *e = open_engine(CELL, size, "");
     (void)rank;
     for (size_t i = 0; zds_memory_report(e, i, &row); i++)
         keep_row(NULL, &row);
@@ -180,13 +198,13 @@ static void memory(int rank, int size)
     end(e);
     found = 0;
     NEED(!small_model(&model), "model");
-    NEED(!zds_engine_plan(load(GROUP, size, ""), model, &o, keep_row, NULL, &error), "%s",
+    NEED(!zds_engine_plan(load(CELL, size, ""), model, &o, keep_row, NULL, &error), "%s",
          error.text);
     NEED(found == want, "%llu bytes are planned", (unsigned long long)found);
     zds_model_destroy(model);
 }
 
-Test(engine_groups, memory_is_as_planned)
+Test(engine_cells, memory_is_as_planned)
 {
     run(4, true, memory);
 }
@@ -200,7 +218,7 @@ static void refusals(int rank, int size)
         zds_status status;
     } tries[] = {
         {", \"zero_hpz_partition_size\": 3", "count", "write 1, or what does", ZDS_ERR_CONFIG},
-        {GROUP, TEST_BINARY_DIR "/tests/plugins/modest_comm.so:modest", "write 1",
+        {CELL, TEST_BINARY_DIR "/tests/plugins/modest_comm.so:modest", "write 1",
          ZDS_ERR_UNSUPPORTED}};
     (void)rank;
     for (size_t i = 0; i < 2; i++) {
@@ -217,7 +235,7 @@ static void refusals(int rank, int size)
         zds_error error = ZDS_ERROR_INIT;
         zds_engine *e = NULL;
         found = 0;
-        NEED(!try_open(load(i ? ", \"zero_hpz_partition_size\": 4" : GROUP, size, ""), alike[i], &e,
+        NEED(!try_open(load(i ? ", \"zero_hpz_partition_size\": 4" : CELL, size, ""), alike[i], &e,
                        &error),
              "%s", error.text);
         zds_memory_row row;
@@ -228,7 +246,7 @@ static void refusals(int rank, int size)
     }
 }
 
-Test(engine_groups, what_cannot_be_is_refused)
+Test(engine_cells, what_cannot_be_is_refused)
 {
     run(4, true, refusals);
 }
@@ -328,7 +346,7 @@ static void levels(int rank, int size)
     }
 }
 
-Test(engine_groups, gradients_go_within_nodes_first, .timeout = 60)
+Test(engine_cells, gradients_go_within_nodes_first, .timeout = 60)
 {
     run(4, true, levels);
 }
@@ -346,7 +364,7 @@ static void one_level(int rank, int size)
     end(e);
 }
 
-Test(engine_groups, unequal_nodes_are_one_level)
+Test(engine_cells, unequal_nodes_are_one_level)
 {
     run(3, true, one_level);
 }
@@ -357,7 +375,7 @@ static void dies(int rank, int size)
 {
     zds_view view;
     on_nodes(rank);
-    zds_engine *e = open_engine(LIVE GROUP GRADS, size, "");
+    zds_engine *e = open_engine(LIVE CELL GRADS, size, "");
     micro(e, 0);
     if (rank == 3) {
         WORKS(zds_micro_begin(e, ZDS_BOUNDARY_AUTO));
@@ -373,7 +391,7 @@ static void dies(int rank, int size)
     zds_engine_destroy(e);
 }
 
-Test(engine_groups, a_rank_that_dies_is_an_error_in_every_group)
+Test(engine_cells, a_rank_that_dies_is_an_error_in_every_cell)
 {
     run(4, true, dies);
 }
