@@ -163,6 +163,24 @@ Test(engine_overlap, leaves_them_where_masters_and_states_are_files, .timeout = 
         run(size, true, in_files);
 }
 
+/* What travels as integers does so at the same places. */
+static void as_integers(int rank, int size)
+{
+    for (size_t i = 0; i < sizeof sections / sizeof *sections; i++)
+        compare(rank, size, 3,
+                ", \"zero_quantized_weights\": true, \"zero_quantized_gradients\": true",
+                sections[i], "AdamW");
+}
+
+Test(engine_overlap, leaves_them_where_gradients_are_integers)
+{
+    for (int size = 2; size <= 3; size++) {
+        backend = on_island() ? NULL : MODEST;
+        run(size, true, as_integers);
+        backend = NULL;
+    }
+}
+
 /* The last module is updated before the first is reported. */
 static void begins_early(int rank, int size)
 {
