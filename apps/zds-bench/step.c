@@ -186,15 +186,33 @@ static zds_status one_mix(bench *b, int64_t step)
     return status ? status : zds_sum_over_ranks(b->engine, &together, 1);
 }
 
-/* Of this rank in MiB, what the engine's own report says: pages that the ranks share are divided
- * among them, as in PSS. */
+/* Of this rank in MiB: pages that the ranks share are divided among them, as in PSS. */
+static double row_mib(const zds_engine *engine, const zds_memory_row *row)
+{
+    return ((double)(row->bytes - row->shared) + (double)row->shared / zds_world_size(engine)) /
+           (1 << 20);
+}
+
+/* What the engine's own report says, wherever it is. */
 static double reported_mib(const zds_engine *engine)
 {
-    double bytes = 0;
+    double mib = 0;
     zds_memory_row row;
     for (size_t i = 0; zds_memory_report(engine, i, &row); i++)
-        bytes += (double)(row.bytes - row.shared) + (double)row.shared / zds_world_size(engine);
-    return bytes / (1 << 20);
+        mib += row_mib(engine, &row);
+    return mib;
+}
+
+/* {tier: {purpose: MiB}}, of this rank. */
+static void add_memory(cJSON *tree, const zds_engine *engine)
+{
+    cJSON *memory = cJSON_AddObjectToObject(tree, "memory");
+    zds_memory_row row;
+    for (size_t i = 0; zds_memory_report(engine, i, &row); i++) {
+        cJSON *tier = cJSON_GetObjectItemCaseSensitive(memory, row.tier);
+        tier = tier ? tier : cJSON_AddObjectToObject(memory, row.tier);
+        cJSON_AddNumberToObject(tier, row.purpose, row_mib(engine, &row));
+    }
 }
 
 static int report(bench *b, const zds_config *config, bool json)
@@ -232,6 +250,7 @@ static int report(bench *b, const zds_config *config, bool json)
         cJSON_AddNumberToObject(tree, "reported_mib", reported);
         cJSON_AddNumberToObject(tree, "create_ms", create);
         cJSON_AddNumberToObject(tree, "first_ms", first);
+        add_memory(tree, b->engine);
         return output_json(tree);
     }
     printf("parameters %lld, %d rank(s) x %d thread(s)\nready %8.2f ms\nstep  %8.2f ms\nbound "

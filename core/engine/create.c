@@ -115,29 +115,31 @@ static zds_status create_zero(zds_engine *e, zds_error *error)
     return zero_create(&wishes, &means, &e->zero, error);
 }
 
-/* Pages come when they are touched, and where there are none the system ends the process: what will
- * be too much is told before. */
-static void tell_room(const zds_engine *e)
+static void tell_room(const zds_engine *e, const zds_model *model, const zds_engine_options *o)
 {
-    enum { GIB = 1 << 30, SMALL = 64 << 20 /* fits anywhere */ };
-    zds_memory_row row;
-    double ranks = e->launch.local_world_size > 0 ? e->launch.local_world_size : 1, bytes = 0;
-    for (size_t i = 0; zds_memory_report(e, i, &row); i++)
-        if (tiers_are_here(e, row.tier))
-            bytes += (double)(row.bytes - row.shared) * ranks + (double)row.shared;
-    double left = e->planned || bytes < SMALL ? INFINITY : proc_memory_left("");
-    if (bytes <= left)
-        return;
-    log_line(
-        ZDS_LOG_WARNING, e->launch.rank, NULL,
-        "%.0f rank(s) of this run take %.2f GiB of this machine's memory, of which %.2f GiB are "
-        "left: the system may end them. A higher zero_optimization.stage takes less, and "
-        "offload_optimizer or offload_param with device nvme still less; `zds-config "
-        "estimate --memory` finds what fits",
-        ranks, bytes / GIB, left / GIB);
+    char *text =
+        e->planned || e->launch.local_rank ? NULL : room_text(e, model, o, proc_memory_left(""));
+    if (text)
+        log_line(ZDS_LOG_WARNING, e->launch.rank, NULL, "%s", text);
+    free(text);
 }
 
-static zds_status build(zds_engine *e, const zds_model *model, const zds_engine_options *o,
+/* A plan of the same run in another way. */
+static void settle_otherwise(zds_engine *e)
+{
+    if (!e->instead)
+        return;
+    e->set.stage = e->instead->stage;
+    e->set.strict |= e->set.stage == 3;
+    e->set.states_tier = e->instead->states;
+    e->set.params_tier = e->instead->params;
+    if (e->instead->params) {
+        e->set.zero.stay = 0;
+        e->set.zero.live = ROOM_LIVE;
+    }
+}
+
+zds_status engine_build(zds_engine *e, const zds_model *model, const zds_engine_options *o,
                         zds_error *error)
 {
     zds_status status = find_launch(&e->launch, o, error);
@@ -147,6 +149,7 @@ static zds_status build(zds_engine *e, const zds_model *model, const zds_engine_
         status = links_meet(e, error);
     if (!status)
         status = settings_read(&e->set, e->config, e->launch.world_size, error);
+    settle_otherwise(e);
     if (!status)
         status = pool_create(o->threads, &e->launch, &e->threads, error);
     if (status)
@@ -172,8 +175,8 @@ static zds_status build(zds_engine *e, const zds_model *model, const zds_engine_
         status = check_rates(e, error);
     if (!status)
         status = create_zero(e, error);
-    if (!status && e->launch.local_rank == 0)
-        tell_room(e);
+    if (!status)
+        tell_room(e, model, o);
     if (!status)
         zero_touch(e->zero);
     if (!status && (status = update_hypers(e, 0)) != ZDS_OK)
@@ -212,7 +215,7 @@ zds_status zds_engine_create(const zds_config *config, const zds_model *model,
     zds_engine *e = engine_empty(config, &o);
     if (!e)
         return error_set(error, ZDS_ERR_MEMORY, "no memory for an engine");
-    status = build(e, model, &o, error);
+    status = engine_build(e, model, &o, error);
     if (status) {
         links_abort(e, error && error->text ? error->text : "the engine could not be created");
         zds_engine_destroy(e);
@@ -240,7 +243,7 @@ zds_status zds_engine_plan(const zds_config *config, const zds_model *model,
         return error_set(error, ZDS_ERR_MEMORY, "no memory for a plan");
     zds_memory_row row;
     e->planned = true;
-    status = build(e, model, &o, error);
+    status = engine_build(e, model, &o, error);
     for (size_t i = 0; !status && zds_memory_report(e, i, &row); i++)
         visit(user, &row);
     zds_engine_destroy(e);

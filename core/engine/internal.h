@@ -39,6 +39,14 @@ typedef struct settings {
     const char *params_tier; /* offload_param's; likewise */
 } settings;
 
+/* Other settings than the config's, for a plan: what offloads to, NULL for nothing; where
+ * parameters do, none stays, and ROOM_LIVE of them are gathered at a time. */
+enum { ROOM_LIVE = 100000000 };
+typedef struct zero_instead {
+    int32_t stage;
+    const char *states, *params;
+} zero_instead;
+
 /* A GLOBAL state: one, whichever parameters describe it. */
 typedef struct global_state {
     const char *name;
@@ -67,7 +75,8 @@ typedef struct comm_link {
 
 struct zds_engine {
     pid_t process;
-    bool planned; /* memory is only counted, and there are no other ranks */
+    bool planned;                /* memory is only counted, and there are no other ranks */
+    const zero_instead *instead; /* with these settings; NULL: the config's */
     const zds_config *config;
     bool sample;      /* the model is only a sample (sample.h): what is refused stays in `found` */
     problems found;   /* what is refused, till it is told */
@@ -184,6 +193,13 @@ zds_status engine_refuse_in(zds_engine *e, zds_status status, const char *sectio
                             zds_error *error, const char *format, ...) ZDS_PRINTF(6, 7);
 /* create.c: an engine of nothing yet; NULL without memory */
 zds_engine *engine_empty(const zds_config *config, const zds_engine_options *options);
+/* Makes it, as zds_engine_create does, or plans to. */
+zds_status engine_build(zds_engine *e, const zds_model *model, const zds_engine_options *options,
+                        zds_error *error);
+/* room.c: that the run takes more of the node's memory than is `left`, and the nearest settings
+ * that do not; NULL: there is room, or no memory to say so. The caller frees it. */
+char *room_text(const zds_engine *e, const zds_model *model, const zds_engine_options *options,
+                double left);
 /* what the caller filled in of the options, as this version knows them; NULL: nothing */
 zds_status engine_options(const zds_engine_options *given, zds_engine_options *out,
                           zds_error *error);
