@@ -130,7 +130,7 @@ def disagreement(folder):
 
 def bad_configs(folder):
     cases = [({"zero_optimization": {"stage": 2, "overlap_com": True}}, "overlap_comm"),
-             ({"zero_optimization": {"stage": 3, "zero_quantized_weights": True}}, "zero_quantized_weights"),
+             ({"zero_optimization": {"stage": 3, "pipeline_loading_checkpoint": True}}, "pipeline_loading_checkpoint"),
              ({"fp16": {"enabled": True, "initial_scale_power": 128}}, "initial_scale_power"),
              ({"fp16": {"enabled": True, "loss_scale": 1e39}}, "loss_scale"),
              ({"optimizer": {"type": "AdamX"}}, "AdamX"),

@@ -208,10 +208,10 @@ def bad_input(good):
 
 def small_print():
     """What a careful user would trip over."""
-    r = Run("--max_steps", 2, ds=dict(DS, zero_optimization=dict(stage=3, zero_quantized_weights=True)), out="a/b//c")
+    r = Run("--max_steps", 2, ds=dict(DS, dump_state=True), out="a/b//c")
     check("a run that fails leaves none of the folders that it made", r.code == 1 and not os.path.exists(f"{r.base}/a"), r.stderr[-200:])
     os.mkdir(f"{r.base}/a")
-    r = Run("--max_steps", 2, ds=dict(DS, zero_optimization=dict(stage=3, zero_quantized_weights=True)), out="a/b/c", base=r.base)
+    r = Run("--max_steps", 2, ds=dict(DS, dump_state=True), out="a/b/c", base=r.base)
     check("but those that were there", r.code == 1 and os.listdir(f"{r.base}/a") == [], str(os.listdir(r.base)))
     for size in (-5, 0):
         r = Run("--max_steps", 2, "--block_size", size)
