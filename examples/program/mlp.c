@@ -116,7 +116,7 @@ void mlp_close(mlp *m)
 }
 
 /* Row i of the run is the same on any number of ranks: rows go to micro steps, then to ranks. */
-static void draw_rows(mlp *m, int64_t step, int64_t micro)
+void mlp_draw(mlp *m, int64_t step, int64_t micro)
 {
     int64_t ranks = zds_world_size(m->engine);
     int64_t first =
@@ -143,7 +143,7 @@ static const float *values(const zds_view *view, size_t i)
 
 zds_status mlp_forward(mlp *m, int64_t step, int64_t micro, double *loss)
 {
-    draw_rows(m, step, micro);
+    mlp_draw(m, step, micro);
     zds_view view;
     zds_status status = zds_acquire(m->engine, HIDDEN_MODULE, ZDS_FORWARD, NULL, &view);
     if (status != ZDS_OK)

@@ -1,4 +1,4 @@
-/* The model of both example programs: y = W2 tanh(W1 x + b1) + b2, fitted to a function of two
+/* The model of the example programs: y = W2 tanh(W1 x + b1) + b2, fitted to a function of two
  * variables. Two modules of two parameters each; zds owns their memory. C11, and C++20 as well. */
 #ifndef MLP_H
 #define MLP_H
@@ -28,8 +28,10 @@ typedef struct mlp {
 bool mlp_open(mlp *m, const char *path);
 void mlp_close(mlp *m);
 
-/* Draws the rows of micro step `micro` of optimizer step `step` (both from 0) for this rank, and
- * runs forward: *loss is the mean squared error of these rows. */
+/* Draws the rows of micro step `micro` of optimizer step `step` (both from 0) for this rank: x and
+ * target. */
+void mlp_draw(mlp *m, int64_t step, int64_t micro);
+/* Draws them and runs forward: *loss is the mean squared error of these rows. */
 zds_status mlp_forward(mlp *m, int64_t step, int64_t micro, double *loss);
 /* Backward of the same, starting from loss_scale x the gradient of that loss. */
 zds_status mlp_backward(mlp *m, double loss_scale);
