@@ -8,7 +8,6 @@
 #include "host/bootstrap.h"
 #include "host/error.h"
 #include "host/log.h"
-#include "host/proc.h"
 #include "host/sized.h"
 
 #define GROUP_DESC_1_0 (offsetof(zds_group_desc, hyper) + ZDS_HYPER_1_0)
@@ -117,8 +116,7 @@ static zds_status create_zero(zds_engine *e, zds_error *error)
 
 static void tell_room(const zds_engine *e, const zds_model *model, const zds_engine_options *o)
 {
-    char *text =
-        e->planned || e->launch.local_rank ? NULL : room_text(e, model, o, proc_memory_left(""));
+    char *text = e->planned || e->launch.local_rank ? NULL : room_text(e, model, o, -1);
     if (text)
         log_line(ZDS_LOG_WARNING, e->launch.rank, NULL, "%s", text);
     free(text);

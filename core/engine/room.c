@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "engine/internal.h"
+#include "host/proc.h"
 
 enum { GIB = 1 << 30, SMALL = 64 << 20 /* fits anywhere */ };
 
@@ -55,7 +56,10 @@ char *room_text(const zds_engine *e, const zds_model *model, const zds_engine_op
     double bytes = bytes_here(e), with = INFINITY;
     size_t i = 0, count = sizeof choices / sizeof *choices;
     bool one_node = e->launch.local_world_size == e->launch.world_size;
-    if (bytes <= left || bytes < SMALL)
+    if (bytes < SMALL)
+        return NULL;
+    left = left < 0 ? proc_memory_left("") : left;
+    if (bytes <= left)
         return NULL;
     for (; one_node && i < count; i++) {
         if (choices[i].settings.stage < e->set.stage)

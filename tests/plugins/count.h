@@ -102,28 +102,17 @@ static void abort_all(void *self, const char *reason)
     inner->abort(self, reason);
 }
 
-static const zds_comm_ops ops = {.struct_size = sizeof ops,
-                                 .flags = ZDS_COMM_DETERMINISTIC | ZDS_COMM_COPIES,
-                                 .least_ranks = 1,
-                                 .spaces = ZDS_SPACE_BIT(ZDS_SPACE_HOST),
-                                 .reduce_dtypes = ZDS_DTYPE_BIT(ZDS_F32) | ZDS_DTYPE_BIT(ZDS_BF16),
-                                 .suits = suits,
-                                 .init = init,
-                                 .finalize = finalize,
-                                 .split = split,
-                                 .mem_alloc = mem_alloc,
-                                 .mem_free = mem_free,
-                                 .all_reduce = all_reduce,
-                                 .reduce = reduce,
-                                 .reduce_scatter = reduce_scatter,
-                                 .all_gather = all_gather,
-                                 .broadcast = broadcast,
-                                 .all_to_all = all_to_all,
-                                 .send = send_to,
-                                 .recv = recv_from,
-                                 .barrier = barrier,
-                                 .progress = progress,
-                                 .abort = abort_all};
+#define COUNT_OPS                                                                                  \
+    .struct_size = sizeof(zds_comm_ops), .least_ranks = 1,                                         \
+    .spaces = ZDS_SPACE_BIT(ZDS_SPACE_HOST),                                                       \
+    .reduce_dtypes = ZDS_DTYPE_BIT(ZDS_F32) | ZDS_DTYPE_BIT(ZDS_BF16), .suits = suits,             \
+    .init = init, .finalize = finalize, .split = split, .mem_alloc = mem_alloc,                    \
+    .mem_free = mem_free, .all_reduce = all_reduce, .reduce = reduce,                              \
+    .reduce_scatter = reduce_scatter, .all_gather = all_gather, .broadcast = broadcast,            \
+    .all_to_all = all_to_all, .send = send_to, .recv = recv_from, .barrier = barrier,              \
+    .progress = progress, .abort = abort_all
+
+static const zds_comm_ops ops = {COUNT_OPS, .flags = ZDS_COMM_DETERMINISTIC | ZDS_COMM_COPIES};
 static const zds_plugin counting_plugin = {.struct_size = sizeof counting_plugin,
                                            .kind = ZDS_KIND_COMM,
                                            .name = "count",

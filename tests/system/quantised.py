@@ -22,10 +22,10 @@ def environment(plugins):
     return ["env", f"ZDS_PLUGIN_PATH={plugins}", f"ZDS_TEST_COUNT={BUILD}/lib/zds/plugins/comm_shm.so"]
 
 
-def config(folder, keys, **more):
+def config(folder, keys, comm="count", **more):
     path = os.path.join(folder, "ds.json")
     with open(path, "w") as file:
-        json.dump({"train_micro_batch_size_per_gpu": 1, "gradient_clipping": 0, "zds": {"comm": "count"},
+        json.dump({"train_micro_batch_size_per_gpu": 1, "gradient_clipping": 0, "zds": {"comm": comm},
                    "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0, **keys}, **more}, file)
     return path
 
@@ -82,6 +82,12 @@ def on_the_wire(plugins):
                               None if step == want else f"{step}; expected {want}")
                     except RuntimeError as error:
                         check(name, str(error))
+
+
+        want = {**wanted(2, {}, 4), "all_gather": (1, 56)}
+        before, after = (counts(folder, plugins, 2, {}, {"comm": "count_shared"}, steps) for steps in (3, 4))
+        step = {n: (after[n][0] - before[n][0], after[n][1] - before[n][1]) for n in after}
+        check("2 ranks that share pages gather nothing", None if step == want else f"{step}; expected {want}")
 
 
 TWO_NODES = ["sh", "-c", 'export LOCAL_RANK=$((RANK % 2)) LOCAL_WORLD_SIZE=2; exec "$@"', "sh"]  # of four ranks
