@@ -196,8 +196,9 @@ zds_engine *engine_empty(const zds_config *config, const zds_engine_options *opt
 /* Makes it, as zds_engine_create does, or plans to. */
 zds_status engine_build(zds_engine *e, const zds_model *model, const zds_engine_options *options,
                         zds_error *error);
-/* room.c: that the run takes more of the node's memory than is `left`, and the nearest settings
- * that do not; NULL: there is room, or no memory to say so. The caller frees it. */
+/* room.c: that the run takes more of the node's memory than is `left` (below 0: than the machine
+ * says), and the nearest settings that do not; NULL: there is room, or no memory to say so. The
+ * caller frees it. */
 char *room_text(const zds_engine *e, const zds_model *model, const zds_engine_options *options,
                 double left);
 /* what the caller filled in of the options, as this version knows them; NULL: nothing */
