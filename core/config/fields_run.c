@@ -199,7 +199,8 @@ static const field rows[] = {
      "A module is updated as soon as its gradients are reduced, while backward goes on, with the "
      "same results: with offload its states are read and written meanwhile, and a device updates "
      "beside backward. It needs gradient_clipping 0, and no fp16; with bf16, check_grad_overflow "
-     "false. In fp32 a gradient that is not finite ends the run.",
+     "false; and no optimizer that needs all gradients first (Lamb, SGD, NAdam, ASGD, MuAdam, "
+     "OneBitAdam and its like). In fp32 a gradient that is not finite ends the run.",
      .flags = 0},
     {"zds.device", FIELD_ENUM, FIELD_DONE, "host",
      "Where parameters, gradients and optimizer states are, and are computed with; test: a device "

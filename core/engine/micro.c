@@ -349,7 +349,10 @@ static zds_status take_part(zds_engine *e)
     int32_t pass;
     zds_status status = engine_pass_over(e, e->lowest);
     while (!status && zero_next(e->zero, &module, &pass)) {
-        status = zero_take_part(e->zero, module, pass);
+        if (pass == ZDS_BACKWARD) /* what the others have passed over they reduce before */
+            status = engine_pass_over(e, module + 1);
+        if (!status)
+            status = zero_take_part(e->zero, module, pass);
         if (!status && pass == ZDS_BACKWARD)
             status = engine_pass_over(e, module);
     }

@@ -115,7 +115,7 @@ static void read_precision(settings *set, const zds_config *c, problems *found)
         config_note(c, found, ZDS_PROBLEM_ERROR, "zds.stochastic_rounding",
                     "true, but master weights and optimizer states are fp32; turn on "
                     "bf16.bf16_master_weights_and_grads, or delete the key");
-    if (bf16 && (set->stage == 1 || set->stage == 2))
+    if (bf16 && (set->stage == 1 || set->stage == 2 || set->zero.overlap_step))
         set->check_overflow = zds_config_bool(c, "bf16.check_grad_overflow");
     bool adds = set->accumulation > 1 || !set->managed_accumulation;
     set->accum_is_chosen = zds_config_is_set(c, "data_types.grad_accum_dtype");

@@ -123,6 +123,11 @@ static zds_status check_get(zds_engine *e, const char *call, uint32_t param, con
     zds_status status = engine_usable(e);
     if (status)
         return status;
+    if (engine_updates(e))
+        return engine_fail(e, ZDS_ERR_INVALID,
+                           "%s in a boundary micro step with zds.overlap_step: parameters and "
+                           "states are being updated; call it after zds_step",
+                           call);
     if (!e->values_set || (!can_write && e->launch.rank == 0))
         return engine_fail(e, ZDS_ERR_INVALID,
                            "%s before zds_set_values, or without a function to write to", call);

@@ -419,7 +419,7 @@ static zds_status span_done(zero *z, uint32_t k)
     for (uint32_t i = 0; i < span->param_count; i++)
         any |= g->written[span->params[i]];
     zds_status status = ZDS_OK;
-    if (grads_buffered(z, span) && (any || reduces)) {
+    if (span->count && grads_buffered(z, span) && (any || reduces)) {
         status = grads_open(z, k);
         if (!status)
             status = fill_missing(z, span);

@@ -157,25 +157,27 @@ static uint64_t part_bytes(const zero *z, const layout_span *span, uint32_t rank
     return layout_part_count(span, rank) * zds_dtype_size(zero_accum_dtype(z, span));
 }
 
-/* One after the other; passing ones where that of the last but one was. */
+/* One after the other; passing ones where that of the last but one was, if that is less. */
 static uint64_t shard_bytes(const zero *z, uint32_t rank, span_run *runs)
 {
-    uint64_t at = 0, largest = 0;
+    uint64_t at = 0, largest = 0, all = 0;
     for (uint32_t k = 0; k < z->lay->span_count; k++) {
         const layout_span *span = &z->lay->spans[k];
-        if (layout_is_trained(span) && part_bytes(z, span, rank) > largest)
-            largest = part_bytes(z, span, rank);
+        uint64_t bytes = layout_is_trained(span) ? part_bytes(z, span, rank) : 0;
+        largest = bytes > largest ? bytes : largest;
+        all += bytes;
     }
+    bool pass = z->grads.passing && 2 * largest < all;
     for (uint32_t k = 0, n = 0; k < z->lay->span_count; k++) {
         const layout_span *span = &z->lay->spans[k];
         if (!layout_is_trained(span))
             continue;
         if (runs)
-            runs[k].shard_at = z->grads.passing ? n % 2 * largest : at;
+            runs[k].shard_at = pass ? n % 2 * largest : at;
         n += span->count > 0;
         at += part_bytes(z, span, rank);
     }
-    return z->grads.passing && 2 * largest < at ? 2 * largest : at;
+    return pass ? 2 * largest : all;
 }
 
 static zds_status take_memory(zero *z, zds_error *error)

@@ -261,6 +261,18 @@ static zds_status follow_reads(zero *z, record_slot *s)
     return zero_follow_event(z, z->queue, z->stream.ring.reads, keep(&s->reads, z->with.tier));
 }
 
+/* And once what was written from its buffer before is gone, whether or not something was read. */
+static zds_status follow_waited(zero *z, const record_slot *s)
+{
+    zds_status status = ZDS_OK;
+    for (size_t i = 0; !status && i < s->waited.count; i++) {
+        zds_event *event = s->waited.events[i];
+        status = event->ops->stream_wait ? event->ops->stream_wait(event, z->queue)
+                                         : event->ops->wait(event);
+    }
+    return zero_checked(z, status, &(zds_error)ZDS_ERROR_INIT);
+}
+
 /* What stopped over on its way to files goes on, once it has left the device. */
 static zds_status write_stopped(zero *z, record_slot *s)
 {
@@ -298,6 +310,9 @@ zds_status records_read(zero *z, uint64_t load, uint64_t windows, bool fresh)
         status = wait_all(z, &s->reads);
     if (!status)
         status = wait_all(z, &s->waited);
+    if (!status &&
+        stops) /* a device's queue would ask for the files' events later than they live */
+        status = wait_all(z, &s->writes);
     moves swapped = s->waited;
     s->waited = s->writes;
     s->writes = swapped;
@@ -322,8 +337,10 @@ zds_status records_await(zero *z, uint64_t load)
     int64_t spoilt = -1;
     window w;
     if (z->queue && !r->stops.tier)
-        return ZDS_OK;
+        return follow_waited(z, s);
     zds_status status = wait_all(z, &s->reads);
+    if (!status) /* what is stepped is written over what was on its way */
+        status = wait_all(z, &s->waited);
     if (status || !r->stops.tier)
         return status;
     if (r->sums && !s->fresh) {
@@ -368,6 +385,7 @@ zds_status records_end(zero *z)
     zds_status status = ZDS_OK;
     for (uint32_t i = 0; r->slots && !status && i < r->slot_count; i++)
         status = write_stopped(z, &r->slots[i]);
+    r->open = STREAM_NONE;
     return status;
 }
 

@@ -76,6 +76,10 @@ typedef struct live_part {
     uint32_t *seen, *plan; /* [room] */
     size_t seen_count, plan_count, room;
     bool recording, foretold;
+    /* Modules held; and whether one was acquired while another was, in this micro step and in the
+     * one before: what follows one alone is not what was done then. */
+    uint64_t held;
+    bool seen_together, plan_together;
     uint64_t clock;
     bool told; /* that it went beyond its memory */
 } live_part;

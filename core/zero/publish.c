@@ -166,6 +166,8 @@ static zds_status fetch_own(zero *z, uint32_t k)
     bufref from = params_own_part(z, span), to = own_part(z, k);
     zds_error error = ZDS_ERROR_INIT;
     const tier_order order = {.stream = z->wire};
+    if (!params_part_bytes(z, span)) /* of what is not cut another rank may own all */
+        return ZDS_OK;
     return zero_checked(z,
                         tier_copy(tier_in(to.slab, to.offset), tier_in(from.slab, from.offset),
                                   params_part_bytes(z, span), &order,

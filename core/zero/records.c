@@ -176,9 +176,7 @@ zds_status records_create(zero *z, zds_error *error)
     r->bytes = r->bytes < total ? r->bytes : total;
     r->out_bytes = layout_round_up(r->load * outputs, r->alignment);
     /* More than there are loads are of no use. */
-    uint64_t loads = 1;
-    for (uint32_t k = 0; k < z->stream.piece_count; k++)
-        loads += tiles_of(z, &z->stream.pieces[k]);
+    uint64_t loads = records_loads(z, stream_number(z, stream_takes_cut));
     r->slot_count = z->wish.buffers < loads ? z->wish.buffers : (uint32_t)loads;
     r->slot_count = r->slot_count ? r->slot_count : 1;
     zds_status status = take_memory(z, total, outputs > 0, error);

@@ -120,7 +120,9 @@ void residency_begin(zero *z)
         l->plan = l->seen;
         l->plan_count = l->seen_count;
         l->seen = swapped;
+        l->plan_together = l->seen_together;
     }
+    l->seen_together = l->held > 0;
     l->seen_count = 0;
     l->recording = z->params.in_parts;
     l->foretold = l->plan_count > 0;
@@ -149,6 +151,7 @@ static void note(zero *z, uint32_t module, int32_t pass)
     }
     if (l->seen_count < l->room)
         l->seen[l->seen_count] = use;
+    l->seen_together |= l->held > 0;
     l->seen_count++;
 }
 
@@ -161,7 +164,8 @@ static uint32_t foretold(const live_part *l, size_t i)
 
 bool zero_foretold(const zero *z)
 {
-    return !z->params.in_parts || is_alone(z) || z->live.foretold;
+    const live_part *l = &z->live;
+    return !z->params.in_parts || is_alone(z) || (l->foretold && !l->plan_together);
 }
 
 bool zero_next(const zero *z, uint32_t *module, int32_t *pass)
@@ -339,6 +343,7 @@ zds_status residency_look_ahead(zero *z)
 
 void zero_hold_module(zero *z, uint32_t module)
 {
+    z->live.held += z->params.in_parts;
     const module_use *use = use_of(z, module);
     for (uint32_t i = 0; i < use->span_count; i++)
         z->live.spans[use->spans[i]].holds++;
@@ -392,6 +397,7 @@ static uint64_t until_reuse(const zero *z, uint32_t k)
 zds_status zero_release(zero *z, uint32_t module)
 {
     live_part *l = &z->live;
+    l->held -= z->params.in_parts;
     const module_use *use = use_of(z, module);
     zds_status status = ZDS_OK;
     for (uint32_t i = 0; !status && i < use->span_count; i++) {

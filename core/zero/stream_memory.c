@@ -293,19 +293,22 @@ static zds_status scratches(zero *z, zds_error *error)
     return status;
 }
 
-/* What is not stepped tile by tile needs its masters and states where it is computed. */
+/* What is not stepped tile by tile needs its masters, states and parameters where it is computed.
+ */
 static zds_status check_resting(const zero *z, zds_error *error)
 {
-    bool whole = z->with.optim->reduction_mode != NULL;
+    bool whole = z->with.optim->reduction_mode != NULL, states = zero_rests(z);
     for (uint32_t i = 0; i < z->with.model->param_count; i++)
         whole |= z->with.params[i].needs.whole_tensor != 0;
-    if (!zero_rests(z) || !whole)
+    if (!whole || !(states || zero_params_rest(z)))
         return ZDS_OK;
     return error_set(error, ZDS_ERR_UNSUPPORTED,
                      "optimizer %s updates whole parameters, or reduces gradients by itself, for "
-                     "which masters and states must be where it computes, not in memory tier %s; "
-                     "delete zero_optimization.offload_optimizer",
-                     z->with.optim_services->name, z->with.states_tier->name);
+                     "which %s must be where it computes, not in memory tier %s; delete "
+                     "zero_optimization.%s",
+                     z->with.optim_services->name, states ? "masters and states" : "parameters",
+                     (states ? z->with.states_tier : z->with.params_tier)->name,
+                     states ? "offload_optimizer" : "offload_param");
 }
 
 /* Each rank's own whole state cannot start as what no rank has whole. */

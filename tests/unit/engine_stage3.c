@@ -419,6 +419,30 @@ Test(engine_stage3, parameters_that_rest_elsewhere_are_whole_when_acquired, .tim
     on_all((int[]){2, 1, 3}, on_island() ? 1 : 3, elsewhere);
 }
 
+/* Nobody writes to files what is not updated tile by tile. */
+Test(engine_stage3, what_is_updated_whole_does_not_rest_elsewhere)
+{
+    static const char *const optimizers[] = {"Muon", "Adafactor"};
+    where_search();
+    for (size_t i = 0; i < 2; i++) {
+        zds_error error = ZDS_ERROR_INIT;
+        zds_config *config = NULL;
+        zds_model *model = NULL;
+        zds_engine *e = NULL;
+        const zds_engine_options o = {
+            .struct_size = sizeof o, .threads = 1, .optimizer = optimizers[i]};
+        cr_assert(
+            !zds_config_load(where_config(config_at(3, FILES(0), "")), NULL, &config, &error));
+        cr_assert(!small_model(&model));
+        cr_expect_eq(zds_engine_create(config, model, &o, &e, &error), ZDS_ERR_UNSUPPORTED);
+        cr_expect(error.text && strstr(error.text, "delete zero_optimization.offload_param"), "%s",
+                  error.text);
+        zds_error_clear(&error);
+        zds_model_destroy(model);
+        zds_config_destroy(config);
+    }
+}
+
 /* A value that is set is the one that is gathered; frozen ones are read from where they rest. */
 static zds_status collect(void *user, uint32_t param, uint64_t first, uint64_t count,
                           const float *values)
