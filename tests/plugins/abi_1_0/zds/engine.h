@@ -176,7 +176,8 @@ zds_status zds_set_values(zds_engine *engine, zds_read_fn read, void *user);
 
 /* Collective. The parameter as trained (`state` NULL: the master weight where one is kept) or an
  * ELEMENT or CONSTANT state by name ("exp_avg"), handed to `write` on rank 0, in ascending pieces.
- * Frozen parameters have no state: ZDS_ERR_NOT_FOUND. */
+ * Frozen parameters have no state: ZDS_ERR_NOT_FOUND. ZDS_ERR_INVALID, as of zds_get_state_bytes,
+ * in a boundary micro step with "zds": {"overlap_step": true}. */
 zds_status zds_get_values(zds_engine *engine, uint32_t param, const char *state, zds_write_fn write,
                           void *user);
 /* Name of the i-th ELEMENT or CONSTANT state of a parameter; NULL past the last. */
@@ -372,8 +373,9 @@ zds_status zds_discard(zds_engine *engine, zds_step_result *result);
  * Where it had acquired nothing for BACKWARD, it counts as zeros; else its gradients are spoilt,
  * and the boundary discards the optimizer step on all ranks (`skipped`, the loss scale untouched).
  * At stage 3, where ranks gather modules together (see zds_acquire), it takes part in what the
- * others acquire, as the micro step before had it; ZDS_ERR_UNSUPPORTED: there was none, or this one
- * has gone another way; or, with zds.overlap_step, something is acquired for BACKWARD or was. */
+ * others acquire, as the micro step before had it; ZDS_ERR_UNSUPPORTED: there was none, modules
+ * were held together in it, or this one has gone another way; or, with zds.overlap_step, something
+ * is acquired for BACKWARD or was. */
 zds_status zds_micro_abandon(zds_engine *engine);
 
 /* This rank cannot go on: the other ranks get ZDS_ERR_PEER with the text wherever they wait for it;
