@@ -133,7 +133,7 @@ static void settle_otherwise(zds_engine *e)
     e->set.params_tier = e->instead->params;
     if (e->instead->params) {
         e->set.zero.stay = 0;
-        e->set.zero.live = ROOM_LIVE;
+        e->set.zero.live = e->instead->live;
     }
 }
 

@@ -39,13 +39,14 @@ typedef struct settings {
     const char *params_tier; /* offload_param's; likewise */
 } settings;
 
-/* Other settings than the config's, for a plan: what offloads to, NULL for nothing; where
- * parameters do, none stays, and ROOM_LIVE of them are gathered at a time. */
-enum { ROOM_LIVE = 100000000 };
-typedef struct zero_instead {
+/* Other settings than the config's, for a plan: to what masters and states, and parameters,
+ * offload, NULL for nothing; where parameters do, none stays, and `live` of them are gathered at a
+ * time. */
+typedef struct settings_instead {
     int32_t stage;
     const char *states, *params;
-} zero_instead;
+    uint64_t live;
+} settings_instead;
 
 /* A GLOBAL state: one, whichever parameters describe it. */
 typedef struct global_state {
@@ -75,8 +76,8 @@ typedef struct comm_link {
 
 struct zds_engine {
     pid_t process;
-    bool planned;                /* memory is only counted, and there are no other ranks */
-    const zero_instead *instead; /* with these settings; NULL: the config's */
+    bool planned;                    /* memory is only counted, and there are no other ranks */
+    const settings_instead *instead; /* with these settings; NULL: the config's */
     const zds_config *config;
     bool sample;      /* the model is only a sample (sample.h): what is refused stays in `found` */
     problems found;   /* what is refused, till it is told */

@@ -21,21 +21,22 @@ static double bytes_here(const zds_engine *e)
 
 /* From what is nearest to what costs most time; with files at stage 3, as DeepSpeed has them. */
 static const struct {
-    zero_instead settings;
+    settings_instead settings;
     const char *name;
 } choices[] = {
-    {{1, NULL, NULL}, "zero_optimization.stage 1"},
-    {{2, NULL, NULL}, "zero_optimization.stage 2"},
-    {{3, NULL, NULL}, "zero_optimization.stage 3"},
-    {{3, "nvme", NULL}, "zero_optimization.stage 3 with offload_optimizer.device nvme"},
-    {{3, "nvme", "nvme"},
+    {{.stage = 1}, "zero_optimization.stage 1"},
+    {{.stage = 2}, "zero_optimization.stage 2"},
+    {{.stage = 3}, "zero_optimization.stage 3"},
+    {{.stage = 3, .states = "nvme"},
+     "zero_optimization.stage 3 with offload_optimizer.device nvme"},
+    {{.stage = 3, .states = "nvme", .params = "nvme", .live = 100000000},
      "zero_optimization.stage 3 with offload_optimizer.device and offload_param.device nvme, "
      "offload_param.max_in_cpu 0 and stage3_max_live_parameters 1e8"},
 };
 
 /* What the same run would take; INFINITY where it cannot be. */
 static double bytes_with(const zds_engine *e, const zds_model *model, const zds_engine_options *o,
-                         const zero_instead *instead)
+                         const settings_instead *instead)
 {
     zds_error error = ZDS_ERROR_INIT;
     zds_engine *plan = engine_empty(e->config, o);

@@ -52,10 +52,16 @@ static uint32_t slot_of(const zero *z, uint64_t load)
     return (uint32_t)(load % z->stream.ring.slot_count);
 }
 
+/* Bytes of the buffers before a slot's, where a device computes and where the host sees them. */
+static uint64_t before(const zero *z, uint32_t slot)
+{
+    return slot * (z->stream.ring.bytes + z->stream.ring.out_bytes);
+}
+
 /* Where a slot's buffer begins. */
 static uint64_t buffer_at(const zero *z, uint32_t slot)
 {
-    return z->stream.ring.first + slot * (z->stream.ring.bytes + z->stream.ring.out_bytes);
+    return z->stream.ring.first + before(z, slot);
 }
 
 uint64_t records_loads(const zero *z, uint64_t windows)
@@ -77,7 +83,7 @@ static bool stops_over(const zero *z, const slab *s)
 /* Where a slot's buffer begins among those of the host. */
 static uint64_t stop_at(const zero *z, uint32_t slot)
 {
-    return z->stream.ring.stop_first + slot * (z->stream.ring.bytes + z->stream.ring.out_bytes);
+    return z->stream.ring.stop_first + before(z, slot);
 }
 
 /* What lies together among the records, and so in the buffer, moves at once. */
@@ -294,10 +300,9 @@ static zds_status write_stopped(zero *z, record_slot *s)
 
 zds_status records_begin(zero *z)
 {
-    record_ring *r = &z->stream.ring;
-    r->open = STREAM_NONE;
+    const record_ring *r = &z->stream.ring;
     if (!z->queue || r->stops.tier)
-        return records_settle(z);
+        return records_settle(z); /* which closes the record that is open, too */
     return r->reads ? zero_follow(z, r->reads, r->writes) : ZDS_OK;
 }
 
@@ -310,8 +315,8 @@ zds_status records_read(zero *z, uint64_t load, uint64_t windows, bool fresh)
         status = wait_all(z, &s->reads);
     if (!status)
         status = wait_all(z, &s->waited);
-    if (!status &&
-        stops) /* a device's queue would ask for the files' events later than they live */
+    /* A device's queue would ask for the files' events later than they live. */
+    if (!status && stops)
         status = wait_all(z, &s->writes);
     moves swapped = s->waited;
     s->waited = s->writes;
@@ -323,10 +328,8 @@ zds_status records_read(zero *z, uint64_t load, uint64_t windows, bool fresh)
         status = clear_load(z, load);
     else if (!status && fresh)
         status = wait_all(z, &s->waited);
-    for (int stop = 0; !status && !fresh && stop <= stops; stop++)
-        status = move_records(z, load, true, stop);
-    for (int stop = 0; !status && fresh && stop <= stops; stop++)
-        status = move_outputs(z, load, true, stop);
+    for (int stop = 0; !status && stop <= stops; stop++)
+        status = (fresh ? move_outputs : move_records)(z, load, true, stop);
     return status || !z->queue || stops ? status : follow_reads(z, s);
 }
 
@@ -357,7 +360,7 @@ zds_status records_write(zero *z, uint64_t load)
 {
     record_ring *r = &z->stream.ring;
     record_slot *s = &r->slots[slot_of(z, load)],
-                *before = &r->slots[slot_of(z, load + r->slot_count - 1)];
+                *last = &r->slots[slot_of(z, load + r->slot_count - 1)];
     zds_error error = ZDS_ERROR_INIT;
     zds_status status = z->queue ? zero_follow(z, r->writes, z->queue) : ZDS_OK;
     if (!status)
@@ -371,8 +374,8 @@ zds_status records_write(zero *z, uint64_t load)
         zds_event **left = s->stopped ? &s->left : keep(&s->writes, z->with.tier);
         status = zero_checked(z, tier_record(z->with.tier, r->writes, left, &error), &error);
     }
-    if (!status && before != s)
-        status = write_stopped(z, before);
+    if (!status && last != s)
+        status = write_stopped(z, last);
     if (status || z->wish.writes_behind)
         return status;
     status = write_stopped(z, s);

@@ -343,8 +343,8 @@ zds_status residency_look_ahead(zero *z)
 
 void zero_hold_module(zero *z, uint32_t module)
 {
-    z->live.held += z->params.in_parts;
     const module_use *use = use_of(z, module);
+    z->live.held += z->params.in_parts;
     for (uint32_t i = 0; i < use->span_count; i++)
         z->live.spans[use->spans[i]].holds++;
 }
@@ -397,9 +397,9 @@ static uint64_t until_reuse(const zero *z, uint32_t k)
 zds_status zero_release(zero *z, uint32_t module)
 {
     live_part *l = &z->live;
-    l->held -= z->params.in_parts;
     const module_use *use = use_of(z, module);
     zds_status status = ZDS_OK;
+    l->held -= z->params.in_parts;
     for (uint32_t i = 0; !status && i < use->span_count; i++) {
         uint32_t k = use->spans[i];
         if (--l->spans[k].holds)

@@ -12,7 +12,7 @@ os.chdir(SOURCE)
 with open(os.path.join("docs", "architecture.md")) as page:
     PAGE = page.read()
 # For the files of their own folder alone.
-PRIVATE = {"config/internal.h", "engine/internal.h", "zero/parts.h", "memory/tier_call.h"}
+PRIVATE = {"config/internal.h", "engine/internal.h", "zero/parts.h", "zero/stream.h", "memory/tier_call.h"}
 
 
 def sources(folder):

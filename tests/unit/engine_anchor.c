@@ -1,10 +1,7 @@
 /* What an optimizer may ask for besides: a state that starts as the parameter, weights to evaluate
  * with that are a state, a third beta. */
 #include "../plugins/anchor.h"
-#include "engine_world.h"
-#include "small_model.h"
-
-#define WORKS(call) NEED(!(call), "%s", zds_engine_error(e))
+#include "small_engine.h"
 
 enum { MOST = 4096 };
 
@@ -20,22 +17,11 @@ static const zds_plugin *const linked[] = {&anchor_plugin, NULL};
 
 static zds_engine *open_engine(const char *json, int size)
 {
-    zds_error error = ZDS_ERROR_INIT;
-    zds_config *config = NULL; /* stays as long as the process */
-    zds_model *model = NULL;
-    zds_engine *e = NULL;
-    const zds_config_context context = {.struct_size = sizeof context, .world_size = size};
-    const zds_engine_options o = {.struct_size = sizeof o,
-                                  .threads = 2,
-                                  .optimizer = "Anchor",
-                                  .optimizer_params = "{\"lr\": 0}",
-                                  .plugins = where_plugins(linked)};
-    NEED(!zds_config_load(where_config(json), &context, &config, &error), "%s", error.text);
-    NEED(!small_model(&model), "model");
-    NEED(!zds_engine_create(config, model, &o, &e, &error), "%s: %s", json, error.text);
-    zds_model_destroy(model);
-    WORKS(zds_set_values(e, small_values, NULL));
-    return e;
+    return small_open(json, size,
+                      (zds_engine_options){.threads = 2,
+                                           .optimizer = "Anchor",
+                                           .optimizer_params = "{\"lr\": 0}",
+                                           .plugins = where_plugins(linked)});
 }
 
 static void get(zds_engine *e, uint32_t param, const char *state, float *to)

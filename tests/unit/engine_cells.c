@@ -1,17 +1,15 @@
 /* What goes through cells, some of the ranks: a second copy of parameters, with the bits of a run
  * without, and reductions in two levels, with those of the formula; and the bytes that the formula
  * says, as a communication plugin counts them. */
-#include "engine_world.h"
-#include "small_model.h"
+#include "small_engine.h"
 
 #include "../plugins/count.h"
 
-#define WORKS(call) NEED(!(call), "%s: %s", #call, zds_engine_error(e))
-#define LIVE        ", \"stage3_max_live_parameters\": 1, \"stage3_prefetch_bucket_size\": 0"
-#define ROOM        ", \"stage3_max_live_parameters\": 7000"
-#define CELL        ", \"zero_hpz_partition_size\": 2"
-#define GRADS       ", \"zero_quantized_gradients\": true"
-#define WEIGHTS     ", \"zero_quantized_weights\": true"
+#define LIVE    ", \"stage3_max_live_parameters\": 1, \"stage3_prefetch_bucket_size\": 0"
+#define ROOM    ", \"stage3_max_live_parameters\": 7000"
+#define CELL    ", \"zero_hpz_partition_size\": 2"
+#define GRADS   ", \"zero_quantized_gradients\": true"
+#define WEIGHTS ", \"zero_quantized_weights\": true"
 
 static const zds_plugin *const linked[] = {&counting_plugin, NULL};
 
@@ -25,44 +23,32 @@ static zds_engine_options options_of(const char *comm)
                                 .trust_config_plugins = true};
 }
 
-static zds_config *load(const char *zero, int size, const char *more)
+static const char *config_of(const char *zero, const char *more)
 {
     static char json[1000];
-    zds_error error = ZDS_ERROR_INIT;
-    zds_config *config = NULL; /* stays as long as the process */
-    const zds_config_context context = {.struct_size = sizeof context, .world_size = size};
     snprintf(json, sizeof json,
              "{\"train_micro_batch_size_per_gpu\": 1, \"gradient_clipping\": 0, "
              "\"zero_optimization\": {\"stage\": 3%s}%s}",
              zero, more);
-    NEED(!zds_config_load(where_config(json), &context, &config, &error), "%s", error.text);
-    return config;
+    return json;
 }
 
-static zds_status try_open(zds_config *config, const char *comm, zds_engine **e, zds_error *error)
+static void count_shm(void)
 {
-    zds_model *model = NULL;
-    const zds_engine_options o = options_of(comm);
     setenv("ZDS_TEST_COUNT", TEST_BINARY_DIR "/lib/zds/plugins/comm_shm.so", 1);
-    NEED(!small_model(&model), "model");
-    zds_status status = zds_engine_create(config, model, &o, e, error);
-    zds_model_destroy(model);
-    return status;
+}
+
+static zds_status try_open(const char *json, int size, const char *comm, zds_engine **e,
+                           zds_error *error)
+{
+    count_shm();
+    return small_try_open(json, size, options_of(comm), e, error);
 }
 
 static zds_engine *open_engine(const char *zero, int size, const char *more)
 {
-    zds_error error = ZDS_ERROR_INIT;
-    zds_engine *e = NULL;
-    NEED(!try_open(load(zero, size, more), "count", &e, &error), "%s: %s", zero, error.text);
-    WORKS(zds_set_values(e, small_values, NULL));
-    return e;
-}
-
-static void end(zds_engine *e)
-{
-    WORKS(zds_barrier(e));
-    zds_engine_destroy(e);
+    count_shm();
+    return small_open(config_of(zero, more), size, options_of("count"));
 }
 
 /* What the rank's caller reads. */
@@ -135,7 +121,7 @@ static uint64_t train(const char *zero, const char *more, int size, uint64_t *ga
         }
     }
     WORKS(small_hash(e, &sum));
-    end(e);
+    small_end(e);
     return sum.hash;
 }
 
@@ -195,11 +181,11 @@ static void memory(int rank, int size)
     for (size_t i = 0; zds_memory_report(e, i, &row); i++)
         keep_row(NULL, &row);
     NEED(found == want, "%llu bytes", (unsigned long long)found);
-    end(e);
+    small_end(e);
     found = 0;
     NEED(!small_model(&model), "model");
-    NEED(!zds_engine_plan(load(CELL, size, ""), model, &o, keep_row, NULL, &error), "%s",
-         error.text);
+    NEED(!zds_engine_plan(small_load(config_of(CELL, ""), size), model, &o, keep_row, NULL, &error),
+         "%s", error.text);
     NEED(found == want, "%llu bytes are planned", (unsigned long long)found);
     zds_model_destroy(model);
 }
@@ -224,7 +210,7 @@ static void refusals(int rank, int size)
     for (size_t i = 0; i < 2; i++) {
         zds_error error = ZDS_ERROR_INIT;
         zds_engine *e = NULL;
-        zds_status status = try_open(load(tries[i].zero, size, ""), tries[i].comm, &e, &error);
+        zds_status status = try_open(config_of(tries[i].zero, ""), size, tries[i].comm, &e, &error);
         NEED(status == tries[i].status && strstr(error.text, tries[i].word) &&
                  strstr(error.text, "zero_hpz_partition_size"),
              "%s: %s", zds_status_name(status), error.text);
@@ -235,14 +221,14 @@ static void refusals(int rank, int size)
         zds_error error = ZDS_ERROR_INIT;
         zds_engine *e = NULL;
         found = 0;
-        NEED(!try_open(load(i ? ", \"zero_hpz_partition_size\": 4" : CELL, size, ""), alike[i], &e,
-                       &error),
+        NEED(!try_open(config_of(i ? ", \"zero_hpz_partition_size\": 4" : CELL, ""), size, alike[i],
+                       &e, &error),
              "%s", error.text);
         zds_memory_row row;
         for (size_t k = 0; zds_memory_report(e, k, &row); k++)
             keep_row(NULL, &row);
         NEED(!found, "%llu bytes", (unsigned long long)found);
-        end(e);
+        small_end(e);
     }
 }
 
@@ -279,16 +265,6 @@ static void through_4(float *x, uint64_t part)
 }
 
 static float want[SQUARE];
-
-static zds_status is_wanted(void *user, uint32_t param, uint64_t first, uint64_t count,
-                            const float *values)
-{
-    (void)user, (void)param;
-    for (uint64_t i = 0; i < count; i++)
-        NEED(fabsf(values[i] - want[first + i]) < 2e-6f, "element %llu: %g, not %g",
-             (unsigned long long)(first + i), (double)values[i], (double)want[first + i]);
-    return ZDS_OK;
-}
 
 /* The mean over ranks of a micro step's gradient. */
 static void step_wanted(uint64_t number, int size)
@@ -332,7 +308,7 @@ static void levels(int rank, int size)
             before[1] = calls[ALL_TO_ALL];
             micro(e, number);
             step_wanted(number, size);
-            WORKS(zds_get_values(e, SQUARE_PARAM, NULL, is_wanted, NULL));
+            WORKS(zds_get_values(e, SQUARE_PARAM, NULL, small_is_near, want));
         }
         /* To the other rank of the node what both nodes' owners get, then to the other node. */
         for (size_t i = 0; i < 4; i++) {
@@ -342,7 +318,7 @@ static void levels(int rank, int size)
         NEED(calls[ALL_TO_ALL] - before[1] == 8 && bytes[ALL_TO_ALL] - before[0] == 3 * message,
              "%llu bytes, not %llu", (unsigned long long)(bytes[ALL_TO_ALL] - before[0]),
              (unsigned long long)(3 * message));
-        end(e);
+        small_end(e);
     }
 }
 
@@ -361,7 +337,7 @@ static void one_level(int rank, int size)
     micro(e, 0);
     NEED(calls[ALL_TO_ALL] - before == 4, "%llu all_to_all",
          (unsigned long long)(calls[ALL_TO_ALL] - before));
-    end(e);
+    small_end(e);
 }
 
 Test(engine_cells, unequal_nodes_are_one_level)

@@ -1,11 +1,8 @@
 /* Masters and optimizer states that rest in files, while the host computes or a device: whatever
  * goes over them leaves the bits of a run that has them in memory; and what goes wrong with a file
  * is told. */
-#include "engine_world.h"
 #include "plugin/registry.h"
-#include "small_model.h"
-
-#define WORKS(call) NEED(!(call), "%s: %s", #call, zds_engine_error(e))
+#include "small_engine.h"
 
 #define NVME "nvme"
 #define HEAP TEST_BINARY_DIR "/tests/plugins/offload_good.so"
@@ -35,23 +32,12 @@ static const char *config_of(int stage, const char *tier, const char *more, cons
 static zds_engine *open_engine(const char *json, int size, const char *optimizer,
                                const char *params)
 {
-    zds_error error = ZDS_ERROR_INIT;
-    zds_config *config = NULL; /* stays as long as the process */
-    zds_model *model = NULL;
-    zds_engine *e = NULL;
-    const zds_config_context context = {.struct_size = sizeof context, .world_size = size};
-    const zds_engine_options o = {.struct_size = sizeof o,
-                                  .threads = 2,
-                                  .optimizer = optimizer,
-                                  .optimizer_params = params,
-                                  .trust_config_plugins = true,
-                                  .seed = 3};
-    NEED(!zds_config_load(where_config(json), &context, &config, &error), "%s", error.text);
-    NEED(!small_model(&model), "model");
-    NEED(!zds_engine_create(config, model, &o, &e, &error), "%s: %s", json, error.text);
-    zds_model_destroy(model);
-    WORKS(zds_set_values(e, small_values, NULL));
-    return e;
+    return small_open(json, size,
+                      (zds_engine_options){.threads = 2,
+                                           .optimizer = optimizer,
+                                           .optimizer_params = params,
+                                           .trust_config_plugins = true,
+                                           .seed = 3});
 }
 
 static uint64_t train(zds_engine *e, uint64_t steps)
@@ -61,12 +47,6 @@ static uint64_t train(zds_engine *e, uint64_t steps)
         WORKS(small_micro(e, ZDS_BOUNDARY_AUTO, i, NULL));
     WORKS(small_hash(e, &sum));
     return sum.hash;
-}
-
-static void end(zds_engine *e)
-{
-    WORKS(zds_barrier(e));
-    zds_engine_destroy(e);
 }
 
 static const char *const precisions[] = {
@@ -123,8 +103,8 @@ static void every_optimizer(int rank, int size)
             open_engine(config_of(stage, NULL, "", precision), size, names[i], params);
         zds_engine *e = open_engine(config_of(stage, tier, "", precision), size, names[i], params);
         NEED(train(e, 4) == train(here, 4) || rank, "%s%s", names[i], precision);
-        end(e);
-        end(here);
+        small_end(e);
+        small_end(here);
     }
 }
 
@@ -151,8 +131,8 @@ static void pipelines(int rank, int size)
         zds_engine *here = open_engine(config_of(1, NULL, "", precision), size, optimizer, NULL);
         zds_engine *e = open_engine(config_of(1, NVME, more[i], precision), size, optimizer, NULL);
         NEED(train(e, 3) == train(here, 3) || rank, "%s", more[i]);
-        end(e);
-        end(here);
+        small_end(e);
+        small_end(here);
     }
     small_width = 24;
 }
@@ -192,8 +172,8 @@ static void shares(int rank, int size)
              (unsigned long long)disk, (unsigned long long)memory);
         NEED(k < 4 || (!disk && memory), "all in files: %s", more);
         before = disk;
-        end(e);
-        end(here);
+        small_end(e);
+        small_end(here);
     }
     NEED(all, "nothing in files");
 }

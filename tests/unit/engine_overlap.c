@@ -1,10 +1,7 @@
 /* Updates beside backward (zds.overlap_step): the bits of a step that waits for the whole backward,
  * wherever parameters, masters and states are; what may not be known by then is refused, and what
  * calls may no longer do is. */
-#include "engine_world.h"
-#include "small_model.h"
-
-#define WORKS(call) NEED(!(call), "%s: %s", #call, zds_engine_error(e))
+#include "small_engine.h"
 
 #define MODEST TEST_BINARY_DIR "/tests/plugins/modest_comm.so:modest"
 #define PARAM  ", \"max_in_cpu\": 0"
@@ -26,32 +23,12 @@ static const char *config_of(int stage, bool overlap, const char *zero, const ch
     return json;
 }
 
-static zds_status (*make_model)(zds_model **out) = small_model;
-
 static zds_engine *open_engine(const char *json, int size, const char *optimizer)
 {
-    zds_error error = ZDS_ERROR_INIT;
-    zds_config *config = NULL; /* stays as long as the process */
-    zds_model *model = NULL;
-    zds_engine *e = NULL;
-    const zds_config_context context = {.struct_size = sizeof context, .world_size = size};
-    const zds_engine_options o = {.struct_size = sizeof o,
-                                  .threads = 2,
-                                  .optimizer = optimizer,
-                                  .trust_config_plugins = true,
-                                  .seed = 3};
-    NEED(!zds_config_load(where_config(json), &context, &config, &error), "%s", error.text);
-    NEED(!make_model(&model), "model");
-    NEED(!zds_engine_create(config, model, &o, &e, &error), "%s: %s", json, error.text);
-    zds_model_destroy(model);
-    WORKS(zds_set_values(e, small_values, NULL));
-    return e;
-}
-
-static void end(zds_engine *e)
-{
-    WORKS(zds_barrier(e));
-    zds_engine_destroy(e);
+    return small_open(
+        json, size,
+        (zds_engine_options){
+            .threads = 2, .optimizer = optimizer, .trust_config_plugins = true, .seed = 3});
 }
 
 /* A micro step in which this rank reports some modules not at all, and some without gradients. */
@@ -114,11 +91,11 @@ static void compare(int rank, int size, int stage, const char *zero, const char 
     bool skips = may_skip(zero);
     zds_engine *e = open_engine(config_of(stage, false, zero, more), size, optimizer);
     uint64_t plain = train(e, skips, 8);
-    end(e);
+    small_end(e);
     e = open_engine(config_of(stage, true, zero, more), size, optimizer);
     NEED(train(e, skips, 8) == plain || rank, "stage %d%s%s, %s: other bits", stage, zero, more,
          optimizer);
-    end(e);
+    small_end(e);
 }
 
 static void in_memory(int rank, int size)
@@ -207,7 +184,7 @@ static void begins_early(int rank, int size)
     WORKS(small_gradient(e, &view.slots[0], 7, 1));
     WORKS(zds_grad_ready(e, 0, NULL));
     WORKS(zds_step(e, NULL));
-    end(e);
+    small_end(e);
 }
 
 Test(engine_overlap, updates_while_backward_goes_on)
@@ -271,7 +248,7 @@ static void gradients_pass(int rank, int size)
 {
     static const char *const zero[] = {"", ", \"offload_param\": {" NVME PARAM
                                            "}, \"offload_optimizer\": {" NVME "}"};
-    make_model = deep_model;
+    small_make = deep_model;
     for (size_t i = size == 1; i < 2; i++) {
         uint64_t plain = 0;
         for (int overlap = 0; overlap < 2; overlap++) {
@@ -286,7 +263,7 @@ static void gradients_pass(int rank, int size)
             uint64_t sum = deep_hash(e);
             NEED(rank || !overlap || sum == plain, "%s: other bits", zero[i]);
             plain = sum;
-            end(e);
+            small_end(e);
         }
     }
 }
@@ -302,7 +279,7 @@ Test(engine_overlap, gradients_of_one_micro_step_pass)
 static void few_modules(int rank, int size)
 {
     uint64_t plain = 0;
-    make_model = deep_model;
+    small_make = deep_model;
     deep = 2;
     for (int overlap = 0; overlap < 2; overlap++) {
         zds_engine *e = open_engine(config_of(2, overlap, "", ""), size, "AdamW");
@@ -311,7 +288,7 @@ static void few_modules(int rank, int size)
         uint64_t sum = deep_hash(e);
         NEED(rank || !overlap || sum == plain, "other bits");
         plain = sum;
-        end(e);
+        small_end(e);
     }
 }
 
@@ -337,7 +314,7 @@ static void slow_disk(int rank, int size)
     static const char *const states[] = {"", ", \"offload_optimizer\": {" NVME
                                              ", \"ratio\": 0.5, \"buffer_count\": 2}"};
     (void)rank;
-    make_model = deep_model;
+    small_make = deep_model;
     for (size_t i = 0; i < 2; i++) {
         char zero[600];
         snprintf(zero, sizeof zero, ", \"offload_param\": {" NVME PARAM "}%s", states[i]);
@@ -356,7 +333,7 @@ static void slow_disk(int rank, int size)
                 WORKS(zds_release(e, m, NULL));
             }
         }
-        end(e);
+        small_end(e);
     }
 }
 
@@ -411,12 +388,6 @@ Test(engine_overlap, is_refused_where_a_step_needs_all_gradients)
     expect_no_engine(config_of(1, true, "", ""), "OneBitAdam", "by itself");
 }
 
-static void expect_told(zds_engine *e, zds_status status, zds_status expected, const char *word)
-{
-    NEED(status == expected && strstr(zds_engine_error(e), word), "%s: %s, no \"%s\"",
-         zds_status_name(status), zds_engine_error(e), word);
-}
-
 static void misuse(int rank, int size)
 {
     zds_engine *e = open_engine(config_of(1, true, "", ""), size, "AdamW"),
@@ -424,13 +395,13 @@ static void misuse(int rank, int size)
     zds_view view, again;
     small_sum sum, expected;
     WORKS(zds_micro_begin(e, ZDS_BOUNDARY_YES));
-    expect_told(e, zds_set_lr(e, ZDS_ALL_GROUPS, 0.5), ZDS_ERR_INVALID, "zds_micro_begin");
-    expect_told(e, zds_get_values(e, 0, NULL, small_add, &sum), ZDS_ERR_INVALID, "after zds_step");
+    TOLD(e, zds_set_lr(e, ZDS_ALL_GROUPS, 0.5), ZDS_ERR_INVALID, "zds_micro_begin");
+    TOLD(e, zds_get_values(e, 0, NULL, small_add, &sum), ZDS_ERR_INVALID, "after zds_step");
     WORKS(zds_acquire(e, 2, ZDS_FORWARD, NULL, &view));
     WORKS(zds_acquire(e, 3, ZDS_FORWARD, NULL, &view));
     for (uint32_t m = SMALL_MODULES; m-- > 0;) {
         if (m == 1) { /* passes over module 2, which is held */
-            expect_told(e, zds_acquire(e, 1, ZDS_BACKWARD, NULL, &view), ZDS_ERR_INVALID, "h.1");
+            TOLD(e, zds_acquire(e, 1, ZDS_BACKWARD, NULL, &view), ZDS_ERR_INVALID, "h.1");
             WORKS(zds_release(e, 2, NULL));
         }
         if (m == 2)
@@ -440,15 +411,14 @@ static void misuse(int rank, int size)
             if (view.slots[s].grad)
                 WORKS(small_gradient(e, &view.slots[s], 100 + 16 * (uint64_t)rank, 1));
         if (m == 3) {
-            expect_told(e, zds_grad_ready(e, m, NULL), ZDS_ERR_INVALID, "head");
+            TOLD(e, zds_grad_ready(e, m, NULL), ZDS_ERR_INVALID, "head");
             WORKS(zds_release(e, m, NULL));
         }
-        expect_told(e, zds_micro_abandon(e), ZDS_ERR_UNSUPPORTED, "overlap_step");
+        TOLD(e, zds_micro_abandon(e), ZDS_ERR_UNSUPPORTED, "overlap_step");
         WORKS(zds_grad_ready(e, m, NULL));
-        expect_told(e, zds_acquire(e, m, ZDS_FORWARD, NULL, &again), ZDS_ERR_INVALID,
-                    "after zds_step");
+        TOLD(e, zds_acquire(e, m, ZDS_FORWARD, NULL, &again), ZDS_ERR_INVALID, "after zds_step");
     }
-    expect_told(e, zds_finish(e, NULL), ZDS_ERR_UNSUPPORTED, "overlap_step");
+    TOLD(e, zds_finish(e, NULL), ZDS_ERR_UNSUPPORTED, "overlap_step");
     WORKS(zds_step(e, NULL));
     WORKS(zds_acquire(e, 3, ZDS_FORWARD, NULL, &view));
     WORKS(zds_release(e, 3, NULL));
@@ -469,8 +439,8 @@ static void misuse(int rank, int size)
     WORKS(zds_step(e, NULL));
     WORKS(small_hash(e, &expected));
     NEED(rank || sum.hash == expected.hash, "other bits");
-    end(e);
-    end(first);
+    small_end(e);
+    small_end(first);
 }
 
 Test(engine_overlap, calls_that_come_too_late_are_told_and_change_nothing)
@@ -500,7 +470,7 @@ static void without_gradients(int rank, int size)
         WORKS(small_hash(e, &sum));
         NEED(rank || !overlap || sum.hash == plain, "other bits");
         plain = sum.hash;
-        end(e);
+        small_end(e);
     }
 }
 

@@ -1,33 +1,27 @@
 /* What travels as integers of few bits between ranks that share no pages: every rank computes with
  * the same bits, near the exact ones; masters stay exact; gradients are added as the formula says,
  * and losses stay near those of exact runs; memory as planned. */
-#include "engine_world.h"
-#include "small_model.h"
+#include "small_engine.h"
 
-#define WORKS(call) NEED(!(call), "%s: %s", #call, zds_engine_error(e))
-#define KEEP        ", \"stage3_param_persistence_threshold\": 100000"
-#define LIVE        ", \"stage3_max_live_parameters\": 1"
-#define WEIGHTS     ", \"zero_quantized_weights\": true"
-#define GRADS       ", \"zero_quantized_gradients\": true"
-#define FROZEN      ", \"zero_quantized_nontrainable_weights\": true"
+#define KEEP    ", \"stage3_param_persistence_threshold\": 100000"
+#define LIVE    ", \"stage3_max_live_parameters\": 1"
+#define WEIGHTS ", \"zero_quantized_weights\": true"
+#define GRADS   ", \"zero_quantized_gradients\": true"
+#define FROZEN  ", \"zero_quantized_nontrainable_weights\": true"
 
 static const char *backend; /* NULL: the one that is chosen */
 
-static zds_config *load(int stage, const char *zero, const char *more, int size)
+static const char *config_of(int stage, const char *zero, const char *more)
 {
     static char json[1000];
     char comm[200] = "";
-    zds_error error = ZDS_ERROR_INIT;
-    zds_config *config = NULL; /* stays as long as the process */
-    const zds_config_context context = {.struct_size = sizeof context, .world_size = size};
     if (backend)
         snprintf(comm, sizeof comm, ", \"zds\": {\"comm\": \"%s\"}", backend);
     snprintf(json, sizeof json,
              "{\"train_micro_batch_size_per_gpu\": 1, \"gradient_clipping\": 0, "
              "\"zero_optimization\": {\"stage\": %d%s}%s%s}",
              stage, zero, more, comm);
-    NEED(!zds_config_load(where_config(json), &context, &config, &error), "%s", error.text);
-    return config;
+    return json;
 }
 
 static zds_engine_options options_of(const char *optimizer)
@@ -41,22 +35,7 @@ static zds_engine_options options_of(const char *optimizer)
 static zds_engine *open_engine(int stage, const char *zero, const char *more, int size,
                                const char *optimizer)
 {
-    zds_error error = ZDS_ERROR_INIT;
-    zds_model *model = NULL;
-    zds_engine *e = NULL;
-    const zds_engine_options o = options_of(optimizer);
-    zds_config *config = load(stage, zero, more, size);
-    NEED(!small_model(&model), "model");
-    NEED(!zds_engine_create(config, model, &o, &e, &error), "%s: %s", zero, error.text);
-    zds_model_destroy(model);
-    WORKS(zds_set_values(e, small_values, NULL));
-    return e;
-}
-
-static void end(zds_engine *e)
-{
-    WORKS(zds_barrier(e));
-    zds_engine_destroy(e);
+    return small_open(config_of(stage, zero, more), size, options_of(optimizer));
 }
 
 static void on_all(const int *sizes, size_t count, void (*body)(int rank, int size))
@@ -206,8 +185,8 @@ static void reads(int rank, int size)
         WORKS(small_hash(e, &mine));
         NEED(!small_hash(two, &theirs), "%s", zds_engine_error(two));
         NEED(rank || mine.hash == theirs.hash, "case %zu: masters or states are not exact", c);
-        end(e);
-        end(two);
+        small_end(e);
+        small_end(two);
     }
 }
 
@@ -258,16 +237,6 @@ static float out_of_4(uint64_t first, uint64_t end, float scale, int size, bool 
 
 static float want[SQUARE_SIZE];
 
-static zds_status is_wanted(void *user, uint32_t param, uint64_t first, uint64_t count,
-                            const float *values)
-{
-    (void)user, (void)param;
-    for (uint64_t i = 0; i < count; i++)
-        NEED(fabsf(values[i] - want[first + i]) < 2e-6f, "element %llu: %g, not %g",
-             (unsigned long long)(first + i), (double)values[i], (double)want[first + i]);
-    return ZDS_OK;
-}
-
 /* Each micro step is reduced where ranks keep gradients in parts, else their sum is. */
 static void descends(int size, uint64_t gas, bool bf16)
 {
@@ -292,9 +261,9 @@ static void descends(int size, uint64_t gas, bool bf16)
                     0.5f / (float)size *
                     out_of_4(micro + 1 - every, micro + 1, (float)(1 / (double)gas), size, bf16, i);
         if ((micro + 1) % gas == 0)
-            WORKS(zds_get_values(e, SQUARE, NULL, is_wanted, NULL));
+            WORKS(zds_get_values(e, SQUARE, NULL, small_is_near, want));
     }
-    end(e);
+    small_end(e);
 }
 
 static void gradients(int rank, int size)
@@ -337,8 +306,8 @@ static void repeats(int rank, int size)
             WORKS(small_hash(e, &sum));
             NEED(rank || (sum.finite && (!z || sum.hash == hash)), "%s: other bits", zeros[z]);
             hash = sum.hash;
-            end(e);
-            end(other);
+            small_end(e);
+            small_end(other);
         }
     }
 }
@@ -385,7 +354,7 @@ static void not_finite(int rank, int size)
             NEED(rank || before.hash == after.hash, "%s", precisions[p]);
             WORKS(small_micro(e, ZDS_BOUNDARY_AUTO, 1, &r));
             NEED(r.applied, "%s", precisions[p]);
-            end(e);
+            small_end(e);
         }
 }
 
@@ -472,8 +441,8 @@ static void losses(int rank, int size)
                  precisions[k / 3], i, loss, wanted);
         }
         NEED(wanted < first / 2 && loss != wanted, "it does not train: %g to %g", first, wanted);
-        end(e);
-        end(exact);
+        small_end(e);
+        small_end(exact);
     }
 }
 
@@ -497,8 +466,8 @@ static void exact(int rank, int size)
     zds_memory_row row;
     for (size_t i = 0; zds_memory_report(e, i, &row); i++)
         NEED(!strstr(row.purpose, "quantised"), "%s", row.purpose);
-    end(e);
-    end(two);
+    small_end(e);
+    small_end(two);
 }
 
 Test(engine_quantised, what_does_not_travel_is_exact)
@@ -525,8 +494,8 @@ static uint64_t planned(const char *zero, int size, const char *purpose)
     const zds_engine_options o = options_of("AdamW");
     found = 0;
     NEED(!small_model(&model), "model");
-    NEED(!zds_engine_plan(load(3, zero, "", size), model, &o, keep_row, (void *)(uintptr_t)purpose,
-                          &error),
+    NEED(!zds_engine_plan(small_load(config_of(3, zero, ""), size), model, &o, keep_row,
+                          (void *)(uintptr_t)purpose, &error),
          "%s", error.text);
     zds_model_destroy(model);
     return found;
@@ -546,7 +515,7 @@ static void memory(int rank, int size)
         keep_row((void *)(uintptr_t) "quantised parameters", &row);
     NEED(found == 2 * gathered, "%llu bytes, not %llu", (unsigned long long)found,
          (unsigned long long)(2 * gathered));
-    end(e);
+    small_end(e);
     NEED(planned(WEIGHTS, size, "quantised parameters") == 2 * gathered, "%llu bytes are planned",
          (unsigned long long)found);
 }

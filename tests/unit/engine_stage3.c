@@ -1,10 +1,7 @@
 /* Ranks that keep their parts of parameters: every module is whole while it is acquired, whatever
  * there is room for, in whatever order, and what is trained is what stage 2 trains. On the host
  * with a backend that shares no pages, and with one that does; on the island without saying so. */
-#include "engine_world.h"
-#include "small_model.h"
-
-#define WORKS(call) NEED(!(call), "%s: %s", #call, zds_engine_error(e))
+#include "small_engine.h"
 
 static const char *backend;              /* NULL: the one that is chosen */
 static const zds_plugin *const *program; /* plugins of the program's own */
@@ -25,23 +22,12 @@ static const char *config_at(int stage, const char *zero, const char *more)
 
 static zds_engine *open_engine(const char *json, int size, const char *optimizer, bool everywhere)
 {
-    zds_error error = ZDS_ERROR_INIT;
-    zds_config *config = NULL; /* stays as long as the process */
-    zds_model *model = NULL;
-    zds_engine *e = NULL;
-    const zds_config_context context = {.struct_size = sizeof context, .world_size = size};
-    const zds_engine_options o = {.struct_size = sizeof o,
-                                  .threads = 1,
-                                  .optimizer = optimizer,
-                                  .values_everywhere = everywhere,
-                                  .plugins = program,
-                                  .trust_config_plugins = true};
-    NEED(!zds_config_load(where_config(json), &context, &config, &error), "%s", error.text);
-    NEED(!small_model(&model), "model");
-    NEED(!zds_engine_create(config, model, &o, &e, &error), "%s: %s", json, error.text);
-    zds_model_destroy(model);
-    WORKS(zds_set_values(e, small_values, NULL));
-    return e;
+    return small_open(json, size,
+                      (zds_engine_options){.threads = 1,
+                                           .optimizer = optimizer,
+                                           .values_everywhere = everywhere,
+                                           .plugins = program,
+                                           .trust_config_plugins = true});
 }
 
 /* What a module's caller reads is the same in both. */
@@ -108,20 +94,6 @@ static void micro(zds_engine *e, zds_engine *other, order way, uint64_t number)
     NEED(!zds_step(other, NULL), "%s", zds_engine_error(other));
 }
 
-static uint64_t hash(zds_engine *e)
-{
-    small_sum sum;
-    WORKS(small_hash(e, &sum));
-    NEED(zds_rank(e) || sum.finite, "not finite");
-    return sum.hash;
-}
-
-static void end(zds_engine *e)
-{
-    WORKS(zds_barrier(e));
-    zds_engine_destroy(e);
-}
-
 #define KEEP(n)  ", \"stage3_param_persistence_threshold\": " #n
 #define LIVE(n)  ", \"stage3_max_live_parameters\": " #n
 #define AHEAD(n) ", \"stage3_prefetch_bucket_size\": " #n
@@ -155,9 +127,9 @@ static void rooms_and_orders(int rank, int size)
             zds_engine *two = open_engine(config_at(2, "", precision), size, "AdamW", false);
             for (uint64_t i = 0; i < 6; i++)
                 micro(e, two, (order)o, i);
-            NEED(hash(e) == hash(two) || rank, "rooms %zu, order %d", r, o);
-            end(e);
-            end(two);
+            NEED(small_bits(e) == small_bits(two) || rank, "rooms %zu, order %d", r, o);
+            small_end(e);
+            small_end(two);
         }
 }
 
@@ -189,9 +161,10 @@ static void optimizers(int rank, int size)
             for (uint64_t k = 0; k < 4; k++)
                 micro(e, two, STRAIGHT, k);
             /* Adafactor adds over parts, which are others here. */
-            NEED(hash(e) == hash(two) || rank || i == 5, "%s, %s", names[i], precisions[p]);
-            end(e);
-            end(two);
+            NEED(small_bits(e) == small_bits(two) || rank || i == 5, "%s, %s", names[i],
+                 precisions[p]);
+            small_end(e);
+            small_end(two);
         }
 }
 
@@ -242,7 +215,7 @@ static void parts(int rank, int size)
             NEED(t.params == t.shared && !t.gathered, "%llu bytes, %llu shared",
                  (unsigned long long)t.params, (unsigned long long)t.shared);
         }
-        end(e);
+        small_end(e);
     }
     small_width = 24;
     (void)rank;
@@ -275,9 +248,9 @@ static void refusals(int rank, int size)
     WORKS(zds_step(e, NULL));
     for (uint64_t i = 1; i < 4; i++)
         micro(e, two, HOLDS_ALL, i);
-    NEED(hash(e) == hash(two) || rank, "what was refused has changed something");
-    end(e);
-    end(two);
+    NEED(small_bits(e) == small_bits(two) || rank, "what was refused has changed something");
+    small_end(e);
+    small_end(two);
 }
 
 Test(engine_stage3, misuse_is_refused_and_changes_nothing)
@@ -322,9 +295,9 @@ static void given_up(int rank, int size)
             WORKS(small_micro(e, ZDS_BOUNDARY_AUTO, i, NULL));
             WORKS(small_micro(once, ZDS_BOUNDARY_AUTO, i, NULL));
         }
-        NEED(hash(e) == hash(once) || rank, "gave up at %d", when);
-        end(e);
-        end(once);
+        NEED(small_bits(e) == small_bits(once) || rank, "gave up at %d", when);
+        small_end(e);
+        small_end(once);
     }
 }
 
@@ -407,9 +380,9 @@ static void elsewhere(int rank, int size)
                 "all is here: %s", all[r]);
             for (uint64_t i = 0; i < 5; i++)
                 micro(e, two, way, i);
-            NEED(hash(e) == hash(two) || rank, "%s%s", all[r], precisions[p]);
-            end(e);
-            end(two);
+            NEED(small_bits(e) == small_bits(two) || rank, "%s%s", all[r], precisions[p]);
+            small_end(e);
+            small_end(two);
         }
     small_fp32 = 0;
 }
@@ -483,7 +456,7 @@ static void values_elsewhere(int rank, int size)
         for (size_t i = 0; i < NUMEL; i++)
             NEED(p ? ((uint16_t *)there)[i] == 0x3f00 : there[i] == 0.5f, "element %zu", i);
         WORKS(zds_release(e, 0, NULL));
-        end(e);
+        small_end(e);
     }
 }
 
@@ -543,9 +516,9 @@ static void odd_blocks(int rank, int size)
         NEED(!small_micro(e, ZDS_BOUNDARY_AUTO, k, NULL) &&
                  !small_micro(two, ZDS_BOUNDARY_AUTO, k, NULL),
              "%s%s", zds_engine_error(e), zds_engine_error(two));
-    NEED(hash(e) == hash(two) || rank, "other bits");
-    end(e);
-    end(two);
+    NEED(small_bits(e) == small_bits(two) || rank, "other bits");
+    small_end(e);
+    small_end(two);
     program = NULL;
     small_width = 24;
 }

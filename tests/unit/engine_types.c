@@ -1,35 +1,21 @@
 /* Parameters that are fp32 in a run of 16 bits. They are trained as in a run of fp32, and the
  * others as without them. */
-#include "engine_world.h"
 #include "optim_list.h"
-#include "small_model.h"
-
-#define WORKS(call) NEED(!(call), "%s", zds_engine_error(e))
+#include "small_engine.h"
 
 enum { ALL = (1 << SMALL_PARAMS) - 1 };
 
 static zds_status try_open(const char *json, int size, uint32_t fp32, zds_engine **e,
                            zds_error *error)
 {
-    zds_config *config = NULL; /* stays as long as the process */
-    zds_model *model = NULL;
-    const zds_config_context context = {.struct_size = sizeof context, .world_size = size};
-    const zds_engine_options o = {.struct_size = sizeof o, .threads = 1, .seed = 3};
     small_fp32 = fp32;
-    NEED(!zds_config_load(where_config(json), &context, &config, error), "%s", error->text);
-    NEED(!small_model(&model), "model");
-    zds_status status = zds_engine_create(config, model, &o, e, error);
-    zds_model_destroy(model);
-    return status;
+    return small_try_open(json, size, (zds_engine_options){.threads = 1, .seed = 3}, e, error);
 }
 
 static zds_engine *open_engine(const char *json, int size, uint32_t fp32)
 {
-    zds_error error = ZDS_ERROR_INIT;
-    zds_engine *e = NULL;
-    NEED(!try_open(json, size, fp32, &e, &error), "%s: %s", json, error.text);
-    WORKS(zds_set_values(e, small_values, NULL));
-    return e;
+    small_fp32 = fp32;
+    return small_open(json, size, (zds_engine_options){.threads = 1, .seed = 3});
 }
 
 typedef struct setup {
